@@ -1,0 +1,9 @@
+// fusedopt: gradient-descent optimizers that run in place, in one fused sweep, on memory somebody else owns.
+// This header is the whole public C++ API.
+#pragma once
+
+#include <fusedopt/loss_scale_optimizer.hpp>
+#include <fusedopt/optimizer.hpp>
+#include <fusedopt/rules.hpp>
+#include <fusedopt/runtime.hpp>
+#include <fusedopt/tensor.hpp>

@@ -1,0 +1,61 @@
+// Dynamic loss scaling around an optimizer: gradients are checked and unscaled in the same sweeps as the step.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <fusedopt/optimizer.hpp>
+
+namespace fusedopt {
+
+struct LossScaleOptions {
+    double initial_scale = 32768.0;
+    std::int64_t dynamic_growth_steps = 2000;
+};
+
+/// Wraps an optimizer and takes over its loss_scale_factor.
+///
+/// A step whose gradients are not all finite is skipped and halves the scale; after `dynamic_growth_steps` good steps
+/// the scale doubles. The scale stays within the finite normal powers of two of float32.
+class LossScaleOptimizer {
+public:
+    explicit LossScaleOptimizer(Optimizer inner, LossScaleOptions options = {});
+    explicit LossScaleOptimizer(std::shared_ptr<Optimizer> inner, LossScaleOptions options = {});
+
+    void build(std::span<const Tensor> variables, std::span<const std::string> names = {});
+    void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
+
+    /// One step on scaled gradients. False where it was skipped because a gradient was not finite.
+    bool apply(std::span<const Tensor> gradients);
+    bool apply(std::initializer_list<Tensor> gradients) {
+        return apply(std::span(gradients.begin(), gradients.size()));
+    }
+    bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+
+    Optimizer& inner() { return *inner_; }
+    const Optimizer& inner() const { return *inner_; }
+
+    double dynamic_scale() const;
+    std::int64_t step_counter() const;
+    std::int64_t consecutive_skipped_steps() const;
+    double scale_loss(double loss) const { return loss * dynamic_scale(); }
+
+    /// Keras's order: own iteration (0) and learning rate (0), step counter, dynamic scale, then the inner optimizer's.
+    std::vector<NamedTensor> variables() const;
+    void set_weights(std::span<const Tensor> values);
+
+private:
+    struct Counters;
+    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables);
+
+    std::shared_ptr<Optimizer> inner_;
+    std::shared_ptr<Counters> counters_;
+    std::int64_t dynamic_growth_steps_;
+};
+
+}  // namespace fusedopt

@@ -1,0 +1,68 @@
+// The update rules and their hyperparameters, with Keras 3's names and defaults.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <variant>
+
+namespace fusedopt {
+
+/// A number, or a function of the step counter that gives one. A function is called exactly once in each step that
+/// updates the variables, before anything is written; what it throws leaves everything as it was.
+class Hyperparameter {
+public:
+    using Function = std::function<double(std::int64_t step)>;
+
+    template <class Number>
+        requires std::integral<Number> || std::floating_point<Number>
+    Hyperparameter(Number value) : value_(static_cast<double>(value)) {}  // NOLINT: implicit on purpose
+
+    template <class Callable>
+        requires std::invocable<Callable&, std::int64_t>
+    Hyperparameter(Callable function) : function_(std::move(function)) {}  // NOLINT: implicit on purpose
+
+    bool is_number() const { return !function_; }
+    double value() const { return value_; }
+    double operator()(std::int64_t step) const { return function_ ? function_(step) : value_; }
+
+private:
+    double value_ = 0.0;
+    Function function_;
+};
+
+/// Gradient descent, with momentum and Nesterov's momentum. Default learning rate 0.01.
+struct SGD {
+    double momentum = 0.0;
+    bool nesterov = false;
+};
+
+/// RMSprop, with plain momentum and the centered form.
+struct RMSprop {
+    double rho = 0.9;
+    double momentum = 0.0;
+    double epsilon = 1e-7;
+    bool centered = false;
+};
+
+/// Adam, with AMSGrad.
+struct Adam {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-7;
+    bool amsgrad = false;
+};
+
+/// Adam with decoupled weight decay.
+struct AdamW {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-7;
+    bool amsgrad = false;
+    double weight_decay = 0.004;
+};
+
+using Rule = std::variant<SGD, RMSprop, Adam, AdamW>;
+
+}  // namespace fusedopt

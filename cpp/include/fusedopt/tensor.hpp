@@ -1,0 +1,84 @@
+// A view of memory that somebody else owns: where it is, what it holds, how it is laid out.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <ranges>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace fusedopt {
+
+/// Element types. Variables and gradients hold any of the four floating types; int64 occurs in optimizer state only.
+enum class DType : std::uint8_t { float16, bfloat16, float32, float64, int64 };
+
+/// Bytes an element of `dtype` takes.
+std::size_t item_size(DType dtype);
+
+/// "float32" and so on, as in messages.
+std::string_view to_string(DType dtype);
+
+/// A non-owning view of an n-dimensional array. A default-constructed Tensor stands for "no gradient".
+///
+/// The memory must outlive every use of the view. float16 and bfloat16 elements are given by pointer and DType.
+class Tensor {
+public:
+    Tensor() = default;
+
+    /// Views `data` with this shape; `strides` are in bytes, and none means C order.
+    Tensor(void* data, DType dtype, std::span<const std::int64_t> shape,
+           std::span<const std::int64_t> strides = {});
+
+    /// The same, for memory that is only read.
+    Tensor(const void* data, DType dtype, std::span<const std::int64_t> shape,
+           std::span<const std::int64_t> strides = {});
+
+    /// Views a std::vector, std::array, std::span ... of float or double as one dimension.
+    template <std::ranges::contiguous_range Range>
+        requires std::ranges::sized_range<Range> &&
+                 (std::is_lvalue_reference_v<Range> || std::ranges::borrowed_range<Range>) &&
+                 (std::same_as<std::ranges::range_value_t<Range>, float> ||
+                  std::same_as<std::ranges::range_value_t<Range>, double>)
+    explicit Tensor(Range&& elements)
+        : Tensor(std::ranges::data(elements),
+                 sizeof(std::ranges::range_value_t<Range>) == 4 ? DType::float32 : DType::float64,
+                 std::array{static_cast<std::int64_t>(std::ranges::size(elements))}) {}
+
+    /// False for "no gradient".
+    explicit operator bool() const { return present_; }
+
+    void* data() const { return data_; }
+    DType dtype() const { return dtype_; }
+    std::size_t rank() const { return rank_; }
+    std::span<const std::int64_t> shape() const { return {extents(), rank_}; }
+    std::span<const std::int64_t> strides() const { return {extents() + rank_, rank_}; }
+    std::int64_t size() const { return size_; }
+    std::int64_t size_bytes() const { return size_ * static_cast<std::int64_t>(item_size(dtype_)); }
+    bool is_contiguous() const { return contiguous_; }
+    bool is_aligned() const;
+    bool is_writable() const { return writable_; }
+
+    /// True where at least one byte of this view's elements lies in [begin, end).
+    bool touches(const std::byte* begin, const std::byte* end) const;
+
+private:
+    static constexpr std::size_t inline_rank = 6;
+
+    const std::int64_t* extents() const { return large_.empty() ? small_.data() : large_.data(); }
+
+    void* data_ = nullptr;
+    std::int64_t size_ = 0;
+    std::size_t rank_ = 0;
+    std::array<std::int64_t, 2 * inline_rank> small_{};  // shape, then strides
+    std::vector<std::int64_t> large_;                    // the same, where they do not fit
+    DType dtype_ = DType::float32;
+    bool present_ = false;
+    bool contiguous_ = true;
+    bool writable_ = false;
+};
+
+}  // namespace fusedopt

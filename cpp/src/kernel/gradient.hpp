@@ -1,0 +1,132 @@
+// How a tile of a gradient reaches the compute type T: straight from the user's memory, or through a buffer in L1.
+#pragma once
+
+#include "kernel/convert.hpp"
+#include "kernel/kernel.hpp"
+#include "kernel/math.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+inline constexpr int prefetch_bytes = 1024;
+
+template <class T>
+struct ElementOf;
+template <>
+struct ElementOf<float> {
+    static constexpr Element value = Element::float32;
+};
+template <>
+struct ElementOf<double> {
+    static constexpr Element value = Element::float64;
+};
+
+inline std::int64_t bytes_of(Element element) {
+    return element == Element::float64 ? 8 : element == Element::float32 ? 4 : 2;
+}
+
+struct alignas(64) GatherBuffer {
+    unsigned char bytes[tile * 8];
+};
+
+template <int bytes>
+void gather(const Job& job, std::int64_t begin, std::int64_t n, unsigned char* out) {
+    constexpr int most_dimensions = 64;  // NumPy's limit
+    std::int64_t index[most_dimensions];
+    const auto* source = static_cast<const unsigned char*>(job.gradient);
+    for (std::int64_t d = job.rank - 1, rest = begin; d >= 0; --d) {
+        index[d] = rest % job.shape[d];
+        rest /= job.shape[d];
+        source += index[d] * job.strides[d];
+    }
+    for (std::int64_t i = 0; i < n; ++i) {
+        __builtin_memcpy(out + i * bytes, source, bytes);
+        for (std::int64_t d = job.rank - 1; d >= 0; --d) {
+            source += job.strides[d];
+            if (++index[d] < job.shape[d]) {
+                break;
+            }
+            source -= index[d] * job.strides[d];
+            index[d] = 0;
+        }
+    }
+}
+
+/// The gradient's elements [begin, begin + n) one after another, in their own type.
+inline const void* contiguous(const Job& job, std::int64_t begin, std::int64_t n, GatherBuffer& buffer) {
+    const std::int64_t bytes = bytes_of(job.gradient_element);
+    if (!job.strides) {
+        return static_cast<const unsigned char*>(job.gradient) + begin * bytes;
+    }
+    if (bytes == 2) {
+        gather<2>(job, begin, n, buffer.bytes);
+    } else if (bytes == 4) {
+        gather<4>(job, begin, n, buffer.bytes);
+    } else {
+        gather<8>(job, begin, n, buffer.bytes);
+    }
+    return buffer.bytes;
+}
+
+template <class T, class G>
+void scale_in_double(const G* g, std::int64_t n, double factor, T* out) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        out[i] = static_cast<T>(static_cast<double>(g[i]) * factor);
+    }
+}
+
+/// Finds or makes a tile of the gradient in T and returns the factor that is still to be applied to it.
+/// A factor outside T's normal range, or a gradient wider than T, is multiplied in double, before rounding to T.
+template <class T>
+T load(const Job& job, const void* source, std::int64_t n, double factor, const T*& g, T* buffer) {
+    const Element element = job.gradient_element;
+    const bool wide = !is_representable<T>(factor);
+    g = buffer;
+    if (element == Element::float64) {
+        const auto* in = static_cast<const double*>(source);
+        if constexpr (sizeof(T) == 8) {
+            g = in;
+        } else {
+            scale_in_double(in, n, factor, buffer);
+            return T(1);
+        }
+    } else if (element == Element::float32) {
+        const auto* in = static_cast<const float*>(source);
+        if (wide) {
+            scale_in_double(in, n, factor, buffer);
+            return T(1);
+        }
+        if constexpr (sizeof(T) == 4) {
+            g = in;
+        } else {
+            cast(in, n, buffer);
+        }
+    } else {
+        if constexpr (sizeof(T) == 4) {
+            widen(element, source, n, buffer);
+            if (wide) {
+                scale_in_double(buffer, n, factor, buffer);
+                return T(1);
+            }
+        } else {
+            alignas(64) float narrow_buffer[tile];
+            widen(element, source, n, narrow_buffer);
+            cast(narrow_buffer, n, buffer);
+        }
+    }
+    return static_cast<T>(factor);
+}
+
+/// buffer <- accumulator + unscale g, as the update step of a gradient accumulation sees it.
+template <class T>
+void add_accumulated(const Job& job, const void* source, std::int64_t begin, std::int64_t n, T* buffer) {
+    const T* g;
+    const T unscale = load(job, source, n, job.unscale, g, buffer);
+    const T* accumulator = static_cast<const T*>(job.accumulator) + begin;
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        buffer[i] = accumulator[i] + g[i] * unscale;
+    }
+}
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -1,0 +1,80 @@
+// The border between the step and the kernels: plain data and function pointers, nothing else.
+// Every level's kernels are compiled from the same source into a namespace of their own, so whatever both sides include
+// must have no function bodies: the linker could keep one in the form of a level this machine cannot run.
+#pragma once
+
+#include <cstdint>
+
+#include "kernel/rule_list.hpp"
+
+namespace fusedopt::kernel {
+
+inline constexpr std::int64_t tile = 1024;  // elements; what a sum's partial results and a thread's share are cut by
+inline constexpr int max_slots = 3;
+inline constexpr int max_scalars = 8;
+
+enum class RuleId : std::uint8_t {
+#define FUSEDOPT_RULE_ID(name) name,
+    FUSEDOPT_RULES(FUSEDOPT_RULE_ID)
+#undef FUSEDOPT_RULE_ID
+        count
+};
+
+enum class Element : std::uint8_t { float16, bfloat16, float32, float64 };
+
+/// What a step does to one variable, besides its average.
+enum class Work : std::uint8_t {
+    none,        // no gradient in this step
+    update,      // the rule
+    accumulate,  // add the gradient to the accumulator
+    discard,     // zero the accumulator
+    restore,     // write the average into the variable
+};
+
+/// One variable's part in a step. Null pointers stand for memory that does not exist.
+struct Job {
+    std::int64_t size;
+    void* weight;              // in the compute type: the user's memory, or the master copy
+    void* storage;             // the user's float16 or bfloat16 memory, where `weight` is its master copy
+    void* slots[max_slots];
+    void* average;
+    void* accumulator;
+    const void* gradient;
+    const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
+    const std::int64_t* strides;  // null: contiguous and aligned
+    std::int64_t rank;
+    double unscale;  // factor on the gradient before it is accumulated
+    double scale;    // factor on what reaches the rule
+    double keep;     // factor on the weight: 1 - weight_decay * learning_rate
+    Element storage_element;
+    Element gradient_element;
+    bool computes_in_double;
+    Work work;
+};
+
+/// What all variables of a step share.
+struct Step {
+    double scalars[max_scalars];
+    double clipvalue;  // infinity: off
+    double ema_momentum;
+    bool overwrite;  // the average replaces the variable
+};
+
+/// A tile's share of a norm and of the overflow check.
+struct Partial {
+    double sum_of_squares;
+    double poison;  // 0, or NaN where an element of the gradient is not finite
+};
+
+using SweepFunction = void (*)(const Step&, const Job&, std::int64_t begin, std::int64_t end);
+
+/// One level's kernels. `begin` is always a multiple of the tile.
+struct Kernels {
+    SweepFunction update[static_cast<int>(RuleId::count)][2];  // [rule][computes in double]
+    SweepFunction hold[2];                                     // every other work
+    void (*measure)(const Job&, std::int64_t begin, std::int64_t end, Partial* partials);
+    void (*traffic)(void* const* updated, int updated_count, const void* const* read, int read_count,
+                    std::int64_t begin, std::int64_t end);
+};
+
+}  // namespace fusedopt::kernel

@@ -1,0 +1,52 @@
+// The few scalar functions of the kernels, compiled into each level.
+#pragma once
+
+#include <cstdint>
+
+#define FUSEDOPT_INLINE __attribute__((always_inline)) inline
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+FUSEDOPT_INLINE float square_root(float x) {
+    return __builtin_sqrtf(x);
+}
+FUSEDOPT_INLINE double square_root(double x) {
+    return __builtin_sqrt(x);
+}
+
+// Selects, not fmin/fmax: a NaN in the last operand must stay NaN, as in np.clip and np.maximum.
+template <class T>
+FUSEDOPT_INLINE T larger(T low, T x) {
+    return low > x ? low : x;
+}
+template <class T>
+FUSEDOPT_INLINE T smaller(T high, T x) {
+    return high < x ? high : x;
+}
+template <class T>
+FUSEDOPT_INLINE T not_below_zero(T x) {
+    return larger(T(0), x);
+}
+
+template <class T>
+struct Limits;
+template <>
+struct Limits<float> {
+    static constexpr double smallest_normal = 0x1p-126;
+    static constexpr double largest = 0x1.fffffep127;
+};
+template <>
+struct Limits<double> {
+    static constexpr double smallest_normal = 0x1p-1022;
+    static constexpr double largest = 0x1.fffffffffffffp1023;
+};
+
+// False for a factor that T would turn into zero, a subnormal or infinity. Zero, infinity and NaN are what they are.
+template <class T>
+FUSEDOPT_INLINE bool is_representable(double factor) {
+    const double magnitude = __builtin_fabs(factor);
+    return !(magnitude > 0 && magnitude < Limits<T>::smallest_normal) &&
+           !(magnitude > Limits<T>::largest && magnitude <= Limits<double>::largest);
+}
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

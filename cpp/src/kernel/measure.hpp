@@ -1,0 +1,97 @@
+// The reading sweep: a tile's sum of squares and its overflow check, in fixed lanes so that every level sums alike.
+#pragma once
+
+#include "kernel/gradient.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+inline constexpr int lanes = 16;
+inline constexpr int quads = lanes / 4;
+using Quad __attribute__((vector_size(4 * sizeof(double)))) = double;  // four lanes: one register of level v3
+template <class G>
+using Row __attribute__((vector_size(4 * sizeof(G)))) = G;
+
+struct Lanes {
+    Quad quad[quads] = {};
+
+    FUSEDOPT_INLINE double sum() const {
+        double lane[lanes];
+        __builtin_memcpy(lane, quad, sizeof(lane));
+        for (int half = lanes / 2; half > 0; half /= 2) {
+            for (int j = 0; j < half; ++j) {
+                lane[j] += lane[j + half];
+            }
+        }
+        return lane[0];
+    }
+};
+
+template <class G>
+FUSEDOPT_INLINE void add_row(const G* g, Lanes& squares, Lanes& poison) {
+#pragma GCC unroll 4
+    for (int k = 0; k < quads; ++k) {
+        Row<G> row;
+        __builtin_memcpy(&row, g + 4 * k, sizeof(row));
+        const Quad x = __builtin_convertvector(row, Quad);
+        squares.quad[k] += x * x;
+        // Squares of finite floats stay finite in double; those of doubles need not.
+        if constexpr (sizeof(G) == 8) {
+            poison.quad[k] += x * 0.0;
+        }
+    }
+}
+
+/// Element i goes to lane i mod 16; a last, short row is filled with zeros.
+template <class G>
+Partial measure_elements(const G* g, std::int64_t n) {
+    Lanes squares, poison;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        __builtin_prefetch(reinterpret_cast<const char*>(g + i) + prefetch_bytes);
+        add_row(g + i, squares, poison);
+    }
+    if (i < n) {
+        G row[lanes] = {};
+        __builtin_memcpy(row, g + i, static_cast<unsigned long>(n - i) * sizeof(G));
+        add_row(row, squares, poison);
+    }
+    const double sum = squares.sum();
+    return {sum, sizeof(G) == 8 ? poison.sum() : sum * 0.0};
+}
+
+inline Partial measure_raw(Element element, const void* source, std::int64_t n) {
+    if (element == Element::float64) {
+        return measure_elements(static_cast<const double*>(source), n);
+    }
+    if (element == Element::float32) {
+        return measure_elements(static_cast<const float*>(source), n);
+    }
+    alignas(64) float buffer[tile];
+    widen(element, source, n, buffer);
+    return measure_elements(buffer, n);
+}
+
+template <class T>
+Partial measure_accumulated(const Job& job, const void* source, std::int64_t begin, std::int64_t n) {
+    alignas(64) T buffer[tile];
+    add_accumulated(job, source, begin, n, buffer);
+    return {measure_elements(buffer, n).sum_of_squares, measure_raw(job.gradient_element, source, n).poison};
+}
+
+inline void measure(const Job& job, std::int64_t begin, std::int64_t end, Partial* partials) {
+    GatherBuffer gathered;
+    for (std::int64_t i = begin; i < end; i += tile) {
+        const std::int64_t n = end - i < tile ? end - i : tile;
+        const void* source = contiguous(job, i, n, gathered);
+        Partial& partial = partials[i / tile];
+        if (!job.accumulator || job.work != Work::update) {
+            partial = measure_raw(job.gradient_element, source, n);
+        } else if (job.computes_in_double) {
+            partial = measure_accumulated<double>(job, source, i, n);
+        } else {
+            partial = measure_accumulated<float>(job, source, i, n);
+        }
+    }
+}
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -1,0 +1,13 @@
+// The list of rules as the kernels know them: one line each, the name being a class in kernel/rules/.
+#pragma once
+
+#define FUSEDOPT_RULES(X) \
+    X(Sgd)                \
+    X(SgdMomentum)        \
+    X(SgdNesterov)        \
+    X(Rmsprop)            \
+    X(RmspropMomentum)    \
+    X(RmspropCentered)    \
+    X(RmspropFull)        \
+    X(Adam)               \
+    X(AdamAmsgrad)

@@ -1,0 +1,52 @@
+// Adam (Kingma & Ba 2015).  m <- m + (g - m)(1 - beta_1);  v <- v + (g^2 - v)(1 - beta_2)
+// w <- w - alpha m / (sqrt(v) + epsilon),  alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
+// alpha folds both bias corrections, so epsilon acts on the uncorrected root (end of the paper's section 2).
+// AMSGrad (Reddi et al. 2018):  u <- max(u, v) stands in the root; as in Keras, u is not corrected for bias.
+#pragma once
+
+#include "kernel/math.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+template <class T>
+struct AdamScalars {
+    T alpha, one_minus_beta_1, one_minus_beta_2, epsilon;
+
+    explicit AdamScalars(const double* s)
+        : alpha(static_cast<T>(s[0])),
+          one_minus_beta_1(static_cast<T>(s[1])),
+          one_minus_beta_2(static_cast<T>(s[2])),
+          epsilon(static_cast<T>(s[3])) {}
+
+    FUSEDOPT_INLINE void moments(T g, T& m, T& v) const {
+        m = m + (g - m) * one_minus_beta_1;
+        v = v + (g * g - v) * one_minus_beta_2;
+    }
+
+    FUSEDOPT_INLINE T direction(T m, T v) const { return (alpha * m) / (square_root(v) + epsilon); }
+};
+
+template <class T>
+struct Adam : AdamScalars<T> {
+    static constexpr int slot_count = 2;
+    using AdamScalars<T>::AdamScalars;
+
+    FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
+        this->moments(g, m, v);
+        w = w - this->direction(m, v);
+    }
+};
+
+template <class T>
+struct AdamAmsgrad : AdamScalars<T> {
+    static constexpr int slot_count = 3;
+    using AdamScalars<T>::AdamScalars;
+
+    FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v, T& u) const {
+        this->moments(g, m, v);
+        u = larger(u, v);
+        w = w - this->direction(m, u);
+    }
+};
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -1,0 +1,157 @@
+// The sweep over one variable, tile by tile: prepare the gradient, update, finish. The rule is its parameter.
+#pragma once
+
+#include "kernel/gradient.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+template <class T>
+inline constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
+
+template <class T>
+FUSEDOPT_INLINE void prefetch(const T* address) {
+    __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);
+}
+
+/// The rule on elements [0, n), with every factor folded into scale and keep.
+template <class Rule, class T>
+FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g,
+                                     T* a, T* b, T* c) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        const T x = larger(-clip, smaller(clip, g[i] * scale));
+        T y = w[i] * keep;
+        if constexpr (Rule::slot_count == 0) {
+            rule(y, x);
+        } else if constexpr (Rule::slot_count == 1) {
+            rule(y, x, a[i]);
+        } else if constexpr (Rule::slot_count == 2) {
+            rule(y, x, a[i], b[i]);
+        } else {
+            rule(y, x, a[i], b[i], c[i]);
+        }
+        w[i] = y;
+    }
+}
+
+/// One tile of the rule, a cache line of every array at a time so that each line is prefetched once.
+template <class Rule, class T>
+void update_tile(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g, T* a, T* b, T* c) {
+    std::int64_t i = 0;
+    for (; i + line<T> <= n; i += line<T>) {
+        prefetch(w + i);
+        prefetch(g + i);
+        if constexpr (Rule::slot_count > 0) prefetch(a + i);
+        if constexpr (Rule::slot_count > 1) prefetch(b + i);
+        if constexpr (Rule::slot_count > 2) prefetch(c + i);
+        update_elements(rule, scale, clip, keep, line<T>, w + i, g + i, a + i, b + i, c + i);
+    }
+    update_elements(rule, scale, clip, keep, n - i, w + i, g + i, a + i, b + i, c + i);
+}
+
+/// What the user wrote into a 16-bit variable since the last step wins over its master copy.
+inline void reconcile(const Job& job, std::int64_t begin, std::int64_t n) {
+    alignas(64) std::uint16_t expected[tile];
+    alignas(64) float stored[tile];
+    auto* master = static_cast<float*>(job.weight) + begin;
+    const auto* storage = static_cast<const std::uint16_t*>(job.storage) + begin;
+    narrow(job.storage_element, master, n, expected);
+    widen(job.storage_element, storage, n, stored);
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        master[i] = expected[i] == storage[i] ? master[i] : stored[i];
+    }
+}
+
+template <class T>
+void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
+    T* w = static_cast<T*>(job.weight) + begin;
+    if (job.average) {
+        T* average = static_cast<T*>(job.average) + begin;
+        const T momentum = static_cast<T>(step.ema_momentum);
+        const T one_minus_momentum = static_cast<T>(1.0 - step.ema_momentum);
+        if (job.work == Work::restore) {
+            __builtin_memcpy(w, average, static_cast<unsigned long>(n) * sizeof(T));
+        } else {
+            std::int64_t i = 0;
+            for (; i + line<T> <= n; i += line<T>) {
+                prefetch(average + i);
+#pragma omp simd
+                for (std::int64_t j = i; j < i + line<T>; ++j) {
+                    average[j] = momentum * average[j] + one_minus_momentum * w[j];
+                }
+            }
+#pragma omp simd
+            for (std::int64_t j = i; j < n; ++j) {
+                average[j] = momentum * average[j] + one_minus_momentum * w[j];
+            }
+            if (step.overwrite) {
+                __builtin_memcpy(w, average, static_cast<unsigned long>(n) * sizeof(T));
+            }
+        }
+    }
+    if constexpr (sizeof(T) == 4) {
+        if (job.storage) {
+            narrow(job.storage_element, w, n, static_cast<std::uint16_t*>(job.storage) + begin);
+        }
+    }
+}
+
+template <template <class> class Rule, class T>
+void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t end) {
+    const Rule<T> rule(step.scalars);
+    const T clip = static_cast<T>(step.clipvalue);
+    const T keep = static_cast<T>(job.keep);
+    alignas(64) T buffer[tile];
+    GatherBuffer gathered;
+    T* w = static_cast<T*>(job.weight);
+    T* a = static_cast<T*>(job.slots[0]);
+    T* b = static_cast<T*>(job.slots[1]);
+    T* c = static_cast<T*>(job.slots[2]);
+    for (std::int64_t i = begin; i < end; i += tile) {
+        const std::int64_t n = end - i < tile ? end - i : tile;
+        const void* source = contiguous(job, i, n, gathered);
+        const T* g = buffer;
+        T scale = static_cast<T>(job.scale);
+        if (job.accumulator) {
+            add_accumulated(job, source, i, n, buffer);
+            __builtin_memset(static_cast<T*>(job.accumulator) + i, 0, static_cast<unsigned long>(n) * sizeof(T));
+            if (!is_representable<T>(job.scale)) {
+                scale_in_double(buffer, n, job.scale, buffer);
+                scale = T(1);
+            }
+        } else {
+            scale = load(job, source, n, job.scale, g, buffer);
+        }
+        if (job.storage) {
+            reconcile(job, i, n);
+        }
+        update_tile(rule, scale, clip, keep, n, w + i, g, a + i, b + i, c + i);
+        finish_tile<T>(step, job, i, n);
+    }
+}
+
+/// Everything a step does to a variable that the rule does not touch in it.
+template <class T>
+void hold(const Step& step, const Job& job, std::int64_t begin, std::int64_t end) {
+    alignas(64) T buffer[tile];
+    GatherBuffer gathered;
+    for (std::int64_t i = begin; i < end; i += tile) {
+        const std::int64_t n = end - i < tile ? end - i : tile;
+        T* accumulator = static_cast<T*>(job.accumulator) + i;
+        if (job.work == Work::accumulate) {
+            add_accumulated(job, contiguous(job, i, n, gathered), i, n, buffer);
+            __builtin_memcpy(accumulator, buffer, static_cast<unsigned long>(n) * sizeof(T));
+        } else if (job.work == Work::discard) {
+            __builtin_memset(accumulator, 0, static_cast<unsigned long>(n) * sizeof(T));
+        }
+        if (job.average) {
+            if (job.storage) {
+                reconcile(job, i, n);
+            }
+            finish_tile<T>(step, job, i, n);
+        }
+    }
+}
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

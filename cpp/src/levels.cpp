@@ -1,0 +1,154 @@
+#include "levels.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include <fusedopt/runtime.hpp>
+
+#include "kernel/levels.hpp"
+
+#if defined(FUSEDOPT_HAS_x86_64_v3)
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+namespace fusedopt {
+namespace {
+
+bool always() {
+    return true;
+}
+
+#if defined(FUSEDOPT_HAS_x86_64_v3)
+
+struct Registers {
+    unsigned eax, ebx, ecx, edx;
+};
+
+Registers cpuid(unsigned leaf) {
+    Registers r{};
+#if defined(_MSC_VER)
+    int values[4];
+    __cpuidex(values, static_cast<int>(leaf), 0);
+    r = {static_cast<unsigned>(values[0]), static_cast<unsigned>(values[1]), static_cast<unsigned>(values[2]),
+         static_cast<unsigned>(values[3])};
+#else
+    __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+#endif
+    return r;
+}
+
+// The operating system must save the AVX registers (bits 1 and 2 of XCR0), or they cannot be used.
+bool saves_avx_registers() {
+#if defined(_MSC_VER)
+    return (_xgetbv(0) & 6) == 6;
+#else
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & 6) == 6;
+#endif
+}
+
+// The psABI's x86-64-v3: AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE, OSXSAVE.
+bool is_x86_64_v3() {
+    constexpr unsigned fma = 1u << 12, movbe = 1u << 22, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
+    constexpr unsigned bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8, lzcnt = 1u << 5;
+    constexpr unsigned leaf_1 = fma | movbe | osxsave | avx | f16c, leaf_7 = bmi1 | avx2 | bmi2;
+    return (cpuid(1).ecx & leaf_1) == leaf_1 && (cpuid(7).ebx & leaf_7) == leaf_7 &&
+           (cpuid(0x80000001u).ecx & lzcnt) == lzcnt && saves_avx_registers();
+}
+
+#endif
+
+constexpr Level all_levels[] = {
+#if defined(FUSEDOPT_HAS_baseline)
+    {"baseline", &kernel::baseline::kernels, always},
+#endif
+#if defined(FUSEDOPT_HAS_x86_64_v2)
+    {"x86_64_v2", &kernel::x86_64_v2::kernels, always},
+#endif
+#if defined(FUSEDOPT_HAS_x86_64_v3)
+    {"x86_64_v3", &kernel::x86_64_v3::kernels, is_x86_64_v3},
+#endif
+#if defined(FUSEDOPT_HAS_aarch64)
+    {"aarch64", &kernel::aarch64::kernels, always},
+#endif
+};
+
+const Level& highest_supported() {
+    const Level* best = nullptr;
+    for (const Level& level : all_levels) {
+        if (level.is_supported()) best = &level;
+    }
+    return *best;
+}
+
+const Level& find_level(std::string_view name, std::string_view where) {
+    std::string known;
+    for (const Level& level : all_levels) {
+        if (level.name == name && level.is_supported()) return level;
+        if (level.is_supported()) known += (known.empty() ? "" : ", ") + std::string(level.name);
+    }
+    throw std::invalid_argument(std::string(where) + ": expected a level this machine supports (" + known +
+                                "), found '" + std::string(name) + "'");
+}
+
+const Level& level_of_environment() {
+    const char* name = std::getenv("FUSEDOPT_ISA");
+    return name && *name ? find_level(name, "FUSEDOPT_ISA") : highest_supported();
+}
+
+std::atomic<const Level*> chosen{nullptr};
+
+const Level& current() {
+    const Level* level = chosen.load(std::memory_order_acquire);
+    if (!level) {
+        level = &level_of_environment();
+        chosen.store(level, std::memory_order_release);
+    }
+    return *level;
+}
+
+}  // namespace
+
+std::span<const Level> levels() {
+    return all_levels;
+}
+
+const kernel::Kernels& current_kernels() {
+    return *current().kernels;
+}
+
+std::vector<std::string> compiled_levels() {
+    std::vector<std::string> names;
+    for (const Level& level : all_levels) names.emplace_back(level.name);
+    return names;
+}
+
+std::vector<std::string> supported_levels() {
+    std::vector<std::string> names;
+    for (const Level& level : all_levels) {
+        if (level.is_supported()) names.emplace_back(level.name);
+    }
+    return names;
+}
+
+std::string_view level() {
+    return current().name;
+}
+
+void set_level(std::string_view name) {
+    chosen.store(&find_level(name, "level"), std::memory_order_release);
+}
+
+void read_environment() {
+    current();
+    num_threads();
+}
+
+}  // namespace fusedopt

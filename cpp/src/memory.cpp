@@ -1,0 +1,57 @@
+#include "memory.hpp"
+
+#include <new>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fusedopt {
+namespace {
+
+constexpr std::size_t cache_line = 64;
+constexpr std::size_t huge_page = std::size_t{2} << 20;
+// Large arrays that start at the same place of a page meet in the same cache sets; each piece starts some lines later.
+constexpr std::size_t stagger = 9 * cache_line;
+constexpr std::size_t large = std::size_t{64} << 10;
+
+std::size_t round_up(std::size_t size, std::size_t to) {
+    return (size + to - 1) / to * to;
+}
+
+}  // namespace
+
+Arena::Arena(Arena&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      alignment_(other.alignment_) {}
+
+Arena& Arena::operator=(Arena&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(alignment_, other.alignment_);
+    return *this;
+}
+
+Arena::~Arena() {
+    if (data_) ::operator delete(data_, std::align_val_t(alignment_));
+}
+
+std::size_t Arena::reserve(std::size_t size_bytes) {
+    const std::size_t offset = size_;
+    size_ += round_up(size_bytes, cache_line) + (size_bytes >= large ? stagger : 0);
+    return offset;
+}
+
+void Arena::allocate() {
+    alignment_ = size_ >= huge_page ? huge_page : cache_line;
+    size_ = round_up(size_, alignment_);
+    data_ = static_cast<std::byte*>(::operator new(size_, std::align_val_t(alignment_)));
+#if defined(__linux__)
+    // Only advice: where huge pages are not to be had, the memory is as good as before.
+    if (alignment_ == huge_page) madvise(data_, size_, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace fusedopt

@@ -1,0 +1,74 @@
+// Splits a sweep over variables of any sizes among threads, by elements and at tile borders.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernel/kernel.hpp"
+#include "threads.hpp"
+
+namespace fusedopt {
+
+/// The variables a sweep visits, with the number of elements that come before each.
+class SweepPlan {
+public:
+    void reserve(std::size_t count) {
+        variables_.reserve(count);
+        first_.reserve(count);
+    }
+
+    void clear() {
+        variables_.clear();
+        first_.clear();
+        total_ = 0;
+    }
+
+    void add(std::size_t variable, std::int64_t elements) {
+        if (elements == 0) return;
+        variables_.push_back(variable);
+        first_.push_back(total_);
+        total_ += elements;
+    }
+
+    /// Calls piece(variable, begin, end) until every element of every variable has been covered once.
+    template <class Piece>
+    void run(const Piece& piece) const {
+        run_on_threads(threads_for(total_), [&](int index, int count) {
+            const Cut begin = cut(total_ / count * index + std::min<std::int64_t>(index, total_ % count));
+            const Cut end = cut(total_ / count * (index + 1) + std::min<std::int64_t>(index + 1, total_ % count));
+            for (std::size_t i = begin.position; i < variables_.size() && i <= end.position; ++i) {
+                const std::int64_t from = i == begin.position ? begin.element : 0;
+                const std::int64_t to = i == end.position ? end.element : size_of(i);
+                if (from < to) piece(variables_[i], from, to);
+            }
+        });
+    }
+
+private:
+    struct Cut {
+        std::size_t position;
+        std::int64_t element;
+    };
+
+    std::int64_t size_of(std::size_t position) const {
+        return (position + 1 < first_.size() ? first_[position + 1] : total_) - first_[position];
+    }
+
+    // The tile border at or after an element of the sweep.
+    Cut cut(std::int64_t element) const {
+        if (element >= total_) return {variables_.size(), 0};
+        const auto next = std::upper_bound(first_.begin(), first_.end(), element);
+        const auto position = static_cast<std::size_t>(next - first_.begin()) - 1;
+        const std::int64_t within = element - first_[position];
+        const std::int64_t border = (within + kernel::tile - 1) / kernel::tile * kernel::tile;
+        return {position, std::min(border, size_of(position))};
+    }
+
+    std::vector<std::size_t> variables_;
+    std::vector<std::int64_t> first_;
+    std::int64_t total_ = 0;
+};
+
+}  // namespace fusedopt

@@ -1,0 +1,104 @@
+// Everything an optimizer keeps between steps. state.cpp builds, reads and loads it; step.cpp advances it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <fusedopt/optimizer.hpp>
+
+#include "kernel/kernel.hpp"
+#include "memory.hpp"
+#include "plan.hpp"
+#include "rule.hpp"
+
+namespace fusedopt {
+
+kernel::Element element_of(DType dtype);
+
+/// A shape as Python writes it.
+std::string to_string(std::span<const std::int64_t> shape);
+
+/// A variable as it was built.
+struct Variable {
+    std::string name;
+    Tensor tensor;
+    bool decays;
+    std::size_t first_partial;     // where its tiles' partial sums begin
+    const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
+    DType checked_dtype;
+};
+
+/// Memory [begin, end) of a built variable, for looking variables up by address.
+struct Range {
+    const std::byte* begin;
+    const std::byte* end;
+    std::size_t index;
+};
+
+/// What LossScaleOptimizer adds to a step.
+struct Scaling {
+    double unscale;
+    bool skips_overflow;
+};
+
+struct Optimizer::State {
+    State(Rule rule, Options options);
+
+    void build(std::span<const Tensor> tensors, std::span<const std::string> names);
+    std::vector<NamedTensor> named_variables();
+    void check_weights(std::span<const Tensor> values);
+    void copy_weights(std::span<const Tensor> values);
+    void finalize(std::span<const Tensor> tensors);
+    std::string describe(std::size_t index) const;
+    void require_built(const char* function) const;
+
+    std::int64_t iterations() const { return calls / accumulation_steps; }
+    double current_learning_rate() const;
+
+    /// One step; `tensors` null: gradients are in the built order. False where it was skipped for overflow.
+    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+
+    Rule rule;
+    RuleSpec spec;
+    Options options;
+    double weight_decay;
+    double loss_scale_factor;
+    std::int64_t accumulation_steps;
+    Hyperparameter learning_rate;  // where it is a function; a number lives in learning_rate_value
+    double learning_rate_value = 0.0;
+    std::int64_t calls = 0;  // Keras's stored counter
+    std::optional<double> global_norm;
+    std::vector<Tensor> excluded;
+
+    bool is_built = false;
+    std::vector<Variable> variables;
+    std::vector<kernel::Job> jobs;
+    std::vector<Range> ranges;  // sorted by address, without empty variables
+    Arena arena;
+
+    mutable std::recursive_mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
+    bool is_stepping = false;
+
+private:
+    static constexpr std::size_t unknown = static_cast<std::size_t>(-1);
+
+    std::size_t find(const Tensor& tensor) const;
+    std::size_t index_of(std::size_t position, const std::span<const Tensor>* tensors) const;
+    void check_gradient(std::size_t index, const Tensor& gradient);
+    void assign_gradients(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
+    bool measure_gradients(const Scaling& scaling, bool is_update);
+    double sum_of_squares(std::size_t index) const;
+    void set_factors(const Scaling& scaling, double learning_rate);
+
+    SweepPlan plan;
+    std::vector<std::int64_t> last_step_with_gradient;
+    std::int64_t steps_begun = 0;
+    std::vector<kernel::Partial> partials;  // of every tile
+};
+
+}  // namespace fusedopt

@@ -1,0 +1,266 @@
+// One step: check everything, measure if a norm or an overflow check is on, fold all factors into one scale and one keep
+// a variable, hand out tiles. Nothing is written before the last check has passed.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "check.hpp"
+#include "levels.hpp"
+#include "state.hpp"
+
+namespace fusedopt {
+namespace {
+
+class SteppingFlag {
+public:
+    explicit SteppingFlag(bool& flag) : flag_(flag) {
+        if (flag) throw std::invalid_argument("apply: called by a learning rate or beta of its own step");
+        flag = true;
+    }
+    ~SteppingFlag() { flag_ = false; }
+    SteppingFlag(const SteppingFlag&) = delete;
+    SteppingFlag& operator=(const SteppingFlag&) = delete;
+
+private:
+    bool& flag_;
+};
+
+// A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
+double global_clip_factor(double norm, double limit) {
+    if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
+    return norm > limit ? limit / norm : 1.0;
+}
+
+// An infinite norm zeroes what is finite; a NaN stays NaN.
+double clip_factor(double norm, double limit) {
+    return norm <= limit ? 1.0 : limit / norm;
+}
+
+}  // namespace
+
+std::size_t Optimizer::State::find(const Tensor& tensor) const {
+    const auto* begin = static_cast<const std::byte*>(tensor.data());
+    if (tensor.size() == 0) {
+        const auto same = [&](const Variable& v) { return v.tensor.size() == 0 && v.tensor.data() == tensor.data(); };
+        const auto found = std::ranges::find_if(variables, same);
+        return found == variables.end() ? unknown : static_cast<std::size_t>(found - variables.begin());
+    }
+    const auto found = std::ranges::lower_bound(ranges, begin, {}, &Range::begin);
+    if (found == ranges.end() || found->begin != begin || found->end != begin + tensor.size_bytes()) return unknown;
+    return found->index;
+}
+
+std::size_t Optimizer::State::index_of(std::size_t position, const std::span<const Tensor>* tensors) const {
+    if (!tensors) return position;
+    const Tensor& tensor = (*tensors)[position];
+    if (position < variables.size() && tensor.size() > 0 && variables[position].tensor.data() == tensor.data() &&
+        variables[position].tensor.size_bytes() == tensor.size_bytes()) {
+        return position;
+    }
+    const std::size_t index = find(tensor);
+    if (index == unknown) {
+        throw std::invalid_argument("apply: variable at position " + std::to_string(position) +
+                                    ": expected one given to build, found an array of shape " +
+                                    to_string(tensor.shape()) + " in other memory");
+    }
+    return index;
+}
+
+void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
+    Variable& variable = variables[index];
+    const auto who = [&] { return "gradient of " + describe(index); };
+    if (!std::ranges::equal(gradient.shape(), variable.tensor.shape())) {
+        throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
+                                    to_string(gradient.shape()));
+    }
+    if (gradient.dtype() == DType::int64) {
+        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found int64");
+    }
+    if (gradient.size() == 0) return;
+    const bool is_plain = gradient.is_contiguous();
+    if (is_plain && gradient.data() == variable.checked_gradient && gradient.dtype() == variable.checked_dtype) return;
+
+    const auto* low = static_cast<const std::byte*>(gradient.data());
+    const std::byte* high = low + item_size(gradient.dtype());
+    for (std::size_t d = 0; d < gradient.rank(); ++d) {
+        const std::int64_t reach = gradient.strides()[d] * (gradient.shape()[d] - 1);
+        (reach < 0 ? low : high) += reach;
+    }
+    // The first range that ends after the gradient begins; ranges do not overlap, so ends are sorted too.
+    for (auto range = std::ranges::upper_bound(ranges, low, {}, &Range::end); range != ranges.end() && range->begin < high;
+         ++range) {
+        if (gradient.touches(range->begin, range->end)) {
+            throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
+                                        describe(range->index));
+        }
+    }
+    if (arena.contains(low, high)) {
+        throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
+    }
+    if (is_plain) {
+        variable.checked_gradient = gradient.data();
+        variable.checked_dtype = gradient.dtype();
+    }
+}
+
+void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors) {
+    const std::size_t expected = tensors ? tensors->size() : variables.size();
+    if (gradients.size() != expected) {
+        throw std::invalid_argument("apply: expected " + std::to_string(expected) + " gradients, one for each variable, found " +
+                                    std::to_string(gradients.size()));
+    }
+    ++steps_begun;
+    for (kernel::Job& job : jobs) {
+        job.gradient = nullptr;
+        job.strides = nullptr;
+        job.work = kernel::Work::none;
+    }
+    bool has_any = false;
+    for (std::size_t position = 0; position < gradients.size(); ++position) {
+        const std::size_t index = index_of(position, tensors);
+        std::int64_t& last = last_step_with_gradient[index];
+        if (last == steps_begun && variables[index].tensor.size() > 0) {
+            throw std::invalid_argument("apply: expected each variable once, found " + describe(index) + " twice");
+        }
+        last = steps_begun;
+        const Tensor& gradient = gradients[position];
+        if (!gradient) continue;
+        check_gradient(index, gradient);
+        has_any = true;
+        kernel::Job& job = jobs[index];
+        job.gradient = gradient.data();
+        job.gradient_element = element_of(gradient.dtype());
+        job.work = kernel::Work::update;
+        if (!gradient.is_contiguous() || !gradient.is_aligned()) {
+            job.shape = gradient.shape().data();
+            job.strides = gradient.strides().data();
+            job.rank = static_cast<std::int64_t>(gradient.rank());
+        }
+    }
+    if (!has_any) throw std::invalid_argument("apply: No gradients provided for any variable.");
+}
+
+double Optimizer::State::sum_of_squares(std::size_t index) const {
+    const std::size_t first = variables[index].first_partial;
+    const auto tiles = static_cast<std::size_t>((jobs[index].size + kernel::tile - 1) / kernel::tile);
+    double sum = 0.0;
+    for (std::size_t k = first; k < first + tiles; ++k) sum += partials[k].sum_of_squares;
+    return sum;
+}
+
+bool Optimizer::State::measure_gradients(const Scaling& scaling, bool is_update) {
+    const bool needs_norm = is_update && (options.clipnorm || options.global_clipnorm);
+    if (!needs_norm && !scaling.skips_overflow) return true;
+    plan.clear();
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (jobs[i].gradient) plan.add(i, jobs[i].size);
+    }
+    const kernel::Kernels& kernels = current_kernels();
+    plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+        kernels.measure(jobs[i], begin, end, partials.data() + variables[i].first_partial);
+    });
+    if (!scaling.skips_overflow) return true;
+    double poison = 0.0;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (!jobs[i].gradient) continue;
+        const auto tiles = static_cast<std::size_t>((jobs[i].size + kernel::tile - 1) / kernel::tile);
+        for (std::size_t k = 0; k < tiles; ++k) poison += partials[variables[i].first_partial + k].poison;
+    }
+    return poison == 0.0;
+}
+
+void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
+    // Accumulated gradients are unscaled already and only need averaging.
+    const double factor = accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
+    double global_factor = 1.0;
+    if (options.global_clipnorm) {
+        double sum = 0.0;
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            if (jobs[i].gradient) sum += sum_of_squares(i);
+        }
+        global_norm = factor * std::sqrt(sum);
+        global_factor = global_clip_factor(*global_norm, *options.global_clipnorm);
+    }
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        kernel::Job& job = jobs[i];
+        if (!job.gradient) continue;
+        const double clip =
+            options.clipnorm ? clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm) : global_factor;
+        job.scale = factor * clip;
+        job.keep = variables[i].decays ? 1.0 - weight_decay * rate : 1.0;
+    }
+}
+
+bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
+                            const Scaling& scaling) {
+    const SteppingFlag flag(is_stepping);
+    require_built("apply");
+    if (gradients.empty() && (!tensors || tensors->empty())) return true;
+    assign_gradients(gradients, tensors);
+
+    const bool is_update = (calls + 1) % accumulation_steps == 0;
+    for (kernel::Job& job : jobs) {
+        job.unscale = scaling.unscale;
+        if (is_update) {
+            if (!job.gradient && job.accumulator) job.work = kernel::Work::discard;
+        } else if (job.gradient) {
+            job.work = kernel::Work::accumulate;
+        }
+    }
+    if (!measure_gradients(scaling, is_update)) return false;
+
+    const std::int64_t iteration = iterations();
+    kernel::Step common{};
+    common.clipvalue = options.clipvalue.value_or(std::numeric_limits<double>::infinity());
+    common.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
+    common.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
+    if (is_update) {
+        const double rate = current_learning_rate();
+        require_not_negative("learning_rate", rate);
+        const Moment moment{rate, calls, iteration + 1};
+        std::visit([&](const auto& r) { compute_scalars(r, moment, common.scalars); }, rule);
+        set_factors(scaling, rate);
+    }
+
+    plan.clear();
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (jobs[i].work != kernel::Work::none || jobs[i].average) plan.add(i, jobs[i].size);
+    }
+    const kernel::Kernels& kernels = current_kernels();
+    const auto& update = kernels.update[static_cast<std::size_t>(spec.kernel)];
+    plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+        const kernel::Job& job = jobs[i];
+        (job.work == kernel::Work::update ? update : kernels.hold)[job.computes_in_double](common, job, begin, end);
+    });
+    ++calls;
+    return true;
+}
+
+void Optimizer::State::finalize(std::span<const Tensor> tensors) {
+    require_built("finalize_variable_values");
+    if (tensors.size() != variables.size()) {
+        throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(variables.size()) +
+                                    " variables, found " + std::to_string(tensors.size()));
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        if (variables[i].tensor.size() > 0 && (!tensors[i] || find(tensors[i]) != i)) {
+            throw std::invalid_argument("finalize_variable_values: expected the built variables in their order, found "
+                                        "another array in the place of " +
+                                        describe(i));
+        }
+    }
+    if (!options.use_ema) return;
+    plan.clear();
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        jobs[i].gradient = nullptr;
+        jobs[i].work = kernel::Work::restore;
+        plan.add(i, jobs[i].size);
+    }
+    const kernel::Kernels& kernels = current_kernels();
+    plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+        kernels.hold[jobs[i].computes_in_double]({}, jobs[i], begin, end);
+    });
+}
+
+}  // namespace fusedopt

@@ -1,0 +1,42 @@
+"""Gradient-descent optimizers that run in place, in one fused sweep, on arrays in CPU memory.
+
+Names, arguments, defaults and numbers are those of Keras 3.
+
+Examples
+--------
+>>> import numpy as np
+>>> import fusedopt as fo
+>>> w = np.ones(3, dtype=np.float32)
+>>> optimizer = fo.SGD(learning_rate=0.5)
+>>> optimizer.build([w])
+>>> optimizer.apply([np.array([1, 0, -1], dtype=np.float32)])
+>>> w
+array([0.5, 1. , 1.5], dtype=float32)
+"""
+
+from fusedopt import schedules
+from fusedopt.adam import Adam
+from fusedopt.adamw import AdamW
+from fusedopt.loss_scale_optimizer import LossScaleOptimizer
+from fusedopt.optimizer import Optimizer
+from fusedopt.rmsprop import RMSprop
+from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
+from fusedopt.serialization import deserialize, get, serialize
+from fusedopt.sgd import SGD
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "LossScaleOptimizer",
+    "Optimizer",
+    "RMSprop",
+    "__version__",
+    "deserialize",
+    "get",
+    "get_num_threads",
+    "schedules",
+    "serialize",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,54 @@
+"""Checks of argument types; ranges are the core's to check. Every message names the argument."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+
+def real(name: str, value: Any) -> float:
+    """Any real number as a float; TypeError for everything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a real number, found {value!r}")
+    return float(value)
+
+
+def optional_real(name: str, value: Any) -> float | None:
+    """Like `real`, where None is allowed."""
+    return None if value is None else real(name, value)
+
+
+def integer(name: str, value: Any) -> int:
+    """Any integer as an int; ValueError for a number that is none, as in Keras, else TypeError."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        kind = ValueError if isinstance(value, numbers.Real) else TypeError
+        raise kind(f"{name}: expected an integer, found {value!r}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name}: expected an integer of 64 bits, found {value!r}")
+    return int(value)
+
+
+def optional_integer(name: str, value: Any) -> int | None:
+    """Like `integer`, where None is allowed."""
+    return None if value is None else integer(name, value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """A bool (or numpy.bool); TypeError for everything else."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name}: expected True or False, found {value!r}")
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """A string; TypeError for everything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string, found {value!r}")
+    return value
+
+
+def none_left(kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that no optimizer has."""
+    if kwargs:
+        raise ValueError(f"unknown argument(s): {', '.join(sorted(kwargs))}")

@@ -1,0 +1,619 @@
+"""What every optimizer can do: build, step, and give and take its state."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fusedopt import arguments
+from fusedopt.runtime import _core
+from fusedopt.schedules import LearningRateSchedule
+from fusedopt.serialized import find_class, serialized
+
+Array = npt.NDArray[Any]
+LearningRate = float | LearningRateSchedule | Callable[[], float]
+Self = TypeVar("Self", bound="Optimizer")
+
+
+class Optimizer:
+    """The base of all optimizers. Use one of its subclasses.
+
+    A step runs in this order, in one sweep over memory: unscale the gradient, accumulate and average
+    it, clip, decay the variable (``w <- w - learning_rate * weight_decay * w``), apply the rule, update the
+    moving average. A call is checked entirely before the first byte is written.
+
+    float64 variables compute in float64; all others in float32 with float32 state. float16 and
+    bfloat16 variables keep a float32 master copy, so small updates are not lost; what you write into
+    such a variable between two steps replaces the master's value.
+
+    Parameters
+    ----------
+    learning_rate : float, LearningRateSchedule or callable
+        A callable takes no arguments. Schedules and callables are evaluated exactly once in each step
+        that updates the variables.
+    weight_decay : float, optional
+        Decoupled weight decay, >= 0.
+    clipnorm : float, optional
+        Each gradient is scaled down to at most this norm. At most one of the three clip arguments.
+    clipvalue : float, optional
+        Each element of a gradient is clipped to ``[-clipvalue, clipvalue]``.
+    global_clipnorm : float, optional
+        All gradients together are scaled down to at most this norm.
+    use_ema : bool
+        Keep an exponential moving average of each variable,
+        ``average <- ema_momentum * average + (1 - ema_momentum) * w``, after every call. The first one is
+        the first updated value. Under ``gradient_accumulation_steps`` the average moves on every call,
+        also while the variables stand still, as in Keras.
+    ema_momentum : float
+        In [0, 1].
+    ema_overwrite_frequency : int, optional
+        Every so many updates the variables are overwritten with their averages. None or 0: never.
+    loss_scale_factor : float, optional
+        `scale_loss` multiplies the loss by it, and a step divides the gradients by it.
+    gradient_accumulation_steps : int, optional
+        Update only on every so many calls, with the mean gradient. At least 2.
+    name : str, optional
+        For your own use and for the configuration. Default: the class's name in snake case.
+
+    Raises
+    ------
+    ValueError
+        For a hyperparameter out of its range, two clip arguments or an unknown argument.
+    TypeError
+        For an argument of another type.
+
+    References
+    ----------
+    Keras 3, ``keras.optimizers.Optimizer``. Differences on purpose: gradients are widened to the
+    computing type before anything is done to them; norms are summed in double; bias corrections
+    and other scalars are computed in double; bad hyperparameters are refused.
+    """
+
+    def __init__(
+        self,
+        rule: _core.Rule,
+        *,
+        learning_rate: LearningRate,
+        weight_decay: float | None,
+        clipnorm: float | None,
+        clipvalue: float | None,
+        global_clipnorm: float | None,
+        use_ema: bool,
+        ema_momentum: float,
+        ema_overwrite_frequency: int | None,
+        loss_scale_factor: float | None,
+        gradient_accumulation_steps: int | None,
+        name: str | None,
+    ) -> None:
+        self.name = self._name_or_default(name)
+        self.weight_decay = arguments.optional_real("weight_decay", weight_decay)
+        self.clipnorm = arguments.optional_real("clipnorm", clipnorm)
+        self.clipvalue = arguments.optional_real("clipvalue", clipvalue)
+        self.global_clipnorm = arguments.optional_real("global_clipnorm", global_clipnorm)
+        self.use_ema = arguments.flag("use_ema", use_ema)
+        self.ema_momentum = arguments.real("ema_momentum", ema_momentum)
+        self.ema_overwrite_frequency = arguments.optional_integer(
+            "ema_overwrite_frequency", ema_overwrite_frequency
+        )
+        self.loss_scale_factor = arguments.optional_real("loss_scale_factor", loss_scale_factor)
+        self.gradient_accumulation_steps = arguments.optional_integer(
+            "gradient_accumulation_steps", gradient_accumulation_steps
+        )
+        self._learning_rate = _checked_learning_rate(learning_rate)
+        self._names: dict[str, int] = {}
+        self._excluded_variables: list[Any] = []
+        self._excluded_names: list[str] = []
+        self._excluded_indices: list[int] = []
+        self._core = _core.Optimizer(
+            rule,
+            _core.Options(
+                learning_rate=_core_learning_rate(self._learning_rate),
+                weight_decay=self.weight_decay,
+                clipnorm=self.clipnorm,
+                clipvalue=self.clipvalue,
+                global_clipnorm=self.global_clipnorm,
+                use_ema=self.use_ema,
+                ema_momentum=self.ema_momentum,
+                ema_overwrite_frequency=self.ema_overwrite_frequency or None,
+                loss_scale_factor=self.loss_scale_factor,
+                gradient_accumulation_steps=self.gradient_accumulation_steps,
+            ),
+        )
+
+    @classmethod
+    def _name_or_default(cls, name: str | None) -> str:
+        """Name an optimizer after its class as Keras does, in snake case: RMSprop is rm_sprop."""
+        if name is not None:
+            return arguments.text("name", name)
+        words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", cls.__name__)
+        return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
+
+    def __repr__(self) -> str:
+        """Show the class, the name and how far it is."""
+        state = f"{self.iterations} iterations" if self.built else "not built"
+        return f"<{type(self).__name__} {self.name!r}, {state}>"
+
+    # Variables
+
+    @property
+    def built(self) -> bool:
+        """Whether `build` has been called."""
+        return self._core.built
+
+    def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
+        """Take the variables to update and allocate the optimizer's state.
+
+        Parameters
+        ----------
+        variables : sequence or dict of numpy.ndarray
+            float32, float64, float16 or bfloat16 (``ml_dtypes``), C-contiguous, writable, aligned,
+            not overlapping. Other objects that share writable CPU memory are welcome too. They
+            are kept alive. With a dict, the names serve messages, `exclude_from_weight_decay` and
+            gradients given by name.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a variable cannot be updated in place. The message names it, what was found and
+            what to do. Building again with other variables is a ValueError, with the same ones it
+            does nothing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> optimizer = fo.Adam()
+        >>> optimizer.build({"dense/kernel": np.zeros((3, 2)), "dense/bias": np.zeros(2)})
+        >>> len(optimizer.variables)
+        6
+        """
+        names, arrays = _named(variables)
+        if self.built:
+            self._require_same(arrays)
+            return
+        excluded = list(self._excluded_variables)
+        matched = [i for i, name in enumerate(names) if self._is_excluded(name)]
+        for pattern in self._excluded_names:
+            if not any(re.search(pattern, name) for name in names):
+                warnings.warn(
+                    f"exclude_from_weight_decay: no variable's name matches {pattern!r}",
+                    stacklevel=2,
+                )
+        self._core.exclude_from_weight_decay(excluded + [arrays[i] for i in matched])
+        self._core.build(arrays, names)
+        self._names = {name: i for i, name in enumerate(names)}
+        addresses = {_address(_as_array(variable)) for variable in excluded}
+        self._excluded_indices = [
+            i
+            for i, array in enumerate(self._core.arrays)
+            if i in matched or _address(array) in addresses
+        ]
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Iterable[Any] | None = None,
+        var_names: Iterable[str] | None = None,
+    ) -> None:
+        """Leave variables out of weight decay. Call it before `build`; a second call replaces the first.
+
+        Parameters
+        ----------
+        var_list : sequence of numpy.ndarray, optional
+            Variables, recognised by their memory.
+        var_names : sequence of str, optional
+            Regular expressions, searched for in the names given to `build`.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is built; at `build`, if a variable of `var_list` is not among its
+            variables. A pattern that matches no name only warns.
+        TypeError
+            If an argument is of another kind.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> optimizer = fo.AdamW()
+        >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
+        >>> optimizer.build({"kernel": np.ones(3), "bias": np.ones(3)})
+        """
+        if self.built:
+            raise ValueError(
+                "exclude_from_weight_decay: expected before build, found the optimizer built"
+            )
+        if isinstance(var_names, str):
+            raise TypeError(f"var_names: expected a list of strings, found {var_names!r}")
+        names = [arguments.text("var_names", name) for name in var_names or ()]
+        for name in names:
+            try:
+                re.compile(name)
+            except re.error as error:
+                raise ValueError(
+                    f"var_names: expected a regular expression, found {name!r} ({error})"
+                ) from None
+        self._excluded_variables = [] if var_list is None else list(var_list)
+        self._excluded_names = names
+
+    def _is_excluded(self, name: str) -> bool:
+        return any(re.search(pattern, name) for pattern in self._excluded_names)
+
+    def _require_same(self, variables: Sequence[Any]) -> None:
+        mine = [_address(array) for array in self._core.arrays]
+        if mine != [_address(_as_array(variable)) for variable in variables]:
+            raise ValueError(
+                f"build: the optimizer is built already, on {len(mine)} variables; found others"
+            )
+
+    # Steps
+
+    def apply(
+        self,
+        grads: Iterable[Any] | Mapping[str, Any],
+        trainable_variables: Iterable[Any] | None = None,
+    ) -> None:
+        """Take one step.
+
+        Parameters
+        ----------
+        grads : sequence or dict of numpy.ndarray
+            One gradient for each built variable, in their order; None where there is none. A
+            dict by name may leave variables out. float16, bfloat16, float32 or float64,
+            whatever the variable's type; also read-only, and also objects that share CPU memory
+            (buffer protocol, ``__array_interface__``, ``__array__``). A gradient that is not
+            C-contiguous is gathered element by element, which is slower.
+        trainable_variables : sequence of numpy.ndarray, optional
+            The variables these gradients belong to, in any order; builds on first use.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If anything is wrong with the call; then nothing has changed. A learning-rate function that
+            fails or returns something that is not a finite number >= 0 stops the step as well.
+
+        Warns
+        -----
+        UserWarning
+            If some gradients are None; those variables are left as they are.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> w = np.zeros(2)
+        >>> optimizer = fo.SGD(learning_rate=1.0)
+        >>> optimizer.build({"w": w})
+        >>> optimizer.apply({"w": np.array([1.0, -1.0])})
+        >>> w
+        array([-1.,  1.])
+        """
+        gradients, variables = self._prepare(grads, trainable_variables)
+        self._core.apply(gradients, variables)
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> int:
+        """Take one step with (gradient, variable) pairs.
+
+        Returns
+        -------
+        int
+            The number of steps taken so far.
+        """
+        pairs = list(grads_and_vars)
+        for position, pair in enumerate(pairs):
+            if not isinstance(pair, Sequence) or len(pair) != 2:
+                raise ValueError(
+                    f"grads_and_vars: expected (gradient, variable) at position {position}, "
+                    f"found {type(pair).__name__}"
+                )
+        self.apply([gradient for gradient, _ in pairs], [variable for _, variable in pairs])
+        return self._core.calls
+
+    def _prepare(
+        self, grads: Iterable[Any] | Mapping[str, Any], variables: Iterable[Any] | None
+    ) -> tuple[Iterable[Any], Iterable[Any] | None]:
+        if variables is None:
+            if isinstance(grads, Mapping):
+                return self._by_name(grads)
+            if isinstance(grads, (list, tuple)):
+                return grads, None
+            _require_iterable("grads", grads)
+            return list(grads), None
+        if isinstance(grads, Mapping):
+            raise TypeError("grads: expected a sequence beside trainable_variables, found a dict")
+        _require_iterable("grads", grads)
+        _require_iterable("trainable_variables", variables)
+        variables = list(variables)
+        if not self.built and variables:
+            self.build(variables)
+        return list(grads), variables
+
+    def _by_name(self, grads: Mapping[str, Any]) -> tuple[list[Any], list[Array] | None]:
+        if not self.built:
+            raise ValueError("apply: the optimizer is not built; call build first")
+        if not self._names:
+            raise ValueError("grads: expected a sequence, as build was given one, found a dict")
+        for name in grads:
+            if name not in self._names:
+                known = ", ".join(map(repr, self._names))
+                raise ValueError(f"grads: expected names given to build ({known}), found {name!r}")
+        if len(grads) == len(self._names):
+            return [grads[name] for name in self._names], None
+        arrays = self._core.arrays
+        return list(grads.values()), [arrays[self._names[name]] for name in grads]
+
+    def stateless_apply(
+        self,
+        optimizer_variables: Sequence[Any],
+        grads: Sequence[Any],
+        trainable_variables: Sequence[Any],
+    ) -> tuple[list[Array], list[Array]]:
+        """Compute a step without changing anything.
+
+        Parameters
+        ----------
+        optimizer_variables : sequence of numpy.ndarray
+            Values for `variables`.
+        grads, trainable_variables : sequence of numpy.ndarray
+            Gradients, and values of the variables, in the order of `build`.
+
+        Returns
+        -------
+        tuple of two lists
+            New arrays: the updated variables, and the updated optimizer variables.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the optimizer is not built, or as `apply` and `set_weights` do.
+        """
+        if not self.built:
+            raise ValueError("stateless_apply: the optimizer is not built; call build first")
+        copies = [np.array(_as_array(variable), order="C") for variable in trainable_variables]
+        other = self._twin()
+        other._exclude_positions(copies, self._decay_exclusions())
+        other.build(copies)
+        other.set_weights(optimizer_variables)
+        other.apply(grads)
+        return copies, [np.array(variable) for variable in other.variables]
+
+    def _twin(self: Self) -> Self:
+        """Make an unbuilt optimizer with this one's configuration, functions included."""
+        config = self.get_config()
+        config["learning_rate"] = self._learning_rate
+        return type(self).from_config(config)
+
+    def _decay_exclusions(self) -> list[int]:
+        return self._excluded_indices
+
+    def _exclude_positions(self, variables: Sequence[Any], positions: Sequence[int]) -> None:
+        self.exclude_from_weight_decay(
+            [variables[i] for i in positions if i < len(variables)]
+        )
+
+    def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
+        """Overwrite the variables with their moving averages, at the end of training.
+
+        Parameters
+        ----------
+        var_list : sequence of numpy.ndarray
+            All built variables, in their order. Without ``use_ema`` nothing happens.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is not built, or the list is another one.
+        """
+        variables = var_list.values() if isinstance(var_list, Mapping) else var_list
+        self._core.finalize_variable_values(list(variables))
+
+    def scale_loss(self, loss: Any) -> Any:
+        """Return the loss times ``loss_scale_factor``, for computing gradients from."""
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+
+    # State
+
+    @property
+    def iterations(self) -> int:
+        """The number of updates so far: steps, divided by ``gradient_accumulation_steps``."""
+        return self._core.iterations
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step. A schedule or callable is evaluated."""
+        return self._core.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: LearningRate) -> None:
+        new = _checked_learning_rate(learning_rate)
+        if isinstance(new, float) and isinstance(self._learning_rate, LearningRateSchedule):
+            raise TypeError(
+                "learning_rate: expected a schedule or callable in the place of a schedule, "
+                f"found {learning_rate!r}"
+            )
+        self._core.set_learning_rate(_core_learning_rate(new))
+        self._learning_rate = new
+
+    @property
+    def global_norm(self) -> float | None:
+        """The norm over all gradients of the last update, before clipping; None without ``global_clipnorm``."""
+        return self._core.global_norm
+
+    @property
+    def variables(self) -> list[Array]:
+        """Live views of all state, in Keras's order.
+
+        The iteration counter, the learning rate if it is a number, moving averages, gradient
+        accumulators, then the rule's slots. Writing into a view changes the optimizer.
+        """
+        return [array for _, array in self._named_variables()]
+
+    def _named_variables(self) -> list[tuple[str, Array]]:
+        return self._core.variables()
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Copy values into `variables`.
+
+        Parameters
+        ----------
+        weights : sequence of numpy.ndarray
+            As many as `variables`, of the same shapes and kinds; they are cast.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is not built, or count, a shape, a kind or a value is wrong; then
+            nothing has changed.
+        """
+        if not self.built:
+            raise ValueError("set_weights: the optimizer is not built; call build first")
+        named = self._named_variables()
+        if len(weights) != len(named):
+            raise ValueError(f"set_weights: expected {len(named)} arrays, found {len(weights)}")
+        values = []
+        for position, ((name, target), weight) in enumerate(zip(named, weights, strict=True)):
+            value = np.asarray(weight)
+            is_integer = target.dtype.kind == "i"
+            if (value.dtype.kind in "iu") != is_integer or not (
+                is_integer or _is_floating(value.dtype)
+            ):
+                raise ValueError(
+                    f"set_weights: array {position} ({name}): expected "
+                    f"{'an integer' if is_integer else 'a floating'} dtype, found {value.dtype}"
+                )
+            if value.shape != target.shape:
+                raise ValueError(
+                    f"set_weights: array {position} ({name}): expected shape {target.shape}, "
+                    f"found {value.shape}"
+                )
+            values.append(np.array(value, dtype=target.dtype, order="C"))
+        self._core_set_weights(values)
+
+    def _core_set_weights(self, values: list[Array]) -> None:
+        self._core.set_weights(values)
+
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Put copies of `variables` into a mapping, under "0", "1" and so on, as Keras does."""
+        for position, variable in enumerate(self.variables):
+            store[str(position)] = np.array(variable)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Take `variables` from a mapping that `save_own_variables` filled, here or in Keras.
+
+        Raises
+        ------
+        ValueError
+            As `set_weights` does, or if the keys are others; then nothing has changed.
+        """
+        count = len(self.variables)
+        expected = [str(position) for position in range(count)]
+        if set(store.keys()) != set(expected):
+            raise ValueError(
+                f"load_own_variables: expected the keys '0' to '{count - 1}', "
+                f"found {len(store.keys())} keys: {sorted(store.keys())[:8]}"
+            )
+        self.set_weights([store[key] for key in expected])
+
+    # Configuration
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal optimizer, without its state."""
+        rate = self._learning_rate
+        return {
+            "name": self.name,
+            "learning_rate": self._configured_learning_rate(rate),
+            "weight_decay": self.weight_decay,
+            "clipnorm": self.clipnorm,
+            "global_clipnorm": self.global_clipnorm,
+            "clipvalue": self.clipvalue,
+            "use_ema": self.use_ema,
+            "ema_momentum": self.ema_momentum,
+            "ema_overwrite_frequency": self.ema_overwrite_frequency,
+            "loss_scale_factor": self.loss_scale_factor,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+        }
+
+    def _configured_learning_rate(self, rate: LearningRate) -> Any:
+        if isinstance(rate, LearningRateSchedule):
+            return serialized(rate, "keras.optimizers.schedules")
+        return self.learning_rate if isinstance(rate, float) else rate
+
+    @classmethod
+    def from_config(
+        cls: type[Self],
+        config: Mapping[str, Any],
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make an optimizer from what `get_config` returned.
+
+        Parameters
+        ----------
+        config : dict
+            Arguments of the class.
+        custom_objects : dict, optional
+            Classes by name, for schedules of your own.
+        """
+        arguments_of_class = dict(config)
+        rate = arguments_of_class.get("learning_rate")
+        if isinstance(rate, Mapping):
+            schedule, own = find_class(rate, custom_objects, LearningRateSchedule)
+            arguments_of_class["learning_rate"] = schedule.from_config(own)
+        return cls(**arguments_of_class)
+
+
+def _checked_learning_rate(value: Any) -> LearningRate:
+    if isinstance(value, LearningRateSchedule) or callable(value):
+        return value
+    return arguments.real("learning_rate", value)
+
+
+def _core_learning_rate(value: LearningRate) -> float | Callable[[int], float]:
+    """Give the core a number or a function of the step counter."""
+    if isinstance(value, float | LearningRateSchedule):
+        return value
+    without_arguments = value
+    return lambda step: without_arguments()
+
+
+def hyperparameter(name: str, value: Any) -> Any:
+    """Check a number, or a callable without arguments, that a rule takes."""
+    return value if callable(value) else arguments.real(name, value)
+
+
+def core_hyperparameter(value: Any) -> Any:
+    """Give the core a number or a function of the step counter."""
+    return (lambda step: value()) if callable(value) else value
+
+
+def _named(variables: Any) -> tuple[list[str], list[Any]]:
+    if isinstance(variables, Mapping):
+        return [arguments.text("variable name", name) for name in variables], list(
+            variables.values()
+        )
+    if not isinstance(variables, Iterable) or isinstance(variables, (str, bytes, np.ndarray)):
+        raise TypeError(
+            f"variables: expected a sequence or dict of arrays, found {type(variables).__name__}"
+        )
+    return [], list(variables)
+
+
+def _require_iterable(name: str, value: Any) -> None:
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, np.ndarray)):
+        raise TypeError(f"{name}: expected a sequence of arrays, found {type(value).__name__}")
+
+
+def _as_array(variable: Any) -> Array:
+    return variable if isinstance(variable, np.ndarray) else np.asarray(variable)
+
+
+def _address(array: Array) -> tuple[int, int]:
+    return array.__array_interface__["data"][0], array.nbytes
+
+
+def _is_floating(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"

@@ -1,0 +1,99 @@
+"""What runs the steps: the compiled core, its instruction-set level and its threads."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+try:
+    from fusedopt import _core
+except ImportError as error:
+    raise ImportError(
+        "fusedopt: the compiled extension fusedopt._core could not be loaded "
+        f"({error}). Reinstall fusedopt for this Python and this platform; a source checkout "
+        "must be installed first (pip install .)."
+    ) from error
+
+# An unknown value in FUSEDOPT_ISA or FUSEDOPT_NUM_THREADS is an error now, not at the first step.
+_core.read_environment()
+
+__version__: str = _core.version()
+
+
+class Config(TypedDict):
+    """What `show_config` returns."""
+
+    version: str
+    compiler: str
+    levels_compiled: list[str]
+    levels_supported: list[str]
+    level: str
+    threads: int
+    threads_from: str
+    openmp: bool
+
+
+def show_config() -> Config:
+    """Describe the build and what it chose on this machine.
+
+    Returns
+    -------
+    dict
+        ``version``, ``compiler``, ``levels_compiled``, ``levels_supported`` (by this machine),
+        ``level`` (the one in use; ``FUSEDOPT_ISA`` overrides the choice), ``threads``,
+        ``threads_from`` (where their number comes from) and ``openmp``.
+
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> config = fo.show_config()
+    >>> config["level"] in config["levels_supported"]
+    True
+    """
+    return {
+        "version": __version__,
+        "compiler": _core.compiler(),
+        "levels_compiled": _core.compiled_levels(),
+        "levels_supported": _core.supported_levels(),
+        "level": _core.level(),
+        "threads": _core.num_threads(),
+        "threads_from": _core.num_threads_source(),
+        "openmp": _core.has_threads(),
+    }
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Set the most threads a step may use. Results do not depend on it.
+
+    Parameters
+    ----------
+    num_threads : int
+        At least 1. Without this call the number comes from ``FUSEDOPT_NUM_THREADS``, else
+        ``OMP_NUM_THREADS``, else the processors that affinity and control group allow.
+
+    Raises
+    ------
+    ValueError
+        If the number is out of range, or above 1 in a build without OpenMP.
+    TypeError
+        If it is not an integer.
+
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> before = fo.get_num_threads()
+    >>> fo.set_num_threads(1)
+    >>> fo.get_num_threads()
+    1
+    >>> fo.set_num_threads(before)
+    """
+    if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
+        raise TypeError(f"num_threads: expected an integer, found {num_threads!r}")
+    _core.set_num_threads(num_threads.__index__())
+
+
+def get_num_threads() -> int:
+    """Return the most threads a step may use.
+
+    A child forked after a threaded step stays on one thread: the others did not survive the fork.
+    """
+    return _core.num_threads()

@@ -1,0 +1,52 @@
+"""Learning-rate schedules: functions of the step counter, given in place of a learning rate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+
+class LearningRateSchedule(ABC):
+    """The base class of learning-rate schedules; subclass it and define ``__call__``.
+
+    An optimizer calls its schedule exactly once in each step that updates the variables, before
+    anything is written, with the number of steps taken so far: 0 in the first. Under
+    ``gradient_accumulation_steps`` that number counts every call of ``apply``.
+
+    To be serialised, a subclass also defines ``get_config``, whose result its ``from_config``
+    takes.
+
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> class Halving(fo.schedules.LearningRateSchedule):
+    ...     def __init__(self, start):
+    ...         self.start = start
+    ...
+    ...     def __call__(self, step):
+    ...         return self.start * 0.5**step
+    ...
+    ...     def get_config(self):
+    ...         return {"start": self.start}
+    >>> fo.SGD(learning_rate=Halving(1.0)).learning_rate
+    1.0
+
+    References
+    ----------
+    Keras 3, ``keras.optimizers.schedules.LearningRateSchedule``.
+    """
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return the learning rate for this step: a finite number >= 0."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal schedule."""
+        raise TypeError(
+            f"{type(self).__name__}: expected a get_config method to serialise it, found none"
+        )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LearningRateSchedule:
+        """Make a schedule from what `get_config` returned."""
+        return cls(**config)

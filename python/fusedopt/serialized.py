@@ -1,0 +1,49 @@
+"""The dictionary form of an object, and the class such a dictionary names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def serialized(instance: Any, module: str) -> dict[str, Any]:
+    """Return the dictionary Keras 3 writes for an object of `module`."""
+    name = type(instance).__name__
+    own = type(instance).__module__.split(".")[0] == "fusedopt"
+    return {
+        "module": module if own else None,
+        "class_name": name,
+        "config": instance.get_config(),
+        "registered_name": None if own else name,
+    }
+
+
+def known_classes(base: type) -> dict[str, type]:
+    """Return the library's subclasses of `base` by lower-case name."""
+    classes: dict[str, type] = {}
+    for cls in base.__subclasses__():
+        if cls.__module__.split(".")[0] == "fusedopt":
+            classes[cls.__name__.lower()] = cls
+            classes |= known_classes(cls)
+    return classes
+
+
+def find_class(
+    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None, base: type
+) -> tuple[Any, dict[str, Any]]:
+    """Return the class a dictionary names, which must be a subclass of `base`, and its arguments."""
+    if not isinstance(config, Mapping) or not {"class_name", "config"} <= config.keys():
+        raise TypeError(f"config: expected a dict with class_name and config, found {config!r}")
+    name, arguments = config["class_name"], config["config"]
+    if not isinstance(name, str) or not isinstance(arguments, Mapping):
+        raise TypeError(f"config: expected a class_name string and a config dict, found {config!r}")
+    cls = (custom_objects or {}).get(name) or known_classes(base).get(name.lower())
+    if cls is None:
+        known = ", ".join(sorted(found.__name__ for found in known_classes(base).values()))
+        raise ValueError(
+            f"class_name: expected one of {known or 'custom_objects'}, found {name!r}; "
+            "pass classes of your own in custom_objects"
+        )
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise TypeError(f"{name}: expected a subclass of {base.__name__}, found {cls!r}")
+    return cls, dict(arguments)

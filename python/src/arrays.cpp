@@ -1,0 +1,106 @@
+#include "arrays.hpp"
+
+#include <array>
+#include <atomic>
+
+namespace fusedopt::python {
+namespace {
+
+constexpr std::size_t most_dimensions = 64;  // NumPy's limit
+// NumPy's numbers of element types, fixed by its C API.
+constexpr int float32_number = 11, float64_number = 12, float16_number = 23, first_user_number = 256;
+
+// ml_dtypes registers bfloat16 at run time, so its number is found out once, by name.
+std::atomic<int> bfloat16_number{-1};
+
+bool offers_memory(py::handle object) {
+    return py::hasattr(object, "__array_interface__") || py::hasattr(object, "__array__") ||
+           PyObject_CheckBuffer(object.ptr()) != 0;
+}
+
+std::string type_name(py::handle object) {
+    return py::type::handle_of(object).attr("__name__").cast<std::string>();
+}
+
+py::array as_array(py::handle object, const std::string& who) {
+    if (!offers_memory(object)) {
+        throw py::type_error(who + ": expected a numpy.ndarray or an object that shares CPU memory (buffer protocol, " +
+                             "__array_interface__ or __array__), found " + type_name(object));
+    }
+    try {
+        return py::module_::import("numpy").attr("asarray")(object).cast<py::array>();
+    } catch (py::error_already_set& error) {
+        py::raise_from(error, PyExc_TypeError,
+                       (who + ": expected an array in CPU memory, but this " + type_name(object) + " cannot give one").c_str());
+        throw py::error_already_set();
+    }
+}
+
+}  // namespace
+
+std::optional<DType> known_dtype(const py::array& array) {
+    const auto* descriptor = py::detail::array_descriptor_proxy(py::detail::array_proxy(array.ptr())->descr);
+    if (descriptor->byteorder != '=' && descriptor->byteorder != '|') return std::nullopt;
+    const int number = descriptor->type_num;
+    if (number == float32_number) return DType::float32;
+    if (number == float64_number) return DType::float64;
+    if (number == float16_number) return DType::float16;
+    if (number == bfloat16_number.load(std::memory_order_relaxed)) return DType::bfloat16;
+    if (number >= first_user_number && array.itemsize() == 2 &&
+        array.dtype().attr("name").cast<std::string>() == "bfloat16") {
+        bfloat16_number.store(number, std::memory_order_relaxed);
+        return DType::bfloat16;
+    }
+    return std::nullopt;
+}
+
+void refuse_dtype(const py::array& array, const std::string& who) {
+    throw py::type_error(who + ": expected float16, bfloat16, float32 or float64 in native byte order, found dtype " +
+                         py::str(array.dtype()).cast<std::string>());
+}
+
+Tensor view(const py::array& array, DType dtype) {
+    const auto rank = static_cast<std::size_t>(array.ndim());
+    std::array<std::int64_t, most_dimensions> shape;
+    std::array<std::int64_t, most_dimensions> strides;
+    for (std::size_t d = 0; d < rank; ++d) {
+        shape[d] = array.shape()[d];
+        strides[d] = array.strides()[d];
+    }
+    const std::span<const std::int64_t> extents(shape.data(), rank), steps(strides.data(), rank);
+    return array.writeable() ? Tensor(const_cast<void*>(array.data()), dtype, extents, steps)
+                             : Tensor(array.data(), dtype, extents, steps);
+}
+
+Tensor view(const py::array& array, const std::string& who) {
+    const std::optional<DType> dtype = known_dtype(array);
+    if (!dtype) refuse_dtype(array, who);
+    return view(array, *dtype);
+}
+
+py::array gradient_array(py::handle object, const std::string& who) {
+    return py::isinstance<py::array>(object) ? py::reinterpret_borrow<py::array>(object) : as_array(object, who);
+}
+
+py::array variable_array(py::handle object, const std::string& who) {
+    if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+    // Two arrays of shared memory have one address; two copies, both alive, have two.
+    py::array first = as_array(object, who);
+    const py::array second = as_array(object, who);
+    if (first.data() != second.data()) {
+        throw py::type_error(who + ": expected an object that shares its memory, but this " + type_name(object) +
+                             " gives a new copy each time");
+    }
+    return first;
+}
+
+py::array live_view(const Tensor& tensor, py::handle owner) {
+    const char* format = tensor.dtype() == DType::int64     ? "int64"
+                         : tensor.dtype() == DType::float64 ? "float64"
+                                                            : "float32";
+    const std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
+    const std::vector<py::ssize_t> strides(tensor.strides().begin(), tensor.strides().end());
+    return py::array(py::dtype(std::string(format)), shape, strides, tensor.data(), owner);
+}
+
+}  // namespace fusedopt::python

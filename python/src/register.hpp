@@ -1,0 +1,11 @@
+// What the module is made of.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fusedopt::python {
+
+void register_optimizers(pybind11::module_& module);
+void register_runtime(pybind11::module_& module);
+
+}  // namespace fusedopt::python
