@@ -1,0 +1,83 @@
+"""The one table of cases: every rule with its variants, every common option, and how they are combined.
+
+Exact tests, golden recordings and benchmarks all read it, so a rule added here joins every one of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+# Each rule's own hyperparameters, one dictionary a variant.
+RULES: dict[str, list[dict[str, Any]]] = {
+    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
+    "RMSprop": [
+        {},
+        {"momentum": 0.9},
+        {"centered": True},
+        {"momentum": 0.9, "centered": True, "rho": 0.8, "epsilon": 1e-5},
+    ],
+    "Adam": [{}, {"amsgrad": True}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
+    "AdamW": [{}, {"amsgrad": True, "weight_decay": 0.01}],
+}
+
+# Every common option by itself, then the ones that meet inside a step.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "weight_decay": {"weight_decay": 0.02},
+    "clipnorm": {"clipnorm": 0.5},
+    "clipvalue": {"clipvalue": 0.3},
+    "global_clipnorm": {"global_clipnorm": 0.7},
+    "ema": {"use_ema": True, "ema_momentum": 0.9},
+    "ema_overwrite": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 3},
+    "loss_scale_factor": {"loss_scale_factor": 1024.0},
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "accumulation_everything": {
+        "weight_decay": 0.02,
+        "global_clipnorm": 0.7,
+        "use_ema": True,
+        "ema_momentum": 0.9,
+        "ema_overwrite_frequency": 2,
+        "loss_scale_factor": 1000.0,
+        "gradient_accumulation_steps": 2,
+    },
+    "everything": {
+        "weight_decay": 0.02,
+        "clipnorm": 0.5,
+        "use_ema": True,
+        "ema_momentum": 0.9,
+        "ema_overwrite_frequency": 4,
+        "loss_scale_factor": 256.0,
+    },
+}
+
+
+class Case(NamedTuple):
+    """One optimizer configuration: a rule, its own arguments and the common ones."""
+
+    rule: str
+    arguments: dict[str, Any]
+    label: str
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def _label(rule: str, variant: dict[str, Any], option: str) -> str:
+    own = ",".join(f"{key}={value}" for key, value in variant.items())
+    return f"{rule}({own})-{option}"
+
+
+VARIANTS: list[Case] = [
+    Case(rule, variant, _label(rule, variant, "plain"))
+    for rule, variants in RULES.items()
+    for variant in variants
+]
+"""Every variant of every rule, without common options."""
+
+CASES: list[Case] = [
+    Case(rule, {**variant, **options}, _label(rule, variant, option))
+    for rule, variants in RULES.items()
+    for variant in variants
+    for option, options in OPTIONS.items()
+]
+"""Every variant of every rule with every common option."""

@@ -1,0 +1,285 @@
+"""Every rule and the whole step in plain NumPy, one operation after the other in the kernels' order.
+
+It shares no code with the library. NumPy rounds after each operation, as the kernels do, so results
+must be equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+TILE = 1024
+LANES = 16
+
+# Rules. Each changes `w` and its slots in place; `T` turns a scalar computed in double into w's type.
+
+
+def sgd(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    if a["momentum"] == 0:
+        w[...] = w - T(lr) * g
+        return
+    m = slots["momentum"]
+    m[...] = T(a["momentum"]) * m - T(lr) * g
+    w[...] = w + (T(a["momentum"]) * m - T(lr) * g) if a["nesterov"] else w + m
+
+
+def rmsprop(
+    w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
+) -> None:
+    T = w.dtype.type
+    v = slots["velocity"]
+    v[...] = T(a["rho"]) * v + T(1 - a["rho"]) * (g * g)
+    d = v
+    if a["centered"]:
+        average = slots["average_gradient"]
+        average[...] = T(a["rho"]) * average + T(1 - a["rho"]) * g
+        d = np.maximum(v - average * average, T(0))
+    s = (T(lr) * g) / np.sqrt(d + T(a["epsilon"]))
+    if a["momentum"] > 0:
+        p = slots["momentum"]
+        p[...] = T(a["momentum"]) * p + s
+        s = p
+    w[...] = w - s
+
+
+def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    m, v = slots["momentum"], slots["velocity"]
+    alpha = lr * math.sqrt(1 - a["beta_2"] ** t) / (1 - a["beta_1"] ** t)
+    m[...] = m + (g - m) * T(1 - a["beta_1"])
+    v[...] = v + (g * g - v) * T(1 - a["beta_2"])
+    if a["amsgrad"]:
+        slots["velocity_hat"][...] = np.maximum(slots["velocity_hat"], v)
+        v = slots["velocity_hat"]
+    w[...] = w - (T(alpha) * m) / (np.sqrt(v) + T(a["epsilon"]))
+
+
+def sgd_slots(a: dict[str, Any]) -> list[list[str]]:
+    return [["momentum"]] if a["momentum"] else []
+
+
+def rmsprop_slots(a: dict[str, Any]) -> list[list[str]]:
+    momentum = [["momentum"]] if a["momentum"] else []
+    return [["velocity"], *momentum, *([["average_gradient"]] if a["centered"] else [])]
+
+
+def adam_slots(a: dict[str, Any]) -> list[list[str]]:
+    return [["momentum", "velocity"], *([["velocity_hat"]] if a["amsgrad"] else [])]
+
+
+Rule = Callable[[Array, Array, dict[str, Array], dict[str, Any], float, int], None]
+Slots = Callable[[dict[str, Any]], list[list[str]]]
+
+RULES: dict[str, tuple[Rule, Slots, dict[str, Any]]] = {
+    "SGD": (sgd, sgd_slots, {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False}),
+    "RMSprop": (
+        rmsprop,
+        rmsprop_slots,
+        {
+            "learning_rate": 0.001,
+            "rho": 0.9,
+            "momentum": 0.0,
+            "epsilon": 1e-7,
+            "centered": False,
+        },
+    ),
+    "Adam": (
+        adam,
+        adam_slots,
+        {
+            "learning_rate": 0.001,
+            "beta_1": 0.9,
+            "beta_2": 0.999,
+            "epsilon": 1e-7,
+            "amsgrad": False,
+        },
+    ),
+    "AdamW": (
+        adam,
+        adam_slots,
+        {
+            "learning_rate": 0.001,
+            "beta_1": 0.9,
+            "beta_2": 0.999,
+            "epsilon": 1e-7,
+            "amsgrad": False,
+            "weight_decay": 0.004,
+        },
+    ),
+}
+"""Each rule's formula, its slots in groups (a group is interleaved in `variables`), its defaults."""
+
+OPTIONS: dict[str, Any] = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+
+
+def sum_of_squares(g: Array) -> float:
+    """Sum in double: 16 lanes a tile, added pairwise at its end; tiles one after the other."""
+    flat = g.ravel().astype(np.float64)
+    total = 0.0
+    for start in range(0, flat.size, TILE):
+        tile = flat[start : start + TILE]
+        rows = np.zeros((-(-tile.size // LANES), LANES))
+        rows.ravel()[: tile.size] = tile
+        lanes = np.zeros(LANES)
+        for row in rows:
+            lanes = lanes + row * row
+        while lanes.size > 1:
+            half = lanes.size // 2
+            lanes = lanes[:half] + lanes[half:]
+        total += float(lanes[0])
+    return total
+
+
+def is_representable(factor: float, dtype: npt.DTypeLike) -> bool:
+    """Whether the factor is a normal number of this type (or zero, infinite, NaN)."""
+    limits = np.finfo(dtype)
+    size = abs(factor)
+    return not (0 < size < limits.smallest_normal) and not (limits.max < size < math.inf)
+
+
+def load(g: Array, factor: float, dtype: npt.DTypeLike) -> tuple[Array, Any]:
+    """Bring a gradient to the computing type; return it and the factor that is left to apply."""
+    wider = g.dtype == np.float64 and dtype == np.float32
+    if wider or not is_representable(factor, dtype):
+        return (g.astype(np.float64) * factor).astype(dtype), np.dtype(dtype).type(1)
+    return g.astype(dtype), np.dtype(dtype).type(factor)
+
+
+class Reference:
+    """An optimizer in NumPy. `weights` are its own copies, in the computing type."""
+
+    def __init__(self, rule: str, **arguments: Any) -> None:
+        self.formula, self.slot_groups, defaults = RULES[rule]
+        self.a = {**OPTIONS, **defaults, **arguments}
+        self.calls = 0
+        self.global_norm: float | None = None
+        self.unscale = 1.0 / (self.a["loss_scale_factor"] or 1.0)
+
+    def build(self, variables: list[Array], excluded: tuple[int, ...] = ()) -> None:
+        self.dtypes = [w.dtype for w in variables]
+        computing = [np.float64 if d == np.float64 else np.float32 for d in self.dtypes]
+        self.weights = [w.astype(d) for w, d in zip(variables, computing, strict=True)]
+        self.averages = [np.zeros_like(w) for w in self.weights]
+        self.accumulators = [np.zeros_like(w) for w in self.weights]
+        self.groups = self.slot_groups(self.a)
+        names = [name for group in self.groups for name in group]
+        self.slots = [{name: np.zeros_like(w) for name in names} for w in self.weights]
+        self.excluded = excluded
+
+    def apply(self, grads: list[Array | None]) -> None:
+        a, steps = self.a, self.a["gradient_accumulation_steps"] or 1
+        iteration = self.calls // steps
+        is_update = (self.calls + 1) % steps == 0
+        if is_update:
+            self._update(grads, iteration + 1)
+        else:
+            for i, g in enumerate(grads):
+                if g is not None:
+                    self.accumulators[i] = self._accumulated(i, g)
+        if a["use_ema"]:
+            momentum = 0.0 if iteration == 0 else a["ema_momentum"]
+            frequency = a["ema_overwrite_frequency"]
+            for w, average in zip(self.weights, self.averages, strict=True):
+                T = w.dtype.type
+                average[...] = T(momentum) * average + T(1 - momentum) * w
+                if frequency and (iteration + 1) % frequency == 0:
+                    w[...] = average
+        self.calls += 1
+
+    def _accumulated(self, i: int, g: Array) -> Array:
+        x, unscale = load(g, self.unscale, self.weights[i].dtype)
+        return self.accumulators[i] + x * unscale
+
+    def _update(self, grads: list[Array | None], t: int) -> None:
+        a = self.a
+        accumulates = a["gradient_accumulation_steps"] is not None
+        factor = 1.0 / a["gradient_accumulation_steps"] if accumulates else self.unscale
+        raw = [
+            None if g is None else self._accumulated(i, g) if accumulates else g
+            for i, g in enumerate(grads)
+        ]
+        global_factor = 1.0
+        if a["global_clipnorm"]:
+            total = 0.0
+            for g in raw:
+                if g is not None:
+                    total += sum_of_squares(g)
+            norm = self.global_norm = factor * math.sqrt(total)
+            limit = a["global_clipnorm"]
+            global_factor = limit / norm if norm > limit else 1.0
+            if not math.isfinite(norm):
+                global_factor = math.nan
+        lr = a["learning_rate"]
+        for i, g in enumerate(raw):
+            if g is None:
+                continue
+            w = self.weights[i]
+            T = w.dtype.type
+            clip = global_factor
+            if a["clipnorm"]:
+                norm = factor * math.sqrt(sum_of_squares(g))
+                clip = 1.0 if norm <= a["clipnorm"] else a["clipnorm"] / norm
+            x, scale = load(g, factor * clip, w.dtype)
+            x = x * scale
+            if a["clipvalue"]:
+                x = np.clip(x, T(-a["clipvalue"]), T(a["clipvalue"]))
+            if a["weight_decay"] and i not in self.excluded:
+                w[...] = w * T(1 - a["weight_decay"] * lr)
+            self.formula(w, x, self.slots[i], a, lr, t)
+        if accumulates:
+            self.accumulators = [np.zeros_like(w) for w in self.weights]
+
+    def stored(self) -> list[Array]:
+        """Return the weights as the variables hold them."""
+        return [w.astype(d) for w, d in zip(self.weights, self.dtypes, strict=True)]
+
+    def variables(self) -> list[Array]:
+        """Return all state in Keras's order."""
+        state = [np.array(self.calls), np.array(self.a["learning_rate"])]
+        state += self.averages if self.a["use_ema"] else []
+        state += self.accumulators if self.a["gradient_accumulation_steps"] else []
+        for group in self.groups:
+            state += [slots[name] for slots in self.slots for name in group]
+        return state
+
+
+class ScaledReference:
+    """Dynamic loss scaling around a `Reference`."""
+
+    def __init__(self, inner: Reference, initial_scale: float, dynamic_growth_steps: int) -> None:
+        self.inner = inner
+        self.scale = initial_scale
+        self.growth = dynamic_growth_steps
+        self.counter = 0
+        self.skipped = 0
+
+    def apply(self, grads: list[Array | None]) -> None:
+        if not all(np.isfinite(g).all() for g in grads if g is not None):
+            self.counter = 0
+            self.skipped += 1
+            self.scale = max(self.scale / 2, 2.0**-126)
+            return
+        self.inner.unscale = 1.0 / self.scale
+        self.inner.apply(grads)
+        self.skipped = 0
+        self.counter += 1
+        if self.counter == self.growth:
+            self.counter = 0
+            self.scale = min(self.scale * 2, 2.0**127)
