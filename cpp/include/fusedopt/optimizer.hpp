@@ -16,16 +16,16 @@ namespace fusedopt {
 
 /// What every rule can do besides its formula. Names and meaning are Keras 3's.
 struct Options {
-    std::optional<Hyperparameter> learning_rate;  // none: the rule's default
-    std::optional<double> weight_decay;
-    std::optional<double> clipnorm;
-    std::optional<double> clipvalue;
-    std::optional<double> global_clipnorm;
+    std::optional<Hyperparameter> learning_rate = {};  // none: the rule's default
+    std::optional<double> weight_decay = {};
+    std::optional<double> clipnorm = {};
+    std::optional<double> clipvalue = {};
+    std::optional<double> global_clipnorm = {};
     bool use_ema = false;
     double ema_momentum = 0.99;
-    std::optional<std::int64_t> ema_overwrite_frequency;
-    std::optional<double> loss_scale_factor;
-    std::optional<std::int64_t> gradient_accumulation_steps;
+    std::optional<std::int64_t> ema_overwrite_frequency = {};
+    std::optional<double> loss_scale_factor = {};
+    std::optional<std::int64_t> gradient_accumulation_steps = {};
 };
 
 /// A piece of optimizer state by name, for example "momentum/dense/kernel".

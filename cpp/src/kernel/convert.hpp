@@ -133,6 +133,41 @@ inline void narrow(Element element, const float* in, std::int64_t n, void* out) 
     }
 }
 
+/// Four lanes of doubles: one register of level v3.
+using Quad __attribute__((vector_size(4 * sizeof(double)))) = double;
+
+FUSEDOPT_INLINE Quad to_double(const double* x) {
+    Quad quad;
+    __builtin_memcpy(&quad, x, sizeof(quad));
+    return quad;
+}
+
+FUSEDOPT_INLINE Quad to_double(const float* x) {
+#if defined(__AVX__)
+    return __builtin_bit_cast(Quad, _mm256_cvtps_pd(_mm_loadu_ps(x)));
+#else
+    float __attribute__((vector_size(4 * sizeof(float)))) row;
+    __builtin_memcpy(&row, x, sizeof(row));
+    return __builtin_convertvector(row, Quad);
+#endif
+}
+
+/// The squares of 16 float16 numbers.
+FUSEDOPT_INLINE void square_float16(const std::uint16_t* in, float* out) {
+#if defined(__F16C__)
+    for (int i = 0; i < 16; i += 8) {
+        const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i)));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(x, x));
+    }
+#else
+#pragma omp simd
+    for (int i = 0; i < 16; ++i) {
+        const float x = widen_float16(in[i]);
+        out[i] = x * x;
+    }
+#endif
+}
+
 template <class From, class To>
 inline void cast(const From* in, std::int64_t n, To* out) {
 #pragma omp simd

@@ -7,9 +7,6 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 inline constexpr int lanes = 16;
 inline constexpr int quads = lanes / 4;
-using Quad __attribute__((vector_size(4 * sizeof(double)))) = double;  // four lanes: one register of level v3
-template <class G>
-using Row __attribute__((vector_size(4 * sizeof(G)))) = G;
 
 struct Lanes {
     Quad quad[quads] = {};
@@ -26,18 +23,31 @@ struct Lanes {
     }
 };
 
-template <class G>
-FUSEDOPT_INLINE void add_row(const G* g, Lanes& squares, Lanes& poison) {
+FUSEDOPT_INLINE void add_row(const double* g, Lanes& squares, Lanes& poison) {
 #pragma GCC unroll 4
     for (int k = 0; k < quads; ++k) {
-        Row<G> row;
-        __builtin_memcpy(&row, g + 4 * k, sizeof(row));
-        const Quad x = __builtin_convertvector(row, Quad);
+        const Quad x = to_double(g + 4 * k);
         squares.quad[k] += x * x;
-        // Squares of finite floats stay finite in double; those of doubles need not.
-        if constexpr (sizeof(G) == 8) {
-            poison.quad[k] += x * 0.0;
-        }
+        poison.quad[k] += x * 0.0;
+    }
+}
+
+// Squares of finite floats stay finite in double, so they need no poison of their own.
+FUSEDOPT_INLINE void add_row(const float* g, Lanes& squares, Lanes&) {
+#pragma GCC unroll 4
+    for (int k = 0; k < quads; ++k) {
+        const Quad x = to_double(g + 4 * k);
+        squares.quad[k] += x * x;
+    }
+}
+
+FUSEDOPT_INLINE void add_row(const std::uint16_t* g, Lanes& squares, Lanes&) {
+    // Float16's 11 bits make squares that float32 holds exactly.
+    alignas(32) float square[lanes];
+    square_float16(g, square);
+#pragma GCC unroll 4
+    for (int k = 0; k < quads; ++k) {
+        squares.quad[k] += to_double(square + 4 * k);
     }
 }
 
@@ -65,6 +75,9 @@ inline Partial measure_raw(Element element, const void* source, std::int64_t n) 
     }
     if (element == Element::float32) {
         return measure_elements(static_cast<const float*>(source), n);
+    }
+    if (element == Element::float16) {
+        return measure_elements(static_cast<const std::uint16_t*>(source), n);
     }
     alignas(64) float buffer[tile];
     widen(element, source, n, buffer);

@@ -34,11 +34,26 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, 
     }
 }
 
+/// Memory that the stages around the rule will read: this tile's average and the next tile's gradient. The rule's loop
+/// fetches it along the way, or the memory would stand idle while the rule computes and the core while a stage loads.
+struct Upcoming {
+    const char* average = nullptr;
+    const char* gradient = nullptr;
+    std::int64_t gradient_bytes = 0;  // for each line of the rule's loop
+
+    FUSEDOPT_INLINE void fetch(std::int64_t index) const {
+        if (average) __builtin_prefetch(average + 64 * index);
+        if (gradient) __builtin_prefetch(gradient + gradient_bytes * index);
+    }
+};
+
 /// One tile of the rule, a cache line of every array at a time so that each line is prefetched once.
 template <class Rule, class T>
-void update_tile(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g, T* a, T* b, T* c) {
+void update_tile(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g, T* a, T* b, T* c,
+                 const Upcoming& upcoming) {
     std::int64_t i = 0;
     for (; i + line<T> <= n; i += line<T>) {
+        upcoming.fetch(i / line<T>);
         prefetch(w + i);
         prefetch(g + i);
         if constexpr (Rule::slot_count > 0) prefetch(a + i);
@@ -108,6 +123,8 @@ void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t e
     T* a = static_cast<T*>(job.slots[0]);
     T* b = static_cast<T*>(job.slots[1]);
     T* c = static_cast<T*>(job.slots[2]);
+    Upcoming upcoming;
+    upcoming.gradient_bytes = line<T> * bytes_of(job.gradient_element);
     for (std::int64_t i = begin; i < end; i += tile) {
         const std::int64_t n = end - i < tile ? end - i : tile;
         const void* source = contiguous(job, i, n, gathered);
@@ -126,7 +143,13 @@ void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t e
         if (job.storage) {
             reconcile(job, i, n);
         }
-        update_tile(rule, scale, clip, keep, n, w + i, g, a + i, b + i, c + i);
+        if (job.average) {
+            upcoming.average = static_cast<const char*>(job.average) + i * static_cast<std::int64_t>(sizeof(T));
+        }
+        if (g == buffer && !job.strides) {
+            upcoming.gradient = static_cast<const char*>(source) + tile * bytes_of(job.gradient_element);
+        }
+        update_tile(rule, scale, clip, keep, n, w + i, g, a + i, b + i, c + i, upcoming);
         finish_tile<T>(step, job, i, n);
     }
 }
