@@ -24,8 +24,8 @@ void require_scale(const char* name, double scale) {
 
 // Guarded by the inner optimizer's lock.
 struct LossScaleOptimizer::Counters {
-    std::int64_t iteration = 0;   // Keras keeps and stores one that never moves,
-    double learning_rate = 0.0;   // and a learning rate that is never used
+    std::int64_t iteration = 0;  // Keras keeps and stores one that never moves,
+    double learning_rate = 0.0;  // and a learning rate that is never used
     std::int64_t step_counter = 0;
     float dynamic_scale = 0.0f;
     std::int64_t consecutive_skipped_steps = 0;
@@ -35,7 +35,9 @@ LossScaleOptimizer::LossScaleOptimizer(Optimizer inner, LossScaleOptions options
     : LossScaleOptimizer(std::make_shared<Optimizer>(std::move(inner)), options) {}
 
 LossScaleOptimizer::LossScaleOptimizer(std::shared_ptr<Optimizer> inner, LossScaleOptions options)
-    : inner_(std::move(inner)), counters_(std::make_shared<Counters>()), dynamic_growth_steps_(options.dynamic_growth_steps) {
+    : inner_(std::move(inner)),
+      counters_(std::make_shared<Counters>()),
+      dynamic_growth_steps_(options.dynamic_growth_steps) {
     require_scale("initial_scale", options.initial_scale);
     require_count("dynamic_growth_steps", options.dynamic_growth_steps, 1);
     counters_->dynamic_scale = static_cast<float>(options.initial_scale);

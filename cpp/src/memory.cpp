@@ -23,9 +23,7 @@ std::size_t round_up(std::size_t size, std::size_t to) {
 }  // namespace
 
 Arena::Arena(Arena&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)),
-      alignment_(other.alignment_) {}
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), alignment_(other.alignment_) {}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
     std::swap(data_, other.data_);

@@ -1,4 +1,5 @@
-// What the step must know about a rule besides its formula: its kernel, its slots, its scalars. One file each in rules/.
+// What the step must know about a rule besides its formula: its kernel, its slots, its scalars. One file each in
+// rules/.
 #pragma once
 
 #include <cstdint>

@@ -43,7 +43,8 @@ void check_options(const Options& options) {
     check("global_clipnorm", options.global_clipnorm, require_positive);
     check("loss_scale_factor", options.loss_scale_factor, require_positive);
     if (options.clipnorm.has_value() + options.clipvalue.has_value() + options.global_clipnorm.has_value() > 1) {
-        throw std::invalid_argument("clipnorm, clipvalue, global_clipnorm: expected at most one of them, found several");
+        throw std::invalid_argument(
+            "clipnorm, clipvalue, global_clipnorm: expected at most one of them, found several");
     }
     require_at_most_one("ema_momentum", options.ema_momentum);
     if (options.ema_overwrite_frequency) require_count("ema_overwrite_frequency", *options.ema_overwrite_frequency, 1);
@@ -78,7 +79,8 @@ std::string Optimizer::State::describe(std::size_t index) const {
 }
 
 void Optimizer::State::require_built(const char* function) const {
-    if (!is_built) throw std::invalid_argument(std::string(function) + ": the optimizer is not built; call build first");
+    if (!is_built)
+        throw std::invalid_argument(std::string(function) + ": the optimizer is not built; call build first");
 }
 
 double Optimizer::State::current_learning_rate() const {
@@ -103,7 +105,8 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
             throw std::invalid_argument(who + ": expected float16, bfloat16, float32 or float64, found int64");
         }
         if (!tensor.is_writable()) {
-            throw std::invalid_argument(who + ": expected writable memory, found a read-only array; pass a writable copy");
+            throw std::invalid_argument(who +
+                                        ": expected writable memory, found a read-only array; pass a writable copy");
         }
         if (!tensor.is_contiguous()) {
             throw std::invalid_argument(who + ": expected C-contiguous memory, found a strided array of shape " +
@@ -134,8 +137,9 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
         };
         const auto found = std::ranges::find_if(new_variables, same);
         if (found == new_variables.end()) {
-            throw std::invalid_argument("exclude_from_weight_decay: expected variables given to build, found one of shape " +
-                                        to_string(tensor.shape()) + " that is not among them");
+            throw std::invalid_argument(
+                "exclude_from_weight_decay: expected variables given to build, found one of shape " +
+                to_string(tensor.shape()) + " that is not among them");
         }
         found->decays = false;
     }
@@ -205,10 +209,12 @@ std::vector<NamedTensor> Optimizer::State::named_variables() {
     std::vector<NamedTensor> list;
     const std::span<const std::int64_t> scalar;
     list.push_back({"iteration", Tensor(&calls, DType::int64, scalar)});
-    if (learning_rate.is_number()) list.push_back({"learning_rate", Tensor(&learning_rate_value, DType::float64, scalar)});
+    if (learning_rate.is_number())
+        list.push_back({"learning_rate", Tensor(&learning_rate_value, DType::float64, scalar)});
     const auto add = [&](const char* what, std::size_t i, void* array) {
         const DType dtype = jobs[i].computes_in_double ? DType::float64 : DType::float32;
-        list.push_back({std::string(what) + "/" + variables[i].name, Tensor(array, dtype, variables[i].tensor.shape())});
+        list.push_back(
+            {std::string(what) + "/" + variables[i].name, Tensor(array, dtype, variables[i].tensor.shape())});
     };
     for (std::size_t i = 0; i < jobs.size() && options.use_ema; ++i) add("average", i, jobs[i].average);
     for (std::size_t i = 0; i < jobs.size() && options.gradient_accumulation_steps; ++i) {
@@ -264,14 +270,16 @@ void Optimizer::State::copy_weights(std::span<const Tensor> values) {
     }
 }
 
-Optimizer::Optimizer(Rule rule, Options options) : state_(std::make_unique<State>(std::move(rule), std::move(options))) {}
+Optimizer::Optimizer(Rule rule, Options options)
+    : state_(std::make_unique<State>(std::move(rule), std::move(options))) {}
 Optimizer::Optimizer(Optimizer&&) noexcept = default;
 Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
 Optimizer::~Optimizer() = default;
 
 void Optimizer::exclude_from_weight_decay(std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    if (state_->is_built) throw std::invalid_argument("exclude_from_weight_decay: expected before build, found it built");
+    if (state_->is_built)
+        throw std::invalid_argument("exclude_from_weight_decay: expected before build, found it built");
     state_->excluded.assign(variables.begin(), variables.end());
 }
 

@@ -1,5 +1,5 @@
-// One step: check everything, measure if a norm or an overflow check is on, fold all factors into one scale and one keep
-// a variable, hand out tiles. Nothing is written before the last check has passed.
+// One step: check everything, measure if a norm or an overflow check is on, fold all factors into one scale and one
+// keep a variable, hand out tiles. Nothing is written before the last check has passed.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -88,8 +88,8 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
         (reach < 0 ? low : high) += reach;
     }
     // The first range that ends after the gradient begins; ranges do not overlap, so ends are sorted too.
-    for (auto range = std::ranges::upper_bound(ranges, low, {}, &Range::end); range != ranges.end() && range->begin < high;
-         ++range) {
+    for (auto range = std::ranges::upper_bound(ranges, low, {}, &Range::end);
+         range != ranges.end() && range->begin < high; ++range) {
         if (gradient.touches(range->begin, range->end)) {
             throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
                                         describe(range->index));
@@ -107,8 +107,8 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
 void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors) {
     const std::size_t expected = tensors ? tensors->size() : variables.size();
     if (gradients.size() != expected) {
-        throw std::invalid_argument("apply: expected " + std::to_string(expected) + " gradients, one for each variable, found " +
-                                    std::to_string(gradients.size()));
+        throw std::invalid_argument("apply: expected " + std::to_string(expected) +
+                                    " gradients, one for each variable, found " + std::to_string(gradients.size()));
     }
     ++steps_begun;
     for (kernel::Job& job : jobs) {
@@ -245,9 +245,10 @@ void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     }
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         if (variables[i].tensor.size() > 0 && (!tensors[i] || find(tensors[i]) != i)) {
-            throw std::invalid_argument("finalize_variable_values: expected the built variables in their order, found "
-                                        "another array in the place of " +
-                                        describe(i));
+            throw std::invalid_argument(
+                "finalize_variable_values: expected the built variables in their order, found "
+                "another array in the place of " +
+                describe(i));
         }
     }
     if (!options.use_ema) return;

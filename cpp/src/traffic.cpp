@@ -15,8 +15,8 @@ void move_bytes(std::span<void* const> updated, std::span<const void* const> rea
     plan.add(0, size);
     const kernel::Kernels& kernels = current_kernels();
     plan.run([&](std::size_t, std::int64_t begin, std::int64_t end) {
-        kernels.traffic(updated.data(), static_cast<int>(updated.size()), read.data(), static_cast<int>(read.size()), begin,
-                        end);
+        kernels.traffic(updated.data(), static_cast<int>(updated.size()), read.data(), static_cast<int>(read.size()),
+                        begin, end);
     });
 }
 

@@ -30,8 +30,9 @@ py::array as_array(py::handle object, const std::string& who) {
     try {
         return py::module_::import("numpy").attr("asarray")(object).cast<py::array>();
     } catch (py::error_already_set& error) {
-        py::raise_from(error, PyExc_TypeError,
-                       (who + ": expected an array in CPU memory, but this " + type_name(object) + " cannot give one").c_str());
+        py::raise_from(
+            error, PyExc_TypeError,
+            (who + ": expected an array in CPU memory, but this " + type_name(object) + " cannot give one").c_str());
         throw py::error_already_set();
     }
 }

@@ -102,7 +102,8 @@ public:
     void check_memory() const {
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
             if (arrays_[i].data() != memory_[i].data || arrays_[i].nbytes() != memory_[i].bytes) {
-                throw std::invalid_argument(describe(i) + ": expected the memory it was built with, found it moved or " +
+                throw std::invalid_argument(describe(i) +
+                                            ": expected the memory it was built with, found it moved or " +
                                             "resized; build a new optimizer on it");
             }
         }
@@ -265,10 +266,11 @@ struct PyRule {
     Rule rule;
 };
 
-Options make_options(const py::object& learning_rate, std::optional<double> weight_decay, std::optional<double> clipnorm,
-                     std::optional<double> clipvalue, std::optional<double> global_clipnorm, bool use_ema,
-                     double ema_momentum, std::optional<std::int64_t> ema_overwrite_frequency,
-                     std::optional<double> loss_scale_factor, std::optional<std::int64_t> gradient_accumulation_steps) {
+Options make_options(const py::object& learning_rate, std::optional<double> weight_decay,
+                     std::optional<double> clipnorm, std::optional<double> clipvalue,
+                     std::optional<double> global_clipnorm, bool use_ema, double ema_momentum,
+                     std::optional<std::int64_t> ema_overwrite_frequency, std::optional<double> loss_scale_factor,
+                     std::optional<std::int64_t> gradient_accumulation_steps) {
     Options options;
     options.learning_rate = hyperparameter(learning_rate, "learning_rate");
     options.weight_decay = weight_decay;
@@ -290,8 +292,9 @@ using Unlocked = py::call_guard<py::gil_scoped_release>;
 
 void register_optimizers(py::module_& module) {
     py::class_<PyRule>(module, "Rule");
-    module.def("sgd", [](double momentum, bool nesterov) { return PyRule{SGD{momentum, nesterov}}; }, py::kw_only(),
-               py::arg("momentum"), py::arg("nesterov"));
+    module.def(
+        "sgd", [](double momentum, bool nesterov) { return PyRule{SGD{momentum, nesterov}}; }, py::kw_only(),
+        py::arg("momentum"), py::arg("nesterov"));
     module.def(
         "rmsprop",
         [](double rho, double momentum, double epsilon, bool centered) {
@@ -321,13 +324,14 @@ void register_optimizers(py::module_& module) {
         .def("apply", &PyOptimizer::apply, py::arg("gradients"), py::arg("variables"))
         .def("finalize_variable_values", &PyOptimizer::finalize_variable_values, py::arg("variables"))
         .def("set_weights", &PyOptimizer::set_weights, py::arg("values"))
-        .def("set_learning_rate",
-             [](PyOptimizer& self, const py::object& value) {
-                 Hyperparameter learning_rate = hyperparameter(value, "learning_rate");
-                 const py::gil_scoped_release release;
-                 self.core->set_learning_rate(std::move(learning_rate));
-             },
-             py::arg("learning_rate"))
+        .def(
+            "set_learning_rate",
+            [](PyOptimizer& self, const py::object& value) {
+                Hyperparameter learning_rate = hyperparameter(value, "learning_rate");
+                const py::gil_scoped_release release;
+                self.core->set_learning_rate(std::move(learning_rate));
+            },
+            py::arg("learning_rate"))
         .def("variables",
              [](const py::object& self) {
                  const auto core = self.cast<PyOptimizer&>().core;
@@ -339,16 +343,21 @@ void register_optimizers(py::module_& module) {
                  return live_views(variables, self);
              })
         .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built.arrays(); })
-        .def_property_readonly("built", py::cpp_function([](const PyOptimizer& self) { return self.core->built(); }, Unlocked()))
+        .def_property_readonly("built",
+                               py::cpp_function([](const PyOptimizer& self) { return self.core->built(); }, Unlocked()))
         .def_property_readonly(
             "iterations", py::cpp_function([](const PyOptimizer& self) { return self.core->iterations(); }, Unlocked()))
-        .def_property_readonly("calls", py::cpp_function([](const PyOptimizer& self) { return self.core->calls(); }, Unlocked()))
-        .def_property_readonly("learning_rate", py::cpp_function(
-                                   [](const PyOptimizer& self) { return self.core->learning_rate(); }, Unlocked()))
-        .def_property_readonly("loss_scale_factor", py::cpp_function(
-                                   [](const PyOptimizer& self) { return self.core->loss_scale_factor(); }, Unlocked()))
-        .def_property_readonly("global_norm", py::cpp_function(
-                                   [](const PyOptimizer& self) { return self.core->global_norm(); }, Unlocked()));
+        .def_property_readonly("calls",
+                               py::cpp_function([](const PyOptimizer& self) { return self.core->calls(); }, Unlocked()))
+        .def_property_readonly(
+            "learning_rate",
+            py::cpp_function([](const PyOptimizer& self) { return self.core->learning_rate(); }, Unlocked()))
+        .def_property_readonly(
+            "loss_scale_factor",
+            py::cpp_function([](const PyOptimizer& self) { return self.core->loss_scale_factor(); }, Unlocked()))
+        .def_property_readonly(
+            "global_norm",
+            py::cpp_function([](const PyOptimizer& self) { return self.core->global_norm(); }, Unlocked()));
 
     py::class_<PyLossScale>(module, "LossScale")
         .def(py::init<std::shared_ptr<PyOptimizer>, double, std::int64_t>(), py::arg("inner"), py::arg("initial_scale"),
@@ -365,13 +374,16 @@ void register_optimizers(py::module_& module) {
                  }
                  return live_views(variables, self);
              })
-        .def_property_readonly("dynamic_scale", py::cpp_function(
-                                   [](const PyLossScale& self) { return self.core.dynamic_scale(); }, Unlocked()))
-        .def_property_readonly("step_counter", py::cpp_function(
-                                   [](const PyLossScale& self) { return self.core.step_counter(); }, Unlocked()))
-        .def_property_readonly("consecutive_skipped_steps",
-                               py::cpp_function([](const PyLossScale& self) { return self.core.consecutive_skipped_steps(); },
-                                                Unlocked()));
+        .def_property_readonly(
+            "dynamic_scale",
+            py::cpp_function([](const PyLossScale& self) { return self.core.dynamic_scale(); }, Unlocked()))
+        .def_property_readonly(
+            "step_counter",
+            py::cpp_function([](const PyLossScale& self) { return self.core.step_counter(); }, Unlocked()))
+        .def_property_readonly(
+            "consecutive_skipped_steps",
+            py::cpp_function([](const PyLossScale& self) { return self.core.consecutive_skipped_steps(); },
+                             Unlocked()));
 }
 
 }  // namespace fusedopt::python

@@ -30,8 +30,7 @@ public:
     Tensor() = default;
 
     /// Views `data` with this shape; `strides` are in bytes, and none means C order.
-    Tensor(void* data, DType dtype, std::span<const std::int64_t> shape,
-           std::span<const std::int64_t> strides = {});
+    Tensor(void* data, DType dtype, std::span<const std::int64_t> shape, std::span<const std::int64_t> strides = {});
 
     /// The same, for memory that is only read.
     Tensor(const void* data, DType dtype, std::span<const std::int64_t> shape,

@@ -34,8 +34,8 @@ enum class Work : std::uint8_t {
 /// One variable's part in a step. Null pointers stand for memory that does not exist.
 struct Job {
     std::int64_t size;
-    void* weight;              // in the compute type: the user's memory, or the master copy
-    void* storage;             // the user's float16 or bfloat16 memory, where `weight` is its master copy
+    void* weight;   // in the compute type: the user's memory, or the master copy
+    void* storage;  // the user's float16 or bfloat16 memory, where `weight` is its master copy
     void* slots[max_slots];
     void* average;
     void* accumulator;

@@ -15,8 +15,8 @@ FUSEDOPT_INLINE void prefetch(const T* address) {
 
 /// The rule on elements [0, n), with every factor folded into scale and keep.
 template <class Rule, class T>
-FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g,
-                                     T* a, T* b, T* c) {
+FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g, T* a,
+                                     T* b, T* c) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
         const T x = larger(-clip, smaller(clip, g[i] * scale));
