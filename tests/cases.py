@@ -18,6 +18,24 @@ RULES: dict[str, list[dict[str, Any]]] = {
     ],
     "Adam": [{}, {"amsgrad": True}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
     "AdamW": [{}, {"amsgrad": True, "weight_decay": 0.01}],
+    "Adagrad": [{}, {"initial_accumulator_value": 0.0, "epsilon": 1e-5}],
+    "Adadelta": [{}, {"rho": 0.8, "epsilon": 1e-4}],
+    "Adamax": [{}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
+    "Nadam": [{}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
+    "Lion": [{}, {"beta_1": 0.8, "beta_2": 0.95}],
+    "Ftrl": [
+        {},
+        {
+            "initial_accumulator_value": 0.2,
+            "l1_regularization_strength": 0.05,
+            "l2_regularization_strength": 0.1,
+            "l2_shrinkage_regularization_strength": 0.02,
+            "beta": 0.3,
+        },
+        {"learning_rate_power": -0.3, "l1_regularization_strength": 0.01},
+    ],
+    "Lamb": [{}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
+    "ScheduleFreeAdamW": [{}, {"beta_1": 0.8, "beta_2": 0.95, "warmup_steps": 4}],
 }
 
 # Every common option by itself, then the ones that meet inside a step.

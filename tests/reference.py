@@ -61,6 +61,111 @@ def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     w[...] = w - (T(alpha) * m) / (np.sqrt(v) + T(a["epsilon"]))
 
 
+def adagrad(
+    w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
+) -> None:
+    T = w.dtype.type
+    slots["accumulator"][...] = slots["accumulator"] + g * g
+    w[...] = w - (T(lr) * g) / np.sqrt(slots["accumulator"] + T(a["epsilon"]))
+
+
+def adadelta(
+    w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
+) -> None:
+    T = w.dtype.type
+    e, x = slots["accumulated_grad"], slots["accumulated_delta_var"]
+    e[...] = T(a["rho"]) * e + T(1 - a["rho"]) * (g * g)
+    d = np.sqrt((x + T(a["epsilon"])) / (e + T(a["epsilon"]))) * g
+    x[...] = T(a["rho"]) * x + T(1 - a["rho"]) * (d * d)
+    w[...] = w - T(lr) * d
+
+
+def adamax(
+    w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
+) -> None:
+    T = w.dtype.type
+    m, u = slots["momentum"], slots["norm"]
+    m[...] = m + (g - m) * T(1 - a["beta_1"])
+    u[...] = np.maximum(T(a["beta_2"]) * u, np.abs(g))
+    w[...] = w - (T(lr / (1 - a["beta_1"] ** t)) * m) / (u + T(a["epsilon"]))
+
+
+def nadam_product(a: dict[str, Any], updates: int) -> float:
+    product = 1.0
+    for t in range(1, updates + 1):
+        product *= a["beta_1"] * (1 - 0.5 * 0.96**t)
+    return product
+
+
+def nadam(
+    w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
+) -> None:
+    T = w.dtype.type
+    m, v = slots["momentum"], slots["velocity"]
+    now = a["beta_1"] * (1 - 0.5 * 0.96**t)
+    following = a["beta_1"] * (1 - 0.5 * 0.96 ** (t + 1))
+    product = nadam_product(a, t)
+    m[...] = m + (g - m) * T(1 - a["beta_1"])
+    v[...] = v + (g * g - v) * T(1 - a["beta_2"])
+    numerator = T(lr * following / (1 - product * following)) * m + T(
+        lr * (1 - now) / (1 - product)
+    ) * g
+    w[...] = w - numerator / (np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v) + T(a["epsilon"]))
+
+
+def lion(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    m = slots["momentum"]
+    c = T(a["beta_1"]) * m + T(1 - a["beta_1"]) * g
+    w[...] = w - T(lr) * np.sign(c)
+    m[...] = T(a["beta_2"]) * m + T(1 - a["beta_2"]) * g
+
+
+def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    n, z = slots["accumulator"], slots["linear"]
+    power = -a["learning_rate_power"]
+    l1 = T(a["l1_regularization_strength"])
+    l2 = T(2 * (a["l2_regularization_strength"] + a["beta"] / (2 * lr)))
+    new_n = n + g * g
+    root, new_root = (
+        (np.sqrt(n), np.sqrt(new_n)) if power == 0.5 else (n ** T(power), new_n ** T(power))
+    )
+    shrunk = g + T(2 * a["l2_shrinkage_regularization_strength"]) * w
+    z[...] = z + (shrunk - ((new_root - root) * T(1 / lr)) * w)
+    denominator = new_root * T(1 / lr) + l2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        w[...] = np.where(denominator > 0, (np.clip(z, -l1, l1) - z) / denominator, w)
+    n[...] = new_n
+
+
+def lamb(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    m, v = slots["momentum"], slots["velocity"]
+    m[...] = m + (g - m) * T(1 - a["beta_1"])
+    v[...] = v + (g * g - v) * T(1 - a["beta_2"])
+    root = np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v) + T(a["epsilon"])
+    u = (T(1 / (1 - a["beta_1"] ** t)) * m) / root
+    size, length = sum_of_squares(w), sum_of_squares(u)
+    ratio = math.sqrt(size) / math.sqrt(length) if size > 0 and length > 0 else 1.0
+    w[...] = w - (T(ratio) * T(lr)) * u
+
+
+def schedule_free_adamw(
+    w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
+) -> None:
+    T = w.dtype.type
+    z, v = slots["momentum"], slots["velocity"]
+    beta_1, rest = T(a["beta_1"]), T(1 - a["beta_1"])
+    rate = lr * min(t / a["warmup_steps"], 1.0) if a["warmup_steps"] else lr
+    v[...] = v + (g * g - v) * T(1 - a["beta_2"])
+    root = np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v) + T(a["epsilon"])
+    new_z = z - (T(rate) * g) / root
+    x = T(1 - 1 / t) * ((w - rest * z) * T(1 / a["beta_1"])) + T(1 / t) * new_z
+    w[...] = rest * new_z + beta_1 * x
+    z[...] = new_z
+
+
 def sgd_slots(a: dict[str, Any]) -> list[list[str]]:
     return [["momentum"]] if a["momentum"] else []
 
@@ -76,6 +181,12 @@ def adam_slots(a: dict[str, Any]) -> list[list[str]]:
 
 Rule = Callable[[Array, Array, dict[str, Array], dict[str, Any], float, int], None]
 Slots = Callable[[dict[str, Any]], list[list[str]]]
+
+def plain_slots(*names: str) -> Slots:
+    return lambda a: [list(names)]
+
+
+BETAS = {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 
 RULES: dict[str, tuple[Rule, Slots, dict[str, Any]]] = {
     "SGD": (sgd, sgd_slots, {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False}),
@@ -112,6 +223,38 @@ RULES: dict[str, tuple[Rule, Slots, dict[str, Any]]] = {
             "amsgrad": False,
             "weight_decay": 0.004,
         },
+    ),
+    "Adagrad": (
+        adagrad,
+        plain_slots("accumulator"),
+        {"learning_rate": 0.001, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
+    ),
+    "Adadelta": (
+        adadelta,
+        plain_slots("accumulated_grad", "accumulated_delta_var"),
+        {"learning_rate": 0.001, "rho": 0.95, "epsilon": 1e-7},
+    ),
+    "Adamax": (adamax, plain_slots("momentum", "norm"), BETAS),
+    "Nadam": (nadam, plain_slots("momentum", "velocity"), BETAS),
+    "Lion": (lion, plain_slots("momentum"), BETAS | {"beta_2": 0.99}),
+    "Ftrl": (
+        ftrl,
+        plain_slots("accumulator", "linear"),
+        {
+            "learning_rate": 0.001,
+            "learning_rate_power": -0.5,
+            "initial_accumulator_value": 0.1,
+            "l1_regularization_strength": 0.0,
+            "l2_regularization_strength": 0.0,
+            "l2_shrinkage_regularization_strength": 0.0,
+            "beta": 0.0,
+        },
+    ),
+    "Lamb": (lamb, plain_slots("momentum", "velocity"), BETAS),
+    "ScheduleFreeAdamW": (
+        schedule_free_adamw,
+        plain_slots("momentum", "velocity"),
+        BETAS | {"learning_rate": 0.0025, "epsilon": 1e-8, "warmup_steps": 0},
     ),
 }
 """Each rule's formula, its slots in groups (a group is interleaved in `variables`), its defaults."""
@@ -182,6 +325,12 @@ class Reference:
         names = [name for group in self.groups for name in group]
         self.slots = [{name: np.zeros_like(w) for name in names} for w in self.weights]
         self.excluded = excluded
+        initial = self.a.get("initial_accumulator_value")
+        for slots, w in zip(self.slots, self.weights, strict=True):
+            if initial is not None:
+                slots["accumulator"][...] = w.dtype.type(initial)
+            if self.formula is schedule_free_adamw:
+                slots["momentum"][...] = w
 
     def apply(self, grads: list[Array | None]) -> None:
         a, steps = self.a, self.a["gradient_accumulation_steps"] or 1
@@ -257,6 +406,9 @@ class Reference:
         state += self.accumulators if self.a["gradient_accumulation_steps"] else []
         for group in self.groups:
             state += [slots[name] for slots in self.slots for name in group]
+        if self.formula is nadam:
+            updates = self.calls // (self.a["gradient_accumulation_steps"] or 1)
+            state.append(np.array(nadam_product(self.a, updates)))
         return state
 
 

@@ -100,7 +100,8 @@ std::vector<NamedTensor> LossScaleOptimizer::variables() const {
         {"loss_scale/step_counter", Tensor(&counters_->step_counter, DType::int64, scalar)},
         {"loss_scale/dynamic_scale", Tensor(&counters_->dynamic_scale, DType::float32, scalar)},
     };
-    for (NamedTensor& variable : inner_->variables()) list.push_back(std::move(variable));
+    const std::lock_guard lock(inner_->state_->mutex);
+    for (NamedTensor& variable : inner_->state_->named_variables(false)) list.push_back(std::move(variable));
     return list;
 }
 
@@ -124,11 +125,11 @@ void LossScaleOptimizer::set_weights(std::span<const Tensor> values) {
     std::memcpy(&scale, values[3].data(), sizeof(scale));
     require_count("set_weights: step_counter", counter, 0);
     require_scale("set_weights: dynamic_scale", static_cast<double>(scale));
-    inner_->state_->check_weights(values.subspan(own_count));
+    inner_->state_->check_weights(values.subspan(own_count), false);
     counters_->step_counter = counter;
     counters_->dynamic_scale = scale;
     counters_->consecutive_skipped_steps = 0;
-    inner_->state_->copy_weights(values.subspan(own_count));
+    inner_->state_->copy_weights(values.subspan(own_count), false);
 }
 
 }  // namespace fusedopt

@@ -7,6 +7,7 @@
 
 #include <fusedopt/rules.hpp>
 
+#include "check.hpp"
 #include "kernel/kernel.hpp"
 
 namespace fusedopt {
@@ -16,6 +17,8 @@ namespace fusedopt {
 struct Slot {
     const char* name;
     int group;
+    double initial = 0.0;
+    bool copies_variable = false;  // starts as a copy of the variable instead
 };
 
 struct RuleSpec {
@@ -23,6 +26,7 @@ struct RuleSpec {
     double learning_rate;  // the default
     double weight_decay;   // the rule's own; 0: none
     std::vector<Slot> slots;
+    bool has_product = false;  // Nadam's running product of momentum factors
 };
 
 /// When a step's scalars are computed: `step` is the stored counter, `t` the number of the update, from 1.
@@ -30,18 +34,50 @@ struct Moment {
     double learning_rate;
     std::int64_t step;
     std::int64_t t;
+    double* product;
 };
 
-/// Checks the hyperparameters and describes the rule.
-RuleSpec specify(const SGD&);
-RuleSpec specify(const RMSprop&);
-RuleSpec specify(const Adam&);
-RuleSpec specify(const AdamW&);
+// specify checks the hyperparameters and describes the rule. compute_scalars fills in the kernel's scalars, in double;
+// it calls hyperparameters that are functions, once each, and changes nothing before the last check.
+#define FUSEDOPT_DECLARE_RULE(Name) \
+    RuleSpec specify(const Name&);  \
+    void compute_scalars(const Name&, const Moment&, double* scalars);
 
-/// The kernel's scalars, computed in double. Calls hyperparameters that are functions, once each.
-void compute_scalars(const SGD&, const Moment&, double* scalars);
-void compute_scalars(const RMSprop&, const Moment&, double* scalars);
-void compute_scalars(const Adam&, const Moment&, double* scalars);
-void compute_scalars(const AdamW&, const Moment&, double* scalars);
+FUSEDOPT_DECLARE_RULE(SGD)
+FUSEDOPT_DECLARE_RULE(RMSprop)
+FUSEDOPT_DECLARE_RULE(Adam)
+FUSEDOPT_DECLARE_RULE(AdamW)
+FUSEDOPT_DECLARE_RULE(Adagrad)
+FUSEDOPT_DECLARE_RULE(Adadelta)
+FUSEDOPT_DECLARE_RULE(Adamax)
+FUSEDOPT_DECLARE_RULE(Nadam)
+FUSEDOPT_DECLARE_RULE(Lion)
+FUSEDOPT_DECLARE_RULE(Ftrl)
+FUSEDOPT_DECLARE_RULE(Lamb)
+FUSEDOPT_DECLARE_RULE(ScheduleFreeAdamW)
+
+#undef FUSEDOPT_DECLARE_RULE
+
+/// Nadam's product after so many updates, for state that was stored without it.
+double product_after(const Nadam& rule, std::int64_t step, std::int64_t updates);
+
+struct Betas {
+    double beta_1;
+    double beta_2;
+};
+
+template <class AdamLike>
+void require_betas(const AdamLike& rule) {
+    if (rule.beta_1.is_number()) require_below_one("beta_1", rule.beta_1.value());
+    if (rule.beta_2.is_number()) require_below_one("beta_2", rule.beta_2.value());
+}
+
+template <class AdamLike>
+Betas evaluate_betas(const AdamLike& rule, std::int64_t step) {
+    const Betas betas{rule.beta_1(step), rule.beta_2(step)};
+    require_below_one("beta_1", betas.beta_1);
+    require_below_one("beta_2", betas.beta_2);
+    return betas;
+}
 
 }  // namespace fusedopt

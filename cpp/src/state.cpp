@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include "check.hpp"
+#include "levels.hpp"
 
 namespace fusedopt {
 kernel::Element element_of(DType dtype) {
@@ -180,6 +182,7 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
     SweepPlan new_plan;
     new_plan.reserve(new_variables.size());
     for (std::size_t i = 0; i < new_variables.size(); ++i) new_plan.add(i, new_jobs[i].size);
+    const kernel::Kernels& kernels = current_kernels();
     new_plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
         const kernel::Job& job = new_jobs[i];
         const std::size_t bytes = job.computes_in_double ? 8 : 4;
@@ -188,14 +191,33 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
             std::memset(static_cast<std::byte*>(array) + static_cast<std::size_t>(begin) * bytes, 0,
                         static_cast<std::size_t>(end - begin) * bytes);
         };
-        for (void* slot : job.slots) clear(slot);
+        const auto fill = [&](auto* array, double value) {
+            std::fill(array + begin, array + end, static_cast<std::remove_pointer_t<decltype(array)>>(value));
+        };
+        for (std::size_t k = 0; k < slot_count; ++k) {
+            if (spec.slots[k].initial == 0.0) {
+                clear(job.slots[k]);
+            } else if (job.computes_in_double) {
+                fill(static_cast<double*>(job.slots[k]), spec.slots[k].initial);
+            } else {
+                fill(static_cast<float*>(job.slots[k]), spec.slots[k].initial);
+            }
+        }
         clear(job.average);
         clear(job.accumulator);
         // A master copy of zeros differs from what the variable holds, and the first step takes what it holds.
         if (job.storage) clear(job.weight);
+        for (std::size_t k = 0; k < slot_count; ++k) {
+            if (!spec.slots[k].copies_variable) continue;
+            // A moving average without momentum is a copy.
+            kernel::Job copying = job;
+            copying.average = job.slots[k];
+            kernels.hold[job.computes_in_double]({}, copying, begin, end);
+        }
     });
 
     partials.resize(partial_count);
+    if (kernels.advance[static_cast<std::size_t>(spec.kernel)][0]) trust_partials.resize(partial_count);
     variables = std::move(new_variables);
     ranges = std::move(new_ranges);
     jobs = std::move(new_jobs);
@@ -205,7 +227,7 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
     is_built = true;
 }
 
-std::vector<NamedTensor> Optimizer::State::named_variables() {
+std::vector<NamedTensor> Optimizer::State::named_variables(bool with_product) {
     std::vector<NamedTensor> list;
     const std::span<const std::int64_t> scalar;
     list.push_back({"iteration", Tensor(&calls, DType::int64, scalar)});
@@ -228,12 +250,13 @@ std::vector<NamedTensor> Optimizer::State::named_variables() {
             }
         }
     }
+    if (spec.has_product && with_product) list.push_back({"product", Tensor(&product, DType::float64, scalar)});
     return list;
 }
 
-void Optimizer::State::check_weights(std::span<const Tensor> values) {
+void Optimizer::State::check_weights(std::span<const Tensor> values, bool with_product) {
     require_built("set_weights");
-    const std::vector<NamedTensor> own = named_variables();
+    const std::vector<NamedTensor> own = named_variables(with_product);
     if (values.size() != own.size()) {
         throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
                                     std::to_string(values.size()));
@@ -261,13 +284,14 @@ void Optimizer::State::check_weights(std::span<const Tensor> values) {
     }
 }
 
-void Optimizer::State::copy_weights(std::span<const Tensor> values) {
-    const std::vector<NamedTensor> own = named_variables();
+void Optimizer::State::copy_weights(std::span<const Tensor> values, bool with_product) {
+    const std::vector<NamedTensor> own = named_variables(with_product);
     for (std::size_t k = 0; k < own.size(); ++k) {
         if (const std::int64_t bytes = own[k].tensor.size_bytes()) {
             std::memmove(own[k].tensor.data(), values[k].data(), static_cast<std::size_t>(bytes));
         }
     }
+    if (spec.has_product && !with_product) product = product_after(std::get<Nadam>(rule), calls, iterations());
 }
 
 Optimizer::Optimizer(Rule rule, Options options)

@@ -50,9 +50,10 @@ struct Optimizer::State {
     State(Rule rule, Options options);
 
     void build(std::span<const Tensor> tensors, std::span<const std::string> names);
-    std::vector<NamedTensor> named_variables();
-    void check_weights(std::span<const Tensor> values);
-    void copy_weights(std::span<const Tensor> values);
+    /// LossScaleOptimizer leaves Nadam's product out, as Keras does, and recomputes it.
+    std::vector<NamedTensor> named_variables(bool with_product = true);
+    void check_weights(std::span<const Tensor> values, bool with_product = true);
+    void copy_weights(std::span<const Tensor> values, bool with_product = true);
     void finalize(std::span<const Tensor> tensors);
     std::string describe(std::size_t index) const;
     void require_built(const char* function) const;
@@ -72,6 +73,7 @@ struct Optimizer::State {
     Hyperparameter learning_rate;  // where it is a function; a number lives in learning_rate_value
     double learning_rate_value = 0.0;
     std::int64_t calls = 0;  // Keras's stored counter
+    double product = 1.0;
     std::optional<double> global_norm;
     std::vector<Tensor> excluded;
 
@@ -95,7 +97,10 @@ private:
     double sum_of_squares(std::size_t index) const;
     void set_factors(const Scaling& scaling, double learning_rate);
 
+    void set_trust_ratios();
+
     SweepPlan plan;
+    std::vector<kernel::TrustPartial> trust_partials;  // of every tile, for a rule with a trust ratio
     std::vector<std::int64_t> last_step_with_gradient;
     std::int64_t steps_begun = 0;
     std::vector<kernel::Partial> partials;  // of every tile

@@ -26,6 +26,10 @@ private:
     bool& flag_;
 };
 
+std::size_t tile_count(const kernel::Job& job) {
+    return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
+}
+
 // A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
 double global_clip_factor(double norm, double limit) {
     if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
@@ -143,9 +147,8 @@ void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const
 
 double Optimizer::State::sum_of_squares(std::size_t index) const {
     const std::size_t first = variables[index].first_partial;
-    const auto tiles = static_cast<std::size_t>((jobs[index].size + kernel::tile - 1) / kernel::tile);
     double sum = 0.0;
-    for (std::size_t k = first; k < first + tiles; ++k) sum += partials[k].sum_of_squares;
+    for (std::size_t k = first; k < first + tile_count(jobs[index]); ++k) sum += partials[k].sum_of_squares;
     return sum;
 }
 
@@ -164,8 +167,7 @@ bool Optimizer::State::measure_gradients(const Scaling& scaling, bool is_update)
     double poison = 0.0;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         if (!jobs[i].gradient) continue;
-        const auto tiles = static_cast<std::size_t>((jobs[i].size + kernel::tile - 1) / kernel::tile);
-        for (std::size_t k = 0; k < tiles; ++k) poison += partials[variables[i].first_partial + k].poison;
+        for (std::size_t k = 0; k < tile_count(jobs[i]); ++k) poison += partials[variables[i].first_partial + k].poison;
     }
     return poison == 0.0;
 }
@@ -189,6 +191,19 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
             options.clipnorm ? clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm) : global_factor;
         job.scale = factor * clip;
         job.keep = variables[i].decays ? 1.0 - weight_decay * rate : 1.0;
+    }
+}
+
+void Optimizer::State::set_trust_ratios() {
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        kernel::Job& job = jobs[i];
+        if (job.work != kernel::Work::update) continue;
+        double weight = 0.0, direction = 0.0;
+        for (std::size_t k = 0; k < tile_count(job); ++k) {
+            weight += trust_partials[variables[i].first_partial + k].weight;
+            direction += trust_partials[variables[i].first_partial + k].direction;
+        }
+        job.ratio = weight > 0.0 && direction > 0.0 ? std::sqrt(weight) / std::sqrt(direction) : 1.0;
     }
 }
 
@@ -218,7 +233,7 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<c
     if (is_update) {
         const double rate = current_learning_rate();
         require_not_negative("learning_rate", rate);
-        const Moment moment{rate, calls, iteration + 1};
+        const Moment moment{rate, calls, iteration + 1, &product};
         std::visit([&](const auto& r) { compute_scalars(r, moment, common.scalars); }, rule);
         set_factors(scaling, rate);
     }
@@ -229,6 +244,16 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<c
     }
     const kernel::Kernels& kernels = current_kernels();
     const auto& update = kernels.update[static_cast<std::size_t>(spec.kernel)];
+    const auto& advance = kernels.advance[static_cast<std::size_t>(spec.kernel)];
+    if (is_update && advance[0]) {
+        plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+            const kernel::Job& job = jobs[i];
+            if (job.work != kernel::Work::update) return;
+            advance[job.computes_in_double](common, job, begin, end,
+                                            trust_partials.data() + variables[i].first_partial);
+        });
+        set_trust_ratios();
+    }
     plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
         const kernel::Job& job = jobs[i];
         (job.work == kernel::Work::update ? update : kernels.hold)[job.computes_in_double](common, job, begin, end);

@@ -15,22 +15,38 @@ array([0.5, 1. , 1.5], dtype=float32)
 """
 
 from fusedopt import schedules
+from fusedopt.adadelta import Adadelta
+from fusedopt.adagrad import Adagrad
 from fusedopt.adam import Adam
+from fusedopt.adamax import Adamax
 from fusedopt.adamw import AdamW
+from fusedopt.ftrl import Ftrl
+from fusedopt.lamb import Lamb
+from fusedopt.lion import Lion
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
+from fusedopt.nadam import Nadam
 from fusedopt.optimizer import Optimizer
 from fusedopt.rmsprop import RMSprop
 from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
+from fusedopt.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.serialization import deserialize, get, serialize
 from fusedopt.sgd import SGD
 
 __all__ = [
     "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Ftrl",
+    "Lamb",
+    "Lion",
     "LossScaleOptimizer",
+    "Nadam",
     "Optimizer",
     "RMSprop",
+    "ScheduleFreeAdamW",
     "__version__",
     "deserialize",
     "get",

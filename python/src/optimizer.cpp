@@ -308,6 +308,57 @@ void register_optimizers(py::module_& module) {
         },
         py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"), py::arg("amsgrad"));
 
+    module.def(
+        "adagrad",
+        [](double initial_accumulator_value, double epsilon) {
+            return PyRule{Adagrad{initial_accumulator_value, epsilon}};
+        },
+        py::kw_only(), py::arg("initial_accumulator_value"), py::arg("epsilon"));
+    module.def(
+        "adadelta", [](double rho, double epsilon) { return PyRule{Adadelta{rho, epsilon}}; }, py::kw_only(),
+        py::arg("rho"), py::arg("epsilon"));
+    module.def(
+        "adamax",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
+            return PyRule{Adamax{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
+    module.def(
+        "nadam",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
+            return PyRule{Nadam{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
+    module.def(
+        "lion",
+        [](const py::object& beta_1, const py::object& beta_2) {
+            return PyRule{Lion{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2")}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"));
+    module.def(
+        "ftrl",
+        [](double learning_rate_power, double initial_accumulator_value, double l1_regularization_strength,
+           double l2_regularization_strength, double l2_shrinkage_regularization_strength, double beta) {
+            return PyRule{Ftrl{learning_rate_power, initial_accumulator_value, l1_regularization_strength,
+                               l2_regularization_strength, l2_shrinkage_regularization_strength, beta}};
+        },
+        py::kw_only(), py::arg("learning_rate_power"), py::arg("initial_accumulator_value"),
+        py::arg("l1_regularization_strength"), py::arg("l2_regularization_strength"),
+        py::arg("l2_shrinkage_regularization_strength"), py::arg("beta"));
+    module.def(
+        "lamb",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
+            return PyRule{Lamb{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
+    module.def(
+        "schedule_free_adamw",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon, std::int64_t warmup_steps) {
+            return PyRule{ScheduleFreeAdamW{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon,
+                                            warmup_steps}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"), py::arg("warmup_steps"));
+
     py::class_<Options>(module, "Options")
         .def(py::init(&make_options), py::kw_only(), py::arg("learning_rate"), py::arg("weight_decay"),
              py::arg("clipnorm"), py::arg("clipvalue"), py::arg("global_clipnorm"), py::arg("use_ema"),

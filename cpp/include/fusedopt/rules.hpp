@@ -63,6 +63,64 @@ struct AdamW {
     double weight_decay = 0.004;
 };
 
-using Rule = std::variant<SGD, RMSprop, Adam, AdamW>;
+/// Adagrad.
+struct Adagrad {
+    double initial_accumulator_value = 0.1;
+    double epsilon = 1e-7;
+};
+
+/// Adadelta.
+struct Adadelta {
+    double rho = 0.95;
+    double epsilon = 1e-7;
+};
+
+/// Adamax, Adam with the infinity norm.
+struct Adamax {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-7;
+};
+
+/// Nadam, Adam with Nesterov's momentum.
+struct Nadam {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-7;
+};
+
+/// Lion, the sign of a momentum.
+struct Lion {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.99;
+};
+
+/// Ftrl-proximal. A learning_rate_power of -0.5 runs at full speed; others call pow for each element.
+struct Ftrl {
+    double learning_rate_power = -0.5;
+    double initial_accumulator_value = 0.1;
+    double l1_regularization_strength = 0.0;
+    double l2_regularization_strength = 0.0;
+    double l2_shrinkage_regularization_strength = 0.0;
+    double beta = 0.0;
+};
+
+/// LAMB, Adam with a trust ratio for each variable.
+struct Lamb {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-7;
+};
+
+/// AdamW without a schedule: the variables are where gradients are taken.
+struct ScheduleFreeAdamW {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-8;
+    std::int64_t warmup_steps = 0;
+};
+
+using Rule =
+    std::variant<SGD, RMSprop, Adam, AdamW, Adagrad, Adadelta, Adamax, Nadam, Lion, Ftrl, Lamb, ScheduleFreeAdamW>;
 
 }  // namespace fusedopt

@@ -11,7 +11,7 @@ namespace fusedopt::kernel {
 
 inline constexpr std::int64_t tile = 1024;  // elements; what a sum's partial results and a thread's share are cut by
 inline constexpr int max_slots = 3;
-inline constexpr int max_scalars = 8;
+inline constexpr int max_scalars = 9;
 
 enum class RuleId : std::uint8_t {
 #define FUSEDOPT_RULE_ID(name) name,
@@ -46,6 +46,7 @@ struct Job {
     double unscale;  // factor on the gradient before it is accumulated
     double scale;    // factor on what reaches the rule
     double keep;     // factor on the weight: 1 - weight_decay * learning_rate
+    double ratio;    // trust ratio of a rule that has one
     Element storage_element;
     Element gradient_element;
     bool computes_in_double;
@@ -66,12 +67,20 @@ struct Partial {
     double poison;  // 0, or NaN where an element of the gradient is not finite
 };
 
+/// A tile's share of the norms a trust ratio is made of.
+struct TrustPartial {
+    double weight;
+    double direction;
+};
+
 using SweepFunction = void (*)(const Step&, const Job&, std::int64_t begin, std::int64_t end);
+using AdvanceFunction = void (*)(const Step&, const Job&, std::int64_t begin, std::int64_t end, TrustPartial*);
 
 /// One level's kernels. `begin` is always a multiple of the tile.
 struct Kernels {
-    SweepFunction update[static_cast<int>(RuleId::count)][2];  // [rule][computes in double]
-    SweepFunction hold[2];                                     // every other work
+    SweepFunction update[static_cast<int>(RuleId::count)][2];     // [rule][computes in double]
+    AdvanceFunction advance[static_cast<int>(RuleId::count)][2];  // before update; null without a trust ratio
+    SweepFunction hold[2];                                        // every other work
     void (*measure)(const Job&, std::int64_t begin, std::int64_t end, Partial* partials);
     void (*traffic)(void* const* updated, int updated_count, const void* const* read, int read_count,
                     std::int64_t begin, std::int64_t end);

@@ -2,8 +2,16 @@
 #include "kernel/levels.hpp"
 
 #include "kernel/measure.hpp"
+#include "kernel/rules/adadelta.hpp"
+#include "kernel/rules/adagrad.hpp"
 #include "kernel/rules/adam.hpp"
+#include "kernel/rules/adamax.hpp"
+#include "kernel/rules/ftrl.hpp"
+#include "kernel/rules/lamb.hpp"
+#include "kernel/rules/lion.hpp"
+#include "kernel/rules/nadam.hpp"
 #include "kernel/rules/rmsprop.hpp"
+#include "kernel/rules/schedule_free_adamw.hpp"
 #include "kernel/rules/sgd.hpp"
 #include "kernel/sweep.hpp"
 #include "kernel/traffic.hpp"
@@ -15,6 +23,11 @@ const Kernels kernels = {
 #define FUSEDOPT_UPDATE(name) {update<name, float>, update<name, double>},
         FUSEDOPT_RULES(FUSEDOPT_UPDATE)
 #undef FUSEDOPT_UPDATE
+    },
+    {
+#define FUSEDOPT_ADVANCE(name) {advance_function<name, float>(), advance_function<name, double>()},
+        FUSEDOPT_RULES(FUSEDOPT_ADVANCE)
+#undef FUSEDOPT_ADVANCE
     },
     {hold<float>, hold<double>},
     measure,

@@ -14,6 +14,20 @@ FUSEDOPT_INLINE double square_root(double x) {
     return __builtin_sqrt(x);
 }
 
+FUSEDOPT_INLINE float absolute(float x) {
+    return __builtin_fabsf(x);
+}
+FUSEDOPT_INLINE double absolute(double x) {
+    return __builtin_fabs(x);
+}
+
+FUSEDOPT_INLINE float raise(float x, float power) {
+    return __builtin_powf(x, power);
+}
+FUSEDOPT_INLINE double raise(double x, double power) {
+    return __builtin_pow(x, power);
+}
+
 // Selects, not fmin/fmax: a NaN in the last operand must stay NaN, as in np.clip and np.maximum.
 template <class T>
 FUSEDOPT_INLINE T larger(T low, T x) {

@@ -10,4 +10,13 @@
     X(RmspropCentered)    \
     X(RmspropFull)        \
     X(Adam)               \
-    X(AdamAmsgrad)
+    X(AdamAmsgrad)        \
+    X(Adagrad)            \
+    X(Adadelta)           \
+    X(Adamax)             \
+    X(Nadam)              \
+    X(Lion)               \
+    X(Ftrl)               \
+    X(FtrlPower)          \
+    X(ScheduleFreeAdamW)  \
+    X(Lamb)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernel/gradient.hpp"
+#include "kernel/measure.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
@@ -64,6 +65,37 @@ void update_tile(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w
     update_elements(rule, scale, clip, keep, n - i, w + i, g + i, a + i, b + i, c + i);
 }
 
+template <class Rule, class T>
+FUSEDOPT_INLINE void advance_elements(const Rule& rule, T scale, T clip, T keep, std::int64_t n, const T* w, const T* g,
+                                      T* m, T* v, T* decayed, T* direction) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        rule.advance(larger(-clip, smaller(clip, g[i] * scale)), m[i], v[i]);
+        decayed[i] = w[i] * keep;
+        direction[i] = rule.direction(m[i], v[i]);
+    }
+}
+
+/// The second half of a rule with a trust ratio: the variable, along the direction its slots give.
+template <class Rule, class T>
+void settle_tile(const Rule& rule, T ratio, T keep, std::int64_t n, T* w, const T* m, const T* v) {
+    const T step = ratio * rule.lr;
+    const auto elements = [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+#pragma omp simd
+        for (std::int64_t i = begin; i < end; ++i) {
+            w[i] = w[i] * keep - step * rule.direction(m[i], v[i]);
+        }
+    };
+    std::int64_t i = 0;
+    for (; i + line<T> <= n; i += line<T>) {
+        prefetch(w + i);
+        prefetch(m + i);
+        prefetch(v + i);
+        elements(i, i + line<T>);
+    }
+    elements(i, n);
+}
+
 /// What the user wrote into a 16-bit variable since the last step wins over its master copy.
 inline void reconcile(const Job& job, std::int64_t begin, std::int64_t n) {
     alignas(64) std::uint16_t expected[tile];
@@ -112,6 +144,22 @@ void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int6
     }
 }
 
+/// A tile of the gradient as the rule takes it, but for the factor it returns. Averaging empties the accumulator.
+template <class T>
+T prepare_tile(const Job& job, const void* source, std::int64_t begin, std::int64_t n, const T*& g, T* buffer) {
+    if (!job.accumulator) {
+        return load(job, source, n, job.scale, g, buffer);
+    }
+    g = buffer;
+    add_accumulated(job, source, begin, n, buffer);
+    __builtin_memset(static_cast<T*>(job.accumulator) + begin, 0, static_cast<unsigned long>(n) * sizeof(T));
+    if (is_representable<T>(job.scale)) {
+        return static_cast<T>(job.scale);
+    }
+    scale_in_double(buffer, n, job.scale, buffer);
+    return T(1);
+}
+
 template <template <class> class Rule, class T>
 void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t end) {
     const Rule<T> rule(step.scalars);
@@ -127,30 +175,69 @@ void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t e
     upcoming.gradient_bytes = line<T> * bytes_of(job.gradient_element);
     for (std::int64_t i = begin; i < end; i += tile) {
         const std::int64_t n = end - i < tile ? end - i : tile;
-        const void* source = contiguous(job, i, n, gathered);
-        const T* g = buffer;
-        T scale = static_cast<T>(job.scale);
-        if (job.accumulator) {
-            add_accumulated(job, source, i, n, buffer);
-            __builtin_memset(static_cast<T*>(job.accumulator) + i, 0, static_cast<unsigned long>(n) * sizeof(T));
-            if (!is_representable<T>(job.scale)) {
-                scale_in_double(buffer, n, job.scale, buffer);
-                scale = T(1);
-            }
+        if constexpr (Rule<T>::has_trust_ratio) {
+            settle_tile(rule, static_cast<T>(job.ratio), keep, n, w + i, a + i, b + i);
         } else {
-            scale = load(job, source, n, job.scale, g, buffer);
+            const void* source = contiguous(job, i, n, gathered);
+            const T* g;
+            const T scale = prepare_tile(job, source, i, n, g, buffer);
+            if (job.storage) {
+                reconcile(job, i, n);
+            }
+            if (job.average) {
+                upcoming.average = static_cast<const char*>(job.average) + i * static_cast<std::int64_t>(sizeof(T));
+            }
+            if (g == buffer && !job.strides) {
+                upcoming.gradient = static_cast<const char*>(source) + tile * bytes_of(job.gradient_element);
+            }
+            update_tile(rule, scale, clip, keep, n, w + i, g, a + i, b + i, c + i, upcoming);
         }
+        finish_tile<T>(step, job, i, n);
+    }
+}
+
+/// The first half of a rule with a trust ratio: its slots, and each tile's share of the two norms.
+template <template <class> class Rule, class T>
+void advance(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, TrustPartial* partials) {
+    const Rule<T> rule(step.scalars);
+    const T clip = static_cast<T>(step.clipvalue);
+    const T keep = static_cast<T>(job.keep);
+    alignas(64) T buffer[tile];
+    alignas(64) T decayed[tile];
+    alignas(64) T direction[tile];
+    GatherBuffer gathered;
+    const T* w = static_cast<const T*>(job.weight);
+    T* m = static_cast<T*>(job.slots[0]);
+    T* v = static_cast<T*>(job.slots[1]);
+    for (std::int64_t i = begin; i < end; i += tile) {
+        const std::int64_t n = end - i < tile ? end - i : tile;
+        const T* g;
+        const T scale = prepare_tile(job, contiguous(job, i, n, gathered), i, n, g, buffer);
         if (job.storage) {
             reconcile(job, i, n);
         }
-        if (job.average) {
-            upcoming.average = static_cast<const char*>(job.average) + i * static_cast<std::int64_t>(sizeof(T));
+        std::int64_t j = 0;
+        for (; j + line<T> <= n; j += line<T>) {
+            prefetch(w + i + j);
+            prefetch(g + j);
+            prefetch(m + i + j);
+            prefetch(v + i + j);
+            advance_elements(rule, scale, clip, keep, line<T>, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
+                             direction + j);
         }
-        if (g == buffer && !job.strides) {
-            upcoming.gradient = static_cast<const char*>(source) + tile * bytes_of(job.gradient_element);
-        }
-        update_tile(rule, scale, clip, keep, n, w + i, g, a + i, b + i, c + i, upcoming);
-        finish_tile<T>(step, job, i, n);
+        advance_elements(rule, scale, clip, keep, n - j, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
+                         direction + j);
+        partials[i / tile] = {measure_elements(decayed, n).sum_of_squares,
+                              measure_elements(direction, n).sum_of_squares};
+    }
+}
+
+template <template <class> class Rule, class T>
+constexpr AdvanceFunction advance_function() {
+    if constexpr (Rule<T>::has_trust_ratio) {
+        return advance<Rule, T>;
+    } else {
+        return nullptr;
     }
 }
 

@@ -8,8 +8,7 @@ namespace {
 
 template <class AdamLike>
 RuleSpec specify_adam(const AdamLike& rule, double weight_decay) {
-    if (rule.beta_1.is_number()) require_below_one("beta_1", rule.beta_1.value());
-    if (rule.beta_2.is_number()) require_below_one("beta_2", rule.beta_2.value());
+    require_betas(rule);
     require_epsilon(rule.epsilon);
     RuleSpec spec{kernel::RuleId::Adam, 0.001, weight_decay, {{"momentum", 0}, {"velocity", 0}}};
     if (rule.amsgrad) {
@@ -21,10 +20,7 @@ RuleSpec specify_adam(const AdamLike& rule, double weight_decay) {
 
 template <class AdamLike>
 void compute_adam_scalars(const AdamLike& rule, const Moment& moment, double* scalars) {
-    const double beta_1 = rule.beta_1(moment.step);
-    const double beta_2 = rule.beta_2(moment.step);
-    require_below_one("beta_1", beta_1);
-    require_below_one("beta_2", beta_2);
+    const auto [beta_1, beta_2] = evaluate_betas(rule, moment.step);
     const double t = static_cast<double>(moment.t);
     scalars[0] = moment.learning_rate * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t));
     scalars[1] = 1.0 - beta_1;

@@ -29,6 +29,7 @@ struct AdamScalars {
 template <class T>
 struct Adam : AdamScalars<T> {
     static constexpr int slot_count = 2;
+    static constexpr bool has_trust_ratio = false;
     using AdamScalars<T>::AdamScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
@@ -40,6 +41,7 @@ struct Adam : AdamScalars<T> {
 template <class T>
 struct AdamAmsgrad : AdamScalars<T> {
     static constexpr int slot_count = 3;
+    static constexpr bool has_trust_ratio = false;
     using AdamScalars<T>::AdamScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v, T& u) const {

@@ -34,6 +34,7 @@ struct RmspropScalars {
 template <class T>
 struct Rmsprop : RmspropScalars<T> {
     static constexpr int slot_count = 1;
+    static constexpr bool has_trust_ratio = false;
     using RmspropScalars<T>::RmspropScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& v) const { w = w - this->plain(g, v); }
@@ -42,6 +43,7 @@ struct Rmsprop : RmspropScalars<T> {
 template <class T>
 struct RmspropMomentum : RmspropScalars<T> {
     static constexpr int slot_count = 2;
+    static constexpr bool has_trust_ratio = false;
     using RmspropScalars<T>::RmspropScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& v, T& p) const {
@@ -53,6 +55,7 @@ struct RmspropMomentum : RmspropScalars<T> {
 template <class T>
 struct RmspropCentered : RmspropScalars<T> {
     static constexpr int slot_count = 2;
+    static constexpr bool has_trust_ratio = false;
     using RmspropScalars<T>::RmspropScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& v, T& a) const { w = w - this->centered(g, v, a); }
@@ -61,6 +64,7 @@ struct RmspropCentered : RmspropScalars<T> {
 template <class T>
 struct RmspropFull : RmspropScalars<T> {
     static constexpr int slot_count = 3;
+    static constexpr bool has_trust_ratio = false;
     using RmspropScalars<T>::RmspropScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& v, T& p, T& a) const {

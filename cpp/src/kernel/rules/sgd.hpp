@@ -11,6 +11,7 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 template <class T>
 struct Sgd {
     static constexpr int slot_count = 0;
+    static constexpr bool has_trust_ratio = false;
     T lr;
 
     explicit Sgd(const double* s) : lr(static_cast<T>(s[0])) {}
@@ -21,6 +22,7 @@ struct Sgd {
 template <class T>
 struct SgdMomentum {
     static constexpr int slot_count = 1;
+    static constexpr bool has_trust_ratio = false;
     T lr, mu;
 
     explicit SgdMomentum(const double* s) : lr(static_cast<T>(s[0])), mu(static_cast<T>(s[1])) {}
@@ -34,6 +36,7 @@ struct SgdMomentum {
 template <class T>
 struct SgdNesterov {
     static constexpr int slot_count = 1;
+    static constexpr bool has_trust_ratio = false;
     T lr, mu;
 
     explicit SgdNesterov(const double* s) : lr(static_cast<T>(s[0])), mu(static_cast<T>(s[1])) {}

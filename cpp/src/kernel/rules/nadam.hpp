@@ -1,0 +1,31 @@
+// Nadam (Dozat 2016).  m <- m + (g - m)(1 - beta_1);  v <- v + (g^2 - v)(1 - beta_2)
+// w <- w - (a m + b g) / (sqrt(c v) + epsilon),  with  mu_t = beta_1 (1 - 0.96^t / 2),  U = mu_1 ... mu_t,
+// a = lr mu_{t+1} / (1 - U mu_{t+1}),  b = lr (1 - mu_t) / (1 - U),  c = 1 / (1 - beta_2^t)
+#pragma once
+
+#include "kernel/math.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+template <class T>
+struct Nadam {
+    static constexpr int slot_count = 2;
+    static constexpr bool has_trust_ratio = false;
+    T a, b, c, one_minus_beta_1, one_minus_beta_2, epsilon;
+
+    explicit Nadam(const double* s)
+        : a(static_cast<T>(s[0])),
+          b(static_cast<T>(s[1])),
+          c(static_cast<T>(s[2])),
+          one_minus_beta_1(static_cast<T>(s[3])),
+          one_minus_beta_2(static_cast<T>(s[4])),
+          epsilon(static_cast<T>(s[5])) {}
+
+    FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
+        m = m + (g - m) * one_minus_beta_1;
+        v = v + (g * g - v) * one_minus_beta_2;
+        w = w - (a * m + b * g) / (square_root(c * v) + epsilon);
+    }
+};
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -1,0 +1,19 @@
+#include "check.hpp"
+#include "rule.hpp"
+
+namespace fusedopt {
+
+RuleSpec specify(const Adadelta& rule) {
+    require_below_one("rho", rule.rho);
+    require_epsilon(rule.epsilon);
+    return {kernel::RuleId::Adadelta, 0.001, 0.0, {{"accumulated_grad", 0}, {"accumulated_delta_var", 0}}};
+}
+
+void compute_scalars(const Adadelta& rule, const Moment& moment, double* scalars) {
+    scalars[0] = moment.learning_rate;
+    scalars[1] = rule.rho;
+    scalars[2] = 1.0 - rule.rho;
+    scalars[3] = rule.epsilon;
+}
+
+}  // namespace fusedopt

@@ -1,0 +1,22 @@
+#include <cmath>
+
+#include "check.hpp"
+#include "rule.hpp"
+
+namespace fusedopt {
+
+RuleSpec specify(const Adamax& rule) {
+    require_betas(rule);
+    require_epsilon(rule.epsilon);
+    return {kernel::RuleId::Adamax, 0.001, 0.0, {{"momentum", 0}, {"norm", 0}}};
+}
+
+void compute_scalars(const Adamax& rule, const Moment& moment, double* scalars) {
+    const auto [beta_1, beta_2] = evaluate_betas(rule, moment.step);
+    scalars[0] = moment.learning_rate / (1.0 - std::pow(beta_1, static_cast<double>(moment.t)));
+    scalars[1] = 1.0 - beta_1;
+    scalars[2] = beta_2;
+    scalars[3] = rule.epsilon;
+}
+
+}  // namespace fusedopt
