@@ -34,11 +34,12 @@ struct Moment {
     double learning_rate;
     std::int64_t step;
     std::int64_t t;
+    double beta_1;  // where the rule has betas
+    double beta_2;
     double* product;
 };
 
-// specify checks the hyperparameters and describes the rule. compute_scalars fills in the kernel's scalars, in double;
-// it calls hyperparameters that are functions, once each, and changes nothing before the last check.
+// specify checks the hyperparameters and describes the rule. compute_scalars fills in the kernel's scalars, in double.
 #define FUSEDOPT_DECLARE_RULE(Name) \
     RuleSpec specify(const Name&);  \
     void compute_scalars(const Name&, const Moment&, double* scalars);
@@ -61,23 +62,16 @@ FUSEDOPT_DECLARE_RULE(ScheduleFreeAdamW)
 /// Nadam's product after so many updates, for state that was stored without it.
 double product_after(const Nadam& rule, std::int64_t step, std::int64_t updates);
 
-struct Betas {
-    double beta_1;
-    double beta_2;
-};
-
+/// Betas that are functions are checked when they are called.
 template <class AdamLike>
 void require_betas(const AdamLike& rule) {
     if (rule.beta_1.is_number()) require_below_one("beta_1", rule.beta_1.value());
     if (rule.beta_2.is_number()) require_below_one("beta_2", rule.beta_2.value());
 }
 
-template <class AdamLike>
-Betas evaluate_betas(const AdamLike& rule, std::int64_t step) {
-    const Betas betas{rule.beta_1(step), rule.beta_2(step)};
-    require_below_one("beta_1", betas.beta_1);
-    require_below_one("beta_2", betas.beta_2);
-    return betas;
+inline void require_betas(const Moment& moment) {
+    require_below_one("beta_1", moment.beta_1);
+    require_below_one("beta_2", moment.beta_2);
 }
 
 }  // namespace fusedopt

@@ -89,145 +89,7 @@ double Optimizer::State::current_learning_rate() const {
     return learning_rate.is_number() ? learning_rate_value : learning_rate(calls);
 }
 
-void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {
-    if (is_built) throw std::invalid_argument("build: the optimizer is built already");
-    if (!names.empty() && names.size() != tensors.size()) {
-        throw std::invalid_argument("build: expected a name for each of " + std::to_string(tensors.size()) +
-                                    " variables, found " + std::to_string(names.size()));
-    }
-    std::vector<Variable> new_variables;
-    std::vector<Range> new_ranges;
-    std::size_t partial_count = 0;
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const Tensor& tensor = tensors[i];
-        const std::string name = names.empty() ? std::to_string(i) : names[i];
-        const std::string who = "variable " + std::to_string(i) + (names.empty() ? "" : " ('" + name + "')");
-        if (!tensor) throw std::invalid_argument(who + ": expected an array, found none");
-        if (tensor.dtype() == DType::int64) {
-            throw std::invalid_argument(who + ": expected float16, bfloat16, float32 or float64, found int64");
-        }
-        if (!tensor.is_writable()) {
-            throw std::invalid_argument(who +
-                                        ": expected writable memory, found a read-only array; pass a writable copy");
-        }
-        if (!tensor.is_contiguous()) {
-            throw std::invalid_argument(who + ": expected C-contiguous memory, found a strided array of shape " +
-                                        to_string(tensor.shape()) + "; pass numpy.ascontiguousarray(...) of it");
-        }
-        if (!tensor.is_aligned()) {
-            throw std::invalid_argument(who + ": expected memory aligned to its element size (" +
-                                        std::to_string(item_size(tensor.dtype())) +
-                                        " bytes), found a misaligned array; pass a copy");
-        }
-        new_variables.push_back({name, tensor, true, partial_count, nullptr, DType::float32});
-        partial_count += static_cast<std::size_t>((tensor.size() + kernel::tile - 1) / kernel::tile);
-        const auto* begin = static_cast<const std::byte*>(tensor.data());
-        if (tensor.size() > 0) new_ranges.push_back({begin, begin + tensor.size_bytes(), i});
-    }
-    std::ranges::sort(new_ranges, {}, &Range::begin);
-    for (std::size_t k = 1; k < new_ranges.size(); ++k) {
-        if (new_ranges[k].begin < new_ranges[k - 1].end) {
-            const auto [first, second] = std::minmax(new_ranges[k - 1].index, new_ranges[k].index);
-            throw std::invalid_argument("variable " + std::to_string(second) + " ('" + new_variables[second].name +
-                                        "'): expected memory of its own, found it overlapping variable " +
-                                        std::to_string(first) + " ('" + new_variables[first].name + "')");
-        }
-    }
-    for (const Tensor& tensor : excluded) {
-        const auto same = [&](const Variable& v) {
-            return v.tensor.data() == tensor.data() && v.tensor.size_bytes() == tensor.size_bytes();
-        };
-        const auto found = std::ranges::find_if(new_variables, same);
-        if (found == new_variables.end()) {
-            throw std::invalid_argument(
-                "exclude_from_weight_decay: expected variables given to build, found one of shape " +
-                to_string(tensor.shape()) + " that is not among them");
-        }
-        found->decays = false;
-    }
-
-    // Offsets first, pointers when all is reserved.
-    Arena new_arena;
-    const std::size_t slot_count = spec.slots.size();
-    std::vector<std::size_t> offsets;
-    for (const Variable& variable : new_variables) {
-        const bool in_double = variable.tensor.dtype() == DType::float64;
-        const std::size_t bytes = static_cast<std::size_t>(variable.tensor.size()) * (in_double ? 8 : 4);
-        const std::size_t arrays = slot_count + (item_size(variable.tensor.dtype()) == 2) + options.use_ema +
-                                   options.gradient_accumulation_steps.has_value();
-        for (std::size_t k = 0; k < arrays; ++k) offsets.push_back(new_arena.reserve(bytes));
-    }
-    new_arena.allocate();
-
-    std::vector<kernel::Job> new_jobs;
-    auto offset = offsets.begin();
-    const auto next = [&]() -> void* { return new_arena.at(*offset++); };
-    for (const Variable& variable : new_variables) {
-        const DType dtype = variable.tensor.dtype();
-        kernel::Job job{};
-        job.size = variable.tensor.size();
-        job.weight = variable.tensor.data();
-        job.storage_element = element_of(dtype);
-        job.computes_in_double = dtype == DType::float64;
-        for (std::size_t k = 0; k < slot_count; ++k) job.slots[k] = next();
-        if (item_size(dtype) == 2) {
-            job.storage = job.weight;
-            job.weight = next();
-        }
-        if (options.use_ema) job.average = next();
-        if (options.gradient_accumulation_steps) job.accumulator = next();
-        new_jobs.push_back(job);
-    }
-
-    SweepPlan new_plan;
-    new_plan.reserve(new_variables.size());
-    for (std::size_t i = 0; i < new_variables.size(); ++i) new_plan.add(i, new_jobs[i].size);
-    const kernel::Kernels& kernels = current_kernels();
-    new_plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
-        const kernel::Job& job = new_jobs[i];
-        const std::size_t bytes = job.computes_in_double ? 8 : 4;
-        const auto clear = [&](void* array) {
-            if (!array) return;
-            std::memset(static_cast<std::byte*>(array) + static_cast<std::size_t>(begin) * bytes, 0,
-                        static_cast<std::size_t>(end - begin) * bytes);
-        };
-        const auto fill = [&](auto* array, double value) {
-            std::fill(array + begin, array + end, static_cast<std::remove_pointer_t<decltype(array)>>(value));
-        };
-        for (std::size_t k = 0; k < slot_count; ++k) {
-            if (spec.slots[k].initial == 0.0) {
-                clear(job.slots[k]);
-            } else if (job.computes_in_double) {
-                fill(static_cast<double*>(job.slots[k]), spec.slots[k].initial);
-            } else {
-                fill(static_cast<float*>(job.slots[k]), spec.slots[k].initial);
-            }
-        }
-        clear(job.average);
-        clear(job.accumulator);
-        // A master copy of zeros differs from what the variable holds, and the first step takes what it holds.
-        if (job.storage) clear(job.weight);
-        for (std::size_t k = 0; k < slot_count; ++k) {
-            if (!spec.slots[k].copies_variable) continue;
-            // A moving average without momentum is a copy.
-            kernel::Job copying = job;
-            copying.average = job.slots[k];
-            kernels.hold[job.computes_in_double]({}, copying, begin, end);
-        }
-    });
-
-    partials.resize(partial_count);
-    if (kernels.advance[static_cast<std::size_t>(spec.kernel)][0]) trust_partials.resize(partial_count);
-    variables = std::move(new_variables);
-    ranges = std::move(new_ranges);
-    jobs = std::move(new_jobs);
-    plan = std::move(new_plan);
-    arena = std::move(new_arena);
-    last_step_with_gradient.assign(variables.size(), 0);
-    is_built = true;
-}
-
-std::vector<NamedTensor> Optimizer::State::named_variables(bool with_product) {
+std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
     std::vector<NamedTensor> list;
     const std::span<const std::int64_t> scalar;
     list.push_back({"iteration", Tensor(&calls, DType::int64, scalar)});
@@ -250,13 +112,17 @@ std::vector<NamedTensor> Optimizer::State::named_variables(bool with_product) {
             }
         }
     }
-    if (spec.has_product && with_product) list.push_back({"product", Tensor(&product, DType::float64, scalar)});
+    if (spec.has_product && extent != Extent::wrapped)
+        list.push_back({"product", Tensor(&product, DType::float64, scalar)});
+    for (std::size_t i = 0; i < jobs.size() && extent == Extent::complete; ++i) {
+        if (jobs[i].storage) add("master", i, jobs[i].weight);
+    }
     return list;
 }
 
-void Optimizer::State::check_weights(std::span<const Tensor> values, bool with_product) {
+void Optimizer::State::check_weights(std::span<const Tensor> values, Extent extent) {
     require_built("set_weights");
-    const std::vector<NamedTensor> own = named_variables(with_product);
+    const std::vector<NamedTensor> own = named_variables(extent);
     if (values.size() != own.size()) {
         throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
                                     std::to_string(values.size()));
@@ -284,97 +150,22 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, bool with_p
     }
 }
 
-void Optimizer::State::copy_weights(std::span<const Tensor> values, bool with_product) {
-    const std::vector<NamedTensor> own = named_variables(with_product);
+void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
+    const std::vector<NamedTensor> own = named_variables(extent);
     for (std::size_t k = 0; k < own.size(); ++k) {
         if (const std::int64_t bytes = own[k].tensor.size_bytes()) {
             std::memmove(own[k].tensor.data(), values[k].data(), static_cast<std::size_t>(bytes));
         }
     }
-    if (spec.has_product && !with_product) product = product_after(std::get<Nadam>(rule), calls, iterations());
-}
-
-Optimizer::Optimizer(Rule rule, Options options)
-    : state_(std::make_unique<State>(std::move(rule), std::move(options))) {}
-Optimizer::Optimizer(Optimizer&&) noexcept = default;
-Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
-Optimizer::~Optimizer() = default;
-
-void Optimizer::exclude_from_weight_decay(std::span<const Tensor> variables) {
-    const std::lock_guard lock(state_->mutex);
-    if (state_->is_built)
-        throw std::invalid_argument("exclude_from_weight_decay: expected before build, found it built");
-    state_->excluded.assign(variables.begin(), variables.end());
-}
-
-void Optimizer::build(std::span<const Tensor> variables, std::span<const std::string> names) {
-    const std::lock_guard lock(state_->mutex);
-    state_->build(variables, names);
-}
-
-bool Optimizer::built() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->is_built;
-}
-
-void Optimizer::apply(std::span<const Tensor> gradients) {
-    const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, nullptr, {1.0 / state_->loss_scale_factor, false});
-}
-
-void Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
-    const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, &variables, {1.0 / state_->loss_scale_factor, false});
-}
-
-std::int64_t Optimizer::iterations() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->iterations();
-}
-
-std::int64_t Optimizer::calls() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->calls;
-}
-
-double Optimizer::learning_rate() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->current_learning_rate();
-}
-
-void Optimizer::set_learning_rate(Hyperparameter learning_rate) {
-    const std::lock_guard lock(state_->mutex);
-    if (learning_rate.is_number()) {
-        require_not_negative("learning_rate", learning_rate.value());
-        state_->learning_rate_value = learning_rate.value();
+    // Master copies are none of Keras's values: the next step takes what the variables hold, whatever was trained
+    // before.
+    for (const kernel::Job& job : jobs) {
+        if (job.storage && job.size > 0 && extent != Extent::complete) {
+            std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));
+        }
     }
-    state_->learning_rate = std::move(learning_rate);
-}
-
-double Optimizer::loss_scale_factor() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->loss_scale_factor;
-}
-
-std::optional<double> Optimizer::global_norm() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->global_norm;
-}
-
-std::vector<NamedTensor> Optimizer::variables() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->named_variables();
-}
-
-void Optimizer::set_weights(std::span<const Tensor> values) {
-    const std::lock_guard lock(state_->mutex);
-    state_->check_weights(values);
-    state_->copy_weights(values);
-}
-
-void Optimizer::finalize_variable_values(std::span<const Tensor> variables) {
-    const std::lock_guard lock(state_->mutex);
-    state_->finalize(variables);
+    if (spec.has_product && extent == Extent::wrapped)
+        product = product_after(std::get<Nadam>(rule), calls, iterations());
 }
 
 }  // namespace fusedopt

@@ -1,4 +1,5 @@
-// Everything an optimizer keeps between steps. state.cpp builds, reads and loads it; step.cpp advances it.
+// Everything an optimizer keeps between steps. build.cpp makes it, state.cpp reads and loads
+// it, step.cpp advances it.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +41,13 @@ struct Range {
     std::size_t index;
 };
 
+/// How much of the state is listed.
+enum class Extent {
+    keras,     // what Keras lists
+    wrapped,   // what Keras lists of a wrapped optimizer: Nadam's product is missing and is recomputed
+    complete,  // what it takes to go on bit for bit: with master copies
+};
+
 /// What LossScaleOptimizer adds to a step.
 struct Scaling {
     double unscale;
@@ -49,20 +57,41 @@ struct Scaling {
 struct Optimizer::State {
     State(Rule rule, Options options);
 
+    /// What build finds out before it allocates.
+    struct Layout {
+        std::vector<Variable> variables;
+        std::vector<Range> ranges;  // sorted by address, without empty variables
+        std::size_t tile_count = 0;
+    };
+
+    /// Refuses everything that build refuses.
+    Layout lay_out(std::span<const Tensor> tensors, std::span<const std::string> names) const;
     void build(std::span<const Tensor> tensors, std::span<const std::string> names);
-    /// LossScaleOptimizer leaves Nadam's product out, as Keras does, and recomputes it.
-    std::vector<NamedTensor> named_variables(bool with_product = true);
-    void check_weights(std::span<const Tensor> values, bool with_product = true);
-    void copy_weights(std::span<const Tensor> values, bool with_product = true);
+    std::vector<NamedTensor> named_variables(Extent extent);
+    void check_weights(std::span<const Tensor> values, Extent extent);
+    void copy_weights(std::span<const Tensor> values, Extent extent);
+    void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
     std::string describe(std::size_t index) const;
     void require_built(const char* function) const;
 
+    static constexpr std::size_t unknown = static_cast<std::size_t>(-1);
+
+    /// The variable in this memory, or `unknown`.
+    std::size_t find(const Tensor& tensor) const;
+
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;
 
-    /// One step; `tensors` null: gradients are in the built order. False where it was skipped for overflow.
+    /// One step of this optimizer alone. False where it was skipped because a gradient was not finite.
     bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+
+    // The phases of a step. Each of several optimizers that step together finishes one before any begins the next, and
+    // only the last one writes. `tensors` null: gradients are in the built order.
+    void check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    bool measure(const Scaling& scaling);  // false: a gradient is not finite and scaling.skips_overflow
+    void evaluate(const Scaling& scaling);
+    void commit();
 
     Rule rule;
     RuleSpec spec;
@@ -80,24 +109,27 @@ struct Optimizer::State {
     bool is_built = false;
     std::vector<Variable> variables;
     std::vector<kernel::Job> jobs;
-    std::vector<Range> ranges;  // sorted by address, without empty variables
+    std::vector<Range> ranges;
     Arena arena;
 
     mutable std::recursive_mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
     bool is_stepping = false;
 
 private:
-    static constexpr std::size_t unknown = static_cast<std::size_t>(-1);
-
-    std::size_t find(const Tensor& tensor) const;
+    Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
+    void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
     std::size_t index_of(std::size_t position, const std::span<const Tensor>* tensors) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradients(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
-    bool measure_gradients(const Scaling& scaling, bool is_update);
     double sum_of_squares(std::size_t index) const;
     void set_factors(const Scaling& scaling, double learning_rate);
 
     void set_trust_ratios();
+
+    // Of the step in progress.
+    bool is_update = false;
+    kernel::Step common{};
+    double next_product = 1.0;
 
     SweepPlan plan;
     std::vector<kernel::TrustPartial> trust_partials;  // of every tile, for a rule with a trust ratio

@@ -6,25 +6,13 @@
 #include <stdexcept>
 
 #include "check.hpp"
+#include "float_environment.hpp"
 #include "levels.hpp"
 #include "state.hpp"
+#include "stepping.hpp"
 
 namespace fusedopt {
 namespace {
-
-class SteppingFlag {
-public:
-    explicit SteppingFlag(bool& flag) : flag_(flag) {
-        if (flag) throw std::invalid_argument("apply: called by a learning rate or beta of its own step");
-        flag = true;
-    }
-    ~SteppingFlag() { flag_ = false; }
-    SteppingFlag(const SteppingFlag&) = delete;
-    SteppingFlag& operator=(const SteppingFlag&) = delete;
-
-private:
-    bool& flag_;
-};
 
 std::size_t tile_count(const kernel::Job& job) {
     return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
@@ -152,7 +140,7 @@ double Optimizer::State::sum_of_squares(std::size_t index) const {
     return sum;
 }
 
-bool Optimizer::State::measure_gradients(const Scaling& scaling, bool is_update) {
+bool Optimizer::State::measure(const Scaling& scaling) {
     const bool needs_norm = is_update && (options.clipnorm || options.global_clipnorm);
     if (!needs_norm && !scaling.skips_overflow) return true;
     plan.clear();
@@ -207,14 +195,10 @@ void Optimizer::State::set_trust_ratios() {
     }
 }
 
-bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
-                            const Scaling& scaling) {
-    const SteppingFlag flag(is_stepping);
-    require_built("apply");
-    if (gradients.empty() && (!tensors || tensors->empty())) return true;
+void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
+                             const Scaling& scaling) {
     assign_gradients(gradients, tensors);
-
-    const bool is_update = (calls + 1) % accumulation_steps == 0;
+    is_update = (calls + 1) % accumulation_steps == 0;
     for (kernel::Job& job : jobs) {
         job.unscale = scaling.unscale;
         if (is_update) {
@@ -223,21 +207,33 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<c
             job.work = kernel::Work::accumulate;
         }
     }
-    if (!measure_gradients(scaling, is_update)) return false;
+}
 
+void Optimizer::State::evaluate(const Scaling& scaling) {
     const std::int64_t iteration = iterations();
-    kernel::Step common{};
+    common = {};
     common.clipvalue = options.clipvalue.value_or(std::numeric_limits<double>::infinity());
     common.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
     common.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
-    if (is_update) {
-        const double rate = current_learning_rate();
-        require_not_negative("learning_rate", rate);
-        const Moment moment{rate, calls, iteration + 1, &product};
-        std::visit([&](const auto& r) { compute_scalars(r, moment, common.scalars); }, rule);
-        set_factors(scaling, rate);
-    }
+    next_product = product;
+    if (!is_update) return;
+    // The caller's code runs before the floating-point state is set for ours.
+    Moment moment{current_learning_rate(), calls, iteration + 1, 0.0, 0.0, &next_product};
+    require_not_negative("learning_rate", moment.learning_rate);
+    std::visit(
+        [&](const auto& r) {
+            if constexpr (requires { r.beta_1; }) {
+                moment.beta_1 = r.beta_1(calls);
+                moment.beta_2 = r.beta_2(calls);
+            }
+            const FloatEnvironment environment;
+            compute_scalars(r, moment, common.scalars);
+            set_factors(scaling, moment.learning_rate);
+        },
+        rule);
+}
 
+void Optimizer::State::commit() {
     plan.clear();
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         if (jobs[i].work != kernel::Work::none || jobs[i].average) plan.add(i, jobs[i].size);
@@ -258,11 +254,19 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<c
         const kernel::Job& job = jobs[i];
         (job.work == kernel::Work::update ? update : kernels.hold)[job.computes_in_double](common, job, begin, end);
     });
+    product = next_product;
     ++calls;
-    return true;
 }
 
-void Optimizer::State::finalize(std::span<const Tensor> tensors) {
+bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
+                            const Scaling& scaling) {
+    require_built("apply");
+    if (gradients.empty() && (!tensors || tensors->empty())) return true;
+    const Share share{this, gradients, tensors, scaling};
+    return step_together({&share, 1});
+}
+
+void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
     require_built("finalize_variable_values");
     if (tensors.size() != variables.size()) {
         throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(variables.size()) +
@@ -276,6 +280,10 @@ void Optimizer::State::finalize(std::span<const Tensor> tensors) {
                 describe(i));
         }
     }
+}
+
+void Optimizer::State::finalize(std::span<const Tensor> tensors) {
+    check_finalized(tensors);
     if (!options.use_ema) return;
     plan.clear();
     for (std::size_t i = 0; i < jobs.size(); ++i) {

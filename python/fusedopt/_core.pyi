@@ -23,6 +23,53 @@ def move_bytes(
     updated: Sequence[npt.NDArray[np.float32]], read: Sequence[npt.NDArray[np.float32]]
 ) -> None: ...
 
+def exponential_decay(
+    step: float,
+    *,
+    initial_learning_rate: float,
+    decay_steps: float,
+    decay_rate: float,
+    staircase: bool,
+) -> float: ...
+def inverse_time_decay(
+    step: float,
+    *,
+    initial_learning_rate: float,
+    decay_steps: float,
+    decay_rate: float,
+    staircase: bool,
+) -> float: ...
+def polynomial_decay(
+    step: float,
+    *,
+    initial_learning_rate: float,
+    decay_steps: float,
+    end_learning_rate: float,
+    power: float,
+    cycle: bool,
+) -> float: ...
+def piecewise_constant_decay(
+    step: float, *, boundaries: Sequence[float], values: Sequence[float]
+) -> float: ...
+def cosine_decay(
+    step: float,
+    *,
+    initial_learning_rate: float,
+    decay_steps: float,
+    alpha: float,
+    warmup_target: float | None,
+    warmup_steps: float,
+) -> float: ...
+def cosine_decay_restarts(
+    step: float,
+    *,
+    initial_learning_rate: float,
+    first_decay_steps: float,
+    t_mul: float,
+    m_mul: float,
+    alpha: float,
+) -> float: ...
+
 class Rule: ...
 
 def sgd(*, momentum: float, nesterov: bool) -> Rule: ...

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <fusedopt/loss_scale_optimizer.hpp>
+#include <fusedopt/multi_optimizer.hpp>
 #include <fusedopt/optimizer.hpp>
 #include <fusedopt/rules.hpp>
 #include <fusedopt/runtime.hpp>
+#include <fusedopt/schedules.hpp>
 #include <fusedopt/tensor.hpp>

@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
+#include <fusedopt/multi_optimizer.hpp>
 #include <fusedopt/optimizer.hpp>
 
 namespace fusedopt {
@@ -26,7 +27,9 @@ class LossScaleOptimizer {
 public:
     explicit LossScaleOptimizer(Optimizer inner, LossScaleOptions options = {});
     explicit LossScaleOptimizer(std::shared_ptr<Optimizer> inner, LossScaleOptions options = {});
+    explicit LossScaleOptimizer(std::shared_ptr<MultiOptimizer> inner, LossScaleOptions options = {});
 
+    /// Builds a wrapped Optimizer. A MultiOptimizer is built by itself: it needs an assignment.
     void build(std::span<const Tensor> variables, std::span<const std::string> names = {});
     void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
 
@@ -37,8 +40,8 @@ public:
     }
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
 
-    Optimizer& inner() { return *inner_; }
-    const Optimizer& inner() const { return *inner_; }
+    /// The wrapped Optimizer; std::invalid_argument where it is a MultiOptimizer.
+    Optimizer& inner() const;
 
     double dynamic_scale() const;
     std::int64_t step_counter() const;
@@ -51,9 +54,14 @@ public:
 
 private:
     struct Counters;
-    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables);
+    using Inner = std::variant<std::shared_ptr<Optimizer>, std::shared_ptr<MultiOptimizer>>;
 
-    std::shared_ptr<Optimizer> inner_;
+    LossScaleOptimizer(LossScaleOptions options, Inner inner);
+    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables);
+    template <class Function>
+    auto with_inner(const Function& function) const;
+
+    Inner inner_;
     std::shared_ptr<Counters> counters_;
     std::int64_t dynamic_growth_steps_;
 };

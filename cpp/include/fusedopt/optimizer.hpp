@@ -86,6 +86,8 @@ public:
 
 private:
     friend class LossScaleOptimizer;
+    friend class MultiOptimizer;
+    friend struct Share;
     struct State;
     std::unique_ptr<State> state_;
 };

@@ -20,7 +20,8 @@ RuleSpec specify_adam(const AdamLike& rule, double weight_decay) {
 
 template <class AdamLike>
 void compute_adam_scalars(const AdamLike& rule, const Moment& moment, double* scalars) {
-    const auto [beta_1, beta_2] = evaluate_betas(rule, moment.step);
+    require_betas(moment);
+    const double beta_1 = moment.beta_1, beta_2 = moment.beta_2;
     const double t = static_cast<double>(moment.t);
     scalars[0] = moment.learning_rate * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t));
     scalars[1] = 1.0 - beta_1;

@@ -12,7 +12,8 @@ RuleSpec specify(const Lamb& rule) {
 }
 
 void compute_scalars(const Lamb& rule, const Moment& moment, double* scalars) {
-    const auto [beta_1, beta_2] = evaluate_betas(rule, moment.step);
+    require_betas(moment);
+    const double beta_1 = moment.beta_1, beta_2 = moment.beta_2;
     const double t = static_cast<double>(moment.t);
     scalars[0] = moment.learning_rate;
     scalars[1] = 1.0 / (1.0 - std::pow(beta_1, t));

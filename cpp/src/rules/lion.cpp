@@ -17,9 +17,9 @@ RuleSpec specify(const Lion& rule) {
     return {kernel::RuleId::Lion, 0.001, 0.0, {{"momentum", 0}}};
 }
 
-void compute_scalars(const Lion& rule, const Moment& moment, double* scalars) {
-    const double beta_1 = rule.beta_1(moment.step);
-    const double beta_2 = rule.beta_2(moment.step);
+void compute_scalars(const Lion&, const Moment& moment, double* scalars) {
+    const double beta_1 = moment.beta_1;
+    const double beta_2 = moment.beta_2;
     require_beta_1(beta_1);
     require_below_one("beta_2", beta_2);
     scalars[0] = moment.learning_rate;

@@ -22,7 +22,8 @@ RuleSpec specify(const Nadam& rule) {
 }
 
 void compute_scalars(const Nadam& rule, const Moment& moment, double* scalars) {
-    const auto [beta_1, beta_2] = evaluate_betas(rule, moment.step);
+    require_betas(moment);
+    const double beta_1 = moment.beta_1, beta_2 = moment.beta_2;
     const double now = momentum_at(beta_1, moment.t);
     const double next = momentum_at(beta_1, moment.t + 1);
     const double product = *moment.product * now;

@@ -26,8 +26,8 @@ RuleSpec specify(const ScheduleFreeAdamW& rule) {
 }
 
 void compute_scalars(const ScheduleFreeAdamW& rule, const Moment& moment, double* scalars) {
-    const double beta_1 = rule.beta_1(moment.step);
-    const double beta_2 = rule.beta_2(moment.step);
+    const double beta_1 = moment.beta_1;
+    const double beta_2 = moment.beta_2;
     require_beta_1(beta_1);
     require_below_one("beta_2", beta_2);
     const double t = static_cast<double>(moment.t);

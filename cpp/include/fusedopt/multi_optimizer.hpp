@@ -1,0 +1,58 @@
+// Several optimizers, each for some of the variables, stepped as one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <fusedopt/optimizer.hpp>
+
+namespace fusedopt {
+
+/// A call is checked for all optimizers before the first one writes. Clipping, averages and so on are each optimizer's
+/// own.
+class MultiOptimizer {
+public:
+    /// `loss_scale_factor`, also where it is none, replaces that of every optimizer.
+    explicit MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
+                            std::optional<double> loss_scale_factor = std::nullopt);
+    MultiOptimizer(MultiOptimizer&&) noexcept;
+    MultiOptimizer& operator=(MultiOptimizer&&) noexcept;
+    ~MultiOptimizer();
+
+    /// Builds the optimizers; `assignment[i]` says which of them updates variable i.
+    void build(std::span<const Tensor> variables, std::span<const std::size_t> assignment,
+               std::span<const std::string> names = {});
+    bool built() const;
+
+    void apply(std::span<const Tensor> gradients);
+    void apply(std::initializer_list<Tensor> gradients) { apply(std::span(gradients.begin(), gradients.size())); }
+    void apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+
+    std::span<const std::shared_ptr<Optimizer>> optimizers() const;
+
+    /// Steps taken so far.
+    std::int64_t iterations() const;
+
+    double loss_scale_factor() const;
+    double scale_loss(double loss) const { return loss * loss_scale_factor(); }
+
+    /// Keras's order: own iteration and learning rate (0), then each optimizer's.
+    std::vector<NamedTensor> variables() const;
+    void set_weights(std::span<const Tensor> values);
+
+    /// Writes the averages of the optimizers that keep them into their variables; all built ones, in their order.
+    void finalize_variable_values(std::span<const Tensor> variables);
+
+private:
+    friend class LossScaleOptimizer;
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace fusedopt

@@ -1,0 +1,167 @@
+// Taking variables: what is refused, where state lies, and who touches it first.
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+
+#include "levels.hpp"
+#include "state.hpp"
+
+namespace fusedopt {
+namespace {
+
+std::string who_is(std::size_t index, const std::string& name) {
+    return "variable " + std::to_string(index) + (name == std::to_string(index) ? "" : " ('" + name + "')");
+}
+
+void check_variable(const Tensor& tensor, const std::string& who) {
+    if (!tensor) throw std::invalid_argument(who + ": expected an array, found none");
+    if (tensor.dtype() == DType::int64) {
+        throw std::invalid_argument(who + ": expected float16, bfloat16, float32 or float64, found int64");
+    }
+    if (!tensor.is_writable()) {
+        throw std::invalid_argument(who + ": expected writable memory, found a read-only array; pass a writable copy");
+    }
+    if (!tensor.is_contiguous()) {
+        throw std::invalid_argument(who + ": expected C-contiguous memory, found a strided array of shape " +
+                                    to_string(tensor.shape()) + "; pass numpy.ascontiguousarray(...) of it");
+    }
+    if (!tensor.is_aligned()) {
+        throw std::invalid_argument(who + ": expected memory aligned to its element size (" +
+                                    std::to_string(item_size(tensor.dtype())) +
+                                    " bytes), found a misaligned array; pass a copy");
+    }
+}
+
+std::vector<Range> sorted_ranges(const std::vector<Variable>& variables) {
+    std::vector<Range> ranges;
+    for (std::size_t i = 0; i < variables.size(); ++i) {
+        const Tensor& tensor = variables[i].tensor;
+        const auto* begin = static_cast<const std::byte*>(tensor.data());
+        if (tensor.size() > 0) ranges.push_back({begin, begin + tensor.size_bytes(), i});
+    }
+    std::ranges::sort(ranges, {}, &Range::begin);
+    for (std::size_t k = 1; k < ranges.size(); ++k) {
+        if (ranges[k].begin < ranges[k - 1].end) {
+            const auto [first, second] = std::minmax(ranges[k - 1].index, ranges[k].index);
+            throw std::invalid_argument(who_is(second, variables[second].name) +
+                                        ": expected memory of its own, found it overlapping " +
+                                        who_is(first, variables[first].name));
+        }
+    }
+    return ranges;
+}
+
+}  // namespace
+
+Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tensors,
+                                                   std::span<const std::string> names) const {
+    if (is_built) throw std::invalid_argument("build: the optimizer is built already");
+    if (!names.empty() && names.size() != tensors.size()) {
+        throw std::invalid_argument("build: expected a name for each of " + std::to_string(tensors.size()) +
+                                    " variables, found " + std::to_string(names.size()));
+    }
+    Layout layout;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const std::string name = names.empty() ? std::to_string(i) : names[i];
+        check_variable(tensors[i], who_is(i, name));
+        layout.variables.push_back({name, tensors[i], true, layout.tile_count, nullptr, DType::float32});
+        layout.tile_count += static_cast<std::size_t>((tensors[i].size() + kernel::tile - 1) / kernel::tile);
+    }
+    layout.ranges = sorted_ranges(layout.variables);
+    for (const Tensor& tensor : excluded) {
+        const auto same = [&](const Variable& v) {
+            return v.tensor.data() == tensor.data() && v.tensor.size_bytes() == tensor.size_bytes();
+        };
+        const auto found = std::ranges::find_if(layout.variables, same);
+        if (found == layout.variables.end()) {
+            throw std::invalid_argument(
+                "exclude_from_weight_decay: expected variables given to build, found one of shape " +
+                to_string(tensor.shape()) + " that is not among them");
+        }
+        found->decays = false;
+    }
+    return layout;
+}
+
+void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {
+    Layout layout = lay_out(tensors, names);
+    std::vector<kernel::Job> new_jobs;
+    Arena new_arena = allocate(layout, new_jobs);
+    SweepPlan new_plan;
+    new_plan.reserve(new_jobs.size());
+    for (std::size_t i = 0; i < new_jobs.size(); ++i) new_plan.add(i, new_jobs[i].size);
+    new_plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) { initialize(new_jobs[i], begin, end); });
+
+    partials.resize(layout.tile_count);
+    if (current_kernels().advance[static_cast<std::size_t>(spec.kernel)][0]) trust_partials.resize(layout.tile_count);
+    variables = std::move(layout.variables);
+    ranges = std::move(layout.ranges);
+    jobs = std::move(new_jobs);
+    plan = std::move(new_plan);
+    arena = std::move(new_arena);
+    last_step_with_gradient.assign(variables.size(), 0);
+    is_built = true;
+}
+
+Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const {
+    Arena new_arena;
+    const std::size_t slot_count = spec.slots.size();
+    // Offsets first, pointers when all is reserved.
+    std::vector<std::size_t> offsets;
+    for (const Variable& variable : layout.variables) {
+        const bool in_double = variable.tensor.dtype() == DType::float64;
+        const std::size_t bytes = static_cast<std::size_t>(variable.tensor.size()) * (in_double ? 8 : 4);
+        const std::size_t arrays = slot_count + (item_size(variable.tensor.dtype()) == 2) + options.use_ema +
+                                   options.gradient_accumulation_steps.has_value();
+        for (std::size_t k = 0; k < arrays; ++k) offsets.push_back(new_arena.reserve(bytes));
+    }
+    new_arena.allocate();
+
+    auto offset = offsets.begin();
+    const auto next = [&]() -> void* { return new_arena.at(*offset++); };
+    for (const Variable& variable : layout.variables) {
+        const DType dtype = variable.tensor.dtype();
+        kernel::Job job{};
+        job.size = variable.tensor.size();
+        job.weight = variable.tensor.data();
+        job.storage_element = element_of(dtype);
+        job.computes_in_double = dtype == DType::float64;
+        for (std::size_t k = 0; k < slot_count; ++k) job.slots[k] = next();
+        if (item_size(dtype) == 2) {
+            job.storage = job.weight;
+            job.weight = next();
+        }
+        if (options.use_ema) job.average = next();
+        if (options.gradient_accumulation_steps) job.accumulator = next();
+        new_jobs.push_back(job);
+    }
+    return new_arena;
+}
+
+void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const {
+    const auto fill = [&](void* array, double value) {
+        if (!array) return;
+        if (job.computes_in_double) {
+            std::fill(static_cast<double*>(array) + begin, static_cast<double*>(array) + end, value);
+        } else {
+            std::fill(static_cast<float*>(array) + begin, static_cast<float*>(array) + end, static_cast<float>(value));
+        }
+    };
+    fill(job.average, 0.0);
+    fill(job.accumulator, 0.0);
+    // A master copy of zeros differs from what the variable holds, and the first step takes what it holds.
+    if (job.storage) fill(job.weight, 0.0);
+    for (std::size_t k = 0; k < spec.slots.size(); ++k) {
+        fill(job.slots[k], spec.slots[k].initial);
+        if (spec.slots[k].copies_variable) {
+            // A moving average without momentum is a copy.
+            kernel::Job copying = job;
+            copying.average = job.slots[k];
+            current_kernels().hold[job.computes_in_double]({}, copying, begin, end);
+        }
+    }
+}
+
+}  // namespace fusedopt

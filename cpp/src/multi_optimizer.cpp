@@ -1,0 +1,242 @@
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "check.hpp"
+#include "multi_state.hpp"
+
+namespace fusedopt {
+namespace {
+
+constexpr std::size_t own_count = 2;
+
+}  // namespace
+
+MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_, double loss_scale_factor_)
+    : optimizers(std::move(optimizers_)), loss_scale_factor(loss_scale_factor_) {
+    require_positive("loss_scale_factor", loss_scale_factor);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        if (!optimizers[k]) throw std::invalid_argument("optimizers: expected an optimizer at " + std::to_string(k));
+        if (std::find(optimizers.begin(), optimizers.begin() + static_cast<std::ptrdiff_t>(k), optimizers[k]) !=
+            optimizers.begin() + static_cast<std::ptrdiff_t>(k)) {
+            throw std::invalid_argument("optimizers: expected each optimizer once, found number " + std::to_string(k) +
+                                        " twice");
+        }
+    }
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) {
+        if (optimizer->state_->is_built)
+            throw std::invalid_argument("optimizers: expected unbuilt ones, found one built");
+    }
+    for (const auto& optimizer : optimizers) optimizer->state_->loss_scale_factor = loss_scale_factor;
+}
+
+// In the order of their addresses, so that two groups that share an optimizer cannot wait for each other.
+MultiOptimizer::State::Locks MultiOptimizer::State::lock_all() const {
+    std::vector<std::recursive_mutex*> mutexes;
+    for (const auto& optimizer : optimizers) mutexes.push_back(&optimizer->state_->mutex);
+    std::ranges::sort(mutexes, std::less<>());
+    Locks locks;
+    for (std::recursive_mutex* each : mutexes) locks.emplace_back(*each);
+    return locks;
+}
+
+void MultiOptimizer::State::require_built(const char* function) const {
+    if (!is_built)
+        throw std::invalid_argument(std::string(function) + ": the optimizer is not built; call build first");
+}
+
+void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
+                                  std::span<const std::string> names) {
+    if (is_built) throw std::invalid_argument("build: the optimizer is built already");
+    if (assignment.size() != tensors.size() || (!names.empty() && names.size() != tensors.size())) {
+        throw std::invalid_argument("build: expected an optimizer, and a name or none, for each of " +
+                                    std::to_string(tensors.size()) + " variables");
+    }
+    std::vector<std::vector<Tensor>> parts(optimizers.size());
+    std::vector<std::vector<std::string>> part_names(optimizers.size());
+    std::vector<Place> new_places;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const std::size_t k = assignment[i];
+        if (k >= optimizers.size()) {
+            throw std::invalid_argument("build: expected an optimizer from 0 to " +
+                                        std::to_string(optimizers.size() - 1) + " for variable " + std::to_string(i) +
+                                        ", found " + std::to_string(k));
+        }
+        new_places.push_back({k, parts[k].size()});
+        parts[k].push_back(tensors[i]);
+        part_names[k].push_back(names.empty() ? std::to_string(i) : names[i]);
+    }
+    const Locks locks = lock_all();
+    // All together first: a variable of one part could overlap one of another.
+    static_cast<void>(Optimizer::State(SGD{}, {}).lay_out(tensors, names));
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        static_cast<void>(optimizers[k]->state_->lay_out(parts[k], part_names[k]));
+    }
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->build(parts[k], part_names[k]);
+    places = std::move(new_places);
+    shared_gradients.resize(optimizers.size());
+    shared_tensors.resize(optimizers.size());
+    is_built = true;
+}
+
+MultiOptimizer::State::Place MultiOptimizer::State::place_of(const Tensor& tensor) const {
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        const std::size_t index = optimizers[k]->state_->find(tensor);
+        if (index != Optimizer::State::unknown) return {k, index};
+    }
+    throw std::invalid_argument("apply: expected variables given to build, found an array of shape " +
+                                to_string(tensor.shape()) + " in other memory");
+}
+
+bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
+                                 const Scaling& scaling) {
+    require_built("apply");
+    const std::size_t expected = tensors ? tensors->size() : places.size();
+    if (gradients.size() != expected) {
+        throw std::invalid_argument("apply: expected " + std::to_string(expected) +
+                                    " gradients, one for each variable, found " + std::to_string(gradients.size()));
+    }
+    if (gradients.empty()) return true;
+    const Locks locks = lock_all();
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        shared_gradients[k].clear();
+        shared_tensors[k].clear();
+    }
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+        const Place place = tensors ? place_of((*tensors)[i]) : places[i];
+        shared_gradients[place.optimizer].push_back(gradients[i]);
+        shared_tensors[place.optimizer].push_back(optimizers[place.optimizer]->state_->variables[place.index].tensor);
+    }
+    std::vector<std::span<const Tensor>> spans(shared_tensors.begin(), shared_tensors.end());
+    std::vector<Share> shares;
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        if (!shared_gradients[k].empty()) {
+            shares.push_back({optimizers[k]->state_.get(), shared_gradients[k], &spans[k], scaling});
+        }
+    }
+    if (!step_together(shares)) return false;
+    ++calls;
+    return true;
+}
+
+std::vector<NamedTensor> MultiOptimizer::State::named_variables(Extent extent) {
+    const std::span<const std::int64_t> scalar;
+    std::vector<NamedTensor> list = {{"iteration", Tensor(&calls, DType::int64, scalar)},
+                                     {"learning_rate", Tensor(&learning_rate, DType::float64, scalar)}};
+    const Locks locks = lock_all();
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        for (NamedTensor& variable : optimizers[k]->state_->named_variables(extent)) {
+            list.push_back({std::to_string(k) + "/" + variable.name, variable.tensor});
+        }
+    }
+    return list;
+}
+
+template <class Visit>
+void MultiOptimizer::State::for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit) {
+    const Locks locks = lock_all();
+    std::size_t first = own_count;
+    for (const auto& optimizer : optimizers) {
+        const std::size_t count = optimizer->state_->named_variables(extent).size();
+        visit(*optimizer->state_, values.subspan(first, count));
+        first += count;
+    }
+}
+
+void MultiOptimizer::State::check_weights(std::span<const Tensor> values, Extent extent) {
+    require_built("set_weights");
+    const std::size_t expected = named_variables(extent).size();
+    if (values.size() != expected) {
+        throw std::invalid_argument("set_weights: expected " + std::to_string(expected) + " arrays, found " +
+                                    std::to_string(values.size()));
+    }
+    if (!values[0] || values[0].rank() != 0 || values[0].dtype() != DType::int64) {
+        throw std::invalid_argument("set_weights: array 0 (iteration): expected one int64 number");
+    }
+    std::int64_t count;
+    std::memcpy(&count, values[0].data(), sizeof(count));
+    require_count("set_weights: iteration", count, 0);
+    for_each_part(values, extent,
+                  [&](Optimizer::State& state, std::span<const Tensor> part) { state.check_weights(part, extent); });
+}
+
+void MultiOptimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
+    std::memcpy(&calls, values[0].data(), sizeof(calls));
+    for_each_part(values, extent,
+                  [&](Optimizer::State& state, std::span<const Tensor> part) { state.copy_weights(part, extent); });
+}
+
+void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
+    require_built("finalize_variable_values");
+    if (tensors.size() != places.size()) {
+        throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(places.size()) +
+                                    " variables, found " + std::to_string(tensors.size()));
+    }
+    const Locks locks = lock_all();
+    std::vector<std::vector<Tensor>> parts(optimizers.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) parts[places[i].optimizer].push_back(tensors[i]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->check_finalized(parts[k]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->finalize(parts[k]);
+}
+
+MultiOptimizer::MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
+                               std::optional<double> loss_scale_factor)
+    : state_(std::make_unique<State>(std::move(optimizers), loss_scale_factor.value_or(1.0))) {}
+MultiOptimizer::MultiOptimizer(MultiOptimizer&&) noexcept = default;
+MultiOptimizer& MultiOptimizer::operator=(MultiOptimizer&&) noexcept = default;
+MultiOptimizer::~MultiOptimizer() = default;
+
+void MultiOptimizer::build(std::span<const Tensor> variables, std::span<const std::size_t> assignment,
+                           std::span<const std::string> names) {
+    const std::lock_guard lock(state_->mutex);
+    state_->build(variables, assignment, names);
+}
+
+bool MultiOptimizer::built() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->is_built;
+}
+
+void MultiOptimizer::apply(std::span<const Tensor> gradients) {
+    const std::lock_guard lock(state_->mutex);
+    state_->step(gradients, nullptr, {1.0 / state_->loss_scale_factor, false});
+}
+
+void MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
+    const std::lock_guard lock(state_->mutex);
+    state_->step(gradients, &variables, {1.0 / state_->loss_scale_factor, false});
+}
+
+std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {
+    return state_->optimizers;
+}
+
+std::int64_t MultiOptimizer::iterations() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->calls;
+}
+
+double MultiOptimizer::loss_scale_factor() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->loss_scale_factor;
+}
+
+std::vector<NamedTensor> MultiOptimizer::variables() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->named_variables(Extent::keras);
+}
+
+void MultiOptimizer::set_weights(std::span<const Tensor> values) {
+    const std::lock_guard lock(state_->mutex);
+    state_->check_weights(values, Extent::keras);
+    state_->copy_weights(values, Extent::keras);
+}
+
+void MultiOptimizer::finalize_variable_values(std::span<const Tensor> variables) {
+    const std::lock_guard lock(state_->mutex);
+    state_->finalize(variables);
+}
+
+}  // namespace fusedopt

@@ -1,0 +1,56 @@
+// What a MultiOptimizer keeps: its optimizers, and where each variable and each gradient goes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <fusedopt/multi_optimizer.hpp>
+
+#include "stepping.hpp"
+
+namespace fusedopt {
+
+struct MultiOptimizer::State {
+    State(std::vector<std::shared_ptr<Optimizer>> optimizers, double loss_scale_factor);
+
+    void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
+               std::span<const std::string> names);
+    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    void require_built(const char* function) const;
+    std::vector<NamedTensor> named_variables(Extent extent);
+    void check_weights(std::span<const Tensor> values, Extent extent);
+    void copy_weights(std::span<const Tensor> values, Extent extent);
+    void finalize(std::span<const Tensor> tensors);
+
+    std::vector<std::shared_ptr<Optimizer>> optimizers;
+    double loss_scale_factor;
+    std::int64_t calls = 0;
+    double learning_rate = 0.0;  // Keras stores one that is never used
+    bool is_built = false;
+    mutable std::recursive_mutex mutex;
+
+private:
+    /// Which optimizer a variable belongs to, and which of its variables it is.
+    struct Place {
+        std::size_t optimizer;
+        std::size_t index;
+    };
+
+    using Locks = std::vector<std::unique_lock<std::recursive_mutex>>;
+
+    Locks lock_all() const;
+    Place place_of(const Tensor& tensor) const;
+    template <class Visit>
+    void for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit);
+
+    std::vector<Place> places;
+    std::vector<std::vector<Tensor>> shared_gradients;  // each optimizer's part of a call
+    std::vector<std::vector<Tensor>> shared_tensors;
+};
+
+}  // namespace fusedopt

@@ -1,0 +1,95 @@
+// The public class: locks, and hands on to its state.
+#include <fusedopt/optimizer.hpp>
+
+#include <stdexcept>
+#include <utility>
+
+#include "check.hpp"
+#include "state.hpp"
+
+namespace fusedopt {
+
+Optimizer::Optimizer(Rule rule, Options options)
+    : state_(std::make_unique<State>(std::move(rule), std::move(options))) {}
+Optimizer::Optimizer(Optimizer&&) noexcept = default;
+Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
+Optimizer::~Optimizer() = default;
+
+void Optimizer::exclude_from_weight_decay(std::span<const Tensor> variables) {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->is_built)
+        throw std::invalid_argument("exclude_from_weight_decay: expected before build, found it built");
+    state_->excluded.assign(variables.begin(), variables.end());
+}
+
+void Optimizer::build(std::span<const Tensor> variables, std::span<const std::string> names) {
+    const std::lock_guard lock(state_->mutex);
+    state_->build(variables, names);
+}
+
+bool Optimizer::built() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->is_built;
+}
+
+void Optimizer::apply(std::span<const Tensor> gradients) {
+    const std::lock_guard lock(state_->mutex);
+    state_->step(gradients, nullptr, {1.0 / state_->loss_scale_factor, false});
+}
+
+void Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
+    const std::lock_guard lock(state_->mutex);
+    state_->step(gradients, &variables, {1.0 / state_->loss_scale_factor, false});
+}
+
+std::int64_t Optimizer::iterations() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->iterations();
+}
+
+std::int64_t Optimizer::calls() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->calls;
+}
+
+double Optimizer::learning_rate() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->current_learning_rate();
+}
+
+void Optimizer::set_learning_rate(Hyperparameter learning_rate) {
+    const std::lock_guard lock(state_->mutex);
+    if (learning_rate.is_number()) {
+        require_not_negative("learning_rate", learning_rate.value());
+        state_->learning_rate_value = learning_rate.value();
+    }
+    state_->learning_rate = std::move(learning_rate);
+}
+
+double Optimizer::loss_scale_factor() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->loss_scale_factor;
+}
+
+std::optional<double> Optimizer::global_norm() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->global_norm;
+}
+
+std::vector<NamedTensor> Optimizer::variables() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->named_variables(Extent::keras);
+}
+
+void Optimizer::set_weights(std::span<const Tensor> values) {
+    const std::lock_guard lock(state_->mutex);
+    state_->check_weights(values, Extent::keras);
+    state_->copy_weights(values, Extent::keras);
+}
+
+void Optimizer::finalize_variable_values(std::span<const Tensor> variables) {
+    const std::lock_guard lock(state_->mutex);
+    state_->finalize(variables);
+}
+
+}  // namespace fusedopt

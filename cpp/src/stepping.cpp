@@ -1,0 +1,42 @@
+#include "stepping.hpp"
+
+#include <stdexcept>
+
+namespace fusedopt {
+namespace {
+
+// A learning rate or beta that is a function could call apply on the optimizer it serves.
+class SteppingFlags {
+public:
+    explicit SteppingFlags(std::span<const Share> shares) : shares_(shares) {
+        for (const Share& share : shares_) {
+            if (share.state->is_stepping) {
+                throw std::invalid_argument("apply: called by a learning rate or beta of its own step");
+            }
+        }
+        for (const Share& share : shares_) share.state->is_stepping = true;
+    }
+    ~SteppingFlags() {
+        for (const Share& share : shares_) share.state->is_stepping = false;
+    }
+    SteppingFlags(const SteppingFlags&) = delete;
+    SteppingFlags& operator=(const SteppingFlags&) = delete;
+
+private:
+    std::span<const Share> shares_;
+};
+
+}  // namespace
+
+bool step_together(std::span<const Share> shares) {
+    const SteppingFlags flags(shares);
+    for (const Share& share : shares) share.state->check(share.gradients, share.tensors, share.scaling);
+    bool is_finite = true;
+    for (const Share& share : shares) is_finite = share.state->measure(share.scaling) && is_finite;
+    if (!is_finite) return false;
+    for (const Share& share : shares) share.state->evaluate(share.scaling);
+    for (const Share& share : shares) share.state->commit();
+    return true;
+}
+
+}  // namespace fusedopt
