@@ -15,7 +15,6 @@ namespace {
 
 constexpr double smallest_scale = std::numeric_limits<float>::min();  // 2^-126
 constexpr double largest_scale = 0x1p127;                             // the largest power of two of float32
-constexpr std::size_t own_count = 4;
 
 void require_scale(const char* name, double scale) {
     if (!(scale >= smallest_scale && scale <= largest_scale)) refuse(name, "a number from 2^-126 to 2^127", scale);
@@ -112,7 +111,7 @@ std::int64_t LossScaleOptimizer::consecutive_skipped_steps() const {
     return with_inner([&](auto&) { return counters_->consecutive_skipped_steps; });
 }
 
-std::vector<NamedTensor> LossScaleOptimizer::variables() const {
+std::vector<NamedTensor> LossScaleOptimizer::listed(bool complete) const {
     const std::span<const std::int64_t> scalar;
     std::vector<NamedTensor> list = {
         {"loss_scale/iteration", Tensor(&counters_->iteration, DType::int64, scalar)},
@@ -120,16 +119,23 @@ std::vector<NamedTensor> LossScaleOptimizer::variables() const {
         {"loss_scale/step_counter", Tensor(&counters_->step_counter, DType::int64, scalar)},
         {"loss_scale/dynamic_scale", Tensor(&counters_->dynamic_scale, DType::float32, scalar)},
     };
-    for (NamedTensor& variable : with_inner([](auto& state) { return state.named_variables(Extent::wrapped); })) {
+    if (complete) {
+        list.push_back({"loss_scale/consecutive_skipped_steps",
+                        Tensor(&counters_->consecutive_skipped_steps, DType::int64, scalar)});
+    }
+    const Extent extent = complete ? Extent::complete : Extent::wrapped;
+    for (NamedTensor& variable : with_inner([&](auto& state) { return state.named_variables(extent); })) {
         list.push_back(std::move(variable));
     }
     return list;
 }
 
-void LossScaleOptimizer::set_weights(std::span<const Tensor> values) {
+void LossScaleOptimizer::load(std::span<const Tensor> values, bool complete) {
     with_inner([&](auto& state) {
         state.require_built("set_weights");
-        const std::vector<NamedTensor> own = variables();
+        const std::vector<NamedTensor> own = listed(complete);
+        const std::size_t own_count = complete ? 5 : 4;
+        const Extent extent = complete ? Extent::complete : Extent::wrapped;
         if (values.size() != own.size()) {
             throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
                                         std::to_string(values.size()));
@@ -142,17 +148,36 @@ void LossScaleOptimizer::set_weights(std::span<const Tensor> values) {
             }
         }
         std::int64_t counter;
+        std::int64_t skipped = 0;
         float scale;
         std::memcpy(&counter, values[2].data(), sizeof(counter));
         std::memcpy(&scale, values[3].data(), sizeof(scale));
+        if (complete) std::memcpy(&skipped, values[4].data(), sizeof(skipped));
         require_count("set_weights: step_counter", counter, 0);
+        require_count("set_weights: consecutive_skipped_steps", skipped, 0);
         require_scale("set_weights: dynamic_scale", static_cast<double>(scale));
-        state.check_weights(values.subspan(own_count), Extent::wrapped);
+        state.check_weights(values.subspan(own_count), extent);
         counters_->step_counter = counter;
         counters_->dynamic_scale = scale;
-        counters_->consecutive_skipped_steps = 0;
-        state.copy_weights(values.subspan(own_count), Extent::wrapped);
+        counters_->consecutive_skipped_steps = skipped;
+        state.copy_weights(values.subspan(own_count), extent);
     });
+}
+
+std::vector<NamedTensor> LossScaleOptimizer::variables() const {
+    return listed(false);
+}
+
+void LossScaleOptimizer::set_weights(std::span<const Tensor> values) {
+    load(values, false);
+}
+
+std::vector<NamedTensor> LossScaleOptimizer::state() const {
+    return listed(true);
+}
+
+void LossScaleOptimizer::set_state(std::span<const Tensor> values) {
+    load(values, true);
 }
 
 }  // namespace fusedopt

@@ -234,6 +234,17 @@ void MultiOptimizer::set_weights(std::span<const Tensor> values) {
     state_->copy_weights(values, Extent::keras);
 }
 
+std::vector<NamedTensor> MultiOptimizer::state() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->named_variables(Extent::complete);
+}
+
+void MultiOptimizer::set_state(std::span<const Tensor> values) {
+    const std::lock_guard lock(state_->mutex);
+    state_->check_weights(values, Extent::complete);
+    state_->copy_weights(values, Extent::complete);
+}
+
 void MultiOptimizer::finalize_variable_values(std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
     state_->finalize(variables);

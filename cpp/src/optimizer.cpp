@@ -87,6 +87,17 @@ void Optimizer::set_weights(std::span<const Tensor> values) {
     state_->copy_weights(values, Extent::keras);
 }
 
+std::vector<NamedTensor> Optimizer::state() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->named_variables(Extent::complete);
+}
+
+void Optimizer::set_state(std::span<const Tensor> values) {
+    const std::lock_guard lock(state_->mutex);
+    state_->check_weights(values, Extent::complete);
+    state_->copy_weights(values, Extent::complete);
+}
+
 void Optimizer::finalize_variable_values(std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
     state_->finalize(variables);

@@ -12,7 +12,7 @@ namespace fusedopt {
 namespace {
 
 std::string element(const char* name, std::size_t i) {
-    return name + ("[" + std::to_string(i) + "]");
+    return std::string(name) + "[" + std::to_string(i) + "]";
 }
 
 // (1 - alpha) * height * (1 + cos(pi p)) / 2 + alpha

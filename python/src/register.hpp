@@ -5,6 +5,7 @@
 
 namespace fusedopt::python {
 
+void register_rules(pybind11::module_& module);
 void register_optimizers(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_schedules(pybind11::module_& module);

@@ -52,12 +52,19 @@ public:
     std::vector<NamedTensor> variables() const;
     void set_weights(std::span<const Tensor> values);
 
+    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master copies
+    /// of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
+    std::vector<NamedTensor> state() const;
+    void set_state(std::span<const Tensor> values);
+
 private:
     struct Counters;
     using Inner = std::variant<std::shared_ptr<Optimizer>, std::shared_ptr<MultiOptimizer>>;
 
     LossScaleOptimizer(LossScaleOptions options, Inner inner);
     bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables);
+    std::vector<NamedTensor> listed(bool complete) const;
+    void load(std::span<const Tensor> values, bool complete);
     template <class Function>
     auto with_inner(const Function& function) const;
 

@@ -1,0 +1,96 @@
+"""State in one file, in the safetensors format, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusedopt.runtime import __version__, _core
+from fusedopt.state import Array, checked_values
+
+FORMAT = "fusedopt-1"
+
+
+def write(
+    path: str | os.PathLike[str], state: list[tuple[str, Array]], description: Mapping[str, Any]
+) -> None:
+    """Write state and description to a new file, then put it in the place of the old one."""
+    library = _library()
+    target = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "optimizer": json.dumps(description, default=lambda value: None),
+    }
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        os.close(descriptor)
+        library.save_file(dict(state), temporary, metadata=metadata)
+        _flush(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        _flush(target.parent)
+
+
+def read(
+    path: str | os.PathLike[str], state: list[tuple[str, Array]], class_name: str
+) -> list[Array]:
+    """Read the values of `state` from a file; ValueError where it is not the file of such state."""
+    import safetensors
+
+    _library()
+    source = Path(path)
+    try:
+        with safetensors.safe_open(source, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{source}: expected a whole safetensors file, found one that cannot be read ({error})"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{source}: expected a file that save wrote ({FORMAT}), found {metadata.get('format')!r}"
+        )
+    try:
+        stored = json.loads(metadata["optimizer"])["class_name"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source}: expected a description of the optimizer") from error
+    if stored != class_name:
+        raise ValueError(f"{source}: expected the state of {class_name}, found that of {stored}")
+    expected = {name for name, _ in state}
+    if found.keys() != expected:
+        missing, unknown = sorted(expected - found.keys()), sorted(found.keys() - expected)
+        raise ValueError(
+            f"{source}: expected state of the same variables and options; "
+            f"missing: {missing[:8]}, unknown: {unknown[:8]}"
+        )
+    return checked_values(str(source), state, [found[name] for name, _ in state])
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _library() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            'save and load need the package safetensors: pip install "fusedopt[files]"'
+        ) from error
+    return safetensors.numpy

@@ -1,0 +1,287 @@
+"""Several optimizers at once, each for the variables whose names it is given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from fusedopt import arguments
+from fusedopt.loss_scale_optimizer import LossScaleOptimizer
+from fusedopt.optimizer import Array, LearningRate, Optimizer, named
+from fusedopt.runtime import _core
+from fusedopt.serialized import find_class, serialized
+
+
+class OptimizerMap(MutableMapping[str, Optimizer]):
+    """A mapping from variable names to optimizers.
+
+    A name is looked up as a key first; then every key is tried as a regular expression that must
+    match the whole name; the default optimizer serves the rest.
+
+    Parameters
+    ----------
+    default_optimizer : Optimizer
+        For names that no key matches.
+    optimizer_map : dict, optional
+        Optimizers by name or pattern.
+
+    Raises
+    ------
+    TypeError
+        For a value that is not an Optimizer.
+    ValueError
+        For a LossScaleOptimizer or MultiOptimizer inside, a key set twice, or, at a look-up, a name
+        that two patterns match.
+
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> optimizers = fo.OptimizerMap(fo.SGD())
+    >>> optimizers["encoder/.*"] = fo.Adam()
+    >>> optimizers["encoder/kernel"].name, optimizers["decoder/kernel"].name
+    ('adam', 'sgd')
+
+    References
+    ----------
+    Keras 3, ``keras.optimizers.OptimizerMap``.
+    """
+
+    def __init__(
+        self,
+        default_optimizer: Optimizer,
+        optimizer_map: Mapping[str, Optimizer] | None = None,
+    ) -> None:
+        self.default_optimizer = _checked(default_optimizer, "default_optimizer")
+        if optimizer_map is not None and not isinstance(optimizer_map, Mapping):
+            raise TypeError(f"optimizer_map: expected a dict, found {optimizer_map!r}")
+        self._optimizers: dict[str, Optimizer] = {}
+        for key, optimizer in (optimizer_map or {}).items():
+            self[key] = optimizer
+
+    def __getitem__(self, key: str) -> Optimizer:
+        """Return the optimizer of this name."""
+        if key in self._optimizers:
+            return self._optimizers[key]
+        matching = [pattern for pattern in self._optimizers if re.fullmatch(pattern, key)]
+        if len(matching) > 1:
+            raise ValueError(
+                f"optimizer_map: expected one pattern to match {key!r}, "
+                f"found {', '.join(map(repr, matching))}"
+            )
+        return self._optimizers[matching[0]] if matching else self.default_optimizer
+
+    def __setitem__(self, key: str, optimizer: Optimizer) -> None:
+        """Give names that match a key to an optimizer."""
+        arguments.text("optimizer_map key", key)
+        if key in self._optimizers:
+            raise ValueError(f"optimizer_map: expected a new key, found {key!r} set already")
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise ValueError(
+                f"optimizer_map: expected a name or regular expression, found {key!r} ({error})"
+            ) from None
+        self._optimizers[key] = _checked(optimizer, f"optimizer_map[{key!r}]")
+
+    def __delitem__(self, key: str) -> None:
+        """Forget a key."""
+        del self._optimizers[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys."""
+        return iter(self._optimizers)
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._optimizers)
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return each optimizer once, in the order of the keys, the default one last."""
+        unique: list[Optimizer] = []
+        for optimizer in [*self._optimizers.values(), self.default_optimizer]:
+            if not any(optimizer is other for other in unique):
+                unique.append(optimizer)
+        return unique
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal map."""
+        return {
+            "default_optimizer": serialized(self.default_optimizer, "keras.optimizers"),
+            "optimizer_map": {
+                key: serialized(optimizer, "keras.optimizers")
+                for key, optimizer in self._optimizers.items()
+            },
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> OptimizerMap:
+        """Make a map from what `get_config` returned."""
+        own = arguments.configuration(config)
+        optimizers = own.get("optimizer_map") or {}
+        return cls(
+            _deserialized(own.get("default_optimizer"), custom_objects),
+            {key: _deserialized(value, custom_objects) for key, value in optimizers.items()},
+        )
+
+
+class MultiOptimizer(Optimizer):
+    """Several optimizers, stepped as one.
+
+    `build` gives each variable to the optimizer its name is mapped to. A call of `apply` is checked
+    for all of them before the first one writes. Clipping, moving averages, accumulation and learning
+    rates are each optimizer's own.
+
+    Parameters
+    ----------
+    optimizer_map : OptimizerMap
+        Unbuilt optimizers; LossScaleOptimizer and MultiOptimizer cannot be inside, but a
+        LossScaleOptimizer may be put around.
+    loss_scale_factor : float, optional
+        Replaces that of every optimizer, also where it is None.
+    name : str, optional
+        Default ``"multi_optimizer"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument of another kind, or an optimizer that is built already.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedopt as fo
+    >>> weights = {"embedding/table": np.ones(2), "dense/kernel": np.ones(2)}
+    >>> optimizers = fo.OptimizerMap(fo.Adam(learning_rate=0.1), {"embedding/.*": fo.SGD(1.0)})
+    >>> optimizer = fo.MultiOptimizer(optimizers)
+    >>> optimizer.build(weights)
+    >>> optimizer.apply({name: np.array([1.0, -1.0]) for name in weights})
+    >>> weights["embedding/table"], weights["dense/kernel"].round(2)
+    (array([0., 2.]), array([0.9, 1.1]))
+
+    References
+    ----------
+    Keras 3, ``keras.optimizers.MultiOptimizer``, which can fail after some of its optimizers have written.
+    """
+
+    def __init__(
+        self,
+        optimizer_map: OptimizerMap,
+        loss_scale_factor: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(optimizer_map, OptimizerMap):
+            raise TypeError(f"optimizer_map: expected an OptimizerMap, found {optimizer_map!r}")
+        self.name = self._name_or_default(name)
+        self.loss_scale_factor = arguments.optional_real("loss_scale_factor", loss_scale_factor)
+        self.optimizer_map = optimizer_map
+        self.optimizers = optimizer_map.optimizers()
+        self._names: dict[str, int] = {}
+        self._multi = _core.MultiOptimizer(
+            [optimizer._core for optimizer in self.optimizers], self.loss_scale_factor
+        )
+        for optimizer in self.optimizers:
+            optimizer.loss_scale_factor = self.loss_scale_factor
+        self._core = self._multi
+
+    def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
+        """Give each variable to its optimizer, and build them. See `Optimizer.build`.
+
+        Variables without names all go to the default optimizer.
+        """
+        names, arrays = named(variables)
+        if self.built:
+            self._require_same(arrays)
+            return
+        default = self.optimizer_map.default_optimizer
+        owners = [self.optimizer_map[name] for name in names] or [default] * len(arrays)
+        assignment = [
+            next(k for k, optimizer in enumerate(self.optimizers) if optimizer is owner)
+            for owner in owners
+        ]
+        for k, optimizer in enumerate(self.optimizers):
+            mine = [i for i, number in enumerate(assignment) if number == k]
+            optimizer._pass_exclusions(
+                [names[i] for i in mine] if names else [], [arrays[i] for i in mine]
+            )
+        self._multi.build(arrays, names, assignment)
+        for k, optimizer in enumerate(self.optimizers):
+            mine = [i for i, number in enumerate(assignment) if number == k]
+            optimizer._note_built([names[i] for i in mine] if names else [])
+        self._names = {name: i for i, name in enumerate(names)}
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """Raise TypeError: weight decay is each optimizer's own, and so are its exclusions."""
+        raise TypeError(
+            "exclude_from_weight_decay: expected on an optimizer of the map, found on MultiOptimizer"
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Raise AttributeError: each optimizer has its own."""
+        raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: LearningRate) -> None:
+        raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")
+
+    @property
+    def global_norm(self) -> float | None:
+        """None: each optimizer has its own."""
+        return None
+
+    def _twin(self) -> MultiOptimizer:
+        twins = {id(optimizer): optimizer._twin() for optimizer in self.optimizers}
+        for optimizer in self.optimizers:
+            twins[id(optimizer)]._copy_exclusions(optimizer)
+        optimizers = OptimizerMap(twins[id(self.optimizer_map.default_optimizer)])
+        for key in self.optimizer_map:
+            optimizers[key] = twins[id(self.optimizer_map[key])]
+        return MultiOptimizer(optimizers, self.loss_scale_factor, self.name)
+
+    def _named_variables(self) -> list[tuple[str, Array]]:
+        return self._multi.variables()
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal optimizer, without its state."""
+        return {
+            "optimizer_map": {
+                "module": "keras.optimizers",
+                "class_name": "OptimizerMap",
+                "config": self.optimizer_map.get_config(),
+                "registered_name": None,
+            },
+            "loss_scale_factor": self.loss_scale_factor,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> MultiOptimizer:
+        """Make an optimizer from what `get_config` returned. See `Optimizer.from_config`."""
+        own = arguments.configuration(config)
+        optimizers = own.get("optimizer_map")
+        if isinstance(optimizers, Mapping):
+            map_class, map_config = find_class(optimizers, {"OptimizerMap": OptimizerMap}, OptimizerMap)
+            own["optimizer_map"] = map_class.from_config(map_config, custom_objects=custom_objects)
+        return cls(**own)
+
+
+def _checked(optimizer: Any, name: str) -> Optimizer:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{name}: expected an Optimizer, found {optimizer!r}")
+    if isinstance(optimizer, LossScaleOptimizer | MultiOptimizer):
+        raise ValueError(f"{name}: expected another kind, found a {type(optimizer).__name__}")
+    return optimizer
+
+
+def _deserialized(config: Any, custom_objects: Mapping[str, Any] | None) -> Any:
+    if isinstance(config, Optimizer):
+        return config
+    cls, own = find_class(config, custom_objects, Optimizer)
+    return cls.from_config(own, custom_objects=custom_objects)

@@ -1,0 +1,110 @@
+// The variables an optimizer was built on, and a call of apply on its way from Python objects to the core.
+#pragma once
+
+#include <fusedopt/tensor.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arrays.hpp"
+
+namespace fusedopt::python {
+
+/// The staging area of a call, kept by its thread so that a step allocates nothing.
+struct Staging {
+    std::vector<Tensor> gradients;
+    std::vector<Tensor> variables;
+    std::vector<py::array> converted;  // arrays made from other objects, alive until the step is done
+};
+
+class BorrowedStaging {
+public:
+    BorrowedStaging();
+    ~BorrowedStaging();
+    BorrowedStaging(const BorrowedStaging&) = delete;
+    BorrowedStaging& operator=(const BorrowedStaging&) = delete;
+    Staging* operator->() { return staging_.get(); }
+
+private:
+    std::unique_ptr<Staging> staging_;
+};
+
+/// The variables given to build: their arrays keep the memory alive.
+class Built {
+public:
+    /// Calls build with the views of these objects and without the GIL, then keeps them.
+    template <class Build>
+    void build(const py::sequence& objects, std::vector<std::string> names, const Build& build) {
+        std::vector<py::array> arrays;
+        std::vector<Tensor> tensors;
+        for (std::size_t i = 0; i < objects.size(); ++i) {
+            const std::string who = "variable " + std::to_string(i) + (names.empty() ? "" : " ('" + names[i] + "')");
+            arrays.push_back(variable_array(objects[i], who));
+            tensors.push_back(view(arrays.back(), who));
+        }
+        {
+            const py::gil_scoped_release release;
+            build(tensors, names);
+        }
+        keep(std::move(arrays), std::move(names));
+    }
+
+    void keep(std::vector<py::array> arrays, std::vector<std::string> names) {
+        arrays_ = std::move(arrays);
+        names_ = std::move(names);
+        memory_.clear();
+        for (const py::array& array : arrays_) memory_.push_back({array.data(), array.nbytes()});
+    }
+
+    std::string describe(std::size_t index) const {
+        return "variable " + std::to_string(index) + (index < names_.size() ? " ('" + names_[index] + "')" : "");
+    }
+
+    std::string describe_gradient(std::size_t position, bool in_built_order) const {
+        return in_built_order ? "gradient of " + describe(position) : "gradient " + std::to_string(position);
+    }
+
+    /// numpy.ndarray.resize and assignment to .data can swap an array's memory behind everybody's back.
+    void check_memory() const {
+        for (std::size_t i = 0; i < arrays_.size(); ++i) {
+            if (arrays_[i].data() != memory_[i].data || arrays_[i].nbytes() != memory_[i].bytes) {
+                throw std::invalid_argument(describe(i) +
+                                            ": expected the memory it was built with, found it moved or " +
+                                            "resized; build a new optimizer on it");
+            }
+        }
+    }
+
+    const std::vector<py::array>& arrays() const { return arrays_; }
+    const std::vector<std::string>& names() const { return names_; }
+
+private:
+    struct Memory {
+        const void* data;
+        std::int64_t bytes;
+    };
+    std::vector<py::array> arrays_;
+    std::vector<std::string> names_;
+    std::vector<Memory> memory_;
+};
+
+/// Reads the objects of a call into the staging area; warns of gradients that are None.
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables);
+
+/// Calls step with views of gradients and, where given, variables, and without the GIL.
+template <class Step>
+auto call_step(const Built& built, const py::object& gradients, const py::object& variables, const Step& step) {
+    const py::tuple held(gradients);  // a list could change while the GIL is released
+    BorrowedStaging staging;
+    stage(staging, built, held, variables);
+    const py::gil_scoped_release release;
+    return variables.is_none() ? step(std::span<const Tensor>(staging->gradients), nullptr)
+                               : step(std::span<const Tensor>(staging->gradients), &staging->variables);
+}
+
+}  // namespace fusedopt::python

@@ -1,0 +1,139 @@
+#include "rules.hpp"
+
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "register.hpp"
+
+namespace fusedopt::python {
+namespace {
+
+// Releases a Python object wherever it dies, with the GIL.
+std::shared_ptr<py::object> share(py::object object) {
+    return {new py::object(std::move(object)), [](py::object* held) {
+                const py::gil_scoped_acquire acquire;
+                delete held;
+            }};
+}
+
+double real_number(py::handle value, const char* name) {
+    const double number = PyFloat_AsDouble(value.ptr());
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        throw py::type_error(std::string(name) + ": expected a real number, found " +
+                             py::repr(value).cast<std::string>());
+    }
+    return number;
+}
+
+Options make_options(const py::object& learning_rate, std::optional<double> weight_decay,
+                     std::optional<double> clipnorm, std::optional<double> clipvalue,
+                     std::optional<double> global_clipnorm, bool use_ema, double ema_momentum,
+                     std::optional<std::int64_t> ema_overwrite_frequency, std::optional<double> loss_scale_factor,
+                     std::optional<std::int64_t> gradient_accumulation_steps) {
+    Options options;
+    options.learning_rate = hyperparameter(learning_rate, "learning_rate");
+    options.weight_decay = weight_decay;
+    options.clipnorm = clipnorm;
+    options.clipvalue = clipvalue;
+    options.global_clipnorm = global_clipnorm;
+    options.use_ema = use_ema;
+    options.ema_momentum = ema_momentum;
+    options.ema_overwrite_frequency = ema_overwrite_frequency;
+    options.loss_scale_factor = loss_scale_factor;
+    options.gradient_accumulation_steps = gradient_accumulation_steps;
+    return options;
+}
+
+}  // namespace
+
+Hyperparameter hyperparameter(const py::object& value, const char* name) {
+    if (!PyCallable_Check(value.ptr())) return real_number(value, name);
+    return [function = share(value), name](std::int64_t step) {
+        const py::gil_scoped_acquire acquire;
+        return real_number((*function)(step), name);
+    };
+}
+
+void register_rules(py::module_& module) {
+    py::class_<PyRule>(module, "Rule");
+    module.def(
+        "sgd", [](double momentum, bool nesterov) { return PyRule{SGD{momentum, nesterov}}; }, py::kw_only(),
+        py::arg("momentum"), py::arg("nesterov"));
+    module.def(
+        "rmsprop",
+        [](double rho, double momentum, double epsilon, bool centered) {
+            return PyRule{RMSprop{rho, momentum, epsilon, centered}};
+        },
+        py::kw_only(), py::arg("rho"), py::arg("momentum"), py::arg("epsilon"), py::arg("centered"));
+    module.def(
+        "adam",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon, bool amsgrad) {
+            return PyRule{Adam{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon, amsgrad}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"), py::arg("amsgrad"));
+
+    module.def(
+        "adagrad",
+        [](double initial_accumulator_value, double epsilon) {
+            return PyRule{Adagrad{initial_accumulator_value, epsilon}};
+        },
+        py::kw_only(), py::arg("initial_accumulator_value"), py::arg("epsilon"));
+    module.def(
+        "adadelta", [](double rho, double epsilon) { return PyRule{Adadelta{rho, epsilon}}; }, py::kw_only(),
+        py::arg("rho"), py::arg("epsilon"));
+    module.def(
+        "adamax",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
+            return PyRule{Adamax{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
+    module.def(
+        "nadam",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
+            return PyRule{Nadam{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
+    module.def(
+        "lion",
+        [](const py::object& beta_1, const py::object& beta_2) {
+            return PyRule{Lion{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2")}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"));
+    module.def(
+        "ftrl",
+        [](double learning_rate_power, double initial_accumulator_value, double l1_regularization_strength,
+           double l2_regularization_strength, double l2_shrinkage_regularization_strength, double beta) {
+            return PyRule{Ftrl{learning_rate_power, initial_accumulator_value, l1_regularization_strength,
+                               l2_regularization_strength, l2_shrinkage_regularization_strength, beta}};
+        },
+        py::kw_only(), py::arg("learning_rate_power"), py::arg("initial_accumulator_value"),
+        py::arg("l1_regularization_strength"), py::arg("l2_regularization_strength"),
+        py::arg("l2_shrinkage_regularization_strength"), py::arg("beta"));
+    module.def(
+        "lamb",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
+            return PyRule{Lamb{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
+    module.def(
+        "schedule_free_adamw",
+        [](const py::object& beta_1, const py::object& beta_2, double epsilon, std::int64_t warmup_steps) {
+            return PyRule{ScheduleFreeAdamW{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon,
+                                            warmup_steps}};
+        },
+        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"), py::arg("warmup_steps"));
+
+    py::class_<Options>(module, "Options")
+        .def(py::init(&make_options), py::kw_only(), py::arg("learning_rate"), py::arg("weight_decay"),
+             py::arg("clipnorm"), py::arg("clipvalue"), py::arg("global_clipnorm"), py::arg("use_ema"),
+             py::arg("ema_momentum"), py::arg("ema_overwrite_frequency"), py::arg("loss_scale_factor"),
+             py::arg("gradient_accumulation_steps"));
+}
+
+}  // namespace fusedopt::python
