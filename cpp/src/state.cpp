@@ -83,6 +83,12 @@ void Optimizer::State::require_built(const char* function) const {
         throw std::invalid_argument(std::string(function) + ": the optimizer is not built; call build first");
 }
 
+void Optimizer::State::require_not_stepping(const char* function) const {
+    if (is_stepping) {
+        throw std::invalid_argument(std::string(function) + ": called by a learning rate or beta of its own step");
+    }
+}
+
 double Optimizer::State::current_learning_rate() const {
     return learning_rate.is_number() ? learning_rate_value : learning_rate(calls);
 }
@@ -233,6 +239,7 @@ std::vector<NamedTensor> Optimizer::State::named_variables() {
 
 void Optimizer::State::check_weights(std::span<const Tensor> values) {
     require_built("set_weights");
+    require_not_stepping("set_weights");
     const std::vector<NamedTensor> own = named_variables();
     if (values.size() != own.size()) {
         throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
@@ -267,6 +274,10 @@ void Optimizer::State::copy_weights(std::span<const Tensor> values) {
         if (const std::int64_t bytes = own[k].tensor.size_bytes()) {
             std::memmove(own[k].tensor.data(), values[k].data(), static_cast<std::size_t>(bytes));
         }
+    }
+    // Master copies are none of the values: the next step takes what the variables hold, whatever was trained before.
+    for (const kernel::Job& job : jobs) {
+        if (job.storage && job.size > 0) std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * 4);
     }
 }
 
@@ -315,11 +326,13 @@ std::int64_t Optimizer::calls() const {
 
 double Optimizer::learning_rate() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->current_learning_rate();
+    const Hyperparameter function = state_->learning_rate;  // a copy: the call may replace the original
+    return function.is_number() ? state_->learning_rate_value : function(state_->calls);
 }
 
 void Optimizer::set_learning_rate(Hyperparameter learning_rate) {
     const std::lock_guard lock(state_->mutex);
+    state_->require_not_stepping("set_learning_rate");
     if (learning_rate.is_number()) {
         require_not_negative("learning_rate", learning_rate.value());
         state_->learning_rate_value = learning_rate.value();

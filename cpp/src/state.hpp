@@ -56,6 +56,7 @@ struct Optimizer::State {
     void finalize(std::span<const Tensor> tensors);
     std::string describe(std::size_t index) const;
     void require_built(const char* function) const;
+    void require_not_stepping(const char* function) const;
 
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "check.hpp"
+#include "float_environment.hpp"
 #include "levels.hpp"
 #include "state.hpp"
 
@@ -14,10 +15,7 @@ namespace {
 
 class SteppingFlag {
 public:
-    explicit SteppingFlag(bool& flag) : flag_(flag) {
-        if (flag) throw std::invalid_argument("apply: called by a learning rate or beta of its own step");
-        flag = true;
-    }
+    explicit SteppingFlag(bool& flag) : flag_(flag) { flag = true; }
     ~SteppingFlag() { flag_ = false; }
     SteppingFlag(const SteppingFlag&) = delete;
     SteppingFlag& operator=(const SteppingFlag&) = delete;
@@ -171,6 +169,7 @@ bool Optimizer::State::measure_gradients(const Scaling& scaling, bool is_update)
 }
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
+    const FloatEnvironment environment;
     // Accumulated gradients are unscaled already and only need averaging.
     const double factor = accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
     double global_factor = 1.0;
@@ -194,6 +193,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
 
 bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
                             const Scaling& scaling) {
+    require_not_stepping("apply");
     const SteppingFlag flag(is_stepping);
     require_built("apply");
     if (gradients.empty() && (!tensors || tensors->empty())) return true;
@@ -239,6 +239,7 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<c
 
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     require_built("finalize_variable_values");
+    require_not_stepping("finalize_variable_values");
     if (tensors.size() != variables.size()) {
         throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(variables.size()) +
                                     " variables, found " + std::to_string(tensors.size()));

@@ -177,7 +177,7 @@ class LossScaleOptimizer(Optimizer):
         cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
     ) -> LossScaleOptimizer:
         """Make an optimizer from what `get_config` returned. See `Optimizer.from_config`."""
-        own = dict(config)
+        own = arguments.configuration(config)
         inner = own.pop("inner_optimizer", None)
         if isinstance(inner, Mapping):
             inner_class, inner_config = find_class(inner, custom_objects, Optimizer)

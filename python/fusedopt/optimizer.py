@@ -67,6 +67,13 @@ class Optimizer:
     TypeError
         For an argument of another type.
 
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> optimizer = fo.SGD(learning_rate=0.1, global_clipnorm=1.0, use_ema=True)
+    >>> isinstance(optimizer, fo.Optimizer)
+    True
+
     References
     ----------
     Keras 3, ``keras.optimizers.Optimizer``. Differences on purpose: gradients are widened to the
@@ -375,6 +382,14 @@ class Optimizer:
         if not self.built:
             raise ValueError("stateless_apply: the optimizer is not built; call build first")
         copies = [np.array(_as_array(variable), order="C") for variable in trainable_variables]
+        own = [(array.shape, array.dtype) for array in self._core.arrays]
+        found = [(array.shape, array.dtype) for array in copies]
+        if found != own:
+            raise ValueError(
+                "stateless_apply: expected variables of the built shapes and dtypes "
+                f"({', '.join(f'{dtype}{shape}' for shape, dtype in own)}), "
+                f"found {', '.join(f'{dtype}{shape}' for shape, dtype in found) or 'none'}"
+            )
         other = self._twin()
         other._exclude_positions(copies, self._decay_exclusions())
         other.build(copies)
@@ -472,6 +487,8 @@ class Optimizer:
         """
         if not self.built:
             raise ValueError("set_weights: the optimizer is not built; call build first")
+        _require_iterable("weights", weights)
+        weights = list(weights)
         named = self._named_variables()
         if len(weights) != len(named):
             raise ValueError(f"set_weights: expected {len(named)} arrays, found {len(weights)}")
@@ -491,7 +508,14 @@ class Optimizer:
                     f"set_weights: array {position} ({name}): expected shape {target.shape}, "
                     f"found {value.shape}"
                 )
-            values.append(np.array(value, dtype=target.dtype, order="C"))
+            try:
+                with np.errstate(over="raise"):
+                    values.append(np.array(value, dtype=target.dtype, order="C"))
+            except FloatingPointError:
+                raise ValueError(
+                    f"set_weights: array {position} ({name}): expected values that {target.dtype} "
+                    "can hold, found larger ones"
+                ) from None
         self._core_set_weights(values)
 
     def _core_set_weights(self, values: list[Array]) -> None:
@@ -510,12 +534,17 @@ class Optimizer:
         ValueError
             As `set_weights` does, or if the keys are others; then nothing has changed.
         """
+        if not self.built:
+            raise ValueError("load_own_variables: the optimizer is not built; call build first")
+        if not hasattr(store, "keys"):
+            raise TypeError(f"store: expected a mapping, found {type(store).__name__}")
+        keys = set(store.keys())
         count = len(self.variables)
         expected = [str(position) for position in range(count)]
-        if set(store.keys()) != set(expected):
+        if keys != set(expected):
             raise ValueError(
                 f"load_own_variables: expected the keys '0' to '{count - 1}', "
-                f"found {len(store.keys())} keys: {sorted(store.keys())[:8]}"
+                f"found {len(keys)} keys: {sorted(map(repr, keys))[:8]}"
             )
         self.set_weights([store[key] for key in expected])
 
@@ -558,7 +587,7 @@ class Optimizer:
         custom_objects : dict, optional
             Classes by name, for schedules of your own.
         """
-        arguments_of_class = dict(config)
+        arguments_of_class = arguments.configuration(config)
         rate = arguments_of_class.get("learning_rate")
         if isinstance(rate, Mapping):
             schedule, own = find_class(rate, custom_objects, LearningRateSchedule)

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "check.hpp"
+#include "float_environment.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
@@ -26,6 +27,7 @@ void compute_adam_scalars(const AdamLike& rule, const Moment& moment, double* sc
     require_below_one("beta_1", beta_1);
     require_below_one("beta_2", beta_2);
     const double t = static_cast<double>(moment.t);
+    const FloatEnvironment environment;  // not earlier: a beta may be the caller's code
     scalars[0] = moment.learning_rate * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t));
     scalars[1] = 1.0 - beta_1;
     scalars[2] = 1.0 - beta_2;

@@ -1,4 +1,5 @@
 #include "check.hpp"
+#include "float_environment.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
@@ -17,6 +18,7 @@ RuleSpec specify(const RMSprop& rule) {
 }
 
 void compute_scalars(const RMSprop& rule, const Moment& moment, double* scalars) {
+    const FloatEnvironment environment;
     scalars[0] = moment.learning_rate;
     scalars[1] = rule.rho;
     scalars[2] = 1.0 - rule.rho;
