@@ -1,6 +1,13 @@
 # The library, its headers, its CMake package and its pkg-config file.
 include(CMakePackageConfigHelpers)
 
+# A static library leaves its own libraries to whoever links it.
+get_target_property(fusedopt_type fusedopt TYPE)
+set(FUSEDOPT_LINKS_OPENMP OFF)
+if(FUSEDOPT_HAS_OPENMP AND fusedopt_type STREQUAL "STATIC_LIBRARY")
+  set(FUSEDOPT_LINKS_OPENMP ON)
+endif()
+
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/fusedopt)
 install(TARGETS fusedopt EXPORT fusedopt-targets
         RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
@@ -17,14 +24,11 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/fusedopt-config.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/fusedopt-config-version.cmake
         DESTINATION ${package_dir})
 
-# What a static library still needs when it is linked.
-set(FUSEDOPT_PRIVATE_LIBS "")
-if(FUSEDOPT_HAS_OPENMP)
-  set(FUSEDOPT_PRIVATE_LIBS "${OpenMP_CXX_FLAGS}")
-endif()
-get_target_property(fusedopt_type fusedopt TYPE)
-if(fusedopt_type STREQUAL "STATIC_LIBRARY")
-  set(FUSEDOPT_PUBLIC_LIBS "${FUSEDOPT_PRIVATE_LIBS}")
+# pkg-config's file finds its neighbours from where it lies, so that the installed tree can be moved.
+file(RELATIVE_PATH FUSEDOPT_PC_TO_INCLUDEDIR ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+set(FUSEDOPT_PC_LIBS "")
+if(FUSEDOPT_LINKS_OPENMP)
+  set(FUSEDOPT_PC_LIBS "${OpenMP_CXX_FLAGS}")
 endif()
 configure_file(cmake/fusedopt.pc.in ${CMAKE_CURRENT_BINARY_DIR}/fusedopt.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/fusedopt.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

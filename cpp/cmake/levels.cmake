@@ -21,7 +21,9 @@ function(fusedopt_add_level target level)
   # A sanitized build must see the plain loops, so only that one goes without -O3.
   # Vectors are only passed to functions that are always inlined, so how they would be passed does not matter.
   set(flags -ffp-contract=off -fno-fast-math -fno-math-errno -fno-trapping-math -Wno-psabi)
-  if(NOT FUSEDOPT_SANITIZE)
+  if(FUSEDOPT_SANITIZE)
+    list(APPEND flags -Wno-unknown-pragmas)
+  else()
     list(APPEND flags -O3 -fopenmp-simd)
   endif()
   if(MSVC)  # clang-cl; cl.exe has no vector types

@@ -54,11 +54,13 @@ std::int64_t Optimizer::calls() const {
 
 double Optimizer::learning_rate() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->current_learning_rate();
+    const Hyperparameter function = state_->learning_rate;  // a copy: the call may replace the original
+    return function.is_number() ? state_->learning_rate_value : function(state_->calls);
 }
 
 void Optimizer::set_learning_rate(Hyperparameter learning_rate) {
     const std::lock_guard lock(state_->mutex);
+    state_->require_not_stepping("set_learning_rate");
     if (learning_rate.is_number()) {
         require_not_negative("learning_rate", learning_rate.value());
         state_->learning_rate_value = learning_rate.value();

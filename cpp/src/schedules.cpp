@@ -139,10 +139,9 @@ double CosineDecayRestarts::operator()(Number step) const {
         return initial_learning_rate * cosine(std::max(x - i, 0.0), std::pow(m_mul, i), alpha);
     }
     if (1.0 + x * growth < tolerance) return initial_learning_rate * alpha;
-    const double log_t_mul = std::log1p(growth);
-    const double i = std::floor(std::log1p(x * growth) / log_t_mul + tolerance);
-    const double start = std::expm1(i * log_t_mul) / growth;
-    const double p = std::clamp((x - start) / std::exp(i * log_t_mul), 0.0, 1.0);
+    const double i = std::floor(std::log1p(x * growth) / std::log1p(growth) + tolerance);
+    const double length = std::pow(t_mul, i);
+    const double p = std::clamp((x - (length - 1.0) / growth) / length, 0.0, 1.0);
     return initial_learning_rate * cosine(p, std::pow(m_mul, i), alpha);
 }
 

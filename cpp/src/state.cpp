@@ -85,6 +85,12 @@ void Optimizer::State::require_built(const char* function) const {
         throw std::invalid_argument(std::string(function) + ": the optimizer is not built; call build first");
 }
 
+void Optimizer::State::require_not_stepping(const char* function) const {
+    if (is_stepping) {
+        throw std::invalid_argument(std::string(function) + ": called by a learning rate or beta of its own step");
+    }
+}
+
 double Optimizer::State::current_learning_rate() const {
     return learning_rate.is_number() ? learning_rate_value : learning_rate(calls);
 }
@@ -122,6 +128,7 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
 
 void Optimizer::State::check_weights(std::span<const Tensor> values, Extent extent) {
     require_built("set_weights");
+    require_not_stepping("set_weights");
     const std::vector<NamedTensor> own = named_variables(extent);
     if (values.size() != own.size()) {
         throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +

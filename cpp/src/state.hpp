@@ -74,6 +74,7 @@ struct Optimizer::State {
     void finalize(std::span<const Tensor> tensors);
     std::string describe(std::size_t index) const;
     void require_built(const char* function) const;
+    void require_not_stepping(const char* function) const;
 
     static constexpr std::size_t unknown = static_cast<std::size_t>(-1);
 

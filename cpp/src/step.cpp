@@ -161,6 +161,7 @@ bool Optimizer::State::measure(const Scaling& scaling) {
 }
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
+    const FloatEnvironment environment;
     // Accumulated gradients are unscaled already and only need averaging.
     const double factor = accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
     double global_factor = 1.0;
@@ -268,6 +269,7 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<c
 
 void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
     require_built("finalize_variable_values");
+    require_not_stepping("finalize_variable_values");
     if (tensors.size() != variables.size()) {
         throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(variables.size()) +
                                     " variables, found " + std::to_string(tensors.size()));

@@ -1,7 +1,5 @@
 #include "stepping.hpp"
 
-#include <stdexcept>
-
 namespace fusedopt {
 namespace {
 
@@ -9,11 +7,7 @@ namespace {
 class SteppingFlags {
 public:
     explicit SteppingFlags(std::span<const Share> shares) : shares_(shares) {
-        for (const Share& share : shares_) {
-            if (share.state->is_stepping) {
-                throw std::invalid_argument("apply: called by a learning rate or beta of its own step");
-            }
-        }
+        for (const Share& share : shares_) share.state->require_not_stepping("apply");
         for (const Share& share : shares_) share.state->is_stepping = true;
     }
     ~SteppingFlags() {

@@ -24,6 +24,7 @@ from fusedopt.ftrl import Ftrl
 from fusedopt.lamb import Lamb
 from fusedopt.lion import Lion
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
+from fusedopt.multi_optimizer import MultiOptimizer, OptimizerMap
 from fusedopt.nadam import Nadam
 from fusedopt.optimizer import Optimizer
 from fusedopt.rmsprop import RMSprop
@@ -43,8 +44,10 @@ __all__ = [
     "Lamb",
     "Lion",
     "LossScaleOptimizer",
+    "MultiOptimizer",
     "Nadam",
     "Optimizer",
+    "OptimizerMap",
     "RMSprop",
     "ScheduleFreeAdamW",
     "__version__",

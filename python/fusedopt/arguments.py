@@ -11,7 +11,10 @@ def real(name: str, value: Any) -> float:
     """Any real number as a float; TypeError for everything else."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a real number, found {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number of double's range, found {value!r}") from None
 
 
 def optional_real(name: str, value: Any) -> float | None:
@@ -46,6 +49,13 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, found {value!r}")
     return value
+
+
+def configuration(config: Any) -> dict[str, Any]:
+    """Copy a configuration; TypeError for what is not a dict by argument name."""
+    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
+        raise TypeError(f"config: expected a dict by argument name, found {config!r}")
+    return dict(config)
 
 
 def none_left(kwargs: Mapping[str, Any]) -> None:

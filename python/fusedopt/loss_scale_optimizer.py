@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.optimizer import Array, LearningRate, Optimizer
+from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.runtime import _core
 from fusedopt.serialized import find_class, serialized
+from fusedopt.state import Array
 
 
 class LossScaleOptimizer(Optimizer):
@@ -158,8 +159,17 @@ class LossScaleOptimizer(Optimizer):
             self.inner_optimizer._twin(), self.initial_scale, self.dynamic_growth_steps, self.name
         )
 
-    def _decay_exclusions(self) -> list[int]:
-        return self.inner_optimizer._decay_exclusions()
+    def _exclude_like(self, original: Any, variables: Sequence[Any]) -> None:
+        self.inner_optimizer._exclude_like(original.inner_optimizer, variables)
+
+    def _variable_names(self) -> list[str]:
+        return self.inner_optimizer._variable_names()
+
+    def _core_state(self) -> list[tuple[str, Array]]:
+        return self._scaled.state()
+
+    def _core_set_state(self, values: list[Array]) -> None:
+        self._scaled.set_state(values)
 
     # Configuration
 
@@ -177,7 +187,7 @@ class LossScaleOptimizer(Optimizer):
         cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
     ) -> LossScaleOptimizer:
         """Make an optimizer from what `get_config` returned. See `Optimizer.from_config`."""
-        own = dict(config)
+        own = arguments.configuration(config)
         inner = own.pop("inner_optimizer", None)
         if isinstance(inner, Mapping):
             inner_class, inner_config = find_class(inner, custom_objects, Optimizer)

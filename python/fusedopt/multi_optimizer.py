@@ -8,9 +8,10 @@ from typing import Any
 
 from fusedopt import arguments
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
-from fusedopt.optimizer import Array, LearningRate, Optimizer, named
+from fusedopt.optimizer import LearningRate, Optimizer, named
 from fusedopt.runtime import _core
 from fusedopt.serialized import find_class, serialized
+from fusedopt.state import Array
 
 
 class OptimizerMap(MutableMapping[str, Optimizer]):
@@ -179,6 +180,7 @@ class MultiOptimizer(Optimizer):
         self.optimizer_map = optimizer_map
         self.optimizers = optimizer_map.optimizers()
         self._names: dict[str, int] = {}
+        self._assignment: list[int] = []
         self._multi = _core.MultiOptimizer(
             [optimizer._core for optimizer in self.optimizers], self.loss_scale_factor
         )
@@ -197,19 +199,17 @@ class MultiOptimizer(Optimizer):
             return
         default = self.optimizer_map.default_optimizer
         owners = [self.optimizer_map[name] for name in names] or [default] * len(arrays)
-        assignment = [
+        self._assignment = [
             next(k for k, optimizer in enumerate(self.optimizers) if optimizer is owner)
             for owner in owners
         ]
-        for k, optimizer in enumerate(self.optimizers):
-            mine = [i for i, number in enumerate(assignment) if number == k]
-            optimizer._pass_exclusions(
-                [names[i] for i in mine] if names else [], [arrays[i] for i in mine]
-            )
-        self._multi.build(arrays, names, assignment)
-        for k, optimizer in enumerate(self.optimizers):
-            mine = [i for i, number in enumerate(assignment) if number == k]
-            optimizer._note_built([names[i] for i in mine] if names else [])
+        parts = [self._variables_of(k) for k in range(len(self.optimizers))]
+        own_names = [[names[i] for i in part] if names else [] for part in parts]
+        for optimizer, part, own in zip(self.optimizers, parts, own_names, strict=True):
+            optimizer._pass_exclusions(own, [arrays[i] for i in part])
+        self._multi.build(arrays, names, self._assignment)
+        for optimizer, own in zip(self.optimizers, own_names, strict=True):
+            optimizer._note_built(own)
         self._names = {name: i for i, name in enumerate(names)}
 
     def exclude_from_weight_decay(
@@ -236,12 +236,18 @@ class MultiOptimizer(Optimizer):
 
     def _twin(self) -> MultiOptimizer:
         twins = {id(optimizer): optimizer._twin() for optimizer in self.optimizers}
-        for optimizer in self.optimizers:
-            twins[id(optimizer)]._copy_exclusions(optimizer)
         optimizers = OptimizerMap(twins[id(self.optimizer_map.default_optimizer)])
         for key in self.optimizer_map:
             optimizers[key] = twins[id(self.optimizer_map[key])]
         return MultiOptimizer(optimizers, self.loss_scale_factor, self.name)
+
+    def _exclude_like(self, original: Any, variables: Sequence[Any]) -> None:
+        for k, (mine, theirs) in enumerate(zip(self.optimizers, original.optimizers, strict=True)):
+            mine._exclude_like(theirs, [variables[i] for i in original._variables_of(k)])
+
+    def _variables_of(self, number: int) -> list[int]:
+        """Return which variables an optimizer updates."""
+        return [i for i, owner in enumerate(self._assignment) if owner == number]
 
     def _named_variables(self) -> list[tuple[str, Array]]:
         return self._multi.variables()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from fusedopt import arguments
+from fusedopt import arguments, files
 from fusedopt.runtime import _core
 from fusedopt.schedules import LearningRateSchedule
 from fusedopt.serialized import find_class, serialized
+from fusedopt.state import Array, checked_values
 
-Array = npt.NDArray[Any]
 LearningRate = float | LearningRateSchedule | Callable[[], float]
 Self = TypeVar("Self", bound="Optimizer")
 
@@ -67,6 +67,13 @@ class Optimizer:
     TypeError
         For an argument of another type.
 
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> optimizer = fo.SGD(learning_rate=0.1, global_clipnorm=1.0, use_ema=True)
+    >>> isinstance(optimizer, fo.Optimizer)
+    True
+
     References
     ----------
     Keras 3, ``keras.optimizers.Optimizer``. Differences on purpose: gradients are widened to the
@@ -108,6 +115,7 @@ class Optimizer:
         self._names: dict[str, int] = {}
         self._excluded_variables: list[Any] = []
         self._excluded_names: list[str] = []
+        self._excluded_addresses: set[tuple[int, int]] = set()
         self._excluded_indices: list[int] = []
         self._core = _core.Optimizer(
             rule,
@@ -172,26 +180,34 @@ class Optimizer:
         >>> len(optimizer.variables)
         6
         """
-        names, arrays = _named(variables)
+        names, arrays = named(variables)
         if self.built:
             self._require_same(arrays)
             return
+        self._pass_exclusions(names, arrays)
+        self._core.build(arrays, names)
+        self._note_built(names)
+
+    def _pass_exclusions(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
+        """Tell the core which of these variables weight decay leaves out."""
         excluded = list(self._excluded_variables)
-        matched = [i for i, name in enumerate(names) if self._is_excluded(name)]
         for pattern in self._excluded_names:
-            if not any(re.search(pattern, name) for name in names):
+            matching = [i for i, name in enumerate(names) if re.search(pattern, name)]
+            excluded += [arrays[i] for i in matching]
+            if not matching:
                 warnings.warn(
                     f"exclude_from_weight_decay: no variable's name matches {pattern!r}",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
-        self._core.exclude_from_weight_decay(excluded + [arrays[i] for i in matched])
-        self._core.build(arrays, names)
+        self._core.exclude_from_weight_decay(excluded)
+        self._excluded_addresses = {_address(_as_array(variable)) for variable in excluded}
+
+    def _note_built(self, names: Sequence[str]) -> None:
         self._names = {name: i for i, name in enumerate(names)}
-        addresses = {_address(_as_array(variable)) for variable in excluded}
         self._excluded_indices = [
             i
             for i, array in enumerate(self._core.arrays)
-            if i in matched or _address(array) in addresses
+            if _address(array) in self._excluded_addresses
         ]
 
     def exclude_from_weight_decay(
@@ -240,9 +256,6 @@ class Optimizer:
                 ) from None
         self._excluded_variables = [] if var_list is None else list(var_list)
         self._excluded_names = names
-
-    def _is_excluded(self, name: str) -> bool:
-        return any(re.search(pattern, name) for pattern in self._excluded_names)
 
     def _require_same(self, variables: Sequence[Any]) -> None:
         mine = [_address(array) for array in self._core.arrays]
@@ -375,9 +388,18 @@ class Optimizer:
         if not self.built:
             raise ValueError("stateless_apply: the optimizer is not built; call build first")
         copies = [np.array(_as_array(variable), order="C") for variable in trainable_variables]
+        own = [(array.shape, array.dtype) for array in self._core.arrays]
+        found = [(array.shape, array.dtype) for array in copies]
+        if found != own:
+            raise ValueError(
+                "stateless_apply: expected variables of the built shapes and dtypes "
+                f"({', '.join(f'{dtype}{shape}' for shape, dtype in own)}), "
+                f"found {', '.join(f'{dtype}{shape}' for shape, dtype in found) or 'none'}"
+            )
         other = self._twin()
-        other._exclude_positions(copies, self._decay_exclusions())
-        other.build(copies)
+        other._exclude_like(self, copies)
+        names = self._variable_names()
+        other.build(dict(zip(names, copies, strict=True)) if names else copies)
         other.set_weights(optimizer_variables)
         other.apply(grads)
         return copies, [np.array(variable) for variable in other.variables]
@@ -388,13 +410,12 @@ class Optimizer:
         config["learning_rate"] = self._learning_rate
         return type(self).from_config(config)
 
-    def _decay_exclusions(self) -> list[int]:
-        return self._excluded_indices
+    def _exclude_like(self, original: Any, variables: Sequence[Any]) -> None:
+        """Leave out those of `variables` whose likes the original leaves out of weight decay."""
+        self.exclude_from_weight_decay([variables[i] for i in original._excluded_indices])
 
-    def _exclude_positions(self, variables: Sequence[Any], positions: Sequence[int]) -> None:
-        self.exclude_from_weight_decay(
-            [variables[i] for i in positions if i < len(variables)]
-        )
+    def _variable_names(self) -> list[str]:
+        return list(self._names)
 
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
         """Overwrite the variables with their moving averages, at the end of training.
@@ -472,27 +493,14 @@ class Optimizer:
         """
         if not self.built:
             raise ValueError("set_weights: the optimizer is not built; call build first")
-        named = self._named_variables()
-        if len(weights) != len(named):
-            raise ValueError(f"set_weights: expected {len(named)} arrays, found {len(weights)}")
-        values = []
-        for position, ((name, target), weight) in enumerate(zip(named, weights, strict=True)):
-            value = np.asarray(weight)
-            is_integer = target.dtype.kind == "i"
-            if (value.dtype.kind in "iu") != is_integer or not (
-                is_integer or _is_floating(value.dtype)
-            ):
-                raise ValueError(
-                    f"set_weights: array {position} ({name}): expected "
-                    f"{'an integer' if is_integer else 'a floating'} dtype, found {value.dtype}"
-                )
-            if value.shape != target.shape:
-                raise ValueError(
-                    f"set_weights: array {position} ({name}): expected shape {target.shape}, "
-                    f"found {value.shape}"
-                )
-            values.append(np.array(value, dtype=target.dtype, order="C"))
-        self._core_set_weights(values)
+        _require_iterable("weights", weights)
+        weights = list(weights)
+        named_variables = self._named_variables()
+        if len(weights) != len(named_variables):
+            raise ValueError(
+                f"set_weights: expected {len(named_variables)} arrays, found {len(weights)}"
+            )
+        self._core_set_weights(checked_values("set_weights", named_variables, weights))
 
     def _core_set_weights(self, values: list[Array]) -> None:
         self._core.set_weights(values)
@@ -510,14 +518,96 @@ class Optimizer:
         ValueError
             As `set_weights` does, or if the keys are others; then nothing has changed.
         """
+        if not self.built:
+            raise ValueError("load_own_variables: the optimizer is not built; call build first")
+        if not hasattr(store, "keys"):
+            raise TypeError(f"store: expected a mapping, found {type(store).__name__}")
+        keys = set(store.keys())
         count = len(self.variables)
         expected = [str(position) for position in range(count)]
-        if set(store.keys()) != set(expected):
+        if keys != set(expected):
             raise ValueError(
                 f"load_own_variables: expected the keys '0' to '{count - 1}', "
-                f"found {len(store.keys())} keys: {sorted(store.keys())[:8]}"
+                f"found {len(keys)} keys: {sorted(map(repr, keys))[:8]}"
             )
         self.set_weights([store[key] for key in expected])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all state to one file, whole or not at all.
+
+        The file is in the safetensors format (package ``safetensors``, extra ``files``). It holds
+        `variables`, what it takes besides to go on bit for bit (master copies of 16-bit variables),
+        and the configuration, where functions have no place. The variables themselves are not in
+        it. A crash or a full disk leaves an old file as it was.
+
+        Parameters
+        ----------
+        path : str or path
+            The file to write or replace.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is not built.
+        ImportError
+            If safetensors is not installed.
+        OSError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> optimizer = fo.Adam()
+        >>> optimizer.build({"w": np.zeros(3)})
+        >>> optimizer.apply({"w": np.ones(3)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "adam.safetensors"
+        ...     optimizer.save(path)
+        ...     other = fo.Adam()
+        ...     other.build({"w": np.zeros(3)})
+        ...     other.load(path)
+        >>> other.iterations
+        1
+        """
+        if not self.built:
+            raise ValueError("save: the optimizer is not built; call build first")
+        files.write(path, self._core_state(), self._description())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take the state from a file that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            A file of the same class of optimizer, built on variables of the same names, shapes
+            and types with the same options.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is not built, or the file is truncated, corrupted or another's; then
+            nothing has changed.
+        FileNotFoundError
+            If there is no such file.
+        ImportError
+            If safetensors is not installed.
+        """
+        if not self.built:
+            raise ValueError("load: the optimizer is not built; call build first")
+        state = self._core_state()
+        values = files.read(path, state, self._description()["class_name"])
+        self._core_set_state(values)
+
+    def _description(self) -> dict[str, Any]:
+        return serialized(self, "keras.optimizers")
+
+    def _core_state(self) -> list[tuple[str, Array]]:
+        return self._core.state()
+
+    def _core_set_state(self, values: list[Array]) -> None:
+        self._core.set_state(values)
 
     # Configuration
 
@@ -558,7 +648,7 @@ class Optimizer:
         custom_objects : dict, optional
             Classes by name, for schedules of your own.
         """
-        arguments_of_class = dict(config)
+        arguments_of_class = arguments.configuration(config)
         rate = arguments_of_class.get("learning_rate")
         if isinstance(rate, Mapping):
             schedule, own = find_class(rate, custom_objects, LearningRateSchedule)
@@ -590,7 +680,7 @@ def core_hyperparameter(value: Any) -> Any:
     return (lambda step: value()) if callable(value) else value
 
 
-def _named(variables: Any) -> tuple[list[str], list[Any]]:
+def named(variables: Any) -> tuple[list[str], list[Any]]:
     if isinstance(variables, Mapping):
         return [arguments.text("variable name", name) for name in variables], list(
             variables.values()
@@ -613,7 +703,3 @@ def _as_array(variable: Any) -> Array:
 
 def _address(array: Array) -> tuple[int, int]:
     return array.__array_interface__["data"][0], array.nbytes
-
-
-def _is_floating(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"

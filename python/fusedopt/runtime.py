@@ -88,12 +88,21 @@ def set_num_threads(num_threads: int) -> None:
     """
     if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
         raise TypeError(f"num_threads: expected an integer, found {num_threads!r}")
-    _core.set_num_threads(num_threads.__index__())
+    count = num_threads.__index__()
+    if not 1 <= count < 2**31:  # the core knows the exact bound
+        raise ValueError(f"num_threads: expected a whole number >= 1, found {num_threads!r}")
+    _core.set_num_threads(count)
 
 
 def get_num_threads() -> int:
     """Return the most threads a step may use.
 
     A child forked after a threaded step stays on one thread: the others did not survive the fork.
+
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> fo.get_num_threads() >= 1
+    True
     """
     return _core.num_threads()

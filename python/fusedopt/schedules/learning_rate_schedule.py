@@ -1,9 +1,12 @@
-"""Learning-rate schedules: functions of the step counter, given in place of a learning rate."""
+"""What every schedule is: a function of the step that can be written down and read back."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
+
+from fusedopt import arguments
 
 
 class LearningRateSchedule(ABC):
@@ -47,6 +50,16 @@ class LearningRateSchedule(ABC):
         )
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LearningRateSchedule:
-        """Make a schedule from what `get_config` returned."""
-        return cls(**config)
+    def from_config(cls, config: Mapping[str, Any]) -> LearningRateSchedule:
+        """Make a schedule from what `get_config` returned, here or in Keras."""
+        own = arguments.configuration(config)
+        return cls(**{name: _plain(value) for name, value in own.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Take the number or list out of the dictionary that Keras writes for a NumPy value."""
+    if isinstance(value, list):
+        return [_plain(element) for element in value]
+    if isinstance(value, Mapping) and value.get("class_name") in ("__tensor__", "__numpy__"):
+        return value["config"]["value"]
+    return value

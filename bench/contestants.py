@@ -1,0 +1,86 @@
+"""Who takes part: fusedopt, and whatever else is installed."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import naive
+import numpy as np
+import peers
+from workloads import Absent, Array, Step, Workload, optimizer_of
+
+STEPS_OF_AGREEMENT = 3
+AGREEMENT = 1e-3
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to take the step of a workload."""
+
+    name: str
+    package: str
+    prepare: Callable[[Workload, list[Array], list[Array]], Step]
+    is_threaded: bool = True
+    is_slow: bool = False
+    """Too slow to be timed on everything."""
+
+
+def fusedopt_step(workload: Workload, variables: list[Array], gradients: list[Array]) -> Step:
+    optimizer = optimizer_of(workload)
+    optimizer.build(variables)
+    return functools.partial(optimizer.apply, gradients)
+
+
+FUSEDOPT = Contestant("fusedopt", "fusedopt", fusedopt_step)
+PEERS = [
+    Contestant("PyTorch fused", "torch", peers.torch_fused_step),
+    Contestant("PyTorch foreach", "torch", peers.torch_foreach_step),
+    Contestant("Keras", "keras", peers.keras_step, is_slow=True),
+    Contestant("naive NumPy", "numpy", naive.numpy_step, is_threaded=False),
+]
+PACKAGES = list(dict.fromkeys(peer.package for peer in PEERS))
+
+
+def installed(contestant: Contestant) -> bool:
+    return importlib.util.find_spec(contestant.package) is not None
+
+
+def prepare(contestant: Contestant, workload: Workload, gradients: list[Array]) -> Step:
+    """Make a contestant's step on fresh variables, once it is known to compute the same thing."""
+    if contestant is not FUSEDOPT:
+        difference = _disagreement(contestant.name, workload)
+        if difference > AGREEMENT:
+            raise Absent(f"computes something else ({difference:.0e} of an update)")
+    return contestant.prepare(workload, workload.variables(), gradients)
+
+
+_disagreements: dict[tuple[str, str, bool], float] = {}
+
+
+def _disagreement(name: str, workload: Workload) -> float:
+    """Measure how far a peer's updates are from ours, relative to a typical one.
+
+    The median, as libraries add epsilon in different places, which shows where a gradient is small.
+    """
+    key = (name, workload.label, workload.is_mixed)
+    if key not in _disagreements:
+        small = workload.shrunk()
+        (contestant,) = (peer for peer in PEERS if peer.name == name)
+        ours, theirs = _update(FUSEDOPT, small), _update(contestant, small)
+        difference = np.median(np.abs(ours - theirs)) / np.median(np.abs(ours))
+        _disagreements[key] = float(np.nan_to_num(difference, nan=np.inf))
+    return _disagreements[key]
+
+
+def _update(contestant: Contestant, workload: Workload) -> Array:
+    (before,), variables = workload.variables(), workload.variables()
+    step = contestant.prepare(workload, variables, workload.gradients())
+    for _ in range(STEPS_OF_AGREEMENT):
+        step()
+    (after,) = getattr(step, "variables", variables)
+    if hasattr(after, "numpy"):
+        after = after.numpy()
+    return np.asarray(after) - before

@@ -1,0 +1,62 @@
+"""The machine and the libraries of a run, and how many threads all of them use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+
+import fusedopt as fo
+
+
+def set_threads(threads: int) -> None:
+    """Give fusedopt, and PyTorch where it is loaded, the same number of threads."""
+    fo.set_num_threads(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def prepare() -> None:
+    """Set what the libraries read when they are imported."""
+    # NumPy and fusedopt ask for huge pages by themselves; PyTorch does where it is told to.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # The fastest of Keras's backends that work eagerly on a CPU, else the one that needs no other
+    # library.
+    os.environ["KERAS_BACKEND"] = "torch" if importlib.util.find_spec("torch") else "numpy"
+
+
+def describe(packages: list[str]) -> dict[str, str]:
+    """Describe what a reader must know about the machine and the libraries."""
+    config = fo.show_config()
+    versions = [f"{name} {_version(name)}" for name in packages if importlib.util.find_spec(name)]
+    return {
+        "processor": f"{_processor()}, {os.cpu_count()} processors",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "fusedopt": f"{config['version']}, {config['compiler']}, level {config['level']}",
+        "libraries": ", ".join(versions),
+    }
+
+
+def available_bytes() -> int | None:
+    """Return how much memory can be taken without swapping; None where the system does not say."""
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    fields = dict(line.split(":") for line in path.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _version(package: str) -> str:
+    version = importlib.metadata.version(package)
+    is_keras = package == "keras"
+    return f"{version} on {os.environ['KERAS_BACKEND']}" if is_keras else version
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

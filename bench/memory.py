@@ -1,0 +1,65 @@
+"""How far a contestant's memory grows beyond variables and gradients.
+
+Run as a program it measures one contestant and prints the bytes: one process each, as what one leaves
+allocated would serve the next. Only Linux tells a peak that can be reset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from workloads import FLAGSHIP, Workload, main_variant
+
+STATUS = Path("/proc/self/status")
+WARM_UP_ELEMENTS = 2**17
+STEPS = 3
+
+
+def workload_of(elements: int) -> Workload:
+    return Workload("memory", "", FLAGSHIP, main_variant(FLAGSHIP), ((elements,),))
+
+
+def is_possible() -> bool:
+    return STATUS.exists()
+
+
+def growth_in_child(name: str, elements: int) -> int:
+    """Measure a contestant in a new process."""
+    command = [sys.executable, __file__, name, str(elements)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def growth(name: str, elements: int) -> int:
+    """Measure a contestant in this process."""
+    from contestants import FUSEDOPT, PEERS
+
+    (contestant,) = (one for one in [FUSEDOPT, *PEERS] if one.name == name)
+    for count in (WARM_UP_ELEMENTS, elements):
+        workload = workload_of(count)
+        variables, gradients = workload.variables(), workload.gradients()
+        before = _status_bytes("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        step = contestant.prepare(workload, variables, gradients)
+        for _ in range(STEPS):
+            step()
+        grown = _status_bytes("VmHWM") - before
+    return grown
+
+
+def _status_bytes(field: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise ValueError(f"{STATUS} has no field {field}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("contestant")
+    parser.add_argument("elements", type=int)
+    given = parser.parse_args()
+    sys.stdout.write(f"{growth(given.contestant, given.elements)}\n")

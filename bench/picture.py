@@ -1,0 +1,114 @@
+"""The picture for the README: everyone against the memory limit, and AdamW over sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from results import FUSEDOPT, LIMIT, Measurement, Results
+from workloads import FLAGSHIP, power_of_two
+
+# Okabe and Ito's colours, apart for every kind of colour vision; labels and markers say it again.
+COLOURS = {
+    FUSEDOPT: "#0072B2",
+    "PyTorch fused": "#E69F00",
+    "PyTorch foreach": "#D55E00",
+    "Keras": "#CC79A7",
+    "naive NumPy": "#009E73",
+    LIMIT: "#444444",
+}
+MARKERS = {FUSEDOPT: "o", "PyTorch fused": "s", "PyTorch foreach": "D", "naive NumPy": "^"}
+OTHER_COLOUR = "#999999"
+BAR, GAP = 0.8, 0.25
+BARS_AT = 2**24
+NANO = 1e9
+SHOWN_AS_WHOLE = 10
+
+
+def draw(results: Results, path: Path) -> None:
+    """Write the picture, for the largest number of threads."""
+    threads = results.threads[-1]
+    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.0), layout="constrained")
+    _bars(left, _groups(results), threads)
+    _curves(right, [one for one in results.of("sizes") if one.label == FLAGSHIP], threads)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160, facecolor="white")
+    plt.close(figure)
+
+
+def _groups(results: Results) -> list[tuple[str, Measurement]]:
+    """Choose a rule that others fuse too, one that nobody fuses, and everything at once."""
+    groups = []
+    for rule in (FLAGSHIP, "RMSprop"):
+        one = results.find("sizes", rule, BARS_AT)
+        if one:
+            groups.append((f"{rule}, float32", one))
+    for one in results.of("mixed"):
+        if one.elements == BARS_AT:
+            groups.append((f"{FLAGSHIP}, float16 gradients, check, clip, average", one))
+    return groups
+
+
+def _bars(axes: Any, groups: list[tuple[str, Measurement]], threads: int) -> None:
+    position, ticks, labels, longest = 0.0, [], [], 1.0
+    for title, one in groups:
+        axes.text(1.0, position, f" {title}", fontweight="bold", va="center", fontsize=8.5)
+        position += 1
+        ratios = {name: one.ratio(name, threads) for name in one.names if name != LIMIT}
+        known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+        for name, ratio in sorted(known.items(), key=lambda pair: pair[1]):
+            axes.barh(position, ratio, height=BAR, color=COLOURS.get(name, OTHER_COLOUR))
+            axes.text(ratio * 1.06, position, _number(ratio), va="center")
+            ticks.append(position)
+            labels.append(name)
+            longest = max(longest, ratio)
+            position += 1
+        position += GAP
+    axes.axvline(1, color=COLOURS[LIMIT], linestyle="--", linewidth=1, zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlim(0.5, longest * 1.6)
+    axes.set_xticks(
+        marks := [mark for mark in (1, 2, 5, 10, 20, 50, 100) if mark <= longest],
+        [str(mark) for mark in marks],
+    )
+    axes.minorticks_off()
+    axes.set_yticks(ticks, labels)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlabel("time of a step, in multiples of moving its bytes")
+    axes.set_title(f"{power_of_two(BARS_AT)} elements, {threads} threads", fontsize=10, loc="left")
+
+
+def _curves(axes: Any, measurements: list[Measurement], threads: int) -> None:
+    names = list(dict.fromkeys(name for one in measurements for name in one.names))
+    for name in names:
+        if name not in MARKERS and name != LIMIT:
+            continue
+        found = [(one.elements, one.find(name, threads)) for one in measurements]
+        points = [(elements, entry.median * NANO / elements) for elements, entry in found if entry]
+        is_limit = name == LIMIT
+        axes.plot(
+            *zip(*points, strict=True),
+            color=COLOURS[name],
+            marker=None if is_limit else MARKERS[name],
+            linestyle="--" if is_limit else "-",
+            linewidth=1 if is_limit else 1.6,
+            markersize=4,
+            label="moving its bytes" if is_limit else name,
+            zorder=4 if name == FUSEDOPT else 3,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("elements of one tensor")
+    axes.set_ylabel("nanoseconds an element")
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+    axes.set_title(f"{FLAGSHIP} over sizes", fontsize=10, loc="left")
+
+
+def _number(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= SHOWN_AS_WHOLE else f"{ratio:.2f}"

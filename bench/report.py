@@ -1,0 +1,155 @@
+"""Results as tables, on a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import rich.box
+import rich.table
+from goals import goals
+from results import LIMIT, Entry, Measurement, Results
+
+MISSING = "-"
+SECTIONS = {
+    "sizes": "One tensor",
+    "tensors": "Many tensors",
+    "mixed": "Mixed precision: float16 gradients, overflow check, unscaling, global norm, average",
+    "variants": "Every variant of every rule",
+    "options": "Common options",
+    "subnormal": "Subnormal numbers",
+}
+HOW_TO_READ = """\
+A cell is the median and, in brackets, the shortest time of a step, then the median over all rounds
+of its ratio to the limit in the same round. The limit is the plainest loop that moves the same bytes
+(see README.md). It has no software prefetch, so ratios below 1 occur; on few elements it is mostly
+the cost of a call.
+"""
+
+
+@dataclass
+class Table:
+    """Text in rows and columns."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [self.columns, ["---"] + ["---:"] * (len(self.columns) - 1), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def rich(self) -> rich.table.Table:
+        table = rich.table.Table(title=self.title, title_justify="left", box=rich.box.SIMPLE)
+        for position, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if position else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def goal_table(results: Results) -> Table:
+    """Put the goals beside what was measured."""
+    rows = []
+    for goal in goals(results):
+        cells = [
+            f"{goal.measured[threads]:.3g} {'yes' if goal.is_met(threads) else 'NO'}"
+            if threads in goal.measured
+            else MISSING
+            for threads in results.threads
+        ]
+        rows.append([goal.text, f"<= {goal.bound} {goal.unit}", *cells])
+    return Table("Goals", ["what", "goal", *map(_threads, results.threads)], rows)
+
+
+def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
+    """Yield each section's title and tables."""
+    for section, title in SECTIONS.items():
+        found = list(_section(results, section))
+        if found:
+            yield title, found
+    if results.growths:
+        yield "Memory", [_memory(results)]
+
+
+def markdown(results: Results) -> str:
+    """Write everything as one page."""
+    parts = ["# Results\n", "Written by `python bench/run.py --markdown`; not edited by hand.\n"]
+    parts += [f"- {name}: {value}" for name, value in results.environment.items()]
+    parts += [f"- not measured, {who}: {why}" for who, why in results.absent.items()]
+    parts += ["\n## Goals\n", goal_table(results).markdown(), HOW_TO_READ]
+    for title, found in tables(results):
+        parts.append(f"## {title}\n")
+        for table in found:
+            parts += [f"**{table.title}**\n", table.markdown()]
+    return "\n".join(parts)
+
+
+def _section(results: Results, section: str) -> Iterator[Table]:
+    if section == "subnormal":
+        yield from _subnormal(results)
+        return
+    is_one_rule_a_table = section == "sizes"
+    for threads in results.threads:
+        if is_one_rule_a_table:
+            for label, measurements in results.labels(section):
+                yield _compared(f"{label}, {_threads(threads)}", measurements, threads)
+        elif results.of(section):
+            yield _compared(_threads(threads), results.of(section), threads)
+
+
+def _compared(title: str, measurements: list[Measurement], threads: int) -> Table:
+    names = list(dict.fromkeys(name for one in measurements for name in one.names))
+    labels = {one.label for one in measurements}
+    rows = []
+    for one in measurements:
+        subject = one.name if len(labels) == 1 else f"{one.label}, {one.name}"
+        rows.append([subject, str(one.bytes), *(_cell(one, name, threads) for name in names)])
+    return Table(title, ["elements", "bytes each", *names], rows)
+
+
+def _subnormal(results: Results) -> Iterator[Table]:
+    for threads in results.threads:
+        rows = [
+            [f"{one.label}, {one.name}", *(_cell(one, name, threads) for name in one.names)]
+            for one in results.of("subnormal")
+        ]
+        if rows:
+            names = [f"gradients {name}" for name in results.of("subnormal")[0].names]
+            yield Table(_threads(threads), ["who", *names], rows)
+
+
+def _memory(results: Results) -> Table:
+    rows = [
+        [one.name, _mebibytes(one.slot_bytes), _mebibytes(one.growth_bytes)]
+        for one in results.growths
+    ]
+    first = results.growths[0]
+    title = f"{first.label}, {first.elements:,} elements, {_threads(results.threads[-1])}"
+    return Table(title, ["who", "slots of the rule", "peak growth"], rows)
+
+
+def _cell(one: Measurement, name: str, threads: int) -> str:
+    entry = one.find(name, threads)
+    if entry is None:
+        return MISSING
+    if name == LIMIT:
+        return f"{_times(entry)}, {one.bytes * one.elements / entry.median / 1e9:.0f} GB/s"
+    ratio = one.ratio(name, threads)
+    return f"{_times(entry)} {ratio:.2f}" if ratio is not None else _times(entry)
+
+
+def _times(entry: Entry) -> str:
+    median, minimum = entry.median, entry.minimum
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
+        if median * factor >= 1:
+            return f"{median * factor:.3g} ({minimum * factor:.3g}) {unit}"
+    return MISSING
+
+
+def _threads(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

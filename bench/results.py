@@ -1,0 +1,146 @@
+"""What a run has measured, as plain data that goes to a file and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+LIMIT = "limit"
+FUSEDOPT = "fusedopt"
+
+
+@dataclass
+class Entry:
+    """One contestant's times of one step, a round each; NaN for a round it sat out."""
+
+    name: str
+    threads: int
+    is_threaded: bool
+    seconds: list[float]
+
+    @property
+    def times(self) -> list[float]:
+        return [time for time in self.seconds if not math.isnan(time)]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.times)
+
+    @property
+    def minimum(self) -> float:
+        return min(self.times)
+
+    def ratio_to(self, other: Entry) -> float:
+        """Take the median over the rounds in which both ran."""
+        return statistics.median(
+            mine / theirs
+            for mine, theirs in zip(self.seconds, other.seconds, strict=True)
+            if not math.isnan(mine + theirs)
+        )
+
+
+@dataclass
+class Measurement:
+    """One workload: everyone's times in the same rounds."""
+
+    section: str
+    label: str
+    name: str
+    elements: int
+    tensors: int
+    bytes: int
+    """Moved by a step, per element."""
+    baseline: str
+    """The entry that the others are compared with."""
+    entries: list[Entry] = field(default_factory=list)
+
+    def find(self, name: str, threads: int) -> Entry | None:
+        """Look an entry up. Who uses no threads stands in every column."""
+        for entry in self.entries:
+            if entry.name == name and (entry.threads == threads or not entry.is_threaded):
+                return entry
+        return None
+
+    def ratio(self, name: str, threads: int) -> float | None:
+        entry, base = self.find(name, threads), self.find(self.baseline, threads)
+        return entry.ratio_to(base) if entry and base else None
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(entry.name for entry in self.entries))
+
+    @property
+    def thread_counts(self) -> list[int]:
+        return sorted({entry.threads for entry in self.entries if entry.is_threaded})
+
+
+@dataclass
+class Growth:
+    """How much one contestant's memory grew at most, over building and some steps."""
+
+    name: str
+    label: str
+    elements: int
+    growth_bytes: int
+    slot_bytes: int
+
+
+@dataclass
+class Results:
+    """One run of the benchmarks."""
+
+    environment: dict[str, str]
+    threads: list[int]
+    measurements: list[Measurement] = field(default_factory=list)
+    growths: list[Growth] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def of(self, section: str) -> list[Measurement]:
+        return [one for one in self.measurements if one.section == section]
+
+    def find(self, section: str, label: str, elements: int) -> Measurement | None:
+        for one in self.of(section):
+            if (one.label, one.elements) == (label, elements):
+                return one
+        return None
+
+    def labels(self, section: str) -> Iterator[tuple[str, list[Measurement]]]:
+        """Group a section's measurements by what was computed."""
+        for label in dict.fromkeys(one.label for one in self.of(section)):
+            yield label, [one for one in self.of(section) if one.label == label]
+
+
+def save(results: Results, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = _without_nan(asdict(results))
+    path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Results:
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    for measurement in plain["measurements"]:
+        measurement["entries"] = [
+            Entry(**entry | {"seconds": [_number(time) for time in entry["seconds"]]})
+            for entry in measurement["entries"]
+        ]
+    plain["measurements"] = [Measurement(**one) for one in plain["measurements"]]
+    plain["growths"] = [Growth(**one) for one in plain["growths"]]
+    return Results(**plain)
+
+
+def _number(time: float | None) -> float:
+    return math.nan if time is None else time
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,214 @@
+"""Measure fusedopt against the memory and other libraries: ``python bench/run.py --help``."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import environment
+import memory
+import report
+import rich.console
+import rich.progress
+import workloads
+from contestants import FUSEDOPT, PACKAGES, PEERS, Contestant, installed, prepare
+from limit import FLOAT_BYTES, limit_step, traffic_of
+from results import LIMIT, Entry, Growth, Measurement, Results, load, save
+from timing import NORMAL, QUICK, Effort, Participant, race
+from workloads import GRADIENT_KINDS, Absent, Step, Workload
+
+# Where the slow peers take part, and the one size for what is compared with the limit only.
+SLOW_SIZES = (2**20, 2**24)
+ONE_SIZE, QUICK_SIZE = 2**24, 2**17
+MIXED_SIZES = [2**20, 2**24, 2**26]
+SUBNORMAL_SIZES = [2**16, 2**22]
+WITHOUT_PEERS = ("variants", "options")
+SECTIONS = [*report.SECTIONS, "memory"]
+
+
+class Bench:
+    """One run: who takes part, how carefully, and what has been measured so far."""
+
+    def __init__(self, peers: list[Contestant], threads: list[int], effort: Effort) -> None:
+        self.peers = [peer for peer in peers if installed(peer)]
+        self.effort = effort
+        self.results = Results(environment.describe(["numpy", "torch", "keras"]), threads)
+        for peer in PEERS:
+            if peer not in self.peers:
+                why = "left out" if installed(peer) else f"{peer.package} is not installed"
+                self.results.absent[peer.name] = why
+
+    def measure(self, workload: Workload) -> None:
+        """Time a workload, unless memory is short."""
+        traffic = traffic_of(workload)
+        peers = [] if workload.section in WITHOUT_PEERS else self.peers
+        peers = [peer for peer in peers if not peer.is_slow or workload.elements in SLOW_SIZES]
+        # A limit of its own for each, and temporaries.
+        needed = (len(peers) + 4) * traffic.updated * FLOAT_BYTES * workload.elements
+        if needed > (environment.available_bytes() or needed):
+            self.results.absent[f"{workload.label}, {workload.name}"] = "too little memory"
+            return
+        environment.set_threads(self.results.threads[-1])
+        if workload.section == "subnormal":
+            for contestant in (FUSEDOPT, *peers):
+                self._measure_subnormal(contestant, workload, traffic.bytes)
+            return
+        gradients = workload.gradients()
+        steps: list[tuple[str, bool, Step]] = [(LIMIT, True, limit_step(workload, traffic))]
+        for contestant in (FUSEDOPT, *peers):
+            step = self._prepared(contestant, workload, gradients)
+            if step:
+                steps.append((contestant.name, contestant.is_threaded, step))
+        self._race(workload, workload.name, traffic.bytes, steps)
+
+    def measure_memory(self, elements: int) -> None:
+        """See how far everyone's memory grows."""
+        workload = memory.workload_of(elements)
+        slot_bytes = (traffic_of(workload).updated - 1) * FLOAT_BYTES * elements
+        for contestant in (FUSEDOPT, *self.peers):
+            grown = memory.growth_in_child(contestant.name, elements)
+            self.results.growths.append(
+                Growth(contestant.name, workload.label, elements, grown, slot_bytes)
+            )
+
+    def _measure_subnormal(
+        self, contestant: Contestant, workload: Workload, moved_bytes: int
+    ) -> None:
+        steps: list[tuple[str, bool, Step]] = []
+        for kind, value in GRADIENT_KINDS.items():
+            one = replace(workload, gradient=value)
+            step = self._prepared(contestant, one, one.gradients())
+            if step is None:
+                return
+            steps.append((kind, True, step))
+        self._race(workload, f"{contestant.name}, {workload.name}", moved_bytes, steps)
+
+    def _prepared(
+        self, contestant: Contestant, workload: Workload, gradients: list[workloads.Array]
+    ) -> Step | None:
+        try:
+            return prepare(contestant, workload, gradients)
+        except Absent as absent:
+            self.results.absent[f"{contestant.name} on {workload.label}"] = str(absent)
+            return None
+
+    def _race(
+        self, workload: Workload, name: str, moved_bytes: int, steps: list[tuple[str, bool, Step]]
+    ) -> None:
+        entries: list[tuple[Participant, bool]] = []
+        for who, is_threaded, step in steps:
+            for threads in self.results.threads if is_threaded else self.results.threads[:1]:
+                entries.append((Participant(who, threads, step), is_threaded))
+        race([participant for participant, _ in entries], self.effort, environment.set_threads)
+        self.results.measurements.append(
+            Measurement(
+                workload.section,
+                workload.label,
+                name,
+                workload.elements,
+                len(workload.shapes),
+                moved_bytes,
+                baseline=steps[0][0],
+                entries=[
+                    Entry(one.name, one.threads, is_threaded, one.seconds)
+                    for one, is_threaded in entries
+                ],
+            )
+        )
+
+
+def plan(sections: list[str], sizes: list[int] | None, is_quick: bool) -> Iterator[Workload]:
+    """List the workloads of a run."""
+    one_size = QUICK_SIZE if is_quick else ONE_SIZE
+    choices = {
+        "sizes": workloads.sizes(sizes or (workloads.QUICK_SIZES if is_quick else workloads.SIZES)),
+        "tensors": workloads.tensors(is_quick),
+        "mixed": workloads.mixed(sizes or ([QUICK_SIZE] if is_quick else MIXED_SIZES)),
+        "variants": workloads.variants(one_size),
+        "options": workloads.options(one_size),
+        "subnormal": workloads.subnormal(SUBNORMAL_SIZES[:1] if is_quick else SUBNORMAL_SIZES),
+    }
+    for section, chosen in choices.items():
+        if section in sections:
+            yield from chosen
+
+
+def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Results:
+    """Run everything that was asked for."""
+    packages = arguments.peers if arguments.peers is not None else PACKAGES
+    if arguments.quick and arguments.peers is None:
+        packages = ["numpy"]
+    effort = QUICK if arguments.quick else NORMAL
+    if arguments.rounds:
+        effort = replace(effort, rounds=arguments.rounds)
+    bench = Bench(
+        [peer for peer in PEERS if peer.package in packages], sorted(arguments.threads), effort
+    )
+    chosen = list(plan(arguments.sections, arguments.sizes, arguments.quick))
+    with rich.progress.Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for workload in chosen:
+            about = f"{workload.section}: {workload.label}, {workload.name}"
+            progress.update(task, description=about)
+            bench.measure(workload)
+            gc.collect()
+            progress.advance(task)
+        if "memory" in arguments.sections and memory.is_possible():
+            progress.update(task, description="memory")
+            bench.measure_memory(QUICK_SIZE * 8 if arguments.quick else ONE_SIZE)
+    return bench.results
+
+
+def main() -> None:
+    arguments = parsed()
+    environment.prepare()
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console.width = 160
+    results = load(arguments.load) if arguments.load else measured(arguments, console)
+    if arguments.json:
+        save(results, arguments.json)
+    for title, tables in report.tables(results):
+        console.rule(title)
+        for table in tables:
+            console.print(table.rich())
+    console.print(report.goal_table(results).rich())
+    if arguments.markdown:
+        arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
+        arguments.markdown.write_text(report.markdown(results), encoding="utf-8")
+    if arguments.plot:
+        from picture import draw
+
+        draw(results, arguments.plot)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure fusedopt's speed and memory.")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="everything once, on small sizes, without peers")
+    add("--threads", type=int, nargs="+", help="numbers of threads (default: 1 and all)")
+    add("--sizes", type=_size, nargs="+", help="elements of one tensor, such as 1000 or 2^20")
+    add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to measure")
+    add("--peers", nargs="*", choices=PACKAGES, help="libraries to compare with (default: all)")
+    add("--rounds", type=int, help=f"rounds of each measurement (default: {NORMAL.rounds})")
+    add("--load", type=Path, help="show an earlier run's JSON and measure nothing")
+    add("--json", type=Path, help="write all times")
+    add("--markdown", type=Path, help="write the tables")
+    add("--plot", type=Path, help="draw the picture")
+    arguments = parser.parse_args()
+    if arguments.threads is None:
+        arguments.threads = sorted({1, len(os.sched_getaffinity(0))})
+    return arguments
+
+
+def _size(text: str) -> int:
+    base, _, power = text.partition("^")
+    return int(base) ** int(power) if power else int(base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Checks of argument types that only schedules need."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+from fusedopt import arguments
+
+
+def number(name: str, value: Any) -> float:
+    """Any real number as a Python one; a whole one stays an int, for the configuration's sake."""
+    checked = arguments.real(name, value)
+    return int(value) if isinstance(value, numbers.Integral) else checked
+
+
+def optional_number(name: str, value: Any) -> float | None:
+    """Like `number`, where None is allowed."""
+    return None if value is None else number(name, value)
+
+
+def numbers_list(name: str, values: Any) -> list[float]:
+    """A list of real numbers from any iterable of them."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list of real numbers, found {values!r}")
+    return [number(f"{name}[{i}]", value) for i, value in enumerate(values)]
+
+
+def optional_text(name: str, value: Any) -> str | None:
+    """A string or None."""
+    return None if value is None else arguments.text(name, value)

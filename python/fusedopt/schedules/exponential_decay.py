@@ -1,0 +1,84 @@
+"""Exponential decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusedopt import arguments
+from fusedopt.runtime import _core
+from fusedopt.schedules.arguments import number, optional_text
+from fusedopt.schedules.learning_rate_schedule import LearningRateSchedule
+
+
+class ExponentialDecay(LearningRateSchedule):
+    r"""A learning rate that is multiplied by a constant every so many steps.
+
+    .. math:: \eta(s) = \text{initial\_learning\_rate} \cdot \text{decay\_rate}^{p},
+        \qquad p = s / \text{decay\_steps}
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        >= 0.
+    decay_steps : float
+        > 0; a whole number as a rule.
+    decay_rate : float
+        >= 0.
+    staircase : bool
+        Round :math:`p` down, so that the rate changes every ``decay_steps`` steps only.
+    name : str, optional
+        For the configuration.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range; in a call, if the step is negative or not finite.
+    TypeError
+        If an argument is of another type.
+
+    Examples
+    --------
+    >>> import fusedopt as fo
+    >>> schedule = fo.schedules.ExponentialDecay(0.5, decay_steps=10, decay_rate=0.25)
+    >>> [schedule(step) for step in (0, 5, 10, 20)]
+    [0.5, 0.25, 0.125, 0.03125]
+
+    References
+    ----------
+    Keras 3, ``keras.optimizers.schedules.ExponentialDecay``.
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str | None = "ExponentialDecay",
+    ) -> None:
+        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate)
+        self.decay_steps = number("decay_steps", decay_steps)
+        self.decay_rate = number("decay_rate", decay_rate)
+        self.staircase = arguments.flag("staircase", staircase)
+        self.name = optional_text("name", name)
+        ExponentialDecay.__call__(self, 0)  # refuses what is out of range
+
+    def __call__(self, step: float) -> float:
+        """Return the learning rate after so many steps."""
+        return _core.exponential_decay(
+            arguments.real("step", step),
+            initial_learning_rate=self.initial_learning_rate,
+            decay_steps=self.decay_steps,
+            decay_rate=self.decay_rate,
+            staircase=self.staircase,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal schedule."""
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "decay_steps": self.decay_steps,
+            "decay_rate": self.decay_rate,
+            "staircase": self.staircase,
+            "name": self.name,
+        }

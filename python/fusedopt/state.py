@@ -1,0 +1,37 @@
+"""Values on their way into an optimizer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def checked_values(
+    source: str, state: Sequence[tuple[str, Array]], values: Sequence[Any]
+) -> list[Array]:
+    """Bring as many values as there is state to its dtypes; ValueError for another shape or kind."""
+    checked = []
+    for position, ((name, target), given) in enumerate(zip(state, values, strict=True)):
+        value = np.asarray(given)
+        who = f"{source}: array {position} ({name})"
+        is_integer = target.dtype.kind == "i"
+        if (value.dtype.kind in "iu") != is_integer or not (
+            is_integer or value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+        ):
+            kind = "an integer" if is_integer else "a floating"
+            raise ValueError(f"{who}: expected {kind} dtype, found {value.dtype}")
+        if value.shape != target.shape:
+            raise ValueError(f"{who}: expected shape {target.shape}, found {value.shape}")
+        try:
+            with np.errstate(over="raise"):
+                checked.append(np.array(value, dtype=target.dtype, order="C"))
+        except FloatingPointError:
+            raise ValueError(
+                f"{who}: expected values that {target.dtype} can hold, found larger ones"
+            ) from None
+    return checked

@@ -1,0 +1,100 @@
+// After build, a step allocates nothing: operator new is counted here for the whole program.
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "check.hpp"
+#include "cases.hpp"
+#include "reference.hpp"
+
+namespace {
+
+std::atomic<long> allocations{0};
+
+void* allocate(std::size_t size, std::size_t alignment) {
+    ++allocations;
+    const std::size_t rounded_up = (size + alignment - 1) / alignment * alignment;
+#if defined(_WIN32)
+    void* memory = _aligned_malloc(rounded_up, alignment);
+#else
+    void* memory = std::aligned_alloc(alignment, rounded_up);
+#endif
+    return memory ? memory : throw std::bad_alloc();
+}
+
+void release(void* memory) noexcept {
+#if defined(_WIN32)
+    _aligned_free(memory);
+#else
+    std::free(memory);
+#endif
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+    return allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+    return allocate(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+    release(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+    release(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+    release(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+    release(memory);
+}
+
+TEST(the_counter_counts) {
+    const long before = allocations;
+    const std::vector<int> something(10);
+    CHECK(allocations > before);
+    const fusedopt::Optimizer optimizer(fusedopt::SGD{});
+    CHECK(allocations > before + 1);
+}
+
+TEST(a_step_allocates_nothing) {
+    constexpr std::int64_t size = 10000;  // four of them, so that threads take part
+    std::vector<Array> variables, gradients;
+    for (const DType dtype : all_dtypes) {
+        variables.emplace_back(dtype, Shape{size / 100, 100}, numbers(dtype, size, 1));
+        gradients.emplace_back(dtype, Shape{100, size / 100}, numbers(dtype, size, 2));
+    }
+    const std::vector<Tensor> targets = tensors(variables);
+    std::vector<Tensor> plain, transposed, missing(4), backwards;
+    for (const Array& gradient : gradients) {
+        const auto item = static_cast<std::int64_t>(item_size(gradient.dtype()));
+        plain.emplace_back(static_cast<void*>(gradient.data()), gradient.dtype(), Shape{size / 100, 100});
+        transposed.emplace_back(static_cast<void*>(gradient.data()), gradient.dtype(), Shape{size / 100, 100},
+                                Shape{item, item * size / 100});
+    }
+    missing[2] = plain[2];
+    const std::vector<Tensor> reversed_targets(targets.rbegin(), targets.rend()), reversed(plain.rbegin(), plain.rend());
+    for (const int threads : thread_counts()) {
+        fusedopt::set_num_threads(threads);
+        for (const auto& [rule_name, rule] : rule_cases()) {
+            for (const auto& [option_name, options] : option_cases()) {
+                fusedopt::Optimizer optimizer(rule, options);
+                optimizer.build(targets);
+                const long before = allocations;
+                optimizer.apply(plain);
+                optimizer.apply(transposed);
+                optimizer.apply(missing);
+                optimizer.apply(reversed, reversed_targets);
+                optimizer.apply({plain[0], plain[1], Tensor(), transposed[3]});
+                CHECK_EQUAL(allocations - before, 0);
+                fusedopt::LossScaleOptimizer scaled(std::move(optimizer));
+                const long before_scaled = allocations;
+                scaled.apply(plain);
+                CHECK_EQUAL(allocations - before_scaled, 0);
+            }
+        }
+    }
+    fusedopt::set_num_threads(1);
+}

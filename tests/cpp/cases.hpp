@@ -1,0 +1,83 @@
+// The table of cases: every rule with its variants, every option by itself, and the ones that meet inside a step.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <fusedopt/fusedopt.hpp>
+
+struct RuleCase {
+    std::string name;
+    fusedopt::Rule rule;
+};
+
+struct OptionCase {
+    std::string name;
+    fusedopt::Options options;
+};
+
+inline std::vector<RuleCase> rule_cases() {
+    using namespace fusedopt;
+    return {
+        {"SGD", SGD{}},
+        {"SGD momentum", SGD{.momentum = 0.9}},
+        {"SGD nesterov", SGD{.momentum = 0.9, .nesterov = true}},
+        {"RMSprop", RMSprop{}},
+        {"RMSprop momentum", RMSprop{.rho = 0.8, .momentum = 0.9, .epsilon = 1e-5}},
+        {"RMSprop centered", RMSprop{.centered = true}},
+        {"RMSprop momentum centered", RMSprop{.momentum = 0.9, .centered = true}},
+        {"Adam", Adam{}},
+        {"Adam amsgrad", Adam{.beta_1 = 0.8, .beta_2 = 0.95, .epsilon = 1e-5, .amsgrad = true}},
+        {"AdamW", AdamW{}},
+        {"AdamW amsgrad", AdamW{.amsgrad = true, .weight_decay = 0.01}},
+    };
+}
+
+inline std::vector<OptionCase> option_cases() {
+    return {
+        {"plain", {}},
+        {"learning_rate", {.learning_rate = 0.1}},
+        {"learning_rate function", {.learning_rate = [](std::int64_t step) { return 0.5 / static_cast<double>(1 + step); }}},
+        {"clipnorm", {.clipnorm = 3.0}},
+        {"clipvalue", {.clipvalue = 0.3}},
+        {"global_clipnorm", {.global_clipnorm = 0.7}},
+        {"clip values out of reach", {.global_clipnorm = 1e6}},
+        {"ema", {.use_ema = true, .ema_momentum = 0.9}},
+        {"ema overwrite", {.use_ema = true, .ema_momentum = 0.9, .ema_overwrite_frequency = 2}},
+        {"loss_scale_factor", {.loss_scale_factor = 1000.0}},
+        {"accumulation", {.gradient_accumulation_steps = 3}},
+        {"accumulation and the rest",
+         {.learning_rate = 0.05,
+          .global_clipnorm = 0.7,
+          .use_ema = true,
+          .ema_momentum = 0.9,
+          .ema_overwrite_frequency = 2,
+          .loss_scale_factor = 1000.0,
+          .gradient_accumulation_steps = 2}},
+        {"the rest",
+         {.learning_rate = 0.05,
+          .clipnorm = 2.0,
+          .use_ema = true,
+          .ema_momentum = 0.9,
+          .ema_overwrite_frequency = 3,
+          .loss_scale_factor = 256.0}},
+    };
+}
+
+/// The thread counts and levels that every result must not depend on.
+inline std::vector<int> thread_counts() {
+    return fusedopt::has_threads() ? std::vector{1, 2, 3} : std::vector{1};
+}
+
+template <class Body>
+void on_every_level_and_thread_count(const Body& body) {
+    for (const std::string& level : fusedopt::supported_levels()) {
+        fusedopt::set_level(level);
+        for (const int threads : thread_counts()) {
+            fusedopt::set_num_threads(threads);
+            body(level + ", " + std::to_string(threads) + " threads");
+        }
+    }
+    fusedopt::set_level(fusedopt::supported_levels().back());
+    fusedopt::set_num_threads(1);
+}

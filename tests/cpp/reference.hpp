@@ -1,0 +1,321 @@
+// The optimizers once more, one element after another, in the order of operations the library promises.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <fusedopt/fusedopt.hpp>
+
+#include "array.hpp"
+
+namespace reference {
+
+/// A gradient as the library is given it; none without values.
+struct Gradient {
+    DType dtype;
+    std::optional<Values> values;
+};
+
+inline std::vector<std::string> slot_names(const fusedopt::SGD& rule) {
+    return rule.momentum == 0.0 ? std::vector<std::string>{} : std::vector<std::string>{"momentum"};
+}
+
+inline std::vector<std::string> slot_names(const fusedopt::RMSprop& rule) {
+    std::vector<std::string> names = {"velocity"};
+    if (rule.momentum > 0.0) names.push_back("momentum");
+    if (rule.centered) names.push_back("average_gradient");
+    return names;
+}
+
+template <class AdamLike>
+std::vector<std::string> slot_names(const AdamLike& rule) {
+    std::vector<std::string> names = {"momentum", "velocity"};
+    if (rule.amsgrad) names.push_back("velocity_hat");
+    return names;
+}
+
+// formula<T>(rule, learning rate, number of the update) is what one element goes through: (w, g, slots).
+
+template <class T>
+auto formula(const fusedopt::SGD& rule, double learning_rate, double) {
+    const T lr = static_cast<T>(learning_rate), mu = static_cast<T>(rule.momentum);
+    return [=](T& w, T g, T* slots) {
+        if (rule.momentum == 0.0) {
+            w = w - lr * g;
+            return;
+        }
+        T& m = slots[0];
+        m = mu * m - lr * g;
+        w = rule.nesterov ? w + (mu * m - lr * g) : w + m;
+    };
+}
+
+template <class T>
+auto formula(const fusedopt::RMSprop& rule, double learning_rate, double) {
+    const T lr = static_cast<T>(learning_rate), mu = static_cast<T>(rule.momentum);
+    const T rho = static_cast<T>(rule.rho), one_minus_rho = static_cast<T>(1.0 - rule.rho);
+    const T epsilon = static_cast<T>(rule.epsilon);
+    return [=](T& w, T g, T* slots) {
+        T& v = slots[0];
+        T& p = slots[1];
+        T& a = slots[rule.momentum > 0.0 ? 2 : 1];
+        v = rho * v + one_minus_rho * (g * g);
+        T denominator = v;
+        if (rule.centered) {
+            a = rho * a + one_minus_rho * g;
+            denominator = v - a * a;
+            if (denominator < 0) denominator = 0;
+        }
+        const T step = (lr * g) / std::sqrt(denominator + epsilon);
+        if (rule.momentum > 0.0) {
+            p = mu * p + step;
+            w = w - p;
+        } else {
+            w = w - step;
+        }
+    };
+}
+
+template <class T, class AdamLike>
+auto formula(const AdamLike& rule, double learning_rate, double t) {
+    const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
+    const T alpha = static_cast<T>(learning_rate * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t)));
+    const T one_minus_beta_1 = static_cast<T>(1.0 - beta_1), one_minus_beta_2 = static_cast<T>(1.0 - beta_2);
+    const T epsilon = static_cast<T>(rule.epsilon);
+    return [=, amsgrad = rule.amsgrad](T& w, T g, T* slots) {
+        T& m = slots[0];
+        T& v = slots[1];
+        T& u = slots[2];
+        m = m + (g - m) * one_minus_beta_1;
+        v = v + (g * g - v) * one_minus_beta_2;
+        if (amsgrad && !(u > v)) u = v;
+        w = w - (alpha * m) / (std::sqrt(amsgrad ? u : v) + epsilon);
+    };
+}
+
+/// A gradient's element times a factor: one rounding for what T does not hold exactly, and none for a factor of 1.
+template <class T>
+T scaled(DType dtype, double g, double factor) {
+    constexpr double smallest = static_cast<double>(std::numeric_limits<T>::min());
+    constexpr double largest = static_cast<double>(std::numeric_limits<T>::max());
+    const double magnitude = std::fabs(factor);
+    const bool fits = magnitude == 0 || !std::isfinite(factor) || (magnitude >= smallest && magnitude <= largest);
+    const bool is_wider = dtype == DType::float64 && sizeof(T) == 4;
+    return is_wider || !fits ? static_cast<T>(g * factor) : static_cast<T>(g) * static_cast<T>(factor);
+}
+
+/// Sums of 1024 elements each, in sixteen lanes that are added in halves; then the sums in their order.
+inline double sum_of_squares(const Values& values) {
+    constexpr std::size_t tile = 1024, lanes = 16;
+    double sum = 0.0;
+    for (std::size_t begin = 0; begin < values.size(); begin += tile) {
+        double lane[lanes] = {};
+        for (std::size_t i = begin; i < std::min(begin + tile, values.size()); ++i) {
+            lane[(i - begin) % lanes] += values[i] * values[i];
+        }
+        for (std::size_t half = lanes / 2; half > 0; half /= 2) {
+            for (std::size_t j = 0; j < half; ++j) lane[j] += lane[j + half];
+        }
+        sum += lane[0];
+    }
+    return sum;
+}
+
+class Optimizer {
+public:
+    Optimizer(fusedopt::Rule rule, fusedopt::Options options)
+        : rule_(std::move(rule)), options_(std::move(options)), unscale_(1.0 / options_.loss_scale_factor.value_or(1.0)) {
+        std::visit(
+            [&](const auto& r) {
+                slot_names_ = slot_names(r);
+                learning_rate_ = std::is_same_v<std::decay_t<decltype(r)>, fusedopt::SGD> ? 0.01 : 0.001;
+            },
+            rule_);
+        if (options_.learning_rate) learning_rate_ = *options_.learning_rate;
+        weight_decay_ = options_.weight_decay.value_or(0.0);
+        if (const auto* adamw = std::get_if<fusedopt::AdamW>(&rule_)) weight_decay_ = adamw->weight_decay;
+    }
+
+    void add(DType dtype, const Values& values) {
+        const Values zeros(values.size());
+        variables_.push_back({dtype, values, {zeros, zeros, zeros}, zeros, zeros, {}});
+    }
+
+    void set_unscale(double unscale) { unscale_ = unscale; }
+
+    void step(const std::vector<Gradient>& gradients) {
+        const std::int64_t interval = options_.gradient_accumulation_steps.value_or(1);
+        const std::int64_t iteration = calls_ / interval;
+        const bool is_update = (calls_ + 1) % interval == 0;
+        if (interval > 1) accumulate(gradients, is_update);
+        if (is_update) update(gradients, learning_rate_(calls_), static_cast<double>(iteration + 1), interval);
+        if (options_.use_ema) {
+            const bool overwrite =
+                options_.ema_overwrite_frequency && (iteration + 1) % *options_.ema_overwrite_frequency == 0;
+            average(iteration == 0 ? 0.0 : options_.ema_momentum, overwrite);
+        }
+        ++calls_;
+    }
+
+    /// As if the user had written into the variable.
+    void write(std::size_t i, std::size_t element, double value) { variables_[i].weight[element] = value; }
+
+    /// What the variable holds, rounded to its dtype.
+    Values weights(std::size_t i) const { return rounded(variables_[i].dtype, variables_[i].weight); }
+
+    /// What the array of this name in the library's `variables()` holds.
+    Values state(const std::string& name) const {
+        if (name == "iteration") return {static_cast<double>(calls_)};
+        if (name == "learning_rate") return {learning_rate_.value()};
+        const std::size_t slash = name.find('/');
+        const std::string what = name.substr(0, slash);
+        const Variable& variable = variables_[std::stoul(name.substr(slash + 1))];
+        if (what == "average") return variable.average;
+        if (what == "gradient_accumulator") return variable.accumulator;
+        const auto slot = std::find(slot_names_.begin(), slot_names_.end(), what);
+        return slot == slot_names_.end() ? Values{} : variable.slots[static_cast<std::size_t>(slot - slot_names_.begin())];
+    }
+
+    std::size_t state_count() const {
+        const std::size_t arrays = slot_names_.size() + options_.use_ema + options_.gradient_accumulation_steps.has_value();
+        return 1 + learning_rate_.is_number() + arrays * variables_.size();
+    }
+
+    std::optional<double> global_norm() const { return global_norm_; }
+
+private:
+    // Numbers of the compute type, which is float unless the variable is float64; double holds either exactly.
+    struct Variable {
+        DType dtype;
+        Values weight;
+        Values slots[3];
+        Values average;
+        Values accumulator;
+        Values sum;  // accumulator and gradient, before they are averaged
+
+        template <class Body>
+        void compute(const Body& body) const {
+            if (dtype == DType::float64) {
+                body(double());
+            } else {
+                body(float());
+            }
+        }
+    };
+
+    void accumulate(const std::vector<Gradient>& gradients, bool is_update) {
+        for (std::size_t i = 0; i < variables_.size(); ++i) {
+            Variable& variable = variables_[i];
+            if (const Gradient& g = gradients[i]; g.values) {
+                variable.sum = variable.accumulator;
+                variable.compute([&]<class T>(T) {
+                    for (std::size_t k = 0; k < variable.sum.size(); ++k) {
+                        variable.sum[k] =
+                            static_cast<T>(variable.accumulator[k]) + scaled<T>(g.dtype, (*g.values)[k], unscale_);
+                    }
+                });
+                if (!is_update) variable.accumulator = variable.sum;
+            }
+            if (is_update) variable.accumulator.assign(variable.accumulator.size(), 0.0);
+        }
+    }
+
+    void update(const std::vector<Gradient>& gradients, double rate, double t, std::int64_t interval) {
+        const double factor = interval > 1 ? 1.0 / static_cast<double>(interval) : unscale_;
+        const auto measured = [&](std::size_t i) {
+            return sum_of_squares(interval > 1 ? variables_[i].sum : *gradients[i].values);
+        };
+        double clip = 1.0;
+        if (options_.global_clipnorm) {
+            double sum = 0.0;
+            for (std::size_t i = 0; i < variables_.size(); ++i) {
+                if (gradients[i].values) sum += measured(i);
+            }
+            const double norm = factor * std::sqrt(sum);
+            global_norm_ = norm;
+            clip = norm > *options_.global_clipnorm ? *options_.global_clipnorm / norm : 1.0;
+            if (!std::isfinite(norm)) clip = std::numeric_limits<double>::quiet_NaN();
+        }
+        for (std::size_t i = 0; i < variables_.size(); ++i) {
+            if (!gradients[i].values) continue;
+            if (options_.clipnorm) {
+                const double norm = factor * std::sqrt(measured(i));
+                clip = norm <= *options_.clipnorm ? 1.0 : *options_.clipnorm / norm;
+            }
+            const double scale = factor * clip;
+            Variable& variable = variables_[i];
+            variable.compute([&]<class T>(T) {
+                const DType dtype = interval == 1 ? gradients[i].dtype : sizeof(T) == 8 ? DType::float64 : DType::float32;
+                const Values& values = interval == 1 ? *gradients[i].values : variable.sum;
+                std::visit([&](const auto& r) { update_elements<T>(variable, dtype, values, scale, rate, formula<T>(r, rate, t)); },
+                           rule_);
+            });
+        }
+    }
+
+    template <class T, class Formula>
+    void update_elements(Variable& variable, DType dtype, const Values& gradient, double scale, double rate,
+                         const Formula& formula) const {
+        const T keep = static_cast<T>(1.0 - weight_decay_ * rate);
+        const T limit = static_cast<T>(options_.clipvalue.value_or(std::numeric_limits<double>::infinity()));
+        for (std::size_t k = 0; k < variable.weight.size(); ++k) {
+            T g = scaled<T>(dtype, gradient[k], scale);
+            if (g > limit) g = limit;
+            if (g < -limit) g = -limit;
+            T w = static_cast<T>(variable.weight[k]) * keep;
+            T slots[3];
+            for (std::size_t s = 0; s < 3; ++s) slots[s] = static_cast<T>(variable.slots[s][k]);
+            formula(w, g, slots);
+            for (std::size_t s = 0; s < 3; ++s) variable.slots[s][k] = static_cast<double>(slots[s]);
+            variable.weight[k] = static_cast<double>(w);
+        }
+    }
+
+    void average(double momentum, bool overwrite) {
+        for (Variable& variable : variables_) {
+            variable.compute([&]<class T>(T) {
+                const T keep = static_cast<T>(momentum), take = static_cast<T>(1.0 - momentum);
+                for (std::size_t k = 0; k < variable.weight.size(); ++k) {
+                    variable.average[k] =
+                        keep * static_cast<T>(variable.average[k]) + take * static_cast<T>(variable.weight[k]);
+                }
+            });
+            if (overwrite) variable.weight = variable.average;
+        }
+    }
+
+    fusedopt::Rule rule_;
+    fusedopt::Options options_;
+    double unscale_;
+    double weight_decay_;
+    fusedopt::Hyperparameter learning_rate_ = 0.0;
+    std::vector<std::string> slot_names_;
+    std::vector<Variable> variables_;
+    std::int64_t calls_ = 0;
+    std::optional<double> global_norm_;
+};
+
+/// Empty where the library's optimizer holds what the reference holds, bit by bit.
+template <class Library>
+std::string difference(const Library& optimizer, const Optimizer& expected, std::span<const Tensor> variables) {
+    for (std::size_t i = 0; i < variables.size(); ++i) {
+        const std::string found = ::difference(values_of(variables[i]), expected.weights(i));
+        if (!found.empty()) return "variable " + std::to_string(i) + ": " + found;
+    }
+    const auto state = optimizer.variables();
+    if (state.size() != expected.state_count()) return "another number of state arrays";
+    for (const auto& [name, tensor] : state) {
+        const std::string found = ::difference(values_of(tensor), expected.state(name));
+        if (!found.empty()) return name + ": " + found;
+    }
+    return "";
+}
+
+}  // namespace reference

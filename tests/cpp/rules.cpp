@@ -1,0 +1,16 @@
+// Every rule on every pair of dtypes and every size, at every level, on one to three threads, between guard pages.
+#include "check.hpp"
+#include "matrix.hpp"
+
+TEST(rules_give_the_bits_of_the_reference) {
+    for (const Placement placement : all_placements) {
+        const Problem problem({0, 1, 15, 1023, 1025, 5000}, 3, placement);
+        for (const auto& [name, rule] : rule_cases()) {
+            const reference::Optimizer expected = solve(problem, rule, {});
+            on_every_level_and_thread_count([&, &name = name, &rule = rule](const std::string& where) {
+                const std::string found = difference(problem, rule, {}, expected);
+                CHECK_EQUAL(found.empty() ? "" : name + ", " + where + ": " + found, "");
+            });
+        }
+    }
+}

@@ -1,0 +1,185 @@
+"""The C++ side: its own tests, the ways to use it from another project, what the compiler made of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="written for GCC's and Clang's tools"
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "cpp" / "examples"
+PROGRAMS = sorted(source.stem for source in (ROOT / "tests" / "cpp").glob("*.cpp"))
+RULES = re.findall(r"X\((\w+)\)", (ROOT / "cpp/src/kernel/rule_list.hpp").read_text())
+
+# What any compiler may call on its own; everything else in a level's object must be the level's.
+COMPILER_CALLS = re.compile(
+    r"(__)?mem(cpy|set|move)(_chk)?|bzero|__stack_chk_(fail|guard)|_GLOBAL_OFFSET_TABLE_"
+)
+# An instruction on many numbers at once, by level: on float, on double.
+PACKED = {
+    "x86_64_v2": (r"\b{}ps\b.*%xmm", r"\b{}pd\b.*%xmm"),
+    "x86_64_v3": (r"\bv{}ps\b.*%ymm", r"\bv{}pd\b.*%ymm"),
+    "aarch64": (r"\bf{}\s.*\.4s", r"\bf{}\s.*\.2d"),
+}
+
+
+def run(*command: Any, **environment: str) -> str:
+    # CMake and Ninja may be those that pip put beside this interpreter.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**os.environ, "PATH": path, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{command} gave {done.returncode}:\n{done.stdout}", pytrace=False)
+    return done.stdout
+
+
+def cmake(source: Path, build: Path, *options: str, targets: tuple[str, ...] = ("all",)) -> None:
+    run("cmake", "-S", source, "-B", build, "-G", "Ninja", *options)
+    run("cmake", "--build", build, "--target", *targets)
+
+
+def run_example(program: Path) -> None:
+    assert "are recognised" in run(program)
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is by default, and its tests."""
+    build = tmp_path_factory.mktemp("static")
+    cmake(ROOT, build, "-DFUSEDOPT_TESTS=ON")
+    return build
+
+
+@pytest.fixture(scope="session")
+def prefix(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library installed, and then moved to another place."""
+    folder = tmp_path_factory.mktemp("installed")
+    run("cmake", "--install", tree, "--prefix", folder / "first")
+    return (folder / "first").rename(folder / "second")
+
+
+@pytest.fixture(scope="session")
+def embedding_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that contains the library, as a shared one without threads."""
+    project = tmp_path_factory.mktemp("embedding")
+    (project / "CMakeLists.txt").write_text(f"""
+cmake_minimum_required(VERSION 3.20)
+project(embedding LANGUAGES CXX)
+add_subdirectory({ROOT} fusedopt)
+add_executable(iris {EXAMPLE}/iris.cpp)
+target_link_libraries(iris PRIVATE fusedopt::fusedopt)
+""")
+    cmake(
+        project,
+        project / "build",
+        "-DBUILD_SHARED_LIBS=ON",
+        "-DFUSEDOPT_OPENMP=OFF",
+        "-DFUSEDOPT_INSTALL=ON",
+        "-DFUSEDOPT_TESTS=ON",
+        targets=("iris", "fusedopt_test_rules", "fusedopt_test_threads"),
+    )
+    return project / "build"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_program(tree: Path, program: str) -> None:
+    run(
+        "ctest", "--test-dir", tree, "--output-on-failure", "--no-tests=error", "-R", f"^{program}$"
+    )
+
+
+def test_find_package(prefix: Path, tmp_path: Path) -> None:
+    cmake(EXAMPLE, tmp_path, f"-DCMAKE_PREFIX_PATH={prefix}")
+    run_example(tmp_path / "iris")
+
+
+def test_add_subdirectory_shared_without_threads(embedding_tree: Path) -> None:
+    run_example(embedding_tree / "iris")
+    for program in ("rules", "threads"):
+        run(embedding_tree / "fusedopt" / "tests" / "cpp" / f"fusedopt_test_{program}")
+
+
+def test_find_package_shared(embedding_tree: Path, tmp_path: Path) -> None:
+    run("cmake", "--install", embedding_tree, "--prefix", tmp_path / "prefix")
+    cmake(EXAMPLE, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
+    run_example(tmp_path / "build" / "iris")
+
+
+def pkg_config_flags(file: Path) -> list[str]:
+    """Flags as `pkg-config --cflags --libs` gives them, for machines that do not have it."""
+    variables = {"pcfiledir": str(file.parent)}
+    fields = {}
+    for line in file.read_text().splitlines():
+        name, sign, value = re.match(r"(\w*)([=:]?)\s*(.*)", line).groups()  # type: ignore[union-attr]
+        value = re.sub(r"\$\{(\w+)\}", lambda found: variables[found[1]], value)
+        (variables if sign == "=" else fields)[name] = value
+    return f"{fields['Cflags']} {fields['Libs']}".split()
+
+
+def test_pkg_config(tree: Path, prefix: Path, tmp_path: Path) -> None:
+    (file,) = prefix.glob("lib*/**/fusedopt.pc")
+    flags = pkg_config_flags(file)
+    if shutil.which("pkg-config"):
+        command = ("pkg-config", "--cflags", "--libs", "fusedopt")
+        assert run(*command, PKG_CONFIG_PATH=str(file.parent)).split() == flags
+    cache = (tree / "CMakeCache.txt").read_text()
+    compiler = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.*)", cache, re.MULTILINE)[1]  # type: ignore[index]
+    run(compiler, "-std=c++20", EXAMPLE / "iris.cpp", *flags, "-o", tmp_path / "iris")
+    run_example(tmp_path / "iris")
+
+
+def level_objects(tree: Path) -> dict[str, Path]:
+    objects = tree.glob("**/fusedopt_*.dir/**/level.cpp.*")
+    return {
+        re.search(r"/fusedopt_(\w+)\.dir/", str(file))[1]: file
+        for file in objects
+        if file.suffix != ".d"
+    }  # type: ignore[index]
+
+
+def test_levels_share_no_symbols(tree: Path) -> None:
+    # The linker keeps one of several equal inline functions: perhaps one that this machine cannot run.
+    objects = level_objects(tree)
+    assert objects
+    for level, file in objects.items():
+        own = re.compile(rf"_*Z+N?K?(TV|TS|TI|GV)?N?K?8fusedopt6kernel{len(level)}{level}")
+        for line in run("nm", "-P", file).splitlines():
+            symbol, kind = line.split()[:2]
+            if kind.isupper() or kind in "uvw":
+                name = symbol.removeprefix("_") if sys.platform == "darwin" else symbol
+                assert own.match(symbol) or COMPILER_CALLS.fullmatch(name), (
+                    f"{level}: {symbol} ({kind}) is not in the level's namespace"
+                )
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump")
+def test_rules_are_vectorised(tree: Path) -> None:
+    for level, file in level_objects(tree).items():
+        functions = re.split(
+            r"\n(?=[0-9a-f]+ <)", run("objdump", "-dC", "--no-show-raw-insn", file)
+        )
+        for rule in RULES:
+            for number, packed in zip(("float", "double"), PACKED[level], strict=True):
+                head = re.compile(rf"<void .*::update(_tile)?<.*::{rule}(<{number}>)?, {number}>")
+                code = "\n".join(function for function in functions if head.search(function))
+                operations = ["mul", "sqrt"] if "sqrt" in code else ["mul"]
+                for operation in operations:
+                    assert re.search(packed.format(operation), code), (
+                        f"{level}: {rule} on {number} has no vector {operation}"
+                    )
