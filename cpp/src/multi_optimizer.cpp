@@ -90,6 +90,18 @@ MultiOptimizer::State::Place MultiOptimizer::State::place_of(const Tensor& tenso
                                 to_string(tensor.shape()) + " in other memory");
 }
 
+// Its own optimizer checks a gradient against its own variables.
+void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owner) const {
+    for (std::size_t k = 0; k < optimizers.size() && gradient; ++k) {
+        const Optimizer::State& other = *optimizers[k]->state_;
+        if (k == owner) continue;
+        if (const std::size_t overlapped = other.overlapped_by(gradient); overlapped != Optimizer::State::unknown) {
+            throw std::invalid_argument("apply: expected gradients apart from the variables, found one overlapping '" +
+                                        other.variables[overlapped].name + "'");
+        }
+    }
+}
+
 bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
                                  const Scaling& scaling) {
     require_built("apply");
@@ -106,6 +118,7 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
     }
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const Place place = tensors ? place_of((*tensors)[i]) : places[i];
+        check_apart(gradients[i], place.optimizer);
         shared_gradients[place.optimizer].push_back(gradients[i]);
         shared_tensors[place.optimizer].push_back(optimizers[place.optimizer]->state_->variables[place.index].tensor);
     }

@@ -45,6 +45,7 @@ private:
 
     Locks lock_all() const;
     Place place_of(const Tensor& tensor) const;
+    void check_apart(const Tensor& gradient, std::size_t owner) const;
     template <class Visit>
     void for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit);
 

@@ -81,6 +81,9 @@ struct Optimizer::State {
     /// The variable in this memory, or `unknown`.
     std::size_t find(const Tensor& tensor) const;
 
+    /// A variable whose memory a gradient shares, or `unknown`.
+    std::size_t overlapped_by(const Tensor& gradient) const;
+
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;
 

@@ -18,6 +18,21 @@ std::size_t tile_count(const kernel::Job& job) {
     return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
 }
 
+struct Bounds {
+    const std::byte* low;
+    const std::byte* high;
+};
+
+Bounds bounds_of(const Tensor& tensor) {
+    const auto* low = static_cast<const std::byte*>(tensor.data());
+    const std::byte* high = low + item_size(tensor.dtype());
+    for (std::size_t d = 0; d < tensor.rank(); ++d) {
+        const std::int64_t reach = tensor.strides()[d] * (tensor.shape()[d] - 1);
+        (reach < 0 ? low : high) += reach;
+    }
+    return {low, high};
+}
+
 // A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
 double global_clip_factor(double norm, double limit) {
     if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
@@ -59,6 +74,17 @@ std::size_t Optimizer::State::index_of(std::size_t position, const std::span<con
     return index;
 }
 
+std::size_t Optimizer::State::overlapped_by(const Tensor& gradient) const {
+    if (gradient.size() == 0) return unknown;
+    const Bounds bounds = bounds_of(gradient);
+    // The first range that ends after the gradient begins; ranges do not overlap, so ends are sorted too.
+    for (auto range = std::ranges::upper_bound(ranges, bounds.low, {}, &Range::end);
+         range != ranges.end() && range->begin < bounds.high; ++range) {
+        if (gradient.touches(range->begin, range->end)) return range->index;
+    }
+    return unknown;
+}
+
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
     Variable& variable = variables[index];
     const auto who = [&] { return "gradient of " + describe(index); };
@@ -73,21 +99,12 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
     const bool is_plain = gradient.is_contiguous();
     if (is_plain && gradient.data() == variable.checked_gradient && gradient.dtype() == variable.checked_dtype) return;
 
-    const auto* low = static_cast<const std::byte*>(gradient.data());
-    const std::byte* high = low + item_size(gradient.dtype());
-    for (std::size_t d = 0; d < gradient.rank(); ++d) {
-        const std::int64_t reach = gradient.strides()[d] * (gradient.shape()[d] - 1);
-        (reach < 0 ? low : high) += reach;
+    if (const std::size_t overlapped = overlapped_by(gradient); overlapped != unknown) {
+        throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
+                                    describe(overlapped));
     }
-    // The first range that ends after the gradient begins; ranges do not overlap, so ends are sorted too.
-    for (auto range = std::ranges::upper_bound(ranges, low, {}, &Range::end);
-         range != ranges.end() && range->begin < high; ++range) {
-        if (gradient.touches(range->begin, range->end)) {
-            throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
-                                        describe(range->index));
-        }
-    }
-    if (arena.contains(low, high)) {
+    const Bounds bounds = bounds_of(gradient);
+    if (arena.contains(bounds.low, bounds.high)) {
         throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
     }
     if (is_plain) {

@@ -187,7 +187,7 @@ void define_state(Class& cls) {
 template <class Held, class Value, class Core>
 py::cpp_function unlocked(Value (Core::*get)() const) {
     return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); },
-                            py::call_guard<py::gil_scoped_release>());
+                            Unlocked());
 }
 
 }  // namespace
@@ -223,8 +223,8 @@ void register_optimizers(py::module_& module) {
     py::class_<PyMulti, std::shared_ptr<PyMulti>> multi(module, "MultiOptimizer");
     define_state<PyMulti>(multi);
     multi
-        .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>>(), py::arg("optimizers"),
-             py::arg("loss_scale_factor"))
+        .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>>(), Unlocked(),
+             py::arg("optimizers"), py::arg("loss_scale_factor"))
         .def("build", &PyMulti::build, py::arg("variables"), py::arg("names"), py::arg("assignment"))
         .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
         .def("finalize_variable_values", &finalize_variable_values<PyMulti>, py::arg("variables"))
@@ -237,10 +237,10 @@ void register_optimizers(py::module_& module) {
     py::class_<PyLossScale> loss_scale(module, "LossScale");
     define_state<PyLossScale>(loss_scale);
     loss_scale
-        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), py::arg("inner"),
-             py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
-        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), py::arg("inner"),
-             py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
+        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), Unlocked(),
+             py::arg("inner"), py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
+        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), Unlocked(),
+             py::arg("inner"), py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def("apply", &PyLossScale::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("dynamic_scale", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_scale))
         .def_property_readonly("step_counter", unlocked<PyLossScale>(&LossScaleOptimizer::step_counter))
