@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import naive
 import numpy as np
 import peers
-from workloads import Absent, Array, Step, Workload, optimizer_of
+from workloads import Absent, Array, Ready, Workload, optimizer_of
 
 STEPS_OF_AGREEMENT = 3
 AGREEMENT = 1e-3
@@ -22,24 +22,25 @@ class Contestant:
 
     name: str
     package: str
-    prepare: Callable[[Workload, list[Array], list[Array]], Step]
+    prepare: Callable[[Workload, list[Array], list[Array]], Ready]
     is_threaded: bool = True
     is_slow: bool = False
     """Too slow to be timed on everything."""
 
 
-def fusedopt_step(workload: Workload, variables: list[Array], gradients: list[Array]) -> Step:
+def fusedopt(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     optimizer = optimizer_of(workload)
     optimizer.build(variables)
-    return functools.partial(optimizer.apply, gradients)
+    slots = [state for state in optimizer.variables if state.ndim]
+    return Ready(partial(optimizer.apply, gradients), variables, lambda: slots)
 
 
-FUSEDOPT = Contestant("fusedopt", "fusedopt", fusedopt_step)
+FUSEDOPT = Contestant("fusedopt", "fusedopt", fusedopt)
 PEERS = [
-    Contestant("PyTorch fused", "torch", peers.torch_fused_step),
-    Contestant("PyTorch foreach", "torch", peers.torch_foreach_step),
-    Contestant("Keras", "keras", peers.keras_step, is_slow=True),
-    Contestant("naive NumPy", "numpy", naive.numpy_step, is_threaded=False),
+    Contestant("PyTorch fused", "torch", peers.torch_fused),
+    Contestant("PyTorch foreach", "torch", peers.torch_foreach),
+    Contestant("Keras", "keras", peers.in_keras, is_slow=True),
+    Contestant("naive NumPy", "numpy", naive.in_numpy, is_threaded=False),
 ]
 PACKAGES = list(dict.fromkeys(peer.package for peer in PEERS))
 
@@ -48,8 +49,8 @@ def installed(contestant: Contestant) -> bool:
     return importlib.util.find_spec(contestant.package) is not None
 
 
-def prepare(contestant: Contestant, workload: Workload, gradients: list[Array]) -> Step:
-    """Make a contestant's step on fresh variables, once it is known to compute the same thing."""
+def prepare(contestant: Contestant, workload: Workload, gradients: list[Array]) -> Ready:
+    """Make a contestant ready on fresh variables, once it is known to compute the same thing."""
     if contestant is not FUSEDOPT:
         difference = _disagreement(contestant.name, workload)
         if difference > AGREEMENT:
@@ -77,10 +78,10 @@ def _disagreement(name: str, workload: Workload) -> float:
 
 def _update(contestant: Contestant, workload: Workload) -> Array:
     (before,), variables = workload.variables(), workload.variables()
-    step = contestant.prepare(workload, variables, workload.gradients())
+    ready = contestant.prepare(workload, variables, workload.gradients())
     for _ in range(STEPS_OF_AGREEMENT):
-        step()
-    (after,) = getattr(step, "variables", variables)
+        ready.step()
+    (after,) = ready.variables
     if hasattr(after, "numpy"):
         after = after.numpy()
     return np.asarray(after) - before

@@ -14,6 +14,7 @@ import fusedopt as fo
 
 def set_threads(threads: int) -> None:
     """Give fusedopt, and PyTorch where it is loaded, the same number of threads."""
+    threads = max(threads, 1)
     fo.set_num_threads(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)

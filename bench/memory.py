@@ -42,9 +42,9 @@ def growth(name: str, elements: int) -> int:
         variables, gradients = workload.variables(), workload.gradients()
         before = _status_bytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
-        step = contestant.prepare(workload, variables, gradients)
+        ready = contestant.prepare(workload, variables, gradients)
         for _ in range(STEPS):
-            step()
+            ready.step()
         grown = _status_bytes("VmHWM") - before
     return grown
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import fusedopt as fo
 import numpy as np
-from workloads import Absent, Array, Step, Workload, of_tests, optimizer_of
+from workloads import Absent, Array, Ready, Workload, of_tests, optimizer_of
 
 RULES = of_tests("reference").RULES
 KNOWN_OPTIONS = {"weight_decay", "global_clipnorm", "use_ema"}
 
 
-def numpy_step(workload: Workload, variables: list[Array], gradients: list[Array]) -> Step:
+def in_numpy(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     if workload.rule not in RULES:
         raise Absent("no formula")
     formula, slots_of, defaults = RULES[workload.rule]
@@ -49,4 +49,4 @@ def numpy_step(workload: Workload, variables: list[Array], gradients: list[Array
             momentum = np.float32(settings["ema_momentum"] if steps > 1 else 0.0)
             average[...] = momentum * average + (1 - momentum) * w
 
-    return step
+    return Ready(step, variables, lambda: [slot for own in slots for slot in own.values()])

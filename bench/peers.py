@@ -10,7 +10,7 @@ import inspect
 from typing import Any
 
 import fusedopt as fo
-from workloads import Absent, Array, Step, Workload, optimizer_of
+from workloads import Absent, Array, Ready, Step, Workload, optimizer_of
 
 # Keras's names of arguments and PyTorch's.
 _TORCH_NAMES = {
@@ -25,30 +25,36 @@ _TORCH_NAMES = {
 }
 
 
-def torch_fused_step(workload: Workload, variables: list[Array], gradients: list[Array]) -> Step:
-    return _torch_step(workload, variables, gradients, {"fused": True})
+def torch_fused(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    return _torch(workload, variables, gradients, {"fused": True})
 
 
-def torch_foreach_step(workload: Workload, variables: list[Array], gradients: list[Array]) -> Step:
-    return _torch_step(workload, variables, gradients, {"foreach": True})
+def torch_foreach(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    return _torch(workload, variables, gradients, {"foreach": True})
 
 
-def _torch_step(
+def _torch(
     workload: Workload, variables: list[Array], gradients: list[Array], form: dict[str, bool]
-) -> Step:
+) -> Ready:
     import torch
 
     parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
     settings = _settings(workload)
     optimizer = _torch_optimizer(torch, workload.rule, parameters, settings, form)
+
+    def slots() -> list[Array]:
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        return [state.numpy() for state in states if torch.is_tensor(state) and state.ndim]
+
     if workload.is_mixed:
-        return _torch_mixed_step(torch, optimizer, parameters, gradients, settings)
+        step = _torch_mixed_step(torch, optimizer, parameters, gradients, settings)
+        return Ready(step, variables, slots)
     options = ("clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor")
     if any(settings[option] for option in options):
         raise Absent("no such option inside the step")
     for parameter, g in zip(parameters, gradients, strict=True):
         parameter.grad = torch.from_numpy(g)
-    return optimizer.step  # type: ignore[no-any-return]
+    return Ready(optimizer.step, variables, slots)
 
 
 def _torch_optimizer(
@@ -87,7 +93,6 @@ def _torch_mixed_step(
     scaler.scale(torch.zeros(()))
     averages = [parameter.detach().clone() for parameter in parameters]
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step() -> None:
         for parameter, g in zip(parameters, scaled, strict=True):
             parameter.grad.copy_(g)
@@ -95,12 +100,13 @@ def _torch_mixed_step(
         torch.nn.utils.clip_grad_norm_(parameters, settings["global_clipnorm"])
         scaler.step(optimizer)
         scaler.update()
-        torch._foreach_lerp_(averages, parameters, 1 - settings["ema_momentum"])
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, parameters, 1 - settings["ema_momentum"])
 
     return step
 
 
-def keras_step(workload: Workload, variables: list[Array], gradients: list[Array]) -> Step:
+def in_keras(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     import keras
 
     rule_class = getattr(keras.optimizers, workload.rule, None)
@@ -116,9 +122,7 @@ def keras_step(workload: Workload, variables: list[Array], gradients: list[Array
     def step() -> None:
         optimizer.apply(tensors, own)
 
-    # The agreement check reads the variables, and Keras has its own.
-    step.variables = own  # type: ignore[attr-defined]
-    return step
+    return Ready(step, own, list)
 
 
 def _settings(workload: Workload) -> dict[str, Any]:

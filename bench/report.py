@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import rich.box
 import rich.table
-from goals import goals
+from goals import Goal, goals
 from results import LIMIT, Entry, Measurement, Results
 
 MISSING = "-"
@@ -19,6 +19,10 @@ SECTIONS = {
     "options": "Common options",
     "subnormal": "Subnormal numbers",
 }
+ABOUT_GOALS = """\
+The median decides; in brackets what the shortest times of a run give. If the two differ much, the machine
+was busy.
+"""
 HOW_TO_READ = """\
 A cell is the median and, in brackets, the shortest time of a step, then the median over all rounds
 of its ratio to the limit in the same round. The limit is the plainest loop that moves the same bytes
@@ -52,12 +56,7 @@ def goal_table(results: Results) -> Table:
     """Put the goals beside what was measured."""
     rows = []
     for goal in goals(results):
-        cells = [
-            f"{goal.measured[threads]:.3g} {'yes' if goal.is_met(threads) else 'NO'}"
-            if threads in goal.measured
-            else MISSING
-            for threads in results.threads
-        ]
+        cells = [_verdict(goal, threads) for threads in results.threads]
         rows.append([goal.text, f"<= {goal.bound} {goal.unit}", *cells])
     return Table("Goals", ["what", "goal", *map(_threads, results.threads)], rows)
 
@@ -77,7 +76,7 @@ def markdown(results: Results) -> str:
     parts = ["# Results\n", "Written by `python bench/run.py --markdown`; not edited by hand.\n"]
     parts += [f"- {name}: {value}" for name, value in results.environment.items()]
     parts += [f"- not measured, {who}: {why}" for who, why in results.absent.items()]
-    parts += ["\n## Goals\n", goal_table(results).markdown(), HOW_TO_READ]
+    parts += ["\n## Goals\n", goal_table(results).markdown(), ABOUT_GOALS, HOW_TO_READ]
     for title, found in tables(results):
         parts.append(f"## {title}\n")
         for table in found:
@@ -137,6 +136,13 @@ def _cell(one: Measurement, name: str, threads: int) -> str:
         return f"{_times(entry)}, {one.bytes * one.elements / entry.median / 1e9:.0f} GB/s"
     ratio = one.ratio(name, threads)
     return f"{_times(entry)} {ratio:.2f}" if ratio is not None else _times(entry)
+
+
+def _verdict(goal: Goal, threads: int) -> str:
+    measured = goal.measured.get(threads)
+    if measured is None:
+        return MISSING
+    return f"{measured.median:.2f} ({measured.best:.2f}) {'yes' if goal.is_met(threads) else 'NO'}"
 
 
 def _times(entry: Entry) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 LIMIT = "limit"
 FUSEDOPT = "fusedopt"
+NO_THREADS = 0
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Entry:
 
     name: str
     threads: int
-    is_threaded: bool
+    """0 for a library that has none."""
     seconds: list[float]
 
     @property
@@ -62,9 +63,13 @@ class Measurement:
     def find(self, name: str, threads: int) -> Entry | None:
         """Look an entry up. Who uses no threads stands in every column."""
         for entry in self.entries:
-            if entry.name == name and (entry.threads == threads or not entry.is_threaded):
+            if entry.name == name and entry.threads in (threads, NO_THREADS):
                 return entry
         return None
+
+    def ratio_of_minima(self, name: str, threads: int) -> float | None:
+        entry, base = self.find(name, threads), self.find(self.baseline, threads)
+        return entry.minimum / base.minimum if entry and base else None
 
     def ratio(self, name: str, threads: int) -> float | None:
         entry, base = self.find(name, threads), self.find(self.baseline, threads)
@@ -76,7 +81,7 @@ class Measurement:
 
     @property
     def thread_counts(self) -> list[int]:
-        return sorted({entry.threads for entry in self.entries if entry.is_threaded})
+        return sorted({entry.threads for entry in self.entries} - {NO_THREADS})
 
 
 @dataclass

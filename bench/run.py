@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import environment
+import fusedopt as fo
 import memory
 import report
 import rich.console
 import rich.progress
+import subnormal
 import workloads
 from contestants import FUSEDOPT, PACKAGES, PEERS, Contestant, installed, prepare
 from limit import FLOAT_BYTES, limit_step, traffic_of
-from results import LIMIT, Entry, Growth, Measurement, Results, load, save
+from results import LIMIT, NO_THREADS, Entry, Growth, Measurement, Results, load, save
 from timing import NORMAL, QUICK, Effort, Participant, race
-from workloads import GRADIENT_KINDS, Absent, Step, Workload
+from workloads import Absent, Array, Ready, Workload
 
 # Where the slow peers take part, and the one size for what is compared with the limit only.
 SLOW_SIZES = (2**20, 2**24)
@@ -58,12 +59,16 @@ class Bench:
                 self._measure_subnormal(contestant, workload, traffic.bytes)
             return
         gradients = workload.gradients()
-        steps: list[tuple[str, bool, Step]] = [(LIMIT, True, limit_step(workload, traffic))]
+        limit = limit_step(workload, traffic)
+        participants = [Participant(LIMIT, threads, limit) for threads in self.results.threads]
         for contestant in (FUSEDOPT, *peers):
-            step = self._prepared(contestant, workload, gradients)
-            if step:
-                steps.append((contestant.name, contestant.is_threaded, step))
-        self._race(workload, workload.name, traffic.bytes, steps)
+            ready = self._ready(contestant, workload, gradients)
+            if ready:
+                participants += [
+                    Participant(contestant.name, threads, ready.step)
+                    for threads in self._thread_counts(contestant)
+                ]
+        self._race(workload, workload.name, traffic.bytes, LIMIT, participants)
 
     def measure_memory(self, elements: int) -> None:
         """See how far everyone's memory grows."""
@@ -78,32 +83,39 @@ class Bench:
     def _measure_subnormal(
         self, contestant: Contestant, workload: Workload, moved_bytes: int
     ) -> None:
-        steps: list[tuple[str, bool, Step]] = []
-        for kind, value in GRADIENT_KINDS.items():
-            one = replace(workload, gradient=value)
-            step = self._prepared(contestant, one, one.gradients())
-            if step is None:
-                return
-            steps.append((kind, True, step))
-        self._race(workload, f"{contestant.name}, {workload.name}", moved_bytes, steps)
+        gradients = workload.gradients()
+        ready = self._ready(contestant, workload, gradients)
+        if ready is None:
+            return
+        participants = [
+            Participant(kind, threads, ready.step, enter)
+            for kind, enter in subnormal.entrances(ready, workload, gradients).items()
+            for threads in self._thread_counts(contestant)
+        ]
+        name = f"{contestant.name}, {workload.name}"
+        self._race(workload, name, moved_bytes, participants[0].name, participants)
 
-    def _prepared(
-        self, contestant: Contestant, workload: Workload, gradients: list[workloads.Array]
-    ) -> Step | None:
+    def _ready(
+        self, contestant: Contestant, workload: Workload, gradients: list[Array]
+    ) -> Ready | None:
         try:
             return prepare(contestant, workload, gradients)
         except Absent as absent:
             self.results.absent[f"{contestant.name} on {workload.label}"] = str(absent)
             return None
 
+    def _thread_counts(self, contestant: Contestant) -> list[int]:
+        return self.results.threads if contestant.is_threaded else [NO_THREADS]
+
     def _race(
-        self, workload: Workload, name: str, moved_bytes: int, steps: list[tuple[str, bool, Step]]
+        self,
+        workload: Workload,
+        name: str,
+        moved_bytes: int,
+        baseline: str,
+        participants: list[Participant],
     ) -> None:
-        entries: list[tuple[Participant, bool]] = []
-        for who, is_threaded, step in steps:
-            for threads in self.results.threads if is_threaded else self.results.threads[:1]:
-                entries.append((Participant(who, threads, step), is_threaded))
-        race([participant for participant, _ in entries], self.effort, environment.set_threads)
+        race(participants, self.effort, environment.set_threads)
         self.results.measurements.append(
             Measurement(
                 workload.section,
@@ -112,11 +124,8 @@ class Bench:
                 workload.elements,
                 len(workload.shapes),
                 moved_bytes,
-                baseline=steps[0][0],
-                entries=[
-                    Entry(one.name, one.threads, is_threaded, one.seconds)
-                    for one, is_threaded in entries
-                ],
+                baseline,
+                [Entry(one.name, one.threads, one.seconds) for one in participants],
             )
         )
 
@@ -176,11 +185,15 @@ def main() -> None:
         console.rule(title)
         for table in tables:
             console.print(table.rich())
-    console.print(report.goal_table(results).rich())
+    goals = report.goal_table(results)
+    if goals.rows:
+        console.print(goals.rich())
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
         arguments.markdown.write_text(report.markdown(results), encoding="utf-8")
-    if arguments.plot:
+    if arguments.plot and not results.of("sizes"):
+        console.print("no picture: it needs the section sizes")
+    elif arguments.plot:
         from picture import draw
 
         draw(results, arguments.plot)
@@ -190,24 +203,27 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure fusedopt's speed and memory.")
     add = parser.add_argument
     add("--quick", action="store_true", help="everything once, on small sizes, without peers")
-    add("--threads", type=int, nargs="+", help="numbers of threads (default: 1 and all)")
-    add("--sizes", type=_size, nargs="+", help="elements of one tensor, such as 1000 or 2^20")
+    add("--threads", type=_count, nargs="+", help="numbers of threads (default: 1 and all)")
+    add("--sizes", type=_count, nargs="+", help="elements of one tensor, such as 1000 or 2^20")
     add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to measure")
     add("--peers", nargs="*", choices=PACKAGES, help="libraries to compare with (default: all)")
-    add("--rounds", type=int, help=f"rounds of each measurement (default: {NORMAL.rounds})")
+    add("--rounds", type=_count, help=f"rounds of each measurement (default: {NORMAL.rounds})")
     add("--load", type=Path, help="show an earlier run's JSON and measure nothing")
     add("--json", type=Path, help="write all times")
     add("--markdown", type=Path, help="write the tables")
     add("--plot", type=Path, help="draw the picture")
     arguments = parser.parse_args()
     if arguments.threads is None:
-        arguments.threads = sorted({1, len(os.sched_getaffinity(0))})
+        arguments.threads = sorted({1, fo.get_num_threads()})
     return arguments
 
 
-def _size(text: str) -> int:
+def _count(text: str) -> int:
     base, _, power = text.partition("^")
-    return int(base) ** int(power) if power else int(base)
+    number = int(base) ** int(power) if power else int(base)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
+    return number
 
 
 if __name__ == "__main__":

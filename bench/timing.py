@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import random
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from itertools import repeat
 from workloads import Step
 
 NOT_RUN = float("nan")
+MOST_PAUSES = 10
+PIECES = 5
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,19 @@ class Effort:
     """How long to measure."""
 
     rounds: int
-    block_seconds: float
-    """Short steps are repeated to fill a block of this length, and their mean is one time."""
+    piece_seconds: float
+    """Short steps are repeated to fill a piece of this length; a turn has some, and their median counts."""
     budget_seconds: float
     """A participant that would need longer takes part in fewer rounds."""
     fewest_rounds: int = 3
     settle_seconds: float = 0.01
-    """OpenMP's threads spin for some milliseconds after a step; the next one must not feel them."""
+    """A pause is over when the process has rested for so long."""
 
 
-NORMAL = Effort(rounds=21, block_seconds=0.005, budget_seconds=3.0)
+NORMAL = Effort(rounds=21, piece_seconds=0.001, budget_seconds=3.0)
 QUICK = Effort(
     rounds=3,
-    block_seconds=0.0005,
+    piece_seconds=0.0001,
     budget_seconds=0.05,
     fewest_rounds=1,
     settle_seconds=0.001,
@@ -49,6 +52,9 @@ class Participant:
     name: str
     threads: int
     step: Step
+    enter: Callable[[], None] | None = None
+    """What a turn begins with."""
+    pieces: int = 1
     repetitions: int = 1
     rounds: int = 1
     seconds: list[float] = field(default_factory=list)
@@ -64,6 +70,8 @@ def race(
     """Fill in the times of all participants."""
     for participant in participants:
         set_threads(participant.threads)
+        if participant.enter:
+            participant.enter()
         _calibrate(participant, effort)
     order = random.Random(0)
     gc.collect()
@@ -75,24 +83,42 @@ def race(
                     participant.seconds.append(NOT_RUN)
                     continue
                 set_threads(participant.threads)
-                time.sleep(effort.settle_seconds)
+                if participant.enter:
+                    participant.enter()
+                _settle(effort.settle_seconds)
                 # What the others left in the caches is nobody's business.
                 participant.step()
-                participant.seconds.append(_time(participant.step, participant.repetitions))
+                participant.seconds.append(_turn(participant))
     finally:
         gc.enable()
+
+
+def _settle(seconds: float) -> None:
+    """Wait until OpenMP's threads, which spin for some milliseconds after a step, have gone to sleep."""
+    for _ in range(MOST_PAUSES):
+        before = time.process_time()
+        time.sleep(seconds)
+        if time.process_time() - before < 0.1 * seconds:
+            return
 
 
 def _calibrate(participant: Participant, effort: Effort) -> None:
     # The first steps allocate, fault pages in and start threads.
     first = _time(participant.step, 1)
-    tries = 1 if first > effort.block_seconds else 3
+    tries = 1 if first > effort.piece_seconds * PIECES else 3
     single = min(_time(participant.step, 1) for _ in range(tries))
-    estimate = _time(participant.step, max(1, int(0.1 * effort.block_seconds / single)))
-    participant.repetitions = max(1, round(effort.block_seconds / estimate))
-    turn = estimate * (participant.repetitions + 1)
+    estimate = _time(participant.step, max(1, int(0.5 * effort.piece_seconds / single)))
+    participant.repetitions = max(1, round(effort.piece_seconds / estimate))
+    participant.pieces = PIECES if estimate < effort.piece_seconds * PIECES else 1
+    turn = estimate * (participant.repetitions * participant.pieces + 1)
     affordable = int(effort.budget_seconds / turn)
     participant.rounds = min(effort.rounds, max(effort.fewest_rounds, affordable))
+
+
+def _turn(participant: Participant) -> float:
+    return statistics.median(
+        _time(participant.step, participant.repetitions) for _ in range(participant.pieces)
+    )
 
 
 def _time(step: Step, repetitions: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import fusedopt as fo
 import numpy as np
@@ -27,8 +27,6 @@ Step = Callable[[], object]
 FLAGSHIP = "AdamW"
 SIZES = [2**power for power in (6, 9, 12, 14, 16, 18, 20, 22, 24, 26)]
 QUICK_SIZES = [2**6, 2**12, 2**17]
-# Random ones; subnormal ones, which fill slots with subnormals; ones whose squares are subnormal.
-GRADIENT_KINDS: dict[str, float | None] = {"ordinary": None, "1e-42": 1e-42, "1e-20": 1e-20}
 
 
 def of_tests(module: str) -> ModuleType:
@@ -48,6 +46,15 @@ MIXED: Arguments = {"global_clipnorm": 1.0, "use_ema": True}
 
 class Absent(Exception):
     """A contestant cannot run a workload; the message says why."""
+
+
+class Ready(NamedTuple):
+    """A contestant about to run a workload."""
+
+    step: Step
+    variables: list[Any]
+    slots: Callable[[], list[Array]]
+    """The arrays of its rule's state; after the first step."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +203,7 @@ def options(elements: int) -> Iterator[Workload]:
 
 
 def subnormal(counts: list[int]) -> Iterator[Workload]:
-    """Each rule, with ordinary gradients: the caller exchanges them for the other kinds."""
+    """Each rule, to be run on several kinds of gradients."""
     for rule in RULES:
         for elements in counts:
             name = power_of_two(elements)

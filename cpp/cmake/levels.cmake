@@ -19,8 +19,9 @@ function(fusedopt_add_level target level)
   # Part of the algorithm, whatever the build type. Contracted or reordered arithmetic would give other bits on other
   # levels; sqrt may set errno by the standard, and one possible errno or trap keeps a whole loop scalar.
   # A sanitized build must see the plain loops, so only that one goes without -O3.
+  # Kernels throw nothing; unless told, Clang still refers to the C++ library's exception handler.
   # Vectors are only passed to functions that are always inlined, so how they would be passed does not matter.
-  set(flags -ffp-contract=off -fno-fast-math -fno-math-errno -fno-trapping-math -Wno-psabi)
+  set(flags -ffp-contract=off -fno-fast-math -fno-math-errno -fno-trapping-math -fno-exceptions -Wno-psabi)
   if(FUSEDOPT_SANITIZE)
     list(APPEND flags -Wno-unknown-pragmas)
   else()

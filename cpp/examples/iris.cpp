@@ -11,7 +11,8 @@
 
 namespace {
 
-constexpr std::size_t inputs = 4, classes = 3, plants = 50, trained_plants = 35;  // of each species; the rest are for testing
+constexpr std::size_t inputs = 4, classes = 3;
+constexpr std::size_t plants = 50, trained_plants = 35;  // of each species; the others are for testing
 
 using Input = std::array<float, inputs>;
 using Scores = std::array<float, classes>;
@@ -66,7 +67,8 @@ double loss_and_gradient(const Model& model, Model& gradient) {
 
 int main() {
     Model model, gradient;
-    fusedopt::Optimizer optimizer(fusedopt::AdamW{.weight_decay = 1e-3}, {.learning_rate = 0.05, .global_clipnorm = 1.0});
+    fusedopt::Optimizer optimizer(fusedopt::AdamW{.weight_decay = 1e-3},
+                                  {.learning_rate = 0.05, .global_clipnorm = 1.0});
     optimizer.build({fusedopt::Tensor(model.weights), fusedopt::Tensor(model.bias)});
 
     for (int step = 0; step <= 500; ++step) {

@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <new>
 
-#include "check.hpp"
 #include "cases.hpp"
+#include "check.hpp"
 #include "reference.hpp"
 
 namespace {
@@ -75,7 +75,8 @@ TEST(a_step_allocates_nothing) {
                                 Shape{item, item * size / 100});
     }
     missing[2] = plain[2];
-    const std::vector<Tensor> reversed_targets(targets.rbegin(), targets.rend()), reversed(plain.rbegin(), plain.rend());
+    const std::vector<Tensor> reversed_targets(targets.rbegin(), targets.rend()),
+        reversed(plain.rbegin(), plain.rend());
     for (const int threads : thread_counts()) {
         fusedopt::set_num_threads(threads);
         for (const auto& [rule_name, rule] : rule_cases()) {

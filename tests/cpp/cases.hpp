@@ -37,7 +37,8 @@ inline std::vector<OptionCase> option_cases() {
     return {
         {"plain", {}},
         {"learning_rate", {.learning_rate = 0.1}},
-        {"learning_rate function", {.learning_rate = [](std::int64_t step) { return 0.5 / static_cast<double>(1 + step); }}},
+        {"learning_rate function",
+         {.learning_rate = [](std::int64_t step) { return 0.5 / static_cast<double>(1 + step); }}},
         {"clipnorm", {.clipnorm = 3.0}},
         {"clipvalue", {.clipvalue = 0.3}},
         {"global_clipnorm", {.global_clipnorm = 0.7}},

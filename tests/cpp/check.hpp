@@ -61,8 +61,7 @@ void refuses(const char* file, int line, const char* expression, std::string_vie
     static const check::Registration register_##name(#name, name); \
     static void name()
 
-#define CHECK(condition) \
-    ((condition) ? void() : check::fail(__FILE__, __LINE__, "expected " #condition))
+#define CHECK(condition) ((condition) ? void() : check::fail(__FILE__, __LINE__, "expected " #condition))
 
 #define CHECK_EQUAL(found, expected) check::equal(__FILE__, __LINE__, #found, found, expected)
 

@@ -3,8 +3,8 @@
 #include <cfenv>
 #include <stdexcept>
 
-#include "check.hpp"
 #include "cases.hpp"
+#include "check.hpp"
 #include "reference.hpp"
 
 #if defined(__x86_64__)
@@ -136,10 +136,11 @@ TEST(subnormal_numbers_are_flushed_on_every_thread) {
         DType dtype;
         double subnormal, normal;
     };
-    for (const auto& [dtype, subnormal, normal] : {Case{DType::float32, 1e-40, 2e-38}, Case{DType::float64, 1e-310, 4e-308}}) {
+    for (const auto& [dtype, subnormal, normal] :
+         {Case{DType::float32, 1e-40, 2e-38}, Case{DType::float64, 1e-310, 4e-308}}) {
         const Values expected(50000, 0.0);
         const Array zeros(dtype, expected), tiny(dtype, Values(50000, subnormal)), halved(dtype, Values(50000, normal));
-        on_every_level_and_thread_count([&, dtype = dtype](const std::string&) {
+        on_every_level_and_thread_count([&](const std::string&) {
             // What is read is flushed: a subnormal weight.
             const Array variable = tiny.copy();
             fusedopt::Optimizer descent(fusedopt::SGD{}, {.learning_rate = 1.0});

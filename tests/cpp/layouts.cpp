@@ -1,8 +1,8 @@
 // Gradients in any memory layout give what their values give; none of them is shuffled, and no byte beside it is read.
 #include <numeric>
 
-#include "check.hpp"
 #include "cases.hpp"
+#include "check.hpp"
 #include "reference.hpp"
 
 namespace {
@@ -10,7 +10,7 @@ namespace {
 struct Layout {
     std::string name;
     Shape shape;
-    Shape strides;  // in elements
+    Shape strides;           // in elements
     std::size_t offset = 0;  // in bytes, to misalign
 };
 
@@ -63,13 +63,17 @@ std::vector<Layout> layouts_of(const Shape& shape) {
 class Gradient {
 public:
     Gradient(const Layout& layout, DType dtype, Placement placement, unsigned seed)
-        : layout_(layout), dtype_(dtype), memory_(extent() * item_size(dtype) + layout.offset, placement, item_size(dtype)) {
+        : layout_(layout),
+          dtype_(dtype),
+          memory_(extent() * item_size(dtype) + layout.offset, placement, item_size(dtype)) {
         const Values values = numbers(dtype, static_cast<std::int64_t>(extent()), seed);
         for (std::size_t i = 0; i < values.size(); ++i) write(dtype, values[i], first_byte() + i * item_size(dtype));
         for (std::int64_t& stride : layout_.strides) stride *= static_cast<std::int64_t>(item_size(dtype));
     }
 
-    Tensor tensor() const { return Tensor(static_cast<const void*>(element(lowest())), dtype_, layout_.shape, layout_.strides); }
+    Tensor tensor() const {
+        return Tensor(static_cast<const void*>(element(lowest())), dtype_, layout_.shape, layout_.strides);
+    }
 
     Values values() const {
         Values list;

@@ -1,9 +1,9 @@
-// Dynamic loss scaling: the same numbers as without it, skipped steps that leave no trace, and a scale that keeps in its
-// bounds.
+// Dynamic loss scaling: the same numbers as without it, skipped steps that leave no trace, and a scale that keeps in
+// its bounds.
 #include <limits>
 
-#include "check.hpp"
 #include "cases.hpp"
+#include "check.hpp"
 #include "reference.hpp"
 
 namespace {
@@ -188,14 +188,22 @@ TEST(all_state_moves_to_another_optimizer) {
     const fusedopt::Options options{.use_ema = true, .gradient_accumulation_steps = 2};
     const Array variable(DType::float16, numbers(DType::float16, 100, 1)), copy = variable.copy();
     const Array gradient(DType::float32, numbers(DType::float32, 100, 2));
-    fusedopt::LossScaleOptimizer a = make(fusedopt::Adam{}, options, 64.0, 3), b = make(fusedopt::Adam{}, options, 2.0, 3);
+    fusedopt::LossScaleOptimizer a = make(fusedopt::Adam{}, options, 64.0, 3),
+                                 b = make(fusedopt::Adam{}, options, 2.0, 3);
     a.build({variable.tensor()});
     b.build({copy.tensor()});
     for (int k = 0; k < 5; ++k) a.apply({gradient.tensor()});
     const auto state = a.variables();
-    const char* const names[] = {"loss_scale/iteration", "loss_scale/learning_rate", "loss_scale/step_counter",
-                                 "loss_scale/dynamic_scale", "iteration", "learning_rate", "average/0",
-                                 "gradient_accumulator/0", "momentum/0", "velocity/0"};
+    const char* const names[] = {"loss_scale/iteration",
+                                 "loss_scale/learning_rate",
+                                 "loss_scale/step_counter",
+                                 "loss_scale/dynamic_scale",
+                                 "iteration",
+                                 "learning_rate",
+                                 "average/0",
+                                 "gradient_accumulator/0",
+                                 "momentum/0",
+                                 "velocity/0"};
     CHECK_EQUAL(state.size(), std::size(names));
     std::vector<Tensor> values;
     for (std::size_t k = 0; k < state.size(); ++k) {

@@ -32,7 +32,8 @@ struct Problem {
     bool has_gradient(std::size_t step, std::size_t i) const { return (step + i) % 7 != 3; }
 };
 
-inline reference::Optimizer solve(const Problem& problem, const fusedopt::Rule& rule, const fusedopt::Options& options) {
+inline reference::Optimizer solve(const Problem& problem, const fusedopt::Rule& rule,
+                                  const fusedopt::Options& options) {
     reference::Optimizer expected(rule, options);
     for (const Array& weight : problem.weights) expected.add(weight.dtype(), values_of(weight.tensor()));
     for (std::size_t step = 0; step < problem.gradients.size(); ++step) {

@@ -3,8 +3,8 @@
 #include <memory>
 #include <stdexcept>
 
-#include "check.hpp"
 #include "cases.hpp"
+#include "check.hpp"
 #include "reference.hpp"
 
 namespace {
@@ -73,15 +73,18 @@ TEST(state_stands_in_the_order_of_keras) {
 }
 
 TEST(functions_are_called_once_in_a_step_that_updates) {
-    const Array a(DType::float32, numbers(DType::float32, 50000, 1)), b(DType::float16, numbers(DType::float16, 3000, 2));
-    const Array g(DType::float32, numbers(DType::float32, 50000, 3)), h(DType::float32, numbers(DType::float32, 3000, 4));
+    const Array a(DType::float32, numbers(DType::float32, 50000, 1)),
+        b(DType::float16, numbers(DType::float16, 3000, 2));
+    const Array g(DType::float32, numbers(DType::float32, 50000, 3)),
+        h(DType::float32, numbers(DType::float32, 3000, 4));
     std::vector<std::int64_t> rates, betas;
     const auto rate = [&](std::int64_t step) { return rates.push_back(step), 0.1; };
     const auto beta = [&](std::int64_t step) { return betas.push_back(step), 0.9; };
     for (const int threads : thread_counts()) {
         fusedopt::set_num_threads(threads);
-        Optimizer optimizer(fusedopt::AdamW{.beta_2 = beta},
-                            {.learning_rate = rate, .clipnorm = 1.0, .use_ema = true, .gradient_accumulation_steps = 3});
+        Optimizer optimizer(
+            fusedopt::AdamW{.beta_2 = beta},
+            {.learning_rate = rate, .clipnorm = 1.0, .use_ema = true, .gradient_accumulation_steps = 3});
         optimizer.build({a.tensor(), b.tensor()});
         rates.clear();
         betas.clear();
@@ -112,7 +115,8 @@ TEST(functions_are_not_called_for_a_skipped_step) {
 }
 
 TEST(a_function_that_throws_leaves_everything_as_it_was) {
-    const Array a(DType::float32, numbers(DType::float32, 50000, 1)), g(DType::float32, numbers(DType::float32, 50000, 3));
+    const Array a(DType::float32, numbers(DType::float32, 50000, 1)),
+        g(DType::float32, numbers(DType::float32, 50000, 3));
     const std::vector<Tensor> variables = {a.tensor()};
     bool throws = false;
     double value = 0.5;
@@ -123,7 +127,8 @@ TEST(a_function_that_throws_leaves_everything_as_it_was) {
         if (which == 0) options.learning_rate = function;
         if (which == 1) rule.beta_1 = function;
         if (which == 2) rule.beta_2 = function;
-        fusedopt::LossScaleOptimizer optimizer(Optimizer(rule, options), {.initial_scale = 2.0, .dynamic_growth_steps = 9});
+        fusedopt::LossScaleOptimizer optimizer(Optimizer(rule, options),
+                                               {.initial_scale = 2.0, .dynamic_growth_steps = 9});
         throws = false;
         optimizer.build(variables);
         for (int k = 0; k < 3; ++k) optimizer.apply({g.tensor()});
@@ -134,7 +139,9 @@ TEST(a_function_that_throws_leaves_everything_as_it_was) {
         throws = false;
         for (const double bad : {-1.0, std::nan(""), HUGE_VAL}) {
             value = bad;
-            CHECK_REFUSED(optimizer.apply({g.tensor()}), which == 0 ? "learning_rate" : which == 1 ? "beta_1" : "beta_2");
+            CHECK_REFUSED(optimizer.apply({g.tensor()}), which == 0   ? "learning_rate"
+                                                         : which == 1 ? "beta_1"
+                                                                      : "beta_2");
         }
         CHECK(snapshot(optimizer, variables) == before);
         CHECK(optimizer.inner().global_norm() == norm);
@@ -243,7 +250,8 @@ TEST(averages_are_written_back) {
 }
 
 TEST(all_state_moves_to_another_optimizer) {
-    const Array a(DType::bfloat16, numbers(DType::bfloat16, 3000, 1)), g(DType::float32, numbers(DType::float32, 3000, 2));
+    const Array a(DType::bfloat16, numbers(DType::bfloat16, 3000, 1)),
+        g(DType::float32, numbers(DType::float32, 3000, 2));
     for (const auto& [rule_name, rule] : rule_cases()) {
         for (const auto& [option_name, options] : option_cases()) {
             const Array x = a.copy(), y = a.copy();
@@ -271,7 +279,8 @@ TEST(all_state_moves_to_another_optimizer) {
 }
 
 TEST(optimizers_move) {
-    const Array a(DType::float32, numbers(DType::float32, 3000, 1)), b = a.copy(), g(DType::float32, numbers(DType::float32, 3000, 2));
+    const Array a(DType::float32, numbers(DType::float32, 3000, 1)),
+        b = a.copy(), g(DType::float32, numbers(DType::float32, 3000, 2));
     const Options options{.clipnorm = 1.0, .use_ema = true};
     Optimizer still(fusedopt::Adam{}, options), first(fusedopt::Adam{}, options);
     still.build({a.tensor()});
@@ -314,10 +323,13 @@ TEST(exceptional_gradients_stay_visible) {
         optimizer.apply({Array(DType::float32, gradient).tensor()});
         return values_of(a.tensor());
     };
-    CHECK_EQUAL(difference(after({.learning_rate = 1.0, .clipvalue = 2.0}, {HUGE_VAL, nan, -HUGE_VAL, 1}), {-2, nan, 2, -1}), "");
+    CHECK_EQUAL(
+        difference(after({.learning_rate = 1.0, .clipvalue = 2.0}, {HUGE_VAL, nan, -HUGE_VAL, 1}), {-2, nan, 2, -1}),
+        "");
     CHECK_EQUAL(difference(after({.learning_rate = 1.0, .clipnorm = 2.0}, {HUGE_VAL, 1, 1}), {nan, 0, 0}), "");
     CHECK_EQUAL(difference(after({.learning_rate = 1.0, .clipnorm = 2.0}, {nan, 1, 1}), {nan, nan, nan}), "");
-    CHECK_EQUAL(difference(after({.learning_rate = 1.0, .global_clipnorm = 2.0}, {HUGE_VAL, 1, 1}), {nan, nan, nan}), "");
+    CHECK_EQUAL(difference(after({.learning_rate = 1.0, .global_clipnorm = 2.0}, {HUGE_VAL, 1, 1}), {nan, nan, nan}),
+                "");
     // A sum of squares beyond float32 is no infinity.
     CHECK_EQUAL(difference(after({.learning_rate = 1.0, .clipnorm = 1.0}, {0x1p127, 0}), {-1, 0}), "");
 }

@@ -131,7 +131,9 @@ inline double sum_of_squares(const Values& values) {
 class Optimizer {
 public:
     Optimizer(fusedopt::Rule rule, fusedopt::Options options)
-        : rule_(std::move(rule)), options_(std::move(options)), unscale_(1.0 / options_.loss_scale_factor.value_or(1.0)) {
+        : rule_(std::move(rule)),
+          options_(std::move(options)),
+          unscale_(1.0 / options_.loss_scale_factor.value_or(1.0)) {
         std::visit(
             [&](const auto& r) {
                 slot_names_ = slot_names(r);
@@ -180,11 +182,13 @@ public:
         if (what == "average") return variable.average;
         if (what == "gradient_accumulator") return variable.accumulator;
         const auto slot = std::find(slot_names_.begin(), slot_names_.end(), what);
-        return slot == slot_names_.end() ? Values{} : variable.slots[static_cast<std::size_t>(slot - slot_names_.begin())];
+        return slot == slot_names_.end() ? Values{}
+                                         : variable.slots[static_cast<std::size_t>(slot - slot_names_.begin())];
     }
 
     std::size_t state_count() const {
-        const std::size_t arrays = slot_names_.size() + options_.use_ema + options_.gradient_accumulation_steps.has_value();
+        const std::size_t arrays =
+            slot_names_.size() + options_.use_ema + options_.gradient_accumulation_steps.has_value();
         return 1 + learning_rate_.is_number() + arrays * variables_.size();
     }
 
@@ -252,10 +256,15 @@ private:
             const double scale = factor * clip;
             Variable& variable = variables_[i];
             variable.compute([&]<class T>(T) {
-                const DType dtype = interval == 1 ? gradients[i].dtype : sizeof(T) == 8 ? DType::float64 : DType::float32;
+                const DType dtype = interval == 1    ? gradients[i].dtype
+                                    : sizeof(T) == 8 ? DType::float64
+                                                     : DType::float32;
                 const Values& values = interval == 1 ? *gradients[i].values : variable.sum;
-                std::visit([&](const auto& r) { update_elements<T>(variable, dtype, values, scale, rate, formula<T>(r, rate, t)); },
-                           rule_);
+                std::visit(
+                    [&](const auto& r) {
+                        update_elements<T>(variable, dtype, values, scale, rate, formula<T>(r, rate, t));
+                    },
+                    rule_);
             });
         }
     }

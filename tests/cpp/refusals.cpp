@@ -1,9 +1,9 @@
 // What is wrong is refused with a message that names it, before a single byte has changed.
 #include <limits>
 
-#include "check.hpp"
 #include "array.hpp"
 #include "cases.hpp"
+#include "check.hpp"
 
 namespace {
 
@@ -101,8 +101,10 @@ TEST(excluded_variables) {
 }
 
 TEST(gradients) {
-    const Array a(DType::float32, {10, 10}, numbers(DType::float32, 100, 1)), b(DType::bfloat16, numbers(DType::bfloat16, 60, 2));
-    const Array g(DType::float16, {10, 10}, numbers(DType::float16, 100, 3)), h(DType::float64, numbers(DType::float64, 60, 4));
+    const Array a(DType::float32, {10, 10}, numbers(DType::float32, 100, 1)),
+        b(DType::bfloat16, numbers(DType::bfloat16, 60, 2));
+    const Array g(DType::float16, {10, 10}, numbers(DType::float16, 100, 3)),
+        h(DType::float64, numbers(DType::float64, 60, 4));
     const std::vector<Tensor> variables = {a.tensor(), b.tensor()}, good = {g.tensor(), h.tensor()};
     for (const auto& [name, options] : option_cases()) {
         Optimizer optimizer(fusedopt::Adam{}, options);
@@ -110,14 +112,18 @@ TEST(gradients) {
         for (int k = 0; k < 4; ++k) optimizer.apply(good);
         const auto before = snapshot(optimizer, variables);
         const std::int64_t numbers_of_another_kind[60] = {};
-        const Array flat(DType::float16, Values(100)), long_one(DType::float64, Values(61)), one(DType::float64, Values(1));
+        const Array flat(DType::float16, Values(100)), long_one(DType::float64, Values(61)),
+            one(DType::float64, Values(1));
         CHECK_REFUSED(optimizer.apply({g.tensor()}), "expected 2 gradients");
         CHECK_REFUSED(optimizer.apply({g.tensor(), h.tensor(), h.tensor()}), "expected 2 gradients");
         CHECK_REFUSED(optimizer.apply({Tensor(), Tensor()}), "No gradients provided");
-        CHECK_REFUSED(optimizer.apply({flat.tensor(), h.tensor()}), "gradient of variable 0 ('kernel'): expected shape (10, 10)");
-        CHECK_REFUSED(optimizer.apply({g.tensor(), long_one.tensor()}), "gradient of variable 1 ('bias'): expected shape (60,)");
+        CHECK_REFUSED(optimizer.apply({flat.tensor(), h.tensor()}),
+                      "gradient of variable 0 ('kernel'): expected shape (10, 10)");
+        CHECK_REFUSED(optimizer.apply({g.tensor(), long_one.tensor()}),
+                      "gradient of variable 1 ('bias'): expected shape (60,)");
         CHECK_REFUSED(optimizer.apply({g.tensor(), one.tensor()}), "expected shape (60,)");
-        CHECK_REFUSED(optimizer.apply({g.tensor(), Tensor(&numbers_of_another_kind, DType::int64, Shape{60})}), "int64");
+        CHECK_REFUSED(optimizer.apply({g.tensor(), Tensor(&numbers_of_another_kind, DType::int64, Shape{60})}),
+                      "int64");
         CHECK_REFUSED(optimizer.apply({a.tensor(), h.tensor()}), "overlapping variable 0 ('kernel')");
         CHECK_REFUSED(optimizer.apply({g.tensor(), view(a, 0, {60})}), "overlapping variable 0 ('kernel')");
         CHECK_REFUSED(optimizer.apply({g.tensor(), view(a, 396, {60}, {0})}), "overlapping variable 0 ('kernel')");
@@ -126,7 +132,8 @@ TEST(gradients) {
         CHECK_REFUSED(optimizer.apply(good, std::vector{a.tensor()}), "expected 1 gradients");
         CHECK_REFUSED(optimizer.apply(good, std::vector{a.tensor(), h.tensor()}), "variable at position 1");
         CHECK_REFUSED(optimizer.apply(good, std::vector{a.tensor(), view(b, 0, {59})}), "variable at position 1");
-        CHECK_REFUSED(optimizer.apply(std::vector{g.tensor(), g.tensor()}, std::vector{a.tensor(), a.tensor()}), "twice");
+        CHECK_REFUSED(optimizer.apply(std::vector{g.tensor(), g.tensor()}, std::vector{a.tensor(), a.tensor()}),
+                      "twice");
         CHECK(snapshot(optimizer, variables) == before);
         for (int k = 0; k < 4; ++k) optimizer.apply(good);
         CHECK(snapshot(optimizer, variables) != before);
@@ -152,7 +159,8 @@ TEST(weights) {
     const auto before = snapshot(optimizer, std::vector{a.tensor()});
     std::vector<Tensor> good;
     for (const auto& [name, tensor] : optimizer.variables()) good.push_back(tensor);
-    const Array zeros(DType::float32, {10, 10}, Values(100)), flat(DType::float32, Values(100)), wide(DType::float64, {10, 10}, Values(100));
+    const Array zeros(DType::float32, {10, 10}, Values(100)), flat(DType::float32, Values(100)),
+        wide(DType::float64, {10, 10}, Values(100));
     const Array negative(DType::float64, Shape{}, Values{-1.0});
     std::int64_t minus_one = -1;
     good[2] = zeros.tensor();

@@ -2,6 +2,13 @@
 #include "check.hpp"
 #include "matrix.hpp"
 
+TEST(every_rule_has_a_case) {
+    for (std::size_t index = 0; index < std::variant_size_v<fusedopt::Rule>; ++index) {
+        const auto cases = rule_cases();
+        CHECK(std::any_of(cases.begin(), cases.end(), [&](const RuleCase& c) { return c.rule.index() == index; }));
+    }
+}
+
 TEST(rules_give_the_bits_of_the_reference) {
     for (const Placement placement : all_placements) {
         const Problem problem({0, 1, 15, 1023, 1025, 5000}, 3, placement);

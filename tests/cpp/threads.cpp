@@ -1,8 +1,8 @@
 // Threads: two optimizers at once, one optimizer from two threads, a fork after a threaded step.
 #include <thread>
 
-#include "check.hpp"
 #include "cases.hpp"
+#include "check.hpp"
 #include "reference.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -69,7 +69,8 @@ TEST(one_optimizer_is_stepped_by_two_threads) {
 }
 
 TEST(the_thread_count_may_change_between_steps) {
-    const Array start(DType::float64, numbers(DType::float64, size, 1)), gradient(DType::float32, numbers(DType::float32, size, 2));
+    const Array start(DType::float64, numbers(DType::float64, size, 1)),
+        gradient(DType::float32, numbers(DType::float32, size, 2));
     const auto expected = after_steps(12, start, gradient);
     const Array variable = start.copy();
     fusedopt::Optimizer optimizer(fusedopt::Adam{}, options);
@@ -85,7 +86,8 @@ TEST(the_thread_count_may_change_between_steps) {
 
 TEST(a_child_forked_after_a_threaded_step_does_not_hang) {
     fusedopt::set_num_threads(most_threads());
-    const Array start(DType::float32, numbers(DType::float32, size, 1)), gradient(DType::float32, numbers(DType::float32, size, 2));
+    const Array start(DType::float32, numbers(DType::float32, size, 1)),
+        gradient(DType::float32, numbers(DType::float32, size, 2));
     const auto expected = after_steps(6, start, gradient);
     const Array variable = start.copy();
     fusedopt::Optimizer optimizer(fusedopt::Adam{}, options);

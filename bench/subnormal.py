@@ -1,0 +1,43 @@
+"""One step on ordinary and on subnormal numbers, in the same memory.
+
+Arrays of their own for each kind would not do: where arrays lie decides more than what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from workloads import Array, Ready, Workload
+
+# Random gradients; subnormal ones, which make slots so; ones whose squares are subnormal.
+KINDS: dict[str, float | None] = {"ordinary": None, "1e-42": 1e-42, "1e-20": 1e-20}
+STEPS = 30
+
+
+def entrances(
+    ready: Ready, workload: Workload, gradients: list[Array]
+) -> dict[str, Callable[[], None]]:
+    """For each kind what fills gradients and slots with its numbers."""
+    ready.step()
+    slots = ready.slots()
+    found = {}
+    for kind, value in KINDS.items():
+        source = replace(workload, gradient=value).gradients()
+        _copy(source, gradients)
+        _copy([np.zeros_like(slot) for slot in slots], slots)
+        for _ in range(STEPS):
+            ready.step()
+        found[kind] = _entrance([*gradients, *slots])
+    return found
+
+
+def _entrance(arrays: list[Array]) -> Callable[[], None]:
+    saved = [array.copy() for array in arrays]
+    return lambda: _copy(saved, arrays)
+
+
+def _copy(sources: list[Array], targets: list[Array]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target[...] = source
