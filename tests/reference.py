@@ -107,9 +107,9 @@ def nadam(
     product = nadam_product(a, t)
     m[...] = m + (g - m) * T(1 - a["beta_1"])
     v[...] = v + (g * g - v) * T(1 - a["beta_2"])
-    numerator = T(lr * following / (1 - product * following)) * m + T(
-        lr * (1 - now) / (1 - product)
-    ) * g
+    numerator = (
+        T(lr * following / (1 - product * following)) * m + T(lr * (1 - now) / (1 - product)) * g
+    )
     w[...] = w - numerator / (np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v) + T(a["epsilon"]))
 
 
@@ -181,6 +181,7 @@ def adam_slots(a: dict[str, Any]) -> list[list[str]]:
 
 Rule = Callable[[Array, Array, dict[str, Array], dict[str, Any], float, int], None]
 Slots = Callable[[dict[str, Any]], list[list[str]]]
+
 
 def plain_slots(*names: str) -> Slots:
     return lambda a: [list(names)]

@@ -532,6 +532,13 @@ OTHER_VALUES: dict[str, Any] = {
     "loss_scale_factor": 5.0,
     "gradient_accumulation_steps": 6,
     "name": "mine",
+    "initial_accumulator_value": 0.5,
+    "learning_rate_power": -0.25,
+    "l1_regularization_strength": 0.25,
+    "l2_regularization_strength": 0.125,
+    "l2_shrinkage_regularization_strength": 0.0625,
+    "beta": 0.5,
+    "warmup_steps": 7,
 }
 OWN_ARGUMENTS = [
     (rule, name)
@@ -1124,7 +1131,8 @@ def test_doctest_finds_the_examples() -> None:
         if test.examples
     ]
     assert "fusedopt" in found
-    assert {f"fusedopt.{rule.lower()}.{rule}" for rule in RULES} <= set(found)
+    homes = {rule: getattr(fo, rule).__module__ for rule in RULES}
+    assert {f"{home}.{rule}" for rule, home in homes.items()} <= set(found)
 
 
 PUBLIC = [
@@ -1161,7 +1169,7 @@ def test_every_rule_of_the_table_is_public() -> None:
     assert {case.rule for case in VARIANTS} == set(RULES) <= set(fo.__all__)
     others = set(fo.__all__) - set(RULES)
     classes = {name for name in others if inspect.isclass(getattr(fo, name))}
-    assert classes == {"LossScaleOptimizer", "Optimizer"}
+    assert classes == {"LossScaleOptimizer", "MultiOptimizer", "Optimizer", "OptimizerMap"}
 
 
 def test_all_lists_every_public_name() -> None:

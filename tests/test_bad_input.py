@@ -633,6 +633,13 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "beta_1": (FRACTION, [*NO_NUMBERS, None]),
     "beta_2": (FRACTION, [*NO_NUMBERS, None]),
     "epsilon": ([*POSITIVE, 1e-39], [*NO_NUMBERS, None]),
+    "initial_accumulator_value": (NOT_NEGATIVE, [*NO_NUMBERS, None]),
+    "learning_rate_power": ([*NUMBERS, 0.5, 1e-300], [*NO_NUMBERS, None]),
+    "l1_regularization_strength": (NOT_NEGATIVE, [*NO_NUMBERS, None]),
+    "l2_regularization_strength": (NOT_NEGATIVE, [*NO_NUMBERS, None]),
+    "l2_shrinkage_regularization_strength": (NOT_NEGATIVE, [*NO_NUMBERS, None]),
+    "beta": (NOT_NEGATIVE, [*NO_NUMBERS, None]),
+    "warmup_steps": ([-1, 2.5, True, math.nan, 2**70], [*NO_INTEGERS, None]),
     "nesterov": ([], NO_FLAGS),
     "centered": ([], NO_FLAGS),
     "amsgrad": ([], NO_FLAGS),
@@ -656,6 +663,8 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
 # Where an argument means something of its own.
 REFUSED_OF = {
     ("AdamW", "weight_decay"): ([*NOT_NEGATIVE, None], NO_NUMBERS),
+    ("Lion", "beta_1"): ([*NUMBERS, *NEGATIVE, 0.0, 1.5], [*NO_NUMBERS, None]),
+    ("ScheduleFreeAdamW", "beta_1"): ([*FRACTION, 0.0], [*NO_NUMBERS, None]),
 }
 
 
@@ -664,7 +673,9 @@ def classes() -> list[Any]:
     return [
         cls
         for cls in found
-        if isinstance(cls, type) and issubclass(cls, fo.Optimizer) and cls is not fo.Optimizer
+        if isinstance(cls, type)
+        and issubclass(cls, fo.Optimizer)
+        and cls not in (fo.Optimizer, fo.MultiOptimizer)  # that one has tests of its own
     ]
 
 

@@ -9,15 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fusedopt as fo
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 from cases import CASES, VARIANTS, Case
 
-import fusedopt as fo
-
-DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
+DTYPES = {
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float32": np.float32,
+    "float64": np.float64,
+}
 
 
 def make(case: Case, wrapped: bool) -> fo.Optimizer:
@@ -74,7 +78,9 @@ def check_continuation(case: Case, dtype: Any, wrapped: bool, path: Path) -> Non
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "loss_scale"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_ten_steps_a_file_and_ten_more_are_twenty(case: Case, wrapped: bool, tmp_path: Path) -> None:
+def test_ten_steps_a_file_and_ten_more_are_twenty(
+    case: Case, wrapped: bool, tmp_path: Path
+) -> None:
     check_continuation(case, np.float32, wrapped, tmp_path / "state")
 
 

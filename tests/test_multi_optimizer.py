@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import fusedopt as fo
 import numpy as np
 import pytest
-
-import fusedopt as fo
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def make_weights() -> Arrays:
     rng = np.random.default_rng(0)
-    shapes = {"encoder/kernel": (40, 5), "encoder/bias": (5,), "decoder/kernel": (3000,), "head": ()}
-    return {name: np.array(rng.standard_normal(shape), np.float32) for name, shape in shapes.items()}
+    shapes = {
+        "encoder/kernel": (40, 5),
+        "encoder/bias": (5,),
+        "decoder/kernel": (3000,),
+        "head": (),
+    }
+    return {
+        name: np.array(rng.standard_normal(shape), np.float32) for name, shape in shapes.items()
+    }
 
 
 def make_gradients(step: int) -> Arrays:
     rng = np.random.default_rng(100 + step)
     return {
-        name: np.array(rng.standard_normal(w.shape), np.float32) for name, w in make_weights().items()
+        name: np.array(rng.standard_normal(w.shape), np.float32)
+        for name, w in make_weights().items()
     }
 
 

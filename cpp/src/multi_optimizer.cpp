@@ -104,13 +104,13 @@ void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owne
 
 bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
                                  const Scaling& scaling) {
+    if (gradients.empty() && (!tensors || tensors->empty())) return true;
     require_built("apply");
     const std::size_t expected = tensors ? tensors->size() : places.size();
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +
                                     " gradients, one for each variable, found " + std::to_string(gradients.size()));
     }
-    if (gradients.empty()) return true;
     const Locks locks = lock_all();
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         shared_gradients[k].clear();

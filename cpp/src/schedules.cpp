@@ -136,12 +136,12 @@ double CosineDecayRestarts::operator()(Number step) const {
     const double growth = t_mul - 1.0;
     if (growth == 0.0) {
         const double i = std::floor(x + tolerance);
-        return initial_learning_rate * cosine(std::max(x - i, 0.0), std::pow(m_mul, i), alpha);
+        return initial_learning_rate * cosine(x - i, std::pow(m_mul, i), alpha);
     }
     if (1.0 + x * growth < tolerance) return initial_learning_rate * alpha;
     const double i = std::floor(std::log1p(x * growth) / std::log1p(growth) + tolerance);
     const double length = std::pow(t_mul, i);
-    const double p = std::clamp((x - (length - 1.0) / growth) / length, 0.0, 1.0);
+    const double p = (x - (length - 1.0) / growth) / length;
     return initial_learning_rate * cosine(p, std::pow(m_mul, i), alpha);
 }
 

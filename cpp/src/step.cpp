@@ -47,6 +47,7 @@ double clip_factor(double norm, double limit) {
 }  // namespace
 
 std::size_t Optimizer::State::find(const Tensor& tensor) const {
+    if (!tensor.is_contiguous()) return unknown;  // the same memory in another order
     const auto* begin = static_cast<const std::byte*>(tensor.data());
     if (tensor.size() == 0) {
         const auto same = [&](const Variable& v) { return v.tensor.size() == 0 && v.tensor.data() == tensor.data(); };
@@ -61,7 +62,8 @@ std::size_t Optimizer::State::find(const Tensor& tensor) const {
 std::size_t Optimizer::State::index_of(std::size_t position, const std::span<const Tensor>* tensors) const {
     if (!tensors) return position;
     const Tensor& tensor = (*tensors)[position];
-    if (position < variables.size() && tensor.size() > 0 && variables[position].tensor.data() == tensor.data() &&
+    if (position < variables.size() && tensor.size() > 0 && tensor.is_contiguous() &&
+        variables[position].tensor.data() == tensor.data() &&
         variables[position].tensor.size_bytes() == tensor.size_bytes()) {
         return position;
     }
@@ -215,6 +217,7 @@ void Optimizer::State::set_trust_ratios() {
 
 void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
                              const Scaling& scaling) {
+    require_count("iteration", calls, 0);  // the caller can write it through its live view
     assign_gradients(gradients, tensors);
     is_update = (calls + 1) % accumulation_steps == 0;
     for (kernel::Job& job : jobs) {
@@ -278,8 +281,8 @@ void Optimizer::State::commit() {
 
 bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
                             const Scaling& scaling) {
-    require_built("apply");
     if (gradients.empty() && (!tensors || tensors->empty())) return true;
+    require_built("apply");
     const Share share{this, gradients, tensors, scaling};
     return step_together({&share, 1});
 }

@@ -115,11 +115,13 @@ int count_in(const char* name, const char* text) {
 }
 
 ThreadCount count_of_environment() {
-    if (!has_threads()) return {1, "built without threads"};
     for (const char* name : {"FUSEDOPT_NUM_THREADS", "OMP_NUM_THREADS"}) {
         const char* text = std::getenv(name);
-        if (text && *text) return {count_in(name, text), name};
+        if (!text || !*text) continue;
+        const int count = count_in(name, text);
+        if (has_threads()) return {count, name};
     }
+    if (!has_threads()) return {1, "built without threads"};
     const double allowed = quota();
     const int affinity = affinity_count();
     if (allowed < affinity) return {std::max(1, static_cast<int>(std::ceil(allowed))), "control group quota"};

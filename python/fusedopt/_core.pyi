@@ -1,12 +1,12 @@
 """The compiled core. Private: use the package's classes and functions."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-_Hyperparameter = float | Callable[[int], float]
+_Hyperparameter: TypeAlias = float | Callable[[int], float]
 
 def version() -> str: ...
 def compiler() -> str: ...
@@ -22,7 +22,6 @@ def read_environment() -> None: ...
 def move_bytes(
     updated: Sequence[npt.NDArray[np.float32]], read: Sequence[npt.NDArray[np.float32]]
 ) -> None: ...
-
 def exponential_decay(
     step: float,
     *,
@@ -77,7 +76,6 @@ def rmsprop(*, rho: float, momentum: float, epsilon: float, centered: bool) -> R
 def adam(
     *, beta_1: _Hyperparameter, beta_2: _Hyperparameter, epsilon: float, amsgrad: bool
 ) -> Rule: ...
-
 def adagrad(*, initial_accumulator_value: float, epsilon: float) -> Rule: ...
 def adadelta(*, rho: float, epsilon: float) -> Rule: ...
 def adamax(*, beta_1: _Hyperparameter, beta_2: _Hyperparameter, epsilon: float) -> Rule: ...

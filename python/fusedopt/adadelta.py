@@ -30,8 +30,9 @@ class Adadelta(Optimizer):
     epsilon : float
         > 0.
     weight_decay : float, optional
-    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, \
-loss_scale_factor, gradient_accumulation_steps, name
+    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
+        As in `Optimizer`.
+    loss_scale_factor, gradient_accumulation_steps, name
         As in `Optimizer`.
 
     Raises

@@ -26,8 +26,9 @@ class Adagrad(Optimizer):
     epsilon : float
         Added under the root, > 0.
     weight_decay : float, optional
-    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, \
-loss_scale_factor, gradient_accumulation_steps, name
+    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
+        As in `Optimizer`.
+    loss_scale_factor, gradient_accumulation_steps, name
         As in `Optimizer`.
 
     Raises
@@ -70,7 +71,9 @@ loss_scale_factor, gradient_accumulation_steps, name
         **kwargs: Any,
     ) -> None:
         arguments.none_left(kwargs)
-        self.initial_accumulator_value = arguments.real("initial_accumulator_value", initial_accumulator_value)
+        self.initial_accumulator_value = arguments.real(
+            "initial_accumulator_value", initial_accumulator_value
+        )
         self.epsilon = arguments.real("epsilon", epsilon)
         super().__init__(
             _core.adagrad(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.optimizer import LearningRate, Optimizer, core_hyperparameter, hyperparameter
+from fusedopt.optimizer import LearningRate, Optimizer, hyperparameter
 from fusedopt.runtime import _core
 
 
@@ -90,8 +90,8 @@ class Adam(Optimizer):
         self.amsgrad = arguments.flag("amsgrad", amsgrad)
         super().__init__(
             _core.adam(
-                beta_1=core_hyperparameter(self.beta_1),
-                beta_2=core_hyperparameter(self.beta_2),
+                beta_1=self._core_hyperparameter("beta_1"),
+                beta_2=self._core_hyperparameter("beta_2"),
                 epsilon=self.epsilon,
                 amsgrad=self.amsgrad,
             ),

@@ -69,7 +69,9 @@ class AdamW(Adam):
     ) -> None:
         arguments.none_left(kwargs)
         if weight_decay is None:
-            raise ValueError("weight_decay: expected a number >= 0, found None; Adam is AdamW without it")
+            raise ValueError(
+                "weight_decay: expected a number >= 0, found None; Adam is AdamW without it"
+            )
         super().__init__(
             learning_rate=learning_rate,
             beta_1=beta_1,

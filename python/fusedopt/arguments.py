@@ -27,9 +27,10 @@ def integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         kind = ValueError if isinstance(value, numbers.Real) else TypeError
         raise kind(f"{name}: expected an integer, found {value!r}")
-    if not -(2**63) <= value < 2**63:
+    number = int(value)
+    if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name}: expected an integer of 64 bits, found {value!r}")
-    return int(value)
+    return number
 
 
 def optional_integer(name: str, value: Any) -> int | None:

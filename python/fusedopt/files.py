@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusedopt.runtime import __version__, _core
+from fusedopt.runtime import __version__
 from fusedopt.state import Array, checked_values
 
 FORMAT = "fusedopt-1"
@@ -30,7 +30,7 @@ def write(
     temporary = Path(name)
     try:
         os.close(descriptor)
-        library.save_file(dict(state), temporary, metadata=metadata)
+        library.numpy.save_file(dict(state), temporary, metadata=metadata)
         _flush(temporary)
         temporary.replace(target)
     except BaseException:
@@ -44,17 +44,15 @@ def read(
     path: str | os.PathLike[str], state: list[tuple[str, Array]], class_name: str
 ) -> list[Array]:
     """Read the values of `state` from a file; ValueError where it is not the file of such state."""
-    import safetensors
-
-    _library()
+    library = _library()
     source = Path(path)
     try:
-        with safetensors.safe_open(source, framework="numpy") as file:
+        with library.safe_open(source, framework="numpy") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (library.SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{source}: expected a whole safetensors file, found one that cannot be read ({error})"
         ) from error
@@ -88,9 +86,9 @@ def _flush(path: Path) -> None:
 
 def _library() -> Any:
     try:
-        import safetensors.numpy
+        import safetensors.numpy  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
             'save and load need the package safetensors: pip install "fusedopt[files]"'
         ) from error
-    return safetensors.numpy
+    return safetensors

@@ -43,8 +43,9 @@ class Ftrl(Optimizer):
     beta : float
         :math:`\beta`, >= 0.
     weight_decay : float, optional
-    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, \
-loss_scale_factor, gradient_accumulation_steps, name
+    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
+        As in `Optimizer`.
+    loss_scale_factor, gradient_accumulation_steps, name
         As in `Optimizer`.
 
     Raises
@@ -92,10 +93,18 @@ loss_scale_factor, gradient_accumulation_steps, name
     ) -> None:
         arguments.none_left(kwargs)
         self.learning_rate_power = arguments.real("learning_rate_power", learning_rate_power)
-        self.initial_accumulator_value = arguments.real("initial_accumulator_value", initial_accumulator_value)
-        self.l1_regularization_strength = arguments.real("l1_regularization_strength", l1_regularization_strength)
-        self.l2_regularization_strength = arguments.real("l2_regularization_strength", l2_regularization_strength)
-        self.l2_shrinkage_regularization_strength = arguments.real("l2_shrinkage_regularization_strength", l2_shrinkage_regularization_strength)
+        self.initial_accumulator_value = arguments.real(
+            "initial_accumulator_value", initial_accumulator_value
+        )
+        self.l1_regularization_strength = arguments.real(
+            "l1_regularization_strength", l1_regularization_strength
+        )
+        self.l2_regularization_strength = arguments.real(
+            "l2_regularization_strength", l2_regularization_strength
+        )
+        self.l2_shrinkage_regularization_strength = arguments.real(
+            "l2_shrinkage_regularization_strength", l2_shrinkage_regularization_strength
+        )
         self.beta = arguments.real("beta", beta)
         super().__init__(
             _core.ftrl(

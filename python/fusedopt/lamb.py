@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.optimizer import LearningRate, Optimizer, core_hyperparameter, hyperparameter
+from fusedopt.optimizer import LearningRate, Optimizer, hyperparameter
 from fusedopt.runtime import _core
 
 
@@ -36,8 +36,9 @@ class Lamb(Optimizer):
     epsilon : float
         > 0.
     weight_decay : float, optional
-    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, \
-loss_scale_factor, gradient_accumulation_steps, name
+    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
+        As in `Optimizer`.
+    loss_scale_factor, gradient_accumulation_steps, name
         As in `Optimizer`.
 
     Raises
@@ -86,8 +87,8 @@ loss_scale_factor, gradient_accumulation_steps, name
         self.epsilon = arguments.real("epsilon", epsilon)
         super().__init__(
             _core.lamb(
-                beta_1=core_hyperparameter(self.beta_1),
-                beta_2=core_hyperparameter(self.beta_2),
+                beta_1=self._core_hyperparameter("beta_1"),
+                beta_2=self._core_hyperparameter("beta_2"),
                 epsilon=self.epsilon,
             ),
             learning_rate=learning_rate,

@@ -186,7 +186,7 @@ class MultiOptimizer(Optimizer):
         )
         for optimizer in self.optimizers:
             optimizer.loss_scale_factor = self.loss_scale_factor
-        self._core = self._multi
+        self._core = self._multi  # type: ignore[assignment]
 
     def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
         """Give each variable to its optimizer, and build them. See `Optimizer.build`.
@@ -213,7 +213,9 @@ class MultiOptimizer(Optimizer):
         self._names = {name: i for i, name in enumerate(names)}
 
     def exclude_from_weight_decay(
-        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
+        self,
+        var_list: Iterable[Any] | None = None,  # noqa: ARG002
+        var_names: Iterable[str] | None = None,  # noqa: ARG002
     ) -> None:
         """Raise TypeError: weight decay is each optimizer's own, and so are its exclusions."""
         raise TypeError(
@@ -226,7 +228,7 @@ class MultiOptimizer(Optimizer):
         raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate: LearningRate) -> None:
+    def learning_rate(self, learning_rate: LearningRate) -> None:  # noqa: ARG002
         raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")
 
     @property
@@ -273,7 +275,9 @@ class MultiOptimizer(Optimizer):
         own = arguments.configuration(config)
         optimizers = own.get("optimizer_map")
         if isinstance(optimizers, Mapping):
-            map_class, map_config = find_class(optimizers, {"OptimizerMap": OptimizerMap}, OptimizerMap)
+            map_class, map_config = find_class(
+                optimizers, {"OptimizerMap": OptimizerMap}, OptimizerMap
+            )
             own["optimizer_map"] = map_class.from_config(map_config, custom_objects=custom_objects)
         return cls(**own)
 
@@ -282,7 +286,8 @@ def _checked(optimizer: Any, name: str) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{name}: expected an Optimizer, found {optimizer!r}")
     if isinstance(optimizer, LossScaleOptimizer | MultiOptimizer):
-        raise ValueError(f"{name}: expected another kind, found a {type(optimizer).__name__}")
+        found = type(optimizer).__name__
+        raise ValueError(f"{name}: expected another kind, found a {found}")  # noqa: TRY004
     return optimizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
@@ -120,7 +121,7 @@ class Optimizer:
         self._core = _core.Optimizer(
             rule,
             _core.Options(
-                learning_rate=_core_learning_rate(self._learning_rate),
+                learning_rate=self._core_learning_rate(self._learning_rate),
                 weight_decay=self.weight_decay,
                 clipnorm=self.clipnorm,
                 clipvalue=self.clipvalue,
@@ -132,6 +133,27 @@ class Optimizer:
                 gradient_accumulation_steps=self.gradient_accumulation_steps,
             ),
         )
+
+    # The core gets functions that look the user's ones up in this object. Were it to hold them itself, the
+    # garbage collector could not see a cycle through it, and a function that reads its optimizer is one.
+
+    def _core_learning_rate(self, rate: LearningRate) -> float | Callable[[int], float]:
+        if isinstance(rate, float):
+            return rate
+        this = weakref.ref(self)
+
+        def evaluate(step: int) -> float:
+            rate: Any = this()._learning_rate  # type: ignore[union-attr]
+            value: float = rate(step) if isinstance(rate, LearningRateSchedule) else rate()
+            return value
+
+        return evaluate
+
+    def _core_hyperparameter(self, name: str) -> Any:
+        if not callable(getattr(self, name)):
+            return getattr(self, name)
+        this = weakref.ref(self)
+        return lambda step: getattr(this(), name)()
 
     @classmethod
     def _name_or_default(cls, name: str | None) -> str:
@@ -457,7 +479,7 @@ class Optimizer:
                 "learning_rate: expected a schedule or callable in the place of a schedule, "
                 f"found {learning_rate!r}"
             )
-        self._core.set_learning_rate(_core_learning_rate(new))
+        self._core.set_learning_rate(self._core_learning_rate(new))
         self._learning_rate = new
 
     @property
@@ -657,17 +679,12 @@ class Optimizer:
 
 
 def _checked_learning_rate(value: Any) -> LearningRate:
-    if isinstance(value, LearningRateSchedule) or callable(value):
-        return value
-    return arguments.real("learning_rate", value)
-
-
-def _core_learning_rate(value: LearningRate) -> float | Callable[[int], float]:
-    """Give the core a number or a function of the step counter."""
-    if isinstance(value, float | LearningRateSchedule):
-        return value
-    without_arguments = value
-    return lambda step: without_arguments()
+    checked: LearningRate = (
+        value
+        if isinstance(value, LearningRateSchedule) or callable(value)
+        else arguments.real("learning_rate", value)
+    )
+    return checked
 
 
 def hyperparameter(name: str, value: Any) -> Any:
@@ -675,12 +692,8 @@ def hyperparameter(name: str, value: Any) -> Any:
     return value if callable(value) else arguments.real(name, value)
 
 
-def core_hyperparameter(value: Any) -> Any:
-    """Give the core a number or a function of the step counter."""
-    return (lambda step: value()) if callable(value) else value
-
-
 def named(variables: Any) -> tuple[list[str], list[Any]]:
+    """Take variables apart into names, none for a sequence, and arrays."""
     if isinstance(variables, Mapping):
         return [arguments.text("variable name", name) for name in variables], list(
             variables.values()

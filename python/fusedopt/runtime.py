@@ -13,6 +13,15 @@ except ImportError as error:
         "must be installed first (pip install .)."
     ) from error
 
+__all__ = [
+    "Config",
+    "__version__",
+    "_core",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+]
+
 # An unknown value in FUSEDOPT_ISA or FUSEDOPT_NUM_THREADS is an error now, not at the first step.
 _core.read_environment()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.optimizer import LearningRate, Optimizer, core_hyperparameter, hyperparameter
+from fusedopt.optimizer import LearningRate, Optimizer, hyperparameter
 from fusedopt.runtime import _core
 
 
@@ -37,8 +37,9 @@ class ScheduleFreeAdamW(Optimizer):
     warmup_steps : int
         Updates over which the learning rate grows to its value, >= 0.
     weight_decay : float, optional
-    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, \
-loss_scale_factor, gradient_accumulation_steps, name
+    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
+        As in `Optimizer`.
+    loss_scale_factor, gradient_accumulation_steps, name
         As in `Optimizer`.
 
     Raises
@@ -90,8 +91,8 @@ loss_scale_factor, gradient_accumulation_steps, name
         self.warmup_steps = arguments.integer("warmup_steps", warmup_steps)
         super().__init__(
             _core.schedule_free_adamw(
-                beta_1=core_hyperparameter(self.beta_1),
-                beta_2=core_hyperparameter(self.beta_2),
+                beta_1=self._core_hyperparameter("beta_1"),
+                beta_2=self._core_hyperparameter("beta_2"),
                 epsilon=self.epsilon,
                 warmup_steps=self.warmup_steps,
             ),

@@ -21,6 +21,7 @@ def serialized(instance: Any, module: str) -> dict[str, Any]:
 def known_classes(base: type) -> dict[str, type]:
     """Return the library's subclasses of `base` by lower-case name."""
     classes: dict[str, type] = {}
+    cls: type
     for cls in base.__subclasses__():
         if cls.__module__.split(".")[0] == "fusedopt":
             classes[cls.__name__.lower()] = cls

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <bit>
 
 namespace fusedopt::python {
 namespace {
@@ -41,7 +42,10 @@ py::array as_array(py::handle object, const std::string& who) {
 
 std::optional<DType> known_dtype(const py::array& array) {
     const auto* descriptor = py::detail::array_descriptor_proxy(py::detail::array_proxy(array.ptr())->descr);
-    if (descriptor->byteorder != '=' && descriptor->byteorder != '|') return std::nullopt;
+    // '<' or '>' may stand for the native order as well, for example in what ctypes or newbyteorder give.
+    constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
+    const char order = descriptor->byteorder;
+    if (order != '=' && order != '|' && order != native) return std::nullopt;
     const int number = descriptor->type_num;
     if (number == float32_number) return DType::float32;
     if (number == float64_number) return DType::float64;

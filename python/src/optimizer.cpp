@@ -182,12 +182,13 @@ void define_state(Class& cls) {
         .def("set_state", &set_state<Held>, py::arg("values"));
 }
 
-/// A property of the core, read without the GIL: its accessors lock, and a learning-rate function may hold that lock
-/// while it waits for the GIL.
+// Whatever locks must do so without the GIL: a learning-rate function may hold that lock while it waits for the GIL.
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+/// A property of the core.
 template <class Held, class Value, class Core>
 py::cpp_function unlocked(Value (Core::*get)() const) {
-    return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); },
-                            Unlocked());
+    return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, Unlocked());
 }
 
 }  // namespace
@@ -237,10 +238,10 @@ void register_optimizers(py::module_& module) {
     py::class_<PyLossScale> loss_scale(module, "LossScale");
     define_state<PyLossScale>(loss_scale);
     loss_scale
-        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), Unlocked(),
-             py::arg("inner"), py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
-        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), Unlocked(),
-             py::arg("inner"), py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
+        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), Unlocked(), py::arg("inner"),
+             py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
+        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), Unlocked(), py::arg("inner"),
+             py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def("apply", &PyLossScale::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("dynamic_scale", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_scale))
         .def_property_readonly("step_counter", unlocked<PyLossScale>(&LossScaleOptimizer::step_counter))

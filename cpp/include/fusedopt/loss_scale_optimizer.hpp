@@ -52,8 +52,8 @@ public:
     std::vector<NamedTensor> variables() const;
     void set_weights(std::span<const Tensor> values);
 
-    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master copies
-    /// of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
+    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
+    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 

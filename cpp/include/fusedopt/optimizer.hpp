@@ -81,8 +81,8 @@ public:
     /// Copies values into `variables()`: same count, shapes and dtypes, all checked before the first is written.
     void set_weights(std::span<const Tensor> values);
 
-    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master copies
-    /// of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
+    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
+    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 
