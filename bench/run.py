@@ -166,6 +166,9 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
             bench.measure(workload)
             gc.collect()
             progress.advance(task)
+            # A long run that is stopped leaves what it has.
+            if arguments.json:
+                save(bench.results, arguments.json)
         if "memory" in arguments.sections and memory.is_possible():
             progress.update(task, description="memory")
             bench.measure_memory(QUICK_SIZE * 8 if arguments.quick else ONE_SIZE)
