@@ -9,6 +9,8 @@ from results import FUSEDOPT, Measurement, Results
 from workloads import power_of_two
 
 LARGE = 2**24
+# Others may need more arithmetic than one core hides behind the memory.
+RULES_AT_THE_LIMIT = ("AdamW", "Adam", "RMSprop", "SGD")
 MICRO = 1e6
 # A huge page at either end.
 PAGES_MIB = 4.0
@@ -16,10 +18,12 @@ PAGES_MIB = 4.0
 
 @dataclass
 class Measured:
-    """The median, which counts, and what the shortest times give, which a busy machine disturbs less."""
+    """A median, which counts, and what the shortest times give, which a busy machine disturbs less."""
 
     median: float
     best: float
+    who: str = ""
+    """The worst of all, where a goal is for all."""
 
 
 @dataclass
@@ -46,34 +50,27 @@ def goals(results: Results) -> Iterator[Goal]:
 def _large(results: Results) -> Iterator[Goal]:
     for section, prefix, bound in (("sizes", "", 1.05), ("mixed", "mixed pipeline, ", 1.15)):
         for one in results.of(section):
-            if one.elements >= LARGE:
+            if one.elements >= LARGE and one.label.partition("(")[0] in RULES_AT_THE_LIMIT:
                 text = f"{prefix}{one.label}, {one.name} elements"
-                yield Goal(text, bound, "of the limit", _ratios(one, FUSEDOPT))
+                yield Goal(text, bound, "of the limit", _by_threads(results, _ratios([one])))
 
 
 def _small(results: Results) -> Iterator[Goal]:
-    for one in [*results.of("tensors"), *results.of("sizes")]:
-        per_tensor = {
-            threads: Measured(
-                entry.median * MICRO / one.tensors, entry.minimum * MICRO / one.tensors
-            )
-            for threads in one.thread_counts
-            if (entry := one.find(FUSEDOPT, threads))
-        }
-        if one.elements == 64:
-            yield Goal(f"{one.label}, one tensor of 64", 2.0, "us a call", per_tensor)
-        elif one.section == "tensors" and one.elements == 64 * one.tensors:
-            yield Goal(f"{one.label}, tensors: {one.name}", 0.2, "us a tensor", per_tensor)
+    many = [one for one in results.of("tensors") if one.elements == 64 * one.tensors]
+    for one in many:
+        text = f"{one.label}, {one.name}"
+        yield Goal(text, 0.2, "us a tensor", _by_threads(results, _times([one])))
+    single = [one for one in results.of("sizes") if one.elements == 64]
+    if single:
+        measured = _by_threads(results, _times(single))
+        yield Goal("the slowest rule, one tensor of 64", 2.0, "us a call", measured)
 
 
 def _subnormal(results: Results) -> Iterator[Goal]:
-    for label, measurements in results.labels("subnormal"):
-        ours = [one for one in measurements if one.name.startswith(FUSEDOPT)]
-        worst = {}
-        for threads in ours[0].thread_counts:
-            ratios = [_ratios(one, name)[threads] for one in ours for name in one.names]
-            worst[threads] = max(ratios, key=lambda measured: measured.median)
-        yield Goal(f"{label}, subnormal numbers, the worst", 1.1, "of ordinary ones", worst)
+    ours = [one for one in results.of("subnormal") if one.name.startswith(FUSEDOPT)]
+    if ours:
+        measured = _by_threads(results, [pair for one in ours for pair in _kinds(one)])
+        yield Goal("the worst rule, subnormal numbers", 1.1, "of ordinary ones", measured)
 
 
 def _memory(results: Results) -> Iterator[Goal]:
@@ -85,10 +82,42 @@ def _memory(results: Results) -> Iterator[Goal]:
             yield Goal(text, PAGES_MIB, "MiB", measured)
 
 
-def _ratios(one: Measurement, name: str) -> dict[int, Measured]:
+_Pair = tuple[int, Measured]
+
+
+def _by_threads(results: Results, pairs: list[_Pair]) -> dict[int, Measured]:
+    """For each number of threads the worst; who that is, if there are several."""
     found = {}
-    for threads in one.thread_counts:
-        median, best = one.ratio(name, threads), one.ratio_of_minima(name, threads)
-        if median is not None and best is not None:
-            found[threads] = Measured(median, best)
+    for threads in results.threads:
+        mine = [measured for count, measured in pairs if count == threads]
+        if mine:
+            worst = max(mine, key=lambda measured: measured.median)
+            found[threads] = worst if len(mine) > 1 else Measured(worst.median, worst.best)
     return found
+
+
+def _times(measurements: list[Measurement]) -> list[_Pair]:
+    return [
+        (
+            threads,
+            Measured(
+                entry.median * MICRO / one.tensors, entry.minimum * MICRO / one.tensors, one.label
+            ),
+        )
+        for one in measurements
+        for threads in one.thread_counts
+        if (entry := one.find(FUSEDOPT, threads))
+    ]
+
+
+def _ratios(measurements: list[Measurement], name: str = FUSEDOPT) -> list[_Pair]:
+    return [
+        (threads, Measured(median, best, one.label))
+        for one in measurements
+        for threads in one.thread_counts
+        if (median := one.ratio(name, threads)) and (best := one.ratio_of_minima(name, threads))
+    ]
+
+
+def _kinds(one: Measurement) -> list[_Pair]:
+    return [pair for name in one.names for pair in _ratios([one], name)]

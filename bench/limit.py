@@ -14,31 +14,47 @@ FLOAT_BYTES = 4
 # Arrays that lie a power of two apart meet in the same cache sets and memory banks: four of 2^26 elements
 # took eight times as long. This distance was as fast as any other tried.
 STAGGER = (32 * 1024 + 17 * 64) // FLOAT_BYTES
-MOST_UPDATED, MOST_READ = 5, 2
+
+
+# Rules that measure their own update over a whole variable before they can make it.
+TRUST_RATIO_RULES = {"Lamb"}
+
+Sweep = tuple[list[int], list[int]]
+"""The positions of the arrays that are updated and of those that are only read."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a step moves, per element, in float32 arrays."""
+    """What a step moves, in arrays as long as the variables."""
 
-    updated: int
-    read: int
-    bytes: int
+    state: int
+    """Variables and all that is kept for them; after them come gradients."""
+    gradients: int
+    sweeps: list[Sweep]
+
+    @property
+    def bytes(self) -> int:
+        """For each element."""
+        return sum(FLOAT_BYTES * (2 * len(updated) + len(read)) for updated, read in self.sweeps)
 
 
 def traffic_of(workload: Workload) -> Traffic:
     """Count the arrays that an optimizer keeps for a variable and the sweeps over its gradient."""
     optimizer = optimizer_of(workload)
-    variables = [np.ones(64, np.float32)]
-    optimizer.build(variables)
-    arrays = [*variables, *(state for state in optimizer.variables if state.ndim)]
-    updated = round(sum(array.nbytes for array in arrays) / variables[0].nbytes)
+    variable = np.ones(64, np.float32)
+    optimizer.build([variable])
+    kept = [state for state in optimizer.variables if state.ndim]
+    state = 1 + round(sum(array.nbytes for array in kept) / variable.nbytes)
     gradient_bytes = (2 if workload.is_mixed else FLOAT_BYTES) * gradient_sweeps(workload)
-    return Traffic(
-        updated=updated,
-        read=max(1, round(gradient_bytes / FLOAT_BYTES)),
-        bytes=2 * FLOAT_BYTES * updated + gradient_bytes,
-    )
+    gradients = max(1, round(gradient_bytes / FLOAT_BYTES))
+    everything, read = list(range(state)), list(range(state, state + gradients))
+    if workload.rule in TRUST_RATIO_RULES:
+        # First the two moments move and the norms are taken, then the rest moves.
+        moments = everything[-2:]
+        sweeps = [(moments, [0, *read]), (everything[:-2], moments)]
+    else:
+        sweeps = [(everything, read)]
+    return Traffic(state, gradients, sweeps)
 
 
 def gradient_sweeps(workload: Workload) -> int:
@@ -51,10 +67,19 @@ def gradient_sweeps(workload: Workload) -> int:
 
 def limit_step(workload: Workload, traffic: Traffic) -> Step:
     """Make the loop over arrays of its own, as many and as long as the workload's."""
-    if traffic.updated > MOST_UPDATED or traffic.read > MOST_READ:
-        raise ValueError(f"no loop updates {traffic.updated} arrays and reads {traffic.read}")
-    arrays = staggered(traffic.updated + traffic.read, workload.elements)
-    return partial(_core.move_bytes, arrays[: traffic.updated], arrays[traffic.updated :])
+    arrays = staggered(traffic.state + traffic.gradients, workload.elements)
+    calls = [
+        partial(_core.move_bytes, [arrays[i] for i in updated], [arrays[i] for i in read])
+        for updated, read in traffic.sweeps
+    ]
+    if len(calls) == 1:
+        return calls[0]
+
+    def step() -> None:
+        for call in calls:
+            call()
+
+    return step
 
 
 def staggered(count: int, elements: int) -> list[npt.NDArray[np.float32]]:

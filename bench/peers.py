@@ -12,17 +12,19 @@ from typing import Any
 import fusedopt as fo
 from workloads import Absent, Array, Ready, Step, Workload, optimizer_of
 
-# Keras's names of arguments and PyTorch's.
-_TORCH_NAMES = {
-    "learning_rate": "lr",
-    "rho": "alpha",
-    "epsilon": "eps",
-    "momentum": "momentum",
-    "nesterov": "nesterov",
-    "centered": "centered",
-    "amsgrad": "amsgrad",
-    "weight_decay": "weight_decay",
-}
+# Keras's names of arguments, and PyTorch's for the same.
+_TORCH_NAMES = [
+    ("learning_rate", "lr"),
+    ("rho", "alpha"),
+    ("rho", "rho"),
+    ("epsilon", "eps"),
+    ("momentum", "momentum"),
+    ("nesterov", "nesterov"),
+    ("centered", "centered"),
+    ("amsgrad", "amsgrad"),
+    ("weight_decay", "weight_decay"),
+    ("initial_accumulator_value", "initial_accumulator_value"),
+]
 
 
 def torch_fused(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
@@ -69,12 +71,14 @@ def _torch_optimizer(
         raise Absent(f"not {' or '.join(form)}")
     arguments = {
         theirs: settings[ours]
-        for ours, theirs in _TORCH_NAMES.items()
+        for ours, theirs in _TORCH_NAMES
         if ours in settings and theirs in accepted
     }
     arguments["weight_decay"] = settings["weight_decay"] or 0.0
     if "betas" in accepted:
         arguments["betas"] = (settings["beta_1"], settings["beta_2"])
+    if "momentum_decay" in accepted:
+        arguments["momentum_decay"] = 1.0  # Keras has no such argument, and this schedule
     return rule_class(parameters, **arguments, **form)
 
 

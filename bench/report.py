@@ -142,7 +142,9 @@ def _verdict(goal: Goal, threads: int) -> str:
     measured = goal.measured.get(threads)
     if measured is None:
         return MISSING
-    return f"{measured.median:.2f} ({measured.best:.2f}) {'yes' if goal.is_met(threads) else 'NO'}"
+    words = [f"{measured.median:.2f} ({measured.best:.2f})", measured.who]
+    words.append("yes" if goal.is_met(threads) else "NO")
+    return " ".join(word for word in words if word)
 
 
 def _times(entry: Entry) -> str:

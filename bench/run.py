@@ -24,10 +24,11 @@ from workloads import Absent, Array, Ready, Workload
 
 # Where the slow peers take part, and the one size for what is compared with the limit only.
 SLOW_SIZES = (2**20, 2**24)
-ONE_SIZE, QUICK_SIZE = 2**24, 2**17
-MIXED_SIZES = [2**20, 2**24, 2**26]
-SUBNORMAL_SIZES = [2**16, 2**22]
-WITHOUT_PEERS = ("variants", "options")
+ONE_SIZE, QUICK_SIZE = 2**24, 2**15
+MIXED_SIZES, QUICK_MIXED_SIZES = [2**20, 2**24, 2**26], [2**17]
+SUBNORMAL_SIZES, QUICK_SUBNORMAL_SIZES = [2**16, 2**22], [2**14]
+MEMORY_SIZE, QUICK_MEMORY_SIZE = 2**24, 2**20
+ALONE = ("variants", "options")
 SECTIONS = [*report.SECTIONS, "memory"]
 
 
@@ -46,10 +47,9 @@ class Bench:
     def measure(self, workload: Workload) -> None:
         """Time a workload, unless memory is short."""
         traffic = traffic_of(workload)
-        peers = [] if workload.section in WITHOUT_PEERS else self.peers
-        peers = [peer for peer in peers if not peer.is_slow or workload.elements in SLOW_SIZES]
-        # A limit of its own for each, and temporaries.
-        needed = (len(peers) + 4) * traffic.updated * FLOAT_BYTES * workload.elements
+        peers = [peer for peer in self.peers if _takes_part(peer, workload)]
+        # All keep their own state at once; two for temporaries.
+        needed = (len(peers) + 4) * traffic.state * FLOAT_BYTES * workload.elements
         if needed > (environment.available_bytes() or needed):
             self.results.absent[f"{workload.label}, {workload.name}"] = "too little memory"
             return
@@ -73,7 +73,7 @@ class Bench:
     def measure_memory(self, elements: int) -> None:
         """See how far everyone's memory grows."""
         workload = memory.workload_of(elements)
-        slot_bytes = (traffic_of(workload).updated - 1) * FLOAT_BYTES * elements
+        slot_bytes = (traffic_of(workload).state - 1) * FLOAT_BYTES * elements
         for contestant in (FUSEDOPT, *self.peers):
             grown = memory.growth_in_child(contestant.name, elements)
             self.results.growths.append(
@@ -130,16 +130,27 @@ class Bench:
         )
 
 
+def _takes_part(peer: Contestant, workload: Workload) -> bool:
+    """Everybody at every size would take hours."""
+    if workload.section in ALONE or (peer.is_slow and workload.elements not in SLOW_SIZES):
+        return False
+    is_compared = workload.section == "sizes" and workload.elements in (ONE_SIZE, QUICK_SIZE)
+    return workload.rule == workloads.FLAGSHIP or is_compared
+
+
 def plan(sections: list[str], sizes: list[int] | None, is_quick: bool) -> Iterator[Workload]:
     """List the workloads of a run."""
     one_size = QUICK_SIZE if is_quick else ONE_SIZE
     choices = {
-        "sizes": workloads.sizes(sizes or (workloads.QUICK_SIZES if is_quick else workloads.SIZES)),
+        "sizes": workloads.sizes(
+            sizes or (workloads.QUICK_SIZES if is_quick else workloads.SIZES),
+            sizes or (workloads.QUICK_FEW_SIZES if is_quick else workloads.FEW_SIZES),
+        ),
         "tensors": workloads.tensors(is_quick),
-        "mixed": workloads.mixed(sizes or ([QUICK_SIZE] if is_quick else MIXED_SIZES)),
+        "mixed": workloads.mixed(sizes or (QUICK_MIXED_SIZES if is_quick else MIXED_SIZES)),
         "variants": workloads.variants(one_size),
         "options": workloads.options(one_size),
-        "subnormal": workloads.subnormal(SUBNORMAL_SIZES[:1] if is_quick else SUBNORMAL_SIZES),
+        "subnormal": workloads.subnormal(QUICK_SUBNORMAL_SIZES if is_quick else SUBNORMAL_SIZES),
     }
     for section, chosen in choices.items():
         if section in sections:
@@ -171,7 +182,7 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
                 save(bench.results, arguments.json)
         if "memory" in arguments.sections and memory.is_possible():
             progress.update(task, description="memory")
-            bench.measure_memory(QUICK_SIZE * 8 if arguments.quick else ONE_SIZE)
+            bench.measure_memory(QUICK_MEMORY_SIZE if arguments.quick else MEMORY_SIZE)
     return bench.results
 
 

@@ -74,7 +74,6 @@ def race(
             participant.enter()
         _calibrate(participant, effort)
     order = random.Random(0)
-    gc.collect()
     gc.disable()
     try:
         for number in range(effort.rounds):

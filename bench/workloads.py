@@ -26,7 +26,9 @@ Step = Callable[[], object]
 
 FLAGSHIP = "AdamW"
 SIZES = [2**power for power in (6, 9, 12, 14, 16, 18, 20, 22, 24, 26)]
+FEW_SIZES = [2**6, 2**16, 2**24, 2**26]
 QUICK_SIZES = [2**6, 2**12, 2**17]
+QUICK_FEW_SIZES = [2**6, 2**15]
 
 
 def of_tests(module: str) -> ModuleType:
@@ -159,11 +161,11 @@ def gpt2_shapes(
     return ((vocabulary, width), (context, width), *(block * depth), *norm)
 
 
-def sizes(counts: list[int]) -> Iterator[Workload]:
-    """Each rule on one tensor of each size."""
+def sizes(counts: list[int], few_counts: list[int]) -> Iterator[Workload]:
+    """One tensor of each size: many for the flagship, few for every other rule."""
     for rule in sorted(RULES, key=lambda rule: (rule != FLAGSHIP, rule)):
         arguments = main_variant(rule)
-        for elements in counts:
+        for elements in counts if rule == FLAGSHIP else few_counts:
             yield Workload("sizes", power_of_two(elements), rule, arguments, ((elements,),))
 
 

@@ -1142,8 +1142,8 @@ PUBLIC = [
 ]
 PUBLIC += [
     (name, value)
-    for name, value in vars(fo.schedules).items()
-    if inspect.isclass(value) and value.__module__ == fo.schedules.__name__
+    for name in fo.schedules.__all__
+    if inspect.isclass(value := getattr(fo.schedules, name))
 ]
 
 

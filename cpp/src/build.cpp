@@ -155,12 +155,17 @@ void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, st
     if (job.storage) fill(job.weight, 0.0);
     for (std::size_t k = 0; k < spec.slots.size(); ++k) {
         fill(job.slots[k], spec.slots[k].initial);
-        if (spec.slots[k].copies_variable) {
-            // A moving average without momentum is a copy.
-            kernel::Job copying = job;
-            copying.average = job.slots[k];
-            current_kernels().hold[job.computes_in_double]({}, copying, begin, end);
+        if (!spec.slots[k].copies_variable) continue;
+        if (job.storage) {
+            // Work on a 16-bit variable begins with bringing its master copy up to date; an average makes it work.
+            kernel::Job averaging = job;
+            averaging.average = job.slots[k];
+            current_kernels().hold[false]({}, averaging, begin, end);
         }
+        const std::size_t bytes = job.computes_in_double ? 8 : 4;
+        const std::size_t offset = static_cast<std::size_t>(begin) * bytes;
+        std::memcpy(static_cast<std::byte*>(job.slots[k]) + offset, static_cast<std::byte*>(job.weight) + offset,
+                    static_cast<std::size_t>(end - begin) * bytes);
     }
 }
 

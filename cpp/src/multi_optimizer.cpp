@@ -99,6 +99,10 @@ void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owne
             throw std::invalid_argument("apply: expected gradients apart from the variables, found one overlapping '" +
                                         other.variables[overlapped].name + "'");
         }
+        if (other.owns(gradient)) {
+            throw std::invalid_argument("apply: expected gradients apart from the optimizers' state, found one "
+                                        "overlapping it");
+        }
     }
 }
 

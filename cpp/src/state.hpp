@@ -84,6 +84,9 @@ struct Optimizer::State {
     /// A variable whose memory a gradient shares, or `unknown`.
     std::size_t overlapped_by(const Tensor& gradient) const;
 
+    /// True where a gradient lies in this optimizer's state.
+    bool owns(const Tensor& gradient) const;
+
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;
 

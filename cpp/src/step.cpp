@@ -87,6 +87,11 @@ std::size_t Optimizer::State::overlapped_by(const Tensor& gradient) const {
     return unknown;
 }
 
+bool Optimizer::State::owns(const Tensor& gradient) const {
+    const Bounds bounds = bounds_of(gradient);
+    return gradient.size() > 0 && arena.contains(bounds.low, bounds.high);
+}
+
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
     Variable& variable = variables[index];
     const auto who = [&] { return "gradient of " + describe(index); };
@@ -105,8 +110,7 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
         throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
                                     describe(overlapped));
     }
-    const Bounds bounds = bounds_of(gradient);
-    if (arena.contains(bounds.low, bounds.high)) {
+    if (owns(gradient)) {
         throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
     }
     if (is_plain) {
@@ -203,6 +207,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
 }
 
 void Optimizer::State::set_trust_ratios() {
+    const FloatEnvironment environment;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         kernel::Job& job = jobs[i];
         if (job.work != kernel::Work::update) continue;

@@ -30,6 +30,21 @@ inline std::vector<RuleCase> rule_cases() {
         {"Adam amsgrad", Adam{.beta_1 = 0.8, .beta_2 = 0.95, .epsilon = 1e-5, .amsgrad = true}},
         {"AdamW", AdamW{}},
         {"AdamW amsgrad", AdamW{.amsgrad = true, .weight_decay = 0.01}},
+        {"Adagrad", Adagrad{}},
+        {"Adagrad from zero", Adagrad{.initial_accumulator_value = 0.0, .epsilon = 1e-3}},
+        {"Adadelta", Adadelta{.rho = 0.8, .epsilon = 1e-4}},
+        {"Adamax", Adamax{}},
+        {"Nadam", Nadam{}},
+        {"Lion", Lion{}},
+        {"Ftrl", Ftrl{.l1_regularization_strength = 0.05,
+                      .l2_regularization_strength = 0.1,
+                      .l2_shrinkage_regularization_strength = 0.02,
+                      .beta = 0.3}},
+        {"Ftrl from zero", Ftrl{.initial_accumulator_value = 0.0}},
+        {"Ftrl power", Ftrl{.learning_rate_power = -0.3}},
+        {"Lamb", Lamb{}},
+        {"ScheduleFreeAdamW", ScheduleFreeAdamW{}},
+        {"ScheduleFreeAdamW warmup", ScheduleFreeAdamW{.beta_1 = 0.8, .warmup_steps = 4}},
     };
 }
 

@@ -182,8 +182,8 @@ TEST(kernels_do_not_trap) {
     const Array gradient(DType::float64, values);
     for (const int threads : thread_counts()) {
         fusedopt::set_num_threads(threads);
-        for (const auto& [name, options] : option_cases()) {
-            fusedopt::Optimizer optimizer(fusedopt::RMSprop{}, options);
+        for (const auto& [name, rule] : rule_cases()) {
+            fusedopt::Optimizer optimizer(rule, every_sweep);
             optimizer.build({variable.tensor()});
             const unsigned state = _mm_getcsr();
             _mm_setcsr(state & ~0x0e80u & ~0x3fu);  // traps on for invalid, division by zero, overflow, underflow

@@ -50,6 +50,8 @@ TEST(defaults_are_those_of_keras) {
     CHECK_EQUAL(Optimizer(fusedopt::RMSprop{}).learning_rate(), 0.001);
     CHECK_EQUAL(Optimizer(fusedopt::Adam{}).learning_rate(), 0.001);
     CHECK_EQUAL(Optimizer(fusedopt::AdamW{}).learning_rate(), 0.001);
+    CHECK_EQUAL(Optimizer(fusedopt::Ftrl{}).learning_rate(), 0.001);
+    CHECK_EQUAL(Optimizer(fusedopt::ScheduleFreeAdamW{}).learning_rate(), 0.0025);
     CHECK_EQUAL(Optimizer(fusedopt::SGD{}, {.loss_scale_factor = 8.0}).scale_loss(2.0), 16.0);
 }
 
@@ -67,6 +69,8 @@ TEST(state_stands_in_the_order_of_keras) {
                 head + "velocity/0 velocity/1 momentum/0 momentum/1 average_gradient/0 average_gradient/1 ");
     CHECK_EQUAL(names(fusedopt::Adam{.amsgrad = true}),
                 head + "momentum/0 velocity/0 momentum/1 velocity/1 velocity_hat/0 velocity_hat/1 ");
+    CHECK_EQUAL(names(fusedopt::Nadam{}), head + "momentum/0 velocity/0 momentum/1 velocity/1 product ");
+    CHECK_EQUAL(names(fusedopt::Ftrl{}), head + "accumulator/0 linear/0 accumulator/1 linear/1 ");
     CHECK_EQUAL(names(fusedopt::SGD{}, {.use_ema = true, .gradient_accumulation_steps = 2}),
                 head + "average/0 average/1 gradient_accumulator/0 gradient_accumulator/1 ");
     CHECK_EQUAL(names(fusedopt::SGD{}, {.learning_rate = [](std::int64_t) { return 0.1; }}), "iteration ");
@@ -274,6 +278,31 @@ TEST(all_state_moves_to_another_optimizer) {
             for (int k = 0; k < 3; ++k) other.apply({g.tensor()});
             for (int k = 0; k < 3; ++k) third.apply({g.tensor()});
             CHECK_EQUAL(difference(values_of(y.tensor()), values_of(z.tensor())), "");
+        }
+    }
+}
+
+TEST(complete_state_goes_on_bit_for_bit) {
+    const Array a(DType::bfloat16, numbers(DType::bfloat16, 3000, 1)),
+        g(DType::float32, numbers(DType::float32, 3000, 2));
+    for (const auto& [rule_name, rule] : rule_cases()) {
+        for (const auto& [option_name, options] : option_cases()) {
+            const Array x = a.copy(), y = a.copy();
+            Optimizer one(rule, options), other(rule, options);
+            one.build({x.tensor()});
+            other.build({y.tensor()});
+            other.apply({g.tensor()});
+            for (int k = 0; k < 4; ++k) one.apply({g.tensor()});
+            std::vector<Tensor> values;
+            for (const auto& [name, tensor] : one.state()) values.push_back(tensor);
+            other.set_state(values);
+            std::memcpy(y.data(), x.data(), 6000);
+            for (int k = 0; k < 3; ++k) {
+                one.apply({g.tensor()});
+                other.apply({g.tensor()});
+            }
+            const bool same = snapshot(one, std::vector{x.tensor()}) == snapshot(other, std::vector{y.tensor()});
+            CHECK_EQUAL(same ? "" : rule_name + ", " + option_name, "");
         }
     }
 }

@@ -3,8 +3,26 @@
 #include "matrix.hpp"
 
 TEST(options_give_the_bits_of_the_reference) {
-    const Problem problem({1, 1025, 1500}, 7);  // more than 32 Ki elements, so that threads take part
+    const Problem problem({1, 17, 1040}, 7);
     for (const auto& [rule_name, rule] : rule_cases()) {
+        for (const auto& [option_name, options] : option_cases()) {
+            const reference::Optimizer expected = solve(problem, rule, options);
+            for (const std::string& level : fusedopt::supported_levels()) {
+                fusedopt::set_level(level);
+                const std::string found = difference(problem, rule, options, expected);
+                CHECK_EQUAL(found.empty() ? "" : rule_name + ", " + option_name + ", " + level + ": " + found, "");
+            }
+        }
+    }
+}
+
+TEST(options_on_threads) {
+    const Problem problem({1, 1025, 1500}, 7);  // more than 32 Ki elements
+    const std::vector<RuleCase> some_rules = {
+        {"AdamW amsgrad", fusedopt::AdamW{.amsgrad = true}},
+        {"Lamb", fusedopt::Lamb{}},
+    };
+    for (const auto& [rule_name, rule] : some_rules) {
         for (const auto& [option_name, options] : option_cases()) {
             const std::string name = rule_name + ", " + option_name;
             const reference::Optimizer expected = solve(problem, rule, options);

@@ -23,6 +23,8 @@ struct Gradient {
     std::optional<Values> values;
 };
 
+// slot_names(rule): in the order in which a formula takes the slots.
+
 inline std::vector<std::string> slot_names(const fusedopt::SGD& rule) {
     return rule.momentum == 0.0 ? std::vector<std::string>{} : std::vector<std::string>{"momentum"};
 }
@@ -34,18 +36,51 @@ inline std::vector<std::string> slot_names(const fusedopt::RMSprop& rule) {
     return names;
 }
 
+inline std::vector<std::string> slot_names(const fusedopt::Adagrad&) {
+    return {"accumulator"};
+}
+
+inline std::vector<std::string> slot_names(const fusedopt::Adadelta&) {
+    return {"accumulated_grad", "accumulated_delta_var"};
+}
+
+inline std::vector<std::string> slot_names(const fusedopt::Adamax&) {
+    return {"momentum", "norm"};
+}
+
+inline std::vector<std::string> slot_names(const fusedopt::Lion&) {
+    return {"momentum"};
+}
+
+inline std::vector<std::string> slot_names(const fusedopt::Ftrl&) {
+    return {"accumulator", "linear"};
+}
+
 template <class AdamLike>
 std::vector<std::string> slot_names(const AdamLike& rule) {
     std::vector<std::string> names = {"momentum", "velocity"};
-    if (rule.amsgrad) names.push_back("velocity_hat");
+    if constexpr (requires { rule.amsgrad; }) {
+        if (rule.amsgrad) names.push_back("velocity_hat");
+    }
     return names;
 }
 
-// formula<T>(rule, learning rate, number of the update) is what one element goes through: (w, g, slots).
+/// One update: its learning rate, its number from 1, and Nadam's product of momentum factors so far.
+struct Moment {
+    double rate, t;
+    double product = 1.0;
+};
 
 template <class T>
-auto formula(const fusedopt::SGD& rule, double learning_rate, double) {
-    const T lr = static_cast<T>(learning_rate), mu = static_cast<T>(rule.momentum);
+T square_root_of(double scalar, T v) {
+    return std::sqrt(static_cast<T>(scalar) * v);
+}
+
+// formula<T>(rule, moment) is what one element goes through: (w, g, slots).
+
+template <class T>
+auto formula(const fusedopt::SGD& rule, const Moment& now) {
+    const T lr = static_cast<T>(now.rate), mu = static_cast<T>(rule.momentum);
     return [=](T& w, T g, T* slots) {
         if (rule.momentum == 0.0) {
             w = w - lr * g;
@@ -58,8 +93,8 @@ auto formula(const fusedopt::SGD& rule, double learning_rate, double) {
 }
 
 template <class T>
-auto formula(const fusedopt::RMSprop& rule, double learning_rate, double) {
-    const T lr = static_cast<T>(learning_rate), mu = static_cast<T>(rule.momentum);
+auto formula(const fusedopt::RMSprop& rule, const Moment& now) {
+    const T lr = static_cast<T>(now.rate), mu = static_cast<T>(rule.momentum);
     const T rho = static_cast<T>(rule.rho), one_minus_rho = static_cast<T>(1.0 - rule.rho);
     const T epsilon = static_cast<T>(rule.epsilon);
     return [=](T& w, T g, T* slots) {
@@ -84,9 +119,10 @@ auto formula(const fusedopt::RMSprop& rule, double learning_rate, double) {
 }
 
 template <class T, class AdamLike>
-auto formula(const AdamLike& rule, double learning_rate, double t) {
+auto formula(const AdamLike& rule, const Moment& now) {
     const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
-    const T alpha = static_cast<T>(learning_rate * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t)));
+    const T alpha =
+        static_cast<T>(now.rate * std::sqrt(1.0 - std::pow(beta_2, now.t)) / (1.0 - std::pow(beta_1, now.t)));
     const T one_minus_beta_1 = static_cast<T>(1.0 - beta_1), one_minus_beta_2 = static_cast<T>(1.0 - beta_2);
     const T epsilon = static_cast<T>(rule.epsilon);
     return [=, amsgrad = rule.amsgrad](T& w, T g, T* slots) {
@@ -97,6 +133,120 @@ auto formula(const AdamLike& rule, double learning_rate, double t) {
         v = v + (g * g - v) * one_minus_beta_2;
         if (amsgrad && !(u > v)) u = v;
         w = w - (alpha * m) / (std::sqrt(amsgrad ? u : v) + epsilon);
+    };
+}
+
+template <class T>
+auto formula(const fusedopt::Adagrad& rule, const Moment& now) {
+    const T lr = static_cast<T>(now.rate), epsilon = static_cast<T>(rule.epsilon);
+    return [=](T& w, T g, T* slots) {
+        T& a = slots[0];
+        a = a + g * g;
+        w = w - (lr * g) / std::sqrt(a + epsilon);
+    };
+}
+
+template <class T>
+auto formula(const fusedopt::Adadelta& rule, const Moment& now) {
+    const T lr = static_cast<T>(now.rate), epsilon = static_cast<T>(rule.epsilon);
+    const T rho = static_cast<T>(rule.rho), one_minus_rho = static_cast<T>(1.0 - rule.rho);
+    return [=](T& w, T g, T* slots) {
+        T& e = slots[0];
+        T& x = slots[1];
+        e = rho * e + one_minus_rho * (g * g);
+        const T d = std::sqrt((x + epsilon) / (e + epsilon)) * g;
+        x = rho * x + one_minus_rho * (d * d);
+        w = w - lr * d;
+    };
+}
+
+template <class T>
+auto formula(const fusedopt::Adamax& rule, const Moment& now) {
+    const double beta_1 = rule.beta_1.value();
+    const T alpha = static_cast<T>(now.rate / (1.0 - std::pow(beta_1, now.t)));
+    const T one_minus_beta_1 = static_cast<T>(1.0 - beta_1), beta_2 = static_cast<T>(rule.beta_2.value());
+    const T epsilon = static_cast<T>(rule.epsilon);
+    return [=](T& w, T g, T* slots) {
+        T& m = slots[0];
+        T& u = slots[1];
+        m = m + (g - m) * one_minus_beta_1;
+        u = std::max(beta_2 * u, std::fabs(g));
+        w = w - (alpha * m) / (u + epsilon);
+    };
+}
+
+/// Nadam's momentum factor of update t.
+inline double nadam_factor(const fusedopt::Nadam& rule, double t) {
+    return rule.beta_1.value() * (1.0 - 0.5 * std::pow(0.96, t));
+}
+
+template <class T>
+auto formula(const fusedopt::Nadam& rule, const Moment& now) {
+    const double factor = nadam_factor(rule, now.t), next = nadam_factor(rule, now.t + 1.0);
+    const double c = 1.0 / (1.0 - std::pow(rule.beta_2.value(), now.t));
+    const T a = static_cast<T>(now.rate * next / (1.0 - now.product * next));
+    const T b = static_cast<T>(now.rate * (1.0 - factor) / (1.0 - now.product));
+    const T one_minus_beta_1 = static_cast<T>(1.0 - rule.beta_1.value());
+    const T one_minus_beta_2 = static_cast<T>(1.0 - rule.beta_2.value());
+    const T epsilon = static_cast<T>(rule.epsilon);
+    return [=](T& w, T g, T* slots) {
+        T& m = slots[0];
+        T& v = slots[1];
+        m = m + (g - m) * one_minus_beta_1;
+        v = v + (g * g - v) * one_minus_beta_2;
+        w = w - (a * m + b * g) / (square_root_of(c, v) + epsilon);
+    };
+}
+
+template <class T>
+auto formula(const fusedopt::Lion& rule, const Moment& now) {
+    const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
+    const T lr = static_cast<T>(now.rate);
+    return [=](T& w, T g, T* slots) {
+        T& m = slots[0];
+        const T c = static_cast<T>(beta_1) * m + static_cast<T>(1.0 - beta_1) * g;
+        if (c > 0) w = w - lr;
+        if (c < 0) w = w + lr;
+        if (std::isnan(c)) w = c;
+        m = static_cast<T>(beta_2) * m + static_cast<T>(1.0 - beta_2) * g;
+    };
+}
+
+template <class T>
+auto formula(const fusedopt::Ftrl& rule, const Moment& now) {
+    const T inverse_lr = static_cast<T>(1.0 / now.rate), l1 = static_cast<T>(rule.l1_regularization_strength);
+    const T twice_l2 = static_cast<T>(2.0 * (rule.l2_regularization_strength + rule.beta / (2.0 * now.rate)));
+    const T twice_shrinkage = static_cast<T>(2.0 * rule.l2_shrinkage_regularization_strength);
+    const double p = -rule.learning_rate_power;
+    const auto raised = [=](T x) { return p == 0.5 ? std::sqrt(x) : std::pow(x, static_cast<T>(p)); };
+    return [=](T& w, T g, T* slots) {
+        T& n = slots[0];
+        T& z = slots[1];
+        const T new_n = n + g * g;
+        z = z + ((g + twice_shrinkage * w) - ((raised(new_n) - raised(n)) * inverse_lr) * w);
+        const T denominator = raised(new_n) * inverse_lr + twice_l2;
+        if (denominator > 0) w = (std::clamp(z, -l1, l1) - z) / denominator;
+        n = new_n;
+    };
+}
+
+template <class T>
+auto formula(const fusedopt::ScheduleFreeAdamW& rule, const Moment& now) {
+    const double beta_1_value = rule.beta_1.value(), warmup = static_cast<double>(rule.warmup_steps);
+    const double c = 1.0 / (1.0 - std::pow(rule.beta_2.value(), now.t));
+    const T lr = static_cast<T>(now.rate * (warmup > 0.0 ? std::min(now.t / warmup, 1.0) : 1.0));
+    const T beta_1 = static_cast<T>(beta_1_value), rest = static_cast<T>(1.0 - beta_1_value);
+    const T inverse_beta_1 = static_cast<T>(1.0 / beta_1_value);
+    const T one_minus_beta_2 = static_cast<T>(1.0 - rule.beta_2.value()), epsilon = static_cast<T>(rule.epsilon);
+    const T take = static_cast<T>(1.0 / now.t), leave = static_cast<T>(1.0 - 1.0 / now.t);
+    return [=](T& w, T g, T* slots) {
+        T& z = slots[0];
+        T& v = slots[1];
+        v = v + (g * g - v) * one_minus_beta_2;
+        const T new_z = z - (lr * g) / (square_root_of(c, v) + epsilon);
+        const T x = leave * ((w - rest * z) * inverse_beta_1) + take * new_z;
+        w = rest * new_z + beta_1 * x;
+        z = new_z;
     };
 }
 
@@ -128,18 +278,54 @@ inline double sum_of_squares(const Values& values) {
     return sum;
 }
 
+/// A rule on a whole variable, which is decayed already; numbers are of type T and kept in double.
+template <class T, class Rule>
+void apply_rule(const Rule& rule, const Moment& now, Values& weight, const Values& gradient, Values* slots) {
+    const auto update = formula<T>(rule, now);
+    for (std::size_t k = 0; k < weight.size(); ++k) {
+        T w = static_cast<T>(weight[k]), of_element[3];
+        for (std::size_t s = 0; s < 3; ++s) of_element[s] = static_cast<T>(slots[s][k]);
+        update(w, static_cast<T>(gradient[k]), of_element);
+        for (std::size_t s = 0; s < 3; ++s) slots[s][k] = static_cast<double>(of_element[s]);
+        weight[k] = static_cast<double>(w);
+    }
+}
+
+/// LAMB takes two norms of the whole variable in between.
+template <class T>
+void apply_rule(const fusedopt::Lamb& rule, const Moment& now, Values& weight, const Values& gradient, Values* slots) {
+    const T a = static_cast<T>(1.0 / (1.0 - std::pow(rule.beta_1.value(), now.t)));
+    const double c = 1.0 / (1.0 - std::pow(rule.beta_2.value(), now.t));
+    const T one_minus_beta_1 = static_cast<T>(1.0 - rule.beta_1.value());
+    const T one_minus_beta_2 = static_cast<T>(1.0 - rule.beta_2.value());
+    Values direction(weight.size());
+    for (std::size_t k = 0; k < weight.size(); ++k) {
+        const T g = static_cast<T>(gradient[k]);
+        T m = static_cast<T>(slots[0][k]), v = static_cast<T>(slots[1][k]);
+        m = m + (g - m) * one_minus_beta_1;
+        v = v + (g * g - v) * one_minus_beta_2;
+        direction[k] = static_cast<double>((a * m) / (square_root_of(c, v) + static_cast<T>(rule.epsilon)));
+        slots[0][k] = static_cast<double>(m);
+        slots[1][k] = static_cast<double>(v);
+    }
+    const double size = sum_of_squares(weight), length = sum_of_squares(direction);
+    const double ratio = size > 0.0 && length > 0.0 ? std::sqrt(size) / std::sqrt(length) : 1.0;
+    const T step = static_cast<T>(ratio) * static_cast<T>(now.rate);
+    for (std::size_t k = 0; k < weight.size(); ++k) {
+        weight[k] = static_cast<double>(static_cast<T>(weight[k]) - step * static_cast<T>(direction[k]));
+    }
+}
+
 class Optimizer {
 public:
     Optimizer(fusedopt::Rule rule, fusedopt::Options options)
         : rule_(std::move(rule)),
           options_(std::move(options)),
           unscale_(1.0 / options_.loss_scale_factor.value_or(1.0)) {
-        std::visit(
-            [&](const auto& r) {
-                slot_names_ = slot_names(r);
-                learning_rate_ = std::is_same_v<std::decay_t<decltype(r)>, fusedopt::SGD> ? 0.01 : 0.001;
-            },
-            rule_);
+        std::visit([&](const auto& r) { slot_names_ = slot_names(r); }, rule_);
+        learning_rate_ = 0.001;
+        if (is<fusedopt::SGD>()) learning_rate_ = 0.01;
+        if (is<fusedopt::ScheduleFreeAdamW>()) learning_rate_ = 0.0025;
         if (options_.learning_rate) learning_rate_ = *options_.learning_rate;
         weight_decay_ = options_.weight_decay.value_or(0.0);
         if (const auto* adamw = std::get_if<fusedopt::AdamW>(&rule_)) weight_decay_ = adamw->weight_decay;
@@ -148,6 +334,20 @@ public:
     void add(DType dtype, const Values& values) {
         const Values zeros(values.size());
         variables_.push_back({dtype, values, {zeros, zeros, zeros}, zeros, zeros, {}});
+        Variable& variable = variables_.back();
+        if (is<fusedopt::ScheduleFreeAdamW>()) {
+            variable.slots[0] = values;
+        }
+        std::visit(
+            [&](const auto& r) {
+                if constexpr (requires { r.initial_accumulator_value; }) {
+                    variable.compute([&]<class T>(T) {
+                        const T initial = static_cast<T>(r.initial_accumulator_value);
+                        variable.slots[0].assign(values.size(), static_cast<double>(initial));
+                    });
+                }
+            },
+            rule_);
     }
 
     void set_unscale(double unscale) { unscale_ = unscale; }
@@ -157,7 +357,12 @@ public:
         const std::int64_t iteration = calls_ / interval;
         const bool is_update = (calls_ + 1) % interval == 0;
         if (interval > 1) accumulate(gradients, is_update);
-        if (is_update) update(gradients, learning_rate_(calls_), static_cast<double>(iteration + 1), interval);
+        if (is_update) {
+            Moment now{learning_rate_(calls_), static_cast<double>(iteration + 1)};
+            if (const auto* nadam = std::get_if<fusedopt::Nadam>(&rule_)) product_ *= nadam_factor(*nadam, now.t);
+            now.product = product_;
+            update(gradients, now, interval);
+        }
         if (options_.use_ema) {
             const bool overwrite =
                 options_.ema_overwrite_frequency && (iteration + 1) % *options_.ema_overwrite_frequency == 0;
@@ -176,6 +381,7 @@ public:
     Values state(const std::string& name) const {
         if (name == "iteration") return {static_cast<double>(calls_)};
         if (name == "learning_rate") return {learning_rate_.value()};
+        if (name == "product") return {product_};
         const std::size_t slash = name.find('/');
         const std::string what = name.substr(0, slash);
         const Variable& variable = variables_[std::stoul(name.substr(slash + 1))];
@@ -189,7 +395,7 @@ public:
     std::size_t state_count() const {
         const std::size_t arrays =
             slot_names_.size() + options_.use_ema + options_.gradient_accumulation_steps.has_value();
-        return 1 + learning_rate_.is_number() + arrays * variables_.size();
+        return 1 + learning_rate_.is_number() + is<fusedopt::Nadam>() + arrays * variables_.size();
     }
 
     std::optional<double> global_norm() const { return global_norm_; }
@@ -214,6 +420,11 @@ private:
         }
     };
 
+    template <class Rule>
+    bool is() const {
+        return std::holds_alternative<Rule>(rule_);
+    }
+
     void accumulate(const std::vector<Gradient>& gradients, bool is_update) {
         for (std::size_t i = 0; i < variables_.size(); ++i) {
             Variable& variable = variables_[i];
@@ -231,7 +442,7 @@ private:
         }
     }
 
-    void update(const std::vector<Gradient>& gradients, double rate, double t, std::int64_t interval) {
+    void update(const std::vector<Gradient>& gradients, const Moment& now, std::int64_t interval) {
         const double factor = interval > 1 ? 1.0 / static_cast<double>(interval) : unscale_;
         const auto measured = [&](std::size_t i) {
             return sum_of_squares(interval > 1 ? variables_[i].sum : *gradients[i].values);
@@ -256,35 +467,27 @@ private:
             const double scale = factor * clip;
             Variable& variable = variables_[i];
             variable.compute([&]<class T>(T) {
-                const DType dtype = interval == 1    ? gradients[i].dtype
-                                    : sizeof(T) == 8 ? DType::float64
-                                                     : DType::float32;
-                const Values& values = interval == 1 ? *gradients[i].values : variable.sum;
-                std::visit(
-                    [&](const auto& r) {
-                        update_elements<T>(variable, dtype, values, scale, rate, formula<T>(r, rate, t));
-                    },
-                    rule_);
+                const bool is_sum = interval > 1;
+                const DType of_sum = sizeof(T) == 8 ? DType::float64 : DType::float32;
+                const Values g = clipped<T>(is_sum ? of_sum : gradients[i].dtype,
+                                            is_sum ? variable.sum : *gradients[i].values, scale);
+                const T keep = static_cast<T>(1.0 - weight_decay_ * now.rate);
+                for (double& w : variable.weight) w = static_cast<double>(static_cast<T>(w) * keep);
+                std::visit([&](const auto& r) { apply_rule<T>(r, now, variable.weight, g, variable.slots); }, rule_);
             });
         }
     }
 
-    template <class T, class Formula>
-    void update_elements(Variable& variable, DType dtype, const Values& gradient, double scale, double rate,
-                         const Formula& formula) const {
-        const T keep = static_cast<T>(1.0 - weight_decay_ * rate);
+    template <class T>
+    Values clipped(DType dtype, Values gradient, double scale) const {
         const T limit = static_cast<T>(options_.clipvalue.value_or(std::numeric_limits<double>::infinity()));
-        for (std::size_t k = 0; k < variable.weight.size(); ++k) {
-            T g = scaled<T>(dtype, gradient[k], scale);
+        for (double& x : gradient) {
+            T g = scaled<T>(dtype, x, scale);
             if (g > limit) g = limit;
             if (g < -limit) g = -limit;
-            T w = static_cast<T>(variable.weight[k]) * keep;
-            T slots[3];
-            for (std::size_t s = 0; s < 3; ++s) slots[s] = static_cast<T>(variable.slots[s][k]);
-            formula(w, g, slots);
-            for (std::size_t s = 0; s < 3; ++s) variable.slots[s][k] = static_cast<double>(slots[s]);
-            variable.weight[k] = static_cast<double>(w);
+            x = static_cast<double>(g);
         }
+        return gradient;
     }
 
     void average(double momentum, bool overwrite) {
@@ -308,6 +511,7 @@ private:
     std::vector<std::string> slot_names_;
     std::vector<Variable> variables_;
     std::int64_t calls_ = 0;
+    double product_ = 1.0;
     std::optional<double> global_norm_;
 };
 

@@ -32,6 +32,26 @@ TEST(hyperparameters) {
         refuse("beta_2", fusedopt::AdamW{.beta_2 = bad});
         refuse("ema_momentum", fusedopt::SGD{}, {.use_ema = true, .ema_momentum = bad});
     }
+    for (const double bad : {not_a_number, infinity, -0.1, 1.1}) {
+        refuse("rho", fusedopt::Adadelta{.rho = bad});
+        refuse("beta_1", fusedopt::Adamax{.beta_1 = bad});
+        refuse("beta_2", fusedopt::Nadam{.beta_2 = bad});
+        refuse("beta_1", fusedopt::Lion{.beta_1 = bad});
+        refuse("beta_2", fusedopt::Lamb{.beta_2 = bad});
+        refuse("beta_1", fusedopt::ScheduleFreeAdamW{.beta_1 = bad});
+    }
+    refuse("beta_1", fusedopt::Lion{.beta_1 = 0.0});
+    refuse("beta_1", fusedopt::ScheduleFreeAdamW{.beta_1 = 0.0});
+    refuse("warmup_steps", fusedopt::ScheduleFreeAdamW{.warmup_steps = -1});
+    for (const double bad : {not_a_number, infinity, -infinity, -0.1}) {
+        refuse("initial_accumulator_value", fusedopt::Adagrad{.initial_accumulator_value = bad});
+        refuse("initial_accumulator_value", fusedopt::Ftrl{.initial_accumulator_value = bad});
+        refuse("l1_regularization_strength", fusedopt::Ftrl{.l1_regularization_strength = bad});
+        refuse("l2_regularization_strength", fusedopt::Ftrl{.l2_regularization_strength = bad});
+        refuse("l2_shrinkage", fusedopt::Ftrl{.l2_shrinkage_regularization_strength = bad});
+        refuse("beta", fusedopt::Ftrl{.beta = bad});
+    }
+    refuse("learning_rate_power", fusedopt::Ftrl{.learning_rate_power = 0.5});
     refuse("rho", fusedopt::RMSprop{.rho = 1.0});
     refuse("beta_1", fusedopt::AdamW{.beta_1 = 1.0});
     refuse("beta_2", fusedopt::Adam{.beta_2 = 1.0});
