@@ -184,7 +184,6 @@ bool Optimizer::State::measure(const Scaling& scaling) {
 }
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
-    const FloatEnvironment environment;
     // Accumulated gradients are unscaled already and only need averaging.
     const double factor = accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
     double global_factor = 1.0;
