@@ -100,8 +100,9 @@ void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owne
                                         other.variables[overlapped].name + "'");
         }
         if (other.owns(gradient)) {
-            throw std::invalid_argument("apply: expected gradients apart from the optimizers' state, found one "
-                                        "overlapping it");
+            throw std::invalid_argument(
+                "apply: expected gradients apart from the optimizers' state, found one "
+                "overlapping it");
         }
     }
 }
