@@ -6,7 +6,10 @@ must be equal to the last bit.
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +124,18 @@ def lion(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     m[...] = T(a["beta_2"]) * m + T(1 - a["beta_2"]) * g
 
 
+# The C library's pow, as the kernels call it. NumPy's own differs from it in the last bit on some processors.
+_libm = ctypes.CDLL("ucrtbase" if os.name == "nt" else ctypes.util.find_library("m"))
+_libm.pow.restype, _libm.pow.argtypes = ctypes.c_double, [ctypes.c_double] * 2
+_libm.powf.restype, _libm.powf.argtypes = ctypes.c_float, [ctypes.c_float] * 2
+
+
+def raised(x: Array, power: float) -> Array:
+    pow_of = _libm.powf if x.dtype == np.float32 else _libm.pow
+    flat = [pow_of(value, power) for value in x.ravel().tolist()]
+    return np.array(flat, x.dtype).reshape(x.shape)
+
+
 def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     n, z = slots["accumulator"], slots["linear"]
@@ -129,7 +144,7 @@ def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     l2 = T(2 * (a["l2_regularization_strength"] + a["beta"] / (2 * lr)))
     new_n = n + g * g
     root, new_root = (
-        (np.sqrt(n), np.sqrt(new_n)) if power == 0.5 else (n ** T(power), new_n ** T(power))
+        (np.sqrt(n), np.sqrt(new_n)) if power == 0.5 else (raised(n, power), raised(new_n, power))
     )
     shrunk = g + T(2 * a["l2_shrinkage_regularization_strength"]) * w
     z[...] = z + (shrunk - ((new_root - root) * T(1 / lr)) * w)
