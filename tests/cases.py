@@ -36,6 +36,21 @@ RULES: dict[str, list[dict[str, Any]]] = {
     ],
     "Lamb": [{}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
     "ScheduleFreeAdamW": [{}, {"beta_1": 0.8, "beta_2": 0.95, "warmup_steps": 4}],
+    "Adafactor": [
+        {},
+        {"beta_2_decay": -0.5, "epsilon_1": 1e-6, "epsilon_2": 0.01, "clip_threshold": 0.7},
+    ],
+    "Muon": [
+        {},
+        {
+            "nesterov": False,
+            "ns_steps": 2,
+            "momentum": 0.8,
+            "adam_lr_ratio": 0.5,
+            "adam_weight_decay": None,
+            "rms_rate": None,
+        },
+    ],
 }
 
 # Every common option by itself, then the ones that meet inside a step.

@@ -181,25 +181,158 @@ def schedule_free_adamw(
     z[...] = new_z
 
 
-def sgd_slots(a: dict[str, Any]) -> list[list[str]]:
+BLOCK = 64 * TILE
+
+
+def parts(count: int, length: int) -> list[slice]:
+    return [slice(start, min(start + length, count)) for start in range(0, count, length)]
+
+
+def adafactor_norm(x: Array) -> float:
+    """Sum of squares over Adafactor's blocks: of whole rows that fit into a tile, or of parts of one."""
+    if x.ndim < 2:
+        blocks = [[block[tile] for tile in parts(block.size, TILE)] for block in in_blocks(x)]
+    else:
+        columns = x.shape[-1]
+        fitting = TILE // columns if columns <= TILE else 1
+        blocks = [
+            [block[rows, across] for rows in parts(len(block), fitting)]
+            for matrix in x.reshape(-1, *x.shape[-2:])
+            for block in in_blocks(matrix)
+            for across in parts(columns, TILE)
+        ]
+    total = 0.0
+    for block in blocks:
+        share = 0.0
+        for chunk in block:
+            share += sum_in_lanes(np.square(chunk.ravel(), dtype=np.float64))
+        total += share
+    return total
+
+
+def in_blocks(x: Array) -> list[Array]:
+    """A vector or a matrix cut into what one call of Adafactor's kernels covers."""
+    length = BLOCK if x.ndim < 2 else max(64, BLOCK // x.shape[-1])
+    return [x[part] for part in parts(len(np.atleast_1d(x)), length)] if x.ndim else [x.ravel()]
+
+
+def adafactor_mean(mean: Array, keep: float, sums: list[Array], terms: int) -> None:
+    total = np.zeros(mean.shape)
+    for part in sums:
+        total = total + part
+    mean[...] = (keep * mean.astype(np.float64) + ((1 - keep) / terms) * total).astype(mean.dtype)
+
+
+def inverse_root(mean: Array, over: float) -> Array:
+    x = mean.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(x > 0, 1 / np.sqrt(x / over), 0.0).astype(mean.dtype)
+
+
+def adafactor_direction(q: Array, x: Array, r: Array, c: Array, keep: float) -> Array:
+    """Move one matrix's means and return its update."""
+    rows, columns = x.shape
+    across = parts(columns, TILE)
+    row_sums = [np.array([sum_in_lanes(row[part]) for row in q]) for part in across]
+    column_sums = []
+    for block in in_blocks(q):
+        total = np.zeros(columns)
+        for row in block:
+            total = total + row
+        column_sums.append(total)
+    adafactor_mean(r, keep, row_sums, columns)
+    adafactor_mean(c, keep, column_sums, rows)
+    total_mean = 0.0
+    for block in in_blocks(np.broadcast_to(r[:, None], x.shape)):
+        share = 0.0
+        for value in block[:, 0].tolist():
+            share += value
+        total_mean += share
+    return (x * inverse_root(r, total_mean / rows)[:, None]) * inverse_root(c, 1.0)
+
+
+def adafactor(
+    w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
+) -> None:
+    T = w.dtype.type
+    keep = 1 - float(t) ** a["beta_2_decay"]
+    if w.size == 0:
+        return
+    if w.ndim < 2:
+        v = slots["velocity"]
+        v[...] = T(keep) * v + T(1 - keep) * (g * g + T(a["epsilon_1"]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u = np.where(v > 0, g / np.sqrt(v), T(0))
+    else:
+        x = g.reshape(-1, *g.shape[-2:])
+        q = np.square(x, dtype=np.float64) + a["epsilon_1"]
+        r = slots["r"].reshape(-1, x.shape[1])
+        c = slots["c"].reshape(-1, x.shape[2])
+        u = np.stack([adafactor_direction(q[k], x[k], r[k], c[k], keep) for k in range(len(x))])
+        means = r.astype(np.float64).cumsum(axis=1)[:, -1:] / r.shape[1]
+        factor = np.where(r > 0, r.astype(np.float64) / means, 0).astype(r.dtype)
+        slots["velocity"][...] = (factor[:, :, None] * c[:, None, :]).reshape(w.shape)
+        u = u.reshape(w.shape)
+    length = math.sqrt(adafactor_norm(w) / w.size)
+    excess = math.sqrt(adafactor_norm(u) / w.size) / a["clip_threshold"]
+    rho = min(lr, 1 / math.sqrt(t))
+    w[...] = w - T(max(a["epsilon_2"], length) * rho / max(1.0, excess)) * u
+
+
+def muon(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    if w.ndim != 2:
+        betas = {"beta_1": a["adam_beta_1"], "beta_2": a["adam_beta_2"], "amsgrad": False}
+        adam(w, g, slots, a | betas, lr * a["adam_lr_ratio"], t)
+        return
+    m = slots["momentum"]
+    m[...] = T(a["momentum"]) * m + g
+    if w.size == 0:
+        return
+    x = g + T(a["momentum"]) * m if a["nesterov"] else m.copy()
+    x = T(1 / (math.sqrt(sum_of_squares(x)) + 1e-7)) * x
+    is_wide = w.shape[0] <= w.shape[1]
+    size = 1.0 if a["rms_rate"] is None else math.sqrt(max(w.shape)) * a["rms_rate"]
+    for k in range(a["ns_steps"]):
+        factor = size if k + 1 == a["ns_steps"] else 1.0
+        gram = x @ x.T if is_wide else x.T @ x
+        gram = T(a["muon_b"]) * gram + T(a["muon_c"]) * (gram @ gram)
+        x = T(factor * a["muon_a"]) * x + T(factor) * (gram @ x if is_wide else x @ gram)
+    w[...] = w - T(lr) * x
+
+
+def sgd_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
     return [["momentum"]] if a["momentum"] else []
 
 
-def rmsprop_slots(a: dict[str, Any]) -> list[list[str]]:
+def rmsprop_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
     momentum = [["momentum"]] if a["momentum"] else []
     return [["velocity"], *momentum, *([["average_gradient"]] if a["centered"] else [])]
 
 
-def adam_slots(a: dict[str, Any]) -> list[list[str]]:
+def adam_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
     return [["momentum", "velocity"], *([["velocity_hat"]] if a["amsgrad"] else [])]
 
 
+def muon_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
+    return [["momentum"]] if w.ndim == 2 else [["momentum", "velocity"]]
+
+
 Rule = Callable[[Array, Array, dict[str, Array], dict[str, Any], float, int], None]
-Slots = Callable[[dict[str, Any]], list[list[str]]]
+Slots = Callable[[dict[str, Any], Array], list[list[str]]]
 
 
 def plain_slots(*names: str) -> Slots:
-    return lambda a: [list(names)]
+    return lambda a, w: [list(names)]
+
+
+def empty_slot(name: str, w: Array) -> Array:
+    """Zeros of a slot's shape; Keras lists integers where a vector has no means."""
+    if name not in ("r", "c"):
+        return np.zeros_like(w)
+    if w.ndim < 2:
+        return np.array(0)
+    return np.zeros(w.shape[:-1] if name == "r" else w.shape[:-2] + w.shape[-1:], w.dtype)
 
 
 BETAS = {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
@@ -272,6 +405,40 @@ RULES: dict[str, tuple[Rule, Slots, dict[str, Any]]] = {
         plain_slots("momentum", "velocity"),
         BETAS | {"learning_rate": 0.0025, "epsilon": 1e-8, "warmup_steps": 0},
     ),
+    "Adafactor": (
+        adafactor,
+        plain_slots("r", "c", "velocity"),
+        {
+            "learning_rate": 0.001,
+            "beta_2_decay": -0.8,
+            "epsilon_1": 1e-30,
+            "epsilon_2": 1e-3,
+            "clip_threshold": 1.0,
+            "relative_step": True,
+        },
+    ),
+    "Muon": (
+        muon,
+        muon_slots,
+        {
+            "learning_rate": 0.001,
+            "adam_beta_1": 0.9,
+            "adam_beta_2": 0.999,
+            "adam_weight_decay": 0.004,
+            "epsilon": 1e-7,
+            "weight_decay": 0.004,
+            "exclude_layers": None,
+            "exclude_embeddings": True,
+            "muon_a": 3.4445,
+            "muon_b": -4.775,
+            "muon_c": 2.0315,
+            "adam_lr_ratio": 1,
+            "momentum": 0.95,
+            "ns_steps": 5,
+            "nesterov": True,
+            "rms_rate": 0.2,
+        },
+    ),
 }
 """Each rule's formula, its slots in groups (a group is interleaved in `variables`), its defaults."""
 
@@ -290,20 +457,23 @@ OPTIONS: dict[str, Any] = {
 
 def sum_of_squares(g: Array) -> float:
     """Sum in double: 16 lanes a tile, added pairwise at its end; tiles one after the other."""
-    flat = g.ravel().astype(np.float64)
+    squares = np.square(g.ravel(), dtype=np.float64)
     total = 0.0
-    for start in range(0, flat.size, TILE):
-        tile = flat[start : start + TILE]
-        rows = np.zeros((-(-tile.size // LANES), LANES))
-        rows.ravel()[: tile.size] = tile
-        lanes = np.zeros(LANES)
-        for row in rows:
-            lanes = lanes + row * row
-        while lanes.size > 1:
-            half = lanes.size // 2
-            lanes = lanes[:half] + lanes[half:]
-        total += float(lanes[0])
+    for start in range(0, squares.size, TILE):
+        total += sum_in_lanes(squares[start : start + TILE])
     return total
+
+
+def sum_in_lanes(x: Array) -> float:
+    rows = np.zeros((-(-x.size // LANES), LANES))
+    rows.ravel()[: x.size] = x
+    lanes = np.zeros(LANES)
+    for row in rows:
+        lanes = lanes + row
+    while lanes.size > 1:
+        half = lanes.size // 2
+        lanes = lanes[:half] + lanes[half:]
+    return float(lanes[0])
 
 
 def is_representable(factor: float, dtype: npt.DTypeLike) -> bool:
@@ -337,9 +507,11 @@ class Reference:
         self.weights = [w.astype(d) for w, d in zip(variables, computing, strict=True)]
         self.averages = [np.zeros_like(w) for w in self.weights]
         self.accumulators = [np.zeros_like(w) for w in self.weights]
-        self.groups = self.slot_groups(self.a)
-        names = [name for group in self.groups for name in group]
-        self.slots = [{name: np.zeros_like(w) for name in names} for w in self.weights]
+        self.groups = [self.slot_groups(self.a, w) for w in self.weights]
+        self.slots = [
+            {name: empty_slot(name, w) for group in groups for name in group}
+            for w, groups in zip(self.weights, self.groups, strict=True)
+        ]
         self.excluded = excluded
         initial = self.a.get("initial_accumulator_value")
         for slots, w in zip(self.slots, self.weights, strict=True):
@@ -405,8 +577,10 @@ class Reference:
             x = x * scale
             if a["clipvalue"]:
                 x = np.clip(x, T(-a["clipvalue"]), T(a["clipvalue"]))
-            if a["weight_decay"] and i not in self.excluded:
-                w[...] = w * T(1 - a["weight_decay"] * lr)
+            of_adam = self.formula is muon and w.ndim != 2
+            weight_decay = a["adam_weight_decay" if of_adam else "weight_decay"]
+            if weight_decay and i not in self.excluded:
+                w[...] = w * T(1 - weight_decay * lr)
             self.formula(w, x, self.slots[i], a, lr, t)
         if accumulates:
             self.accumulators = [np.zeros_like(w) for w in self.weights]
@@ -420,8 +594,9 @@ class Reference:
         state = [np.array(self.calls), np.array(self.a["learning_rate"])]
         state += self.averages if self.a["use_ema"] else []
         state += self.accumulators if self.a["gradient_accumulation_steps"] else []
-        for group in self.groups:
-            state += [slots[name] for slots in self.slots for name in group]
+        for k in range(max(map(len, self.groups), default=0)):
+            for slots, groups in zip(self.slots, self.groups, strict=True):
+                state += [slots[name] for name in groups[k]]
         if self.formula is nadam:
             updates = self.calls // (self.a["gradient_accumulation_steps"] or 1)
             state.append(np.array(nadam_product(self.a, updates)))

@@ -539,6 +539,22 @@ OTHER_VALUES: dict[str, Any] = {
     "l2_shrinkage_regularization_strength": 0.0625,
     "beta": 0.5,
     "warmup_steps": 7,
+    "beta_2_decay": -0.5,
+    "epsilon_1": 1e-20,
+    "epsilon_2": 0.25,
+    "clip_threshold": 2.0,
+    "relative_step": False,
+    "adam_beta_1": 0.5,
+    "adam_beta_2": 0.75,
+    "adam_weight_decay": 0.25,
+    "adam_lr_ratio": 0.5,
+    "exclude_layers": ["head"],
+    "exclude_embeddings": False,
+    "muon_a": 3.0,
+    "muon_b": -4.0,
+    "muon_c": 2.0,
+    "ns_steps": 3,
+    "rms_rate": 0.5,
 }
 OWN_ARGUMENTS = [
     (rule, name)
@@ -553,10 +569,11 @@ def test_argument_in_the_configuration(rule: str, name: str) -> None:
     cls = getattr(fo, rule)
     assert name in OTHER_VALUES, f"no other value is listed for {name}"
     default = cls().get_config()
-    config = cls(**{name: OTHER_VALUES[name]}).get_config()
-    assert config == {**default, name: OTHER_VALUES[name]} != default
+    value = not default[name] if isinstance(default[name], bool) else OTHER_VALUES[name]
+    config = cls(**{name: value}).get_config()
+    assert config == {**default, name: value} != default
     assert cls.from_config(config).get_config() == config
-    assert getattr(cls(**{name: OTHER_VALUES[name]}), name) == OTHER_VALUES[name]
+    assert getattr(cls(**{name: value}), name) == value
 
 
 @pytest.mark.parametrize("rule", RULES)

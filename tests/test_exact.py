@@ -49,6 +49,9 @@ def make_variables(dtype: np.dtype[Any], seed: int = 0) -> list[Array]:
         *flat,
         np.array(rng.standard_normal(), dtype),
         rng.standard_normal((7, 5, 3)).astype(dtype),
+        rng.standard_normal((20, 31)).astype(dtype),
+        rng.standard_normal((70, 9)).astype(dtype),
+        np.empty((0, 4), dtype),
     ]
 
 
@@ -119,6 +122,32 @@ def test_every_pair_of_dtypes(
 ) -> None:
     case = Case(variant.rule, {**variant.arguments, **OPTIONS[option]}, str(variant))
     run(case, variable_dtype, gradient_dtype, LEVELS)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_matrices_of_adafactor_in_several_blocks(threads: int, dtype: str) -> None:
+    # More columns than a tile; more rows than a block; both; stacks of matrices; hardly any columns.
+    shapes = [(3, 2500), (70, 1025), (200, 700), (3, 2, 40, 90), (9000, 17), (70000, 1), (1, 1)]
+    rng = np.random.default_rng(6)
+    initial = [rng.standard_normal(shape).astype(DTYPES[dtype]) for shape in shapes]
+    grads = [
+        [rng.standard_normal(shape).astype(DTYPES[dtype]) for shape in shapes] for _ in range(2)
+    ]
+    arguments = {"weight_decay": 0.02, "global_clipnorm": 100.0, "use_ema": True}
+    reference = Reference("Adafactor", **arguments)
+    reference.build(initial)
+    for g in grads:
+        reference.apply(list(g))
+    fo.set_num_threads(threads)
+    for level in LEVELS:
+        _core.set_level(level)
+        variables = [w.copy() for w in initial]
+        optimizer = fo.Adafactor(**arguments)
+        optimizer.build(variables)
+        for g in grads:
+            optimizer.apply(g)
+        assert_equal(optimizer, variables, reference)
 
 
 @pytest.mark.parametrize("option", ["plain", "everything", "accumulation_everything"])

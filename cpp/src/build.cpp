@@ -34,6 +34,12 @@ void check_variable(const Tensor& tensor, const std::string& who) {
     }
 }
 
+std::size_t elements_of(const Slot& slot, const Tensor& variable) {
+    std::size_t count = 1;
+    for (const std::int64_t extent : shape_of(slot, variable)) count *= static_cast<std::size_t>(extent);
+    return count;
+}
+
 std::vector<Range> sorted_ranges(const std::vector<Variable>& variables) {
     std::vector<Range> ranges;
     for (std::size_t i = 0; i < variables.size(); ++i) {
@@ -66,7 +72,10 @@ Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tenso
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const std::string name = names.empty() ? std::to_string(i) : names[i];
         check_variable(tensors[i], who_is(i, name));
-        layout.variables.push_back({name, tensors[i], true, layout.tile_count, nullptr, DType::float32});
+        const std::size_t branch =
+            std::visit([&](const auto& r) { return fusedopt::branch_of(r, tensors[i], name); }, rule);
+        layout.variables.push_back(
+            {name, tensors[i], true, static_cast<std::uint8_t>(branch), layout.tile_count, nullptr, DType::float32});
         layout.tile_count += static_cast<std::size_t>((tensors[i].size() + kernel::tile - 1) / kernel::tile);
     }
     layout.ranges = sorted_ranges(layout.variables);
@@ -94,8 +103,14 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
     for (std::size_t i = 0; i < new_jobs.size(); ++i) new_plan.add(i, new_jobs[i].size);
     new_plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) { initialize(new_jobs[i], begin, end); });
 
+    for (std::size_t i = 0; i < new_jobs.size(); ++i) initialize_means(layout.variables[i].tensor, new_jobs[i]);
+    std::unique_ptr<Procedure> new_procedure =
+        std::visit([&](const auto& r) { return make_procedure(r, layout.variables, new_jobs); }, rule);
+
     partials.resize(layout.tile_count);
-    if (current_kernels().advance[static_cast<std::size_t>(spec.kernel)][0]) trust_partials.resize(layout.tile_count);
+    if (has_trust_ratio()) trust_partials.resize(layout.tile_count);
+    common.resize(branches.size());
+    procedure = std::move(new_procedure);
     variables = std::move(layout.variables);
     ranges = std::move(layout.ranges);
     jobs = std::move(new_jobs);
@@ -105,15 +120,28 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
     is_built = true;
 }
 
+void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Job& job) const {
+    const std::vector<Slot>& slots = branch_of(job).slots;
+    for (std::size_t k = 0; k < slots.size(); ++k) {
+        if (slots[k].form != Form::rows && slots[k].form != Form::columns) continue;
+        std::memset(job.slots[k], 0, elements_of(slots[k], variable) * (job.computes_in_double ? 8 : 4));
+    }
+}
+
 Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const {
     Arena new_arena;
-    const std::size_t slot_count = spec.slots.size();
+    const auto has_array = [](const Slot& slot) {
+        return slot.form != Form::derived && slot.form != Form::placeholder;
+    };
     // Offsets first, pointers when all is reserved.
     std::vector<std::size_t> offsets;
     for (const Variable& variable : layout.variables) {
-        const bool in_double = variable.tensor.dtype() == DType::float64;
-        const std::size_t bytes = static_cast<std::size_t>(variable.tensor.size()) * (in_double ? 8 : 4);
-        const std::size_t arrays = slot_count + (item_size(variable.tensor.dtype()) == 2) + options.use_ema +
+        const std::size_t item = variable.tensor.dtype() == DType::float64 ? 8 : 4;
+        const std::size_t bytes = static_cast<std::size_t>(variable.tensor.size()) * item;
+        for (const Slot& slot : branches[variable.branch].slots) {
+            if (has_array(slot)) offsets.push_back(new_arena.reserve(item * elements_of(slot, variable.tensor)));
+        }
+        const std::size_t arrays = (item_size(variable.tensor.dtype()) == 2) + options.use_ema +
                                    options.gradient_accumulation_steps.has_value();
         for (std::size_t k = 0; k < arrays; ++k) offsets.push_back(new_arena.reserve(bytes));
     }
@@ -128,7 +156,9 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
         job.weight = variable.tensor.data();
         job.storage_element = element_of(dtype);
         job.computes_in_double = dtype == DType::float64;
-        for (std::size_t k = 0; k < slot_count; ++k) job.slots[k] = next();
+        job.branch = variable.branch;
+        const std::vector<Slot>& slots = branches[variable.branch].slots;
+        for (std::size_t k = 0; k < slots.size(); ++k) job.slots[k] = has_array(slots[k]) ? next() : nullptr;
         if (item_size(dtype) == 2) {
             job.storage = job.weight;
             job.weight = next();
@@ -153,9 +183,10 @@ void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, st
     fill(job.accumulator, 0.0);
     // A master copy of zeros differs from what the variable holds, and the first step takes what it holds.
     if (job.storage) fill(job.weight, 0.0);
-    for (std::size_t k = 0; k < spec.slots.size(); ++k) {
-        fill(job.slots[k], spec.slots[k].initial);
-        if (!spec.slots[k].copies_variable) continue;
+    const std::vector<Slot>& slots = branch_of(job).slots;
+    for (std::size_t k = 0; k < slots.size(); ++k) {
+        if (slots[k].form != Form::rows && slots[k].form != Form::columns) fill(job.slots[k], slots[k].initial);
+        if (!slots[k].copies_variable) continue;
         if (job.storage) {
             // Work on a 16-bit variable begins with bringing its master copy up to date; an average makes it work.
             kernel::Job averaging = job;

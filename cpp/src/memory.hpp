@@ -22,6 +22,7 @@ public:
     /// will use a piece can be the first to.
     void allocate();
 
+    bool is_allocated() const { return data_; }
     std::byte* at(std::size_t offset) const { return data_ + offset; }
     bool contains(const std::byte* begin, const std::byte* end) const { return begin < data_ + size_ && data_ < end; }
 

@@ -71,4 +71,40 @@ private:
     std::int64_t total_ = 0;
 };
 
+/// Splits pieces that are never cut, each for the thread in whose equal share of all elements it begins.
+class PiecePlan {
+public:
+    void reserve(std::size_t count) { pieces_.reserve(count); }
+
+    void clear() {
+        pieces_.clear();
+        total_ = 0;
+    }
+
+    void add(std::size_t piece, std::int64_t elements) {
+        pieces_.push_back({piece, total_});
+        total_ += elements;
+    }
+
+    template <class Work>
+    void run(const Work& work) const {
+        run_on_threads(threads_for(total_), [&](int index, int count) {
+            const auto share = [&](int i) {
+                return i == count ? pieces_.end()
+                                  : std::ranges::lower_bound(pieces_, total_ / count * i, {}, &Piece::first);
+            };
+            const auto end = share(index + 1);
+            for (auto piece = share(index); piece != end; ++piece) work(piece->index);
+        });
+    }
+
+private:
+    struct Piece {
+        std::size_t index;
+        std::int64_t first;
+    };
+    std::vector<Piece> pieces_;
+    std::int64_t total_ = 0;
+};
+
 }  // namespace fusedopt

@@ -2,15 +2,29 @@
 // rules/.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include <fusedopt/rules.hpp>
+#include <fusedopt/tensor.hpp>
 
 #include "check.hpp"
 #include "kernel/kernel.hpp"
 
 namespace fusedopt {
+
+/// What a slot looks like beside its variable, and whether `variables` lists it.
+enum class Form : std::uint8_t {
+    whole,        // an array of the variable's shape
+    rows,         // without the last dimension
+    columns,      // without the last but one
+    derived,      // of the variable's shape, but made only when it is listed; a step neither reads nor writes it
+    placeholder,  // nothing, where Keras lists an integer 0
+    hidden,       // an array of the variable's shape that is of no use after the step, and is not listed
+};
 
 /// A state array each variable has. Slots of one group stand interleaved in `variables`: all of a variable's, then the
 /// next variable's; a later group follows after the last variable.
@@ -19,12 +33,13 @@ struct Slot {
     int group;
     double initial = 0.0;
     bool copies_variable = false;  // starts as a copy of the variable instead
+    Form form = Form::whole;
 };
 
 struct RuleSpec {
-    kernel::RuleId kernel;
-    double learning_rate;  // the default
-    double weight_decay;   // the rule's own; 0: none
+    std::optional<kernel::RuleId> kernel;  // none: the rule's procedure does all
+    double learning_rate;                  // the default
+    std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
     bool has_product = false;  // Nadam's running product of momentum factors
 };
@@ -58,6 +73,30 @@ FUSEDOPT_DECLARE_RULE(Lamb)
 FUSEDOPT_DECLARE_RULE(ScheduleFreeAdamW)
 
 #undef FUSEDOPT_DECLARE_RULE
+
+// A rule that does one thing to some variables and another to the rest has a spec and scalars for each such branch.
+template <class AnyRule>
+std::vector<RuleSpec> specify_branches(const AnyRule& rule) {
+    return {specify(rule)};
+}
+template <class AnyRule>
+std::size_t branch_of(const AnyRule&, const Tensor&, const std::string&) {
+    return 0;
+}
+template <class AnyRule>
+void compute_scalars(const AnyRule& rule, const Moment& moment, std::size_t, double* scalars) {
+    compute_scalars(rule, moment, scalars);
+}
+
+#define FUSEDOPT_DECLARE_BRANCHED_RULE(Name)                                             \
+    std::vector<RuleSpec> specify_branches(const Name&);                                 \
+    std::size_t branch_of(const Name&, const Tensor& variable, const std::string& name); \
+    void compute_scalars(const Name&, const Moment&, std::size_t branch, double* scalars);
+
+FUSEDOPT_DECLARE_BRANCHED_RULE(Adafactor)
+FUSEDOPT_DECLARE_BRANCHED_RULE(Muon)
+
+#undef FUSEDOPT_DECLARE_BRANCHED_RULE
 
 /// Nadam's product after so many updates, for state that was stored without it.
 double product_after(const Nadam& rule, std::int64_t step, std::int64_t updates);

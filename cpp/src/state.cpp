@@ -23,6 +23,13 @@ kernel::Element element_of(DType dtype) {
     }
 }
 
+std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable) {
+    std::vector<std::int64_t> shape(variable.shape().begin(), variable.shape().end());
+    if (slot.form == Form::rows) shape.pop_back();
+    if (slot.form == Form::columns) shape.erase(shape.end() - 2);
+    return shape;
+}
+
 std::string to_string(std::span<const std::int64_t> shape) {
     std::string text = "(";
     for (std::size_t d = 0; d < shape.size(); ++d) text += (d ? ", " : "") + std::to_string(shape[d]);
@@ -59,14 +66,13 @@ void check_options(const Options& options) {
 
 Optimizer::State::State(Rule rule_, Options options_)
     : rule(std::move(rule_)),
-      spec(std::visit([](const auto& r) { return specify(r); }, rule)),
+      branches(std::visit([](const auto& r) { return specify_branches(r); }, rule)),
       options(std::move(options_)),
-      weight_decay(options.weight_decay.value_or(spec.weight_decay)),
       loss_scale_factor(options.loss_scale_factor.value_or(1.0)),
       accumulation_steps(options.gradient_accumulation_steps.value_or(1)),
-      learning_rate(options.learning_rate.value_or(spec.learning_rate)) {
+      learning_rate(options.learning_rate.value_or(branches[0].learning_rate)) {
     check_options(options);
-    if (options.weight_decay && spec.weight_decay > 0.0) {
+    if (options.weight_decay && branches[0].weight_decay) {
         throw std::invalid_argument("weight_decay: expected in the rule or in the options, found in both");
     }
     if (learning_rate.is_number()) {
@@ -101,24 +107,44 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
     list.push_back({"iteration", Tensor(&calls, DType::int64, scalar)});
     if (learning_rate.is_number())
         list.push_back({"learning_rate", Tensor(&learning_rate_value, DType::float64, scalar)});
-    const auto add = [&](const char* what, std::size_t i, void* array) {
+    const auto add_shaped = [&](const char* what, std::size_t i, void* array, std::span<const std::int64_t> shape) {
         const DType dtype = jobs[i].computes_in_double ? DType::float64 : DType::float32;
-        list.push_back(
-            {std::string(what) + "/" + variables[i].name, Tensor(array, dtype, variables[i].tensor.shape())});
+        list.push_back({std::string(what) + "/" + variables[i].name, Tensor(array, dtype, shape)});
+    };
+    const auto add = [&](const char* what, std::size_t i, void* array) {
+        add_shaped(what, i, array, variables[i].tensor.shape());
+    };
+    const auto add_slot = [&](const Slot& slot, std::size_t i, void* array) {
+        switch (slot.form) {
+            case Form::hidden:
+                return;
+            case Form::placeholder:
+                if (extent != Extent::keras) return;
+                list.push_back(
+                    {std::string(slot.name) + "/" + variables[i].name, Tensor(&placeholder, DType::int64, scalar)});
+                return;
+            case Form::derived:
+                if (extent != Extent::complete) add(slot.name, i, procedure->derive(i, jobs[i]));
+                return;
+            default:
+                add_shaped(slot.name, i, array, shape_of(slot, variables[i].tensor));
+        }
     };
     for (std::size_t i = 0; i < jobs.size() && options.use_ema; ++i) add("average", i, jobs[i].average);
     for (std::size_t i = 0; i < jobs.size() && options.gradient_accumulation_steps; ++i) {
         add("gradient_accumulator", i, jobs[i].accumulator);
     }
-    const int groups = spec.slots.empty() ? 0 : spec.slots.back().group + 1;
+    const std::vector<Slot>& first_slots = branches[0].slots;
+    const int groups = first_slots.empty() ? 0 : first_slots.back().group + 1;
     for (int group = 0; group < groups; ++group) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
-            for (std::size_t k = 0; k < spec.slots.size(); ++k) {
-                if (spec.slots[k].group == group) add(spec.slots[k].name, i, jobs[i].slots[k]);
+            const std::vector<Slot>& slots = branch_of(jobs[i]).slots;
+            for (std::size_t k = 0; k < slots.size(); ++k) {
+                if (slots[k].group == group) add_slot(slots[k], i, jobs[i].slots[k]);
             }
         }
     }
-    if (spec.has_product && extent != Extent::wrapped)
+    if (branches[0].has_product && extent != Extent::wrapped)
         list.push_back({"product", Tensor(&product, DType::float64, scalar)});
     for (std::size_t i = 0; i < jobs.size() && extent == Extent::complete; ++i) {
         if (jobs[i].storage) add("master", i, jobs[i].weight);
@@ -171,7 +197,7 @@ void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent exten
             std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));
         }
     }
-    if (spec.has_product && extent == Extent::wrapped)
+    if (branches[0].has_product && extent == Extent::wrapped)
         product = product_after(std::get<Nadam>(rule), calls, iterations());
 }
 

@@ -15,11 +15,15 @@
 #include "kernel/kernel.hpp"
 #include "memory.hpp"
 #include "plan.hpp"
+#include "procedure.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
 
 kernel::Element element_of(DType dtype);
+
+/// The shape of a slot that has an array.
+std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable);
 
 /// A shape as Python writes it.
 std::string to_string(std::span<const std::int64_t> shape);
@@ -29,6 +33,7 @@ struct Variable {
     std::string name;
     Tensor tensor;
     bool decays;
+    std::uint8_t branch;           // of the rule
     std::size_t first_partial;     // where its tiles' partial sums begin
     const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
     DType checked_dtype;
@@ -43,9 +48,9 @@ struct Range {
 
 /// How much of the state is listed.
 enum class Extent {
-    keras,     // what Keras lists
-    wrapped,   // what Keras lists of a wrapped optimizer: Nadam's product is missing and is recomputed
-    complete,  // what it takes to go on bit for bit: with master copies
+    keras,    // what Keras lists
+    wrapped,  // what Keras lists of a wrapped optimizer: neither Nadam's product, which is recomputed, nor placeholders
+    complete,  // what it takes to go on bit for bit: with master copies, and without what is derived
 };
 
 /// What LossScaleOptimizer adds to a step.
@@ -101,15 +106,15 @@ struct Optimizer::State {
     void commit();
 
     Rule rule;
-    RuleSpec spec;
+    std::vector<RuleSpec> branches;
     Options options;
-    double weight_decay;
     double loss_scale_factor;
     std::int64_t accumulation_steps;
     Hyperparameter learning_rate;  // where it is a function; a number lives in learning_rate_value
     double learning_rate_value = 0.0;
     std::int64_t calls = 0;  // Keras's stored counter
     double product = 1.0;
+    std::int64_t placeholder = 0;
     std::optional<double> global_norm;
     std::vector<Tensor> excluded;
 
@@ -118,13 +123,20 @@ struct Optimizer::State {
     std::vector<kernel::Job> jobs;
     std::vector<Range> ranges;
     Arena arena;
+    std::unique_ptr<Procedure> procedure;
 
     mutable std::recursive_mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
     bool is_stepping = false;
 
 private:
+    const RuleSpec& branch_of(const kernel::Job& job) const { return branches[job.branch]; }
+    double decay_of(const RuleSpec& branch) const {
+        return options.weight_decay.value_or(branch.weight_decay.value_or(0.0));
+    }
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
+    void initialize_means(const Tensor& variable, const kernel::Job& job) const;
+    bool has_trust_ratio() const;
     std::size_t index_of(std::size_t position, const std::span<const Tensor>* tensors) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradients(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
@@ -135,7 +147,7 @@ private:
 
     // Of the step in progress.
     bool is_update = false;
-    kernel::Step common{};
+    std::vector<kernel::Step> common;  // of each branch
     double next_product = 1.0;
 
     SweepPlan plan;

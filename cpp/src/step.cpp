@@ -156,6 +156,11 @@ void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const
     if (!has_any) throw std::invalid_argument("apply: No gradients provided for any variable.");
 }
 
+bool Optimizer::State::has_trust_ratio() const {
+    const auto& kernel = branches[0].kernel;
+    return kernel && current_kernels().advance[static_cast<std::size_t>(*kernel)][0];
+}
+
 double Optimizer::State::sum_of_squares(std::size_t index) const {
     const std::size_t first = variables[index].first_partial;
     double sum = 0.0;
@@ -201,7 +206,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
         const double clip =
             options.clipnorm ? clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm) : global_factor;
         job.scale = factor * clip;
-        job.keep = variables[i].decays ? 1.0 - weight_decay * rate : 1.0;
+        job.keep = variables[i].decays ? 1.0 - decay_of(branch_of(job)) * rate : 1.0;
     }
 }
 
@@ -236,10 +241,12 @@ void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<
 
 void Optimizer::State::evaluate(const Scaling& scaling) {
     const std::int64_t iteration = iterations();
-    common = {};
-    common.clipvalue = options.clipvalue.value_or(std::numeric_limits<double>::infinity());
-    common.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
-    common.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
+    for (kernel::Step& step : common) {
+        step = {};
+        step.clipvalue = options.clipvalue.value_or(std::numeric_limits<double>::infinity());
+        step.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
+        step.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
+    }
     next_product = product;
     if (!is_update) return;
     // The caller's code runs before the floating-point state is set for ours.
@@ -252,32 +259,36 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
                 moment.beta_2 = r.beta_2(calls);
             }
             const FloatEnvironment environment;
-            compute_scalars(r, moment, common.scalars);
+            for (std::size_t k = 0; k < common.size(); ++k) compute_scalars(r, moment, k, common[k].scalars);
             set_factors(scaling, moment.learning_rate);
         },
         rule);
+    if (procedure) procedure->evaluate(jobs, common);
 }
 
 void Optimizer::State::commit() {
+    if (is_update && procedure) procedure->commit(jobs, common);
     plan.clear();
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-        if (jobs[i].work != kernel::Work::none || jobs[i].average) plan.add(i, jobs[i].size);
+        const bool is_done = jobs[i].work == kernel::Work::update && !branch_of(jobs[i]).kernel;
+        const bool has_work = jobs[i].work != kernel::Work::none || jobs[i].average;
+        if (has_work && !is_done) plan.add(i, jobs[i].size);
     }
     const kernel::Kernels& kernels = current_kernels();
-    const auto& update = kernels.update[static_cast<std::size_t>(spec.kernel)];
-    const auto& advance = kernels.advance[static_cast<std::size_t>(spec.kernel)];
-    if (is_update && advance[0]) {
+    const auto rule_of = [&](const kernel::Job& job) { return static_cast<std::size_t>(*branch_of(job).kernel); };
+    if (is_update && has_trust_ratio()) {
         plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
             const kernel::Job& job = jobs[i];
             if (job.work != kernel::Work::update) return;
-            advance[job.computes_in_double](common, job, begin, end,
-                                            trust_partials.data() + variables[i].first_partial);
+            kernels.advance[rule_of(job)][job.computes_in_double](common[job.branch], job, begin, end,
+                                                                  trust_partials.data() + variables[i].first_partial);
         });
         set_trust_ratios();
     }
     plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
         const kernel::Job& job = jobs[i];
-        (job.work == kernel::Work::update ? update : kernels.hold)[job.computes_in_double](common, job, begin, end);
+        const auto& functions = job.work == kernel::Work::update ? kernels.update[rule_of(job)] : kernels.hold;
+        functions[job.computes_in_double](common[job.branch], job, begin, end);
     });
     product = next_product;
     ++calls;

@@ -16,6 +16,7 @@ array([0.5, 1. , 1.5], dtype=float32)
 
 from fusedopt import schedules
 from fusedopt.adadelta import Adadelta
+from fusedopt.adafactor import Adafactor
 from fusedopt.adagrad import Adagrad
 from fusedopt.adam import Adam
 from fusedopt.adamax import Adamax
@@ -25,6 +26,7 @@ from fusedopt.lamb import Lamb
 from fusedopt.lion import Lion
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
 from fusedopt.multi_optimizer import MultiOptimizer, OptimizerMap
+from fusedopt.muon import Muon
 from fusedopt.nadam import Nadam
 from fusedopt.optimizer import Optimizer
 from fusedopt.rmsprop import RMSprop
@@ -36,6 +38,7 @@ from fusedopt.sgd import SGD
 __all__ = [
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -45,6 +48,7 @@ __all__ = [
     "Lion",
     "LossScaleOptimizer",
     "MultiOptimizer",
+    "Muon",
     "Nadam",
     "Optimizer",
     "OptimizerMap",

@@ -90,6 +90,27 @@ def ftrl(
     l2_shrinkage_regularization_strength: float,
     beta: float,
 ) -> Rule: ...
+def adafactor(
+    *, beta_2_decay: float, epsilon_1: float, epsilon_2: float, clip_threshold: float
+) -> Rule: ...
+def muon(
+    *,
+    matrix_product: Callable[..., object],
+    adam_beta_1: float,
+    adam_beta_2: float,
+    adam_weight_decay: float,
+    epsilon: float,
+    weight_decay: float,
+    excludes: Callable[[str], bool],
+    muon_a: float,
+    muon_b: float,
+    muon_c: float,
+    adam_lr_ratio: float,
+    momentum: float,
+    ns_steps: int,
+    nesterov: bool,
+    rms_rate: float | None,
+) -> Rule: ...
 def lamb(*, beta_1: _Hyperparameter, beta_2: _Hyperparameter, epsilon: float) -> Rule: ...
 def schedule_free_adamw(
     *, beta_1: _Hyperparameter, beta_2: _Hyperparameter, epsilon: float, warmup_steps: int

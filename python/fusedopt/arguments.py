@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -50,6 +51,23 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, found {value!r}")
     return value
+
+
+def patterns(name: str, value: Any) -> list[str]:
+    """Regular expressions as a list, empty for None; TypeError or ValueError for everything else."""
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected a list of strings, found {value!r}")
+    checked = [text(name, pattern) for pattern in value]
+    for pattern in checked:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"{name}: expected a regular expression, found {pattern!r} ({error})"
+            ) from None
+    return checked
 
 
 def configuration(config: Any) -> dict[str, Any]:

@@ -266,16 +266,7 @@ class Optimizer:
             raise ValueError(
                 "exclude_from_weight_decay: expected before build, found the optimizer built"
             )
-        if isinstance(var_names, str):
-            raise TypeError(f"var_names: expected a list of strings, found {var_names!r}")
-        names = [arguments.text("var_names", name) for name in var_names or ()]
-        for name in names:
-            try:
-                re.compile(name)
-            except re.error as error:
-                raise ValueError(
-                    f"var_names: expected a regular expression, found {name!r} ({error})"
-                ) from None
+        names = arguments.patterns("var_names", var_names)
         self._excluded_variables = [] if var_list is None else list(var_list)
         self._excluded_names = names
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "arrays.hpp"
 #include "register.hpp"
 
 namespace fusedopt::python {
@@ -29,6 +30,20 @@ double real_number(py::handle value, const char* name) {
                              py::repr(value).cast<std::string>());
     }
     return number;
+}
+
+Muon::MatrixProduct matrix_product(const py::object& function) {
+    return [function = share(function)](const Tensor& a, const Tensor& b, const Tensor& product) {
+        const py::gil_scoped_acquire acquire;
+        (*function)(live_view(a, py::none()), live_view(b, py::none()), live_view(product, py::none()));
+    };
+}
+
+Muon::Exclusion exclusion(const py::object& function) {
+    return [function = share(function)](const std::string& name) {
+        const py::gil_scoped_acquire acquire;
+        return (*function)(name).cast<bool>();
+    };
 }
 
 Options make_options(const py::object& learning_rate, std::optional<double> weight_decay,
@@ -128,6 +143,27 @@ void register_rules(py::module_& module) {
                                             warmup_steps}};
         },
         py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"), py::arg("warmup_steps"));
+
+    module.def(
+        "adafactor",
+        [](double beta_2_decay, double epsilon_1, double epsilon_2, double clip_threshold) {
+            return PyRule{Adafactor{beta_2_decay, epsilon_1, epsilon_2, clip_threshold}};
+        },
+        py::kw_only(), py::arg("beta_2_decay"), py::arg("epsilon_1"), py::arg("epsilon_2"), py::arg("clip_threshold"));
+    module.def(
+        "muon",
+        [](const py::object& product, double adam_beta_1, double adam_beta_2, double adam_weight_decay, double epsilon,
+           double weight_decay, const py::object& excludes, double muon_a, double muon_b, double muon_c,
+           double adam_lr_ratio, double momentum, std::int64_t ns_steps, bool nesterov,
+           std::optional<double> rms_rate) {
+            return PyRule{Muon{matrix_product(product), adam_beta_1, adam_beta_2, adam_weight_decay, epsilon,
+                               weight_decay, exclusion(excludes), muon_a, muon_b, muon_c, adam_lr_ratio, momentum,
+                               ns_steps, nesterov, rms_rate}};
+        },
+        py::kw_only(), py::arg("matrix_product"), py::arg("adam_beta_1"), py::arg("adam_beta_2"),
+        py::arg("adam_weight_decay"), py::arg("epsilon"), py::arg("weight_decay"), py::arg("excludes"),
+        py::arg("muon_a"), py::arg("muon_b"), py::arg("muon_c"), py::arg("adam_lr_ratio"), py::arg("momentum"),
+        py::arg("ns_steps"), py::arg("nesterov"), py::arg("rms_rate"));
 
     py::class_<Options>(module, "Options")
         .def(py::init(&make_options), py::kw_only(), py::arg("learning_rate"), py::arg("weight_decay"),

@@ -1,6 +1,7 @@
 """Plays every run of `problem.py` with the real Keras and writes what came out beside this file.
 
     python tests/golden/record.py
+    python tests/golden/record.py --rules Adam SGD
 
 Needs keras, tensorflow and numpy, not fusedopt. Only TensorFlow keeps float64 in float64 under
 Keras, so float32 comes from the NumPy backend and float64 from TensorFlow, a process each.
@@ -148,7 +149,7 @@ def _signature(name: str) -> dict[str, Any]:
     }
 
 
-def _record(dtype: str) -> None:
+def _record(dtype: str, rules: list[str]) -> None:
     keras.config.set_floatx(dtype)
     warnings.filterwarnings("ignore", message="Gradients do not exist")
     if dtype == "float64":
@@ -157,7 +158,7 @@ def _record(dtype: str) -> None:
         signatures = {name: _signature(name) for name in [*RULES, "LossScaleOptimizer"]}
         text = json.dumps({"versions": _versions(dtype), "signatures": signatures}, indent=1)
         (problem.FOLDER / "signatures.json").write_text(text + "\n")
-    for rule in RULES:
+    for rule in rules:
         if dtype not in problem.dtypes(rule):
             continue
         recordings = [_play(run, dtype) for run in problem.runs(rule)]
@@ -168,13 +169,16 @@ def _record(dtype: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Record what Keras computes.")
     parser.add_argument("dtype", nargs="?", choices=BACKENDS, help="default: each in turn")
-    dtype = parser.parse_args().dtype
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE")
+    arguments = parser.parse_args()
+    dtype, rules = arguments.dtype, arguments.rules
     if dtype and keras.backend.backend() == BACKENDS[dtype]:
-        _record(dtype)
+        _record(dtype, rules)
         return
     for each in [dtype] if dtype else BACKENDS:
         environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "KERAS_BACKEND": BACKENDS[each]}
-        subprocess.run([sys.executable, __file__, each], env=environment, check=True)
+        command = [sys.executable, __file__, each, "--rules", *rules]
+        subprocess.run(command, env=environment, check=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,13 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <string>
 #include <utility>
 #include <variant>
+#include <vector>
+
+#include <fusedopt/tensor.hpp>
 
 namespace fusedopt {
 
@@ -120,7 +125,45 @@ struct ScheduleFreeAdamW {
     std::int64_t warmup_steps = 0;
 };
 
-using Rule =
-    std::variant<SGD, RMSprop, Adam, AdamW, Adagrad, Adadelta, Adamax, Nadam, Lion, Ftrl, Lamb, ScheduleFreeAdamW>;
+/// Adafactor: of variables with two dimensions or more only the rows' and columns' mean squares are kept.
+struct Adafactor {
+    double beta_2_decay = -0.8;
+    double epsilon_1 = 1e-30;
+    double epsilon_2 = 1e-3;
+    double clip_threshold = 1.0;
+};
+
+/// Muon: momentum made orthogonal for matrices, Adam for everything else.
+struct Muon {
+    /// product = a b, for two-dimensional views of float32 or float64. `a` and `b` may be transposed; `product` is
+    /// C-contiguous and overlaps neither. What it throws leaves everything as it was.
+    using MatrixProduct = std::function<void(const Tensor& a, const Tensor& b, const Tensor& product)>;
+
+    /// True for a variable, by its name, that Adam is to update although it is a matrix.
+    using Exclusion = std::function<bool(const std::string& name)>;
+
+    /// Keras's choice: names in which one of these regular expressions (ECMAScript's) is found, and names that contain
+    /// "embedding" in any case.
+    static Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
+
+    MatrixProduct matrix_product;  // needed: of a BLAS, for example
+    double adam_beta_1 = 0.9;
+    double adam_beta_2 = 0.999;
+    double adam_weight_decay = 0.004;
+    double epsilon = 1e-7;
+    double weight_decay = 0.004;
+    Exclusion excludes = excluding({});
+    double muon_a = 3.4445;
+    double muon_b = -4.775;
+    double muon_c = 2.0315;
+    double adam_lr_ratio = 1.0;
+    double momentum = 0.95;
+    std::int64_t ns_steps = 5;
+    bool nesterov = true;
+    std::optional<double> rms_rate = 0.2;
+};
+
+using Rule = std::variant<SGD, RMSprop, Adam, AdamW, Adagrad, Adadelta, Adamax, Nadam, Lion, Ftrl, Lamb,
+                          ScheduleFreeAdamW, Adafactor, Muon>;
 
 }  // namespace fusedopt

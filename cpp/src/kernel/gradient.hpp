@@ -129,4 +129,26 @@ void add_accumulated(const Job& job, const void* source, std::int64_t begin, std
     }
 }
 
+/// A tile of the gradient as the rule takes it, but for the factor it returns.
+template <class T>
+T load_averaged(const Job& job, const void* source, std::int64_t begin, std::int64_t n, const T*& g, T* buffer) {
+    if (!job.accumulator) {
+        return load(job, source, n, job.scale, g, buffer);
+    }
+    g = buffer;
+    add_accumulated(job, source, begin, n, buffer);
+    if (is_representable<T>(job.scale)) {
+        return static_cast<T>(job.scale);
+    }
+    scale_in_double(buffer, n, job.scale, buffer);
+    return T(1);
+}
+
+template <class T>
+void empty_accumulator(const Job& job, std::int64_t begin, std::int64_t n) {
+    if (job.accumulator) {
+        __builtin_memset(static_cast<T*>(job.accumulator) + begin, 0, static_cast<unsigned long>(n) * sizeof(T));
+    }
+}
+
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

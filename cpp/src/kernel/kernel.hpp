@@ -50,10 +50,11 @@ struct Job {
     Element storage_element;
     Element gradient_element;
     bool computes_in_double;
+    std::uint8_t branch;  // of the rule
     Work work;
 };
 
-/// What all variables of a step share.
+/// What all variables of a branch share in a step.
 struct Step {
     double scalars[max_scalars];
     double clipvalue;  // infinity: off
@@ -73,14 +74,54 @@ struct TrustPartial {
     double direction;
 };
 
+/// The part of a variable that one call of Adafactor's kernels works on: some rows, and columns enough for a tile at
+/// most. A variable that is not factored is one row, of any length.
+struct Block {
+    std::int64_t first;       // its first element
+    std::int64_t row_length;  // elements from a row to the next
+    std::int64_t rows;
+    std::int64_t columns;
+    const void* row_means;  // slots r and c, where its rows and columns begin
+    const void* column_means;
+    double mean;  // of its matrix's slot r
+    double* row_sums;
+    double* column_sums;
+    TrustPartial* norms;
+};
+
 using SweepFunction = void (*)(const Step&, const Job&, std::int64_t begin, std::int64_t end);
 using AdvanceFunction = void (*)(const Step&, const Job&, std::int64_t begin, std::int64_t end, TrustPartial*);
+
+using BlockFunction = void (*)(const Step&, const Job&, const Block&);
+
+struct AdafactorKernels {
+    BlockFunction sums;      // of squares of the gradient in rows and columns, and of the weight
+    BlockFunction lengthen;  // the update's share of its norm
+    BlockFunction settle;
+    BlockFunction advance_whole;  // a variable that is not factored: slot and both norms
+    BlockFunction settle_whole;
+    /// Moves means [begin, end) towards the new ones, whose sums over `terms` elements lie in `parts` arrays, `stride`
+    /// apart. Returns their sum.
+    double (*average)(void* means, double keep, const double* sums, std::int64_t parts, std::int64_t stride,
+                      std::int64_t terms, std::int64_t begin, std::int64_t end);
+    /// The second moments that a row's mean stands for.
+    void (*expand)(double row_mean, double mean, const void* column_means, std::int64_t columns, void* out);
+};
+
+struct MuonKernels {
+    /// The direction that is to be made orthogonal, into slot 1, and each tile's share of its norm.
+    void (*direct)(const Step&, const Job&, std::int64_t begin, std::int64_t end, Partial* partials);
+    /// out <- a x + b y
+    void (*combine)(double a, const void* x, double b, const void* y, void* out, std::int64_t begin, std::int64_t end);
+};
 
 /// One level's kernels. `begin` is always a multiple of the tile.
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];     // [rule][computes in double]
     AdvanceFunction advance[static_cast<int>(RuleId::count)][2];  // before update; null without a trust ratio
     SweepFunction hold[2];                                        // every other work
+    AdafactorKernels adafactor[2];
+    MuonKernels muon[2];
     void (*measure)(const Job&, std::int64_t begin, std::int64_t end, Partial* partials);
     void (*traffic)(void* const* updated, int updated_count, const void* const* read, int read_count,
                     std::int64_t begin, std::int64_t end);

@@ -3,12 +3,14 @@
 
 #include "kernel/measure.hpp"
 #include "kernel/rules/adadelta.hpp"
+#include "kernel/rules/adafactor.hpp"
 #include "kernel/rules/adagrad.hpp"
 #include "kernel/rules/adam.hpp"
 #include "kernel/rules/adamax.hpp"
 #include "kernel/rules/ftrl.hpp"
 #include "kernel/rules/lamb.hpp"
 #include "kernel/rules/lion.hpp"
+#include "kernel/rules/muon.hpp"
 #include "kernel/rules/nadam.hpp"
 #include "kernel/rules/rmsprop.hpp"
 #include "kernel/rules/schedule_free_adamw.hpp"
@@ -30,6 +32,8 @@ const Kernels kernels = {
 #undef FUSEDOPT_ADVANCE
     },
     {hold<float>, hold<double>},
+    {adafactor_kernels<float>, adafactor_kernels<double>},
+    {muon_kernels<float>, muon_kernels<double>},
     measure,
     traffic,
 };

@@ -69,6 +69,26 @@ Partial measure_elements(const G* g, std::int64_t n) {
     return {sum, sizeof(G) == 8 ? poison.sum() : sum * 0.0};
 }
 
+/// A sum in the same lanes.
+inline double sum_elements(const double* x, std::int64_t n) {
+    Lanes sums;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+#pragma GCC unroll 4
+        for (int k = 0; k < quads; ++k) {
+            sums.quad[k] += to_double(x + i + 4 * k);
+        }
+    }
+    if (i < n) {
+        double row[lanes] = {};
+        __builtin_memcpy(row, x + i, static_cast<unsigned long>(n - i) * sizeof(double));
+        for (int k = 0; k < quads; ++k) {
+            sums.quad[k] += to_double(row + 4 * k);
+        }
+    }
+    return sums.sum();
+}
+
 inline Partial measure_raw(Element element, const void* source, std::int64_t n) {
     if (element == Element::float64) {
         return measure_elements(static_cast<const double*>(source), n);

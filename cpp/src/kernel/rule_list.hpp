@@ -19,4 +19,5 @@
     X(Ftrl)               \
     X(FtrlPower)          \
     X(ScheduleFreeAdamW)  \
-    X(Lamb)
+    X(Lamb)               \
+    X(Muon)

@@ -144,22 +144,6 @@ void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int6
     }
 }
 
-/// A tile of the gradient as the rule takes it, but for the factor it returns. Averaging empties the accumulator.
-template <class T>
-T prepare_tile(const Job& job, const void* source, std::int64_t begin, std::int64_t n, const T*& g, T* buffer) {
-    if (!job.accumulator) {
-        return load(job, source, n, job.scale, g, buffer);
-    }
-    g = buffer;
-    add_accumulated(job, source, begin, n, buffer);
-    __builtin_memset(static_cast<T*>(job.accumulator) + begin, 0, static_cast<unsigned long>(n) * sizeof(T));
-    if (is_representable<T>(job.scale)) {
-        return static_cast<T>(job.scale);
-    }
-    scale_in_double(buffer, n, job.scale, buffer);
-    return T(1);
-}
-
 template <template <class> class Rule, class T>
 void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t end) {
     const Rule<T> rule(step.scalars);
@@ -180,7 +164,8 @@ void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t e
         } else {
             const void* source = contiguous(job, i, n, gathered);
             const T* g;
-            const T scale = prepare_tile(job, source, i, n, g, buffer);
+            const T scale = load_averaged(job, source, i, n, g, buffer);
+            empty_accumulator<T>(job, i, n);
             if (job.storage) {
                 reconcile(job, i, n);
             }
@@ -212,7 +197,8 @@ void advance(const Step& step, const Job& job, std::int64_t begin, std::int64_t 
     for (std::int64_t i = begin; i < end; i += tile) {
         const std::int64_t n = end - i < tile ? end - i : tile;
         const T* g;
-        const T scale = prepare_tile(job, contiguous(job, i, n, gathered), i, n, g, buffer);
+        const T scale = load_averaged(job, contiguous(job, i, n, gathered), i, n, g, buffer);
+        empty_accumulator<T>(job, i, n);
         if (job.storage) {
             reconcile(job, i, n);
         }

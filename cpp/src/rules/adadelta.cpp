@@ -6,7 +6,7 @@ namespace fusedopt {
 RuleSpec specify(const Adadelta& rule) {
     require_below_one("rho", rule.rho);
     require_epsilon(rule.epsilon);
-    return {kernel::RuleId::Adadelta, 0.001, 0.0, {{"accumulated_grad", 0}, {"accumulated_delta_var", 0}}};
+    return {kernel::RuleId::Adadelta, 0.001, {}, {{"accumulated_grad", 0}, {"accumulated_delta_var", 0}}};
 }
 
 void compute_scalars(const Adadelta& rule, const Moment& moment, double* scalars) {

@@ -7,7 +7,7 @@ namespace fusedopt {
 namespace {
 
 template <class AdamLike>
-RuleSpec specify_adam(const AdamLike& rule, double weight_decay) {
+RuleSpec specify_adam(const AdamLike& rule, std::optional<double> weight_decay) {
     require_betas(rule);
     require_epsilon(rule.epsilon);
     RuleSpec spec{kernel::RuleId::Adam, 0.001, weight_decay, {{"momentum", 0}, {"velocity", 0}}};
@@ -32,7 +32,7 @@ void compute_adam_scalars(const AdamLike& rule, const Moment& moment, double* sc
 }  // namespace
 
 RuleSpec specify(const Adam& rule) {
-    return specify_adam(rule, 0.0);
+    return specify_adam(rule, {});
 }
 
 RuleSpec specify(const AdamW& rule) {

@@ -8,7 +8,7 @@ namespace fusedopt {
 RuleSpec specify(const Adamax& rule) {
     require_betas(rule);
     require_epsilon(rule.epsilon);
-    return {kernel::RuleId::Adamax, 0.001, 0.0, {{"momentum", 0}, {"norm", 0}}};
+    return {kernel::RuleId::Adamax, 0.001, {}, {{"momentum", 0}, {"norm", 0}}};
 }
 
 void compute_scalars(const Adamax& rule, const Moment& moment, double* scalars) {

@@ -12,7 +12,7 @@ RuleSpec specify(const Ftrl& rule) {
     if (!(rule.learning_rate_power <= 0.0 && std::isfinite(rule.learning_rate_power))) {
         refuse("learning_rate_power", "a finite number <= 0", rule.learning_rate_power);
     }
-    RuleSpec spec{kernel::RuleId::Ftrl, 0.001, 0.0, {{"accumulator", 0}, {"linear", 0}}};
+    RuleSpec spec{kernel::RuleId::Ftrl, 0.001, {}, {{"accumulator", 0}, {"linear", 0}}};
     if (rule.learning_rate_power != -0.5) spec.kernel = kernel::RuleId::FtrlPower;
     spec.slots[0].initial = rule.initial_accumulator_value;
     return spec;

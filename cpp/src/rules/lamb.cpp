@@ -8,7 +8,7 @@ namespace fusedopt {
 RuleSpec specify(const Lamb& rule) {
     require_betas(rule);
     require_epsilon(rule.epsilon);
-    return {kernel::RuleId::Lamb, 0.001, 0.0, {{"momentum", 0}, {"velocity", 0}}};
+    return {kernel::RuleId::Lamb, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
 }
 
 void compute_scalars(const Lamb& rule, const Moment& moment, double* scalars) {

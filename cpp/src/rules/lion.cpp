@@ -14,7 +14,7 @@ void require_beta_1(double value) {
 RuleSpec specify(const Lion& rule) {
     if (rule.beta_1.is_number()) require_beta_1(rule.beta_1.value());
     if (rule.beta_2.is_number()) require_below_one("beta_2", rule.beta_2.value());
-    return {kernel::RuleId::Lion, 0.001, 0.0, {{"momentum", 0}}};
+    return {kernel::RuleId::Lion, 0.001, {}, {{"momentum", 0}}};
 }
 
 void compute_scalars(const Lion&, const Moment& moment, double* scalars) {

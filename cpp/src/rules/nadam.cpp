@@ -16,7 +16,7 @@ double momentum_at(double beta_1, std::int64_t t) {
 RuleSpec specify(const Nadam& rule) {
     require_betas(rule);
     require_epsilon(rule.epsilon);
-    RuleSpec spec{kernel::RuleId::Nadam, 0.001, 0.0, {{"momentum", 0}, {"velocity", 0}}};
+    RuleSpec spec{kernel::RuleId::Nadam, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
     spec.has_product = true;
     return spec;
 }

@@ -8,7 +8,7 @@ RuleSpec specify(const RMSprop& rule) {
     require_at_most_one("momentum", rule.momentum);
     require_epsilon(rule.epsilon);
     const bool has_momentum = rule.momentum > 0.0;
-    RuleSpec spec{kernel::RuleId::Rmsprop, 0.001, 0.0, {{"velocity", 0}}};
+    RuleSpec spec{kernel::RuleId::Rmsprop, 0.001, {}, {{"velocity", 0}}};
     if (has_momentum) spec.slots.push_back({"momentum", 1});
     if (rule.centered) spec.slots.push_back({"average_gradient", 2});
     if (has_momentum) spec.kernel = kernel::RuleId::RmspropMomentum;

@@ -20,7 +20,7 @@ RuleSpec specify(const ScheduleFreeAdamW& rule) {
     if (rule.beta_2.is_number()) require_below_one("beta_2", rule.beta_2.value());
     require_epsilon(rule.epsilon);
     require_count("warmup_steps", rule.warmup_steps, 0);
-    RuleSpec spec{kernel::RuleId::ScheduleFreeAdamW, 0.0025, 0.0, {{"momentum", 0}, {"velocity", 0}}};
+    RuleSpec spec{kernel::RuleId::ScheduleFreeAdamW, 0.0025, {}, {{"momentum", 0}, {"velocity", 0}}};
     spec.slots[0].copies_variable = true;
     return spec;
 }

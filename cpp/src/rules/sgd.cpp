@@ -5,8 +5,8 @@ namespace fusedopt {
 
 RuleSpec specify(const SGD& rule) {
     require_at_most_one("momentum", rule.momentum);
-    if (rule.momentum == 0.0) return {kernel::RuleId::Sgd, 0.01, 0.0, {}};
-    return {rule.nesterov ? kernel::RuleId::SgdNesterov : kernel::RuleId::SgdMomentum, 0.01, 0.0, {{"momentum", 0}}};
+    if (rule.momentum == 0.0) return {kernel::RuleId::Sgd, 0.01, {}, {}};
+    return {rule.nesterov ? kernel::RuleId::SgdNesterov : kernel::RuleId::SgdMomentum, 0.01, {}, {{"momentum", 0}}};
 }
 
 void compute_scalars(const SGD& rule, const Moment& moment, double* scalars) {

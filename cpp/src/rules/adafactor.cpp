@@ -1,0 +1,308 @@
+// Adafactor: its two branches, and a step's three sweeps with the means and norms that are put together between them.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "check.hpp"
+#include "float_environment.hpp"
+#include "levels.hpp"
+#include "memory.hpp"
+#include "plan.hpp"
+#include "procedure.hpp"
+#include "rule.hpp"
+#include "state.hpp"
+
+namespace fusedopt {
+namespace {
+
+constexpr std::size_t factored = 0, whole = 1;
+
+// Blocks are cut alike for every number of threads, so sums are, too. With 64 rows or more the columns' sums of all
+// blocks take 1/32 of a float32 gradient's memory.
+constexpr std::int64_t least_rows = 64;
+constexpr std::int64_t block_elements = 64 * kernel::tile;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/// One variable: a stack of matrices, or, where it is not factored, one row.
+struct Part {
+    std::size_t variable;
+    bool is_factored;
+    std::int64_t matrices, rows, columns;
+    std::int64_t row_blocks, column_blocks;  // of a matrix
+    std::size_t first_block, blocks;
+    std::size_t first_line;  // of `row_blocks` for the rows and `column_blocks` for the columns of each matrix
+};
+
+/// Means of rows or columns that are averaged at a time.
+struct Line {
+    void* means;  // of the whole matrix
+    const double* sums;
+    std::int64_t parts, stride, terms, begin, end;
+    bool in_double;
+    double total;
+};
+
+class AdafactorProcedure final : public Procedure {
+public:
+    AdafactorProcedure(const Adafactor& rule, std::span<const Variable> variables, std::span<const kernel::Job> jobs)
+        : rule_(rule), derived_(jobs.size()) {
+        std::vector<std::size_t> offsets;
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            if (jobs[i].size > 0) add_part(i, variables[i].tensor, jobs[i].branch == factored, offsets);
+        }
+        sums_.allocate();
+        auto offset = offsets.begin();
+        for (const Part& part : parts_) {
+            if (part.is_factored) {
+                const auto next = [&] { return reinterpret_cast<double*>(sums_.at(*offset++)); };
+                double* const row_sums = next();
+                connect(part, jobs[part.variable], row_sums, next());
+            }
+        }
+        norms_.resize(blocks_.size());
+        for (std::size_t k = 0; k < blocks_.size(); ++k) blocks_[k].norms = &norms_[k];
+        block_plan_.reserve(blocks_.size());
+        line_plan_.reserve(lines_.size());
+    }
+
+    void commit(std::span<kernel::Job> jobs, std::span<const kernel::Step> steps) override {
+        const auto& kernels = current_kernels().adafactor;
+        const double keep = steps[factored].scalars[1];
+        const auto sweep = [&](kernel::BlockFunction kernel::AdafactorKernels::*of_factored,
+                               kernel::BlockFunction kernel::AdafactorKernels::*of_whole) {
+            block_plan_.clear();
+            for (const Part& part : parts_) {
+                if (jobs[part.variable].work != kernel::Work::update || !(part.is_factored ? of_factored : of_whole)) {
+                    continue;
+                }
+                for (std::size_t k = part.first_block; k < part.first_block + part.blocks; ++k) {
+                    block_plan_.add(k, blocks_[k].rows * blocks_[k].columns);
+                }
+            }
+            block_plan_.run([&](std::size_t k) {
+                const kernel::Job& job = jobs[block_variables_[k]];
+                const auto function = job.branch == factored ? of_factored : of_whole;
+                (kernels[job.computes_in_double].*function)(steps[job.branch], job, blocks_[k]);
+            });
+        };
+        sweep(&kernel::AdafactorKernels::sums, &kernel::AdafactorKernels::advance_whole);
+        average(jobs, keep);
+        sweep(&kernel::AdafactorKernels::lengthen, nullptr);
+        set_ratios(jobs, steps[factored].scalars[0]);
+        sweep(&kernel::AdafactorKernels::settle, &kernel::AdafactorKernels::settle_whole);
+    }
+
+    void* derive(std::size_t index, const kernel::Job& job) override {
+        Arena& memory = derived_[index];
+        if (!memory.is_allocated()) {
+            memory.reserve(static_cast<std::size_t>(job.size) * (job.computes_in_double ? 8 : 4));
+            memory.allocate();
+        }
+        const auto part = std::ranges::find(parts_, index, &Part::variable);
+        if (part == parts_.end()) return memory.at(0);
+        const FloatEnvironment environment;
+        const kernel::AdafactorKernels& kernels = current_kernels().adafactor[job.computes_in_double];
+        const std::int64_t bytes = job.computes_in_double ? 8 : 4;
+        const auto row_mean = [&](std::int64_t i) {
+            return job.computes_in_double ? static_cast<const double*>(job.slots[0])[i]
+                                          : static_cast<double>(static_cast<const float*>(job.slots[0])[i]);
+        };
+        for (std::int64_t matrix = 0; matrix < part->matrices; ++matrix) {
+            double total = 0.0;
+            for (std::int64_t i = 0; i < part->rows; ++i) total += row_mean(matrix * part->rows + i);
+            const auto* columns = static_cast<const std::byte*>(job.slots[1]) + matrix * part->columns * bytes;
+            for (std::int64_t i = 0; i < part->rows; ++i) {
+                const std::int64_t row = matrix * part->rows + i;
+                kernels.expand(row_mean(row), total / static_cast<double>(part->rows), columns, part->columns,
+                               memory.at(static_cast<std::size_t>(row * part->columns * bytes)));
+            }
+        }
+        return memory.at(0);
+    }
+
+private:
+    void add_part(std::size_t index, const Tensor& tensor, bool is_factored, std::vector<std::size_t>& offsets) {
+        Part part{index, is_factored,  1, 1, tensor.size(), 1, divide_up(tensor.size(), block_elements), blocks_.size(),
+                  0,     lines_.size()};
+        std::int64_t block_rows = 1, block_columns = block_elements;
+        if (is_factored) {
+            part.columns = tensor.shape().back();
+            part.rows = tensor.shape()[tensor.rank() - 2];
+            part.matrices = tensor.size() / (part.rows * part.columns);
+            block_columns = kernel::tile;
+            block_rows = std::max(least_rows, block_elements / part.columns);
+            part.row_blocks = divide_up(part.rows, block_rows);
+            part.column_blocks = divide_up(part.columns, block_columns);
+            const auto reserve = [&](std::int64_t doubles) {
+                offsets.push_back(sums_.reserve(static_cast<std::size_t>(doubles) * sizeof(double)));
+            };
+            reserve(part.matrices * part.column_blocks * part.rows);
+            reserve(part.matrices * part.row_blocks * part.columns);
+            lines_.resize(lines_.size() +
+                          static_cast<std::size_t>(part.matrices * (part.row_blocks + part.column_blocks)));
+        }
+        for (std::int64_t row = 0; row < part.matrices * part.rows;) {
+            const std::int64_t rows = std::min(block_rows, part.rows - row % part.rows);
+            for (std::int64_t column = 0; column < part.columns; column += block_columns) {
+                kernel::Block block{};
+                block.first = row * part.columns + column;
+                block.row_length = part.columns;
+                block.rows = rows;
+                block.columns = std::min(block_columns, part.columns - column);
+                blocks_.push_back(block);
+                block_variables_.push_back(index);
+            }
+            row += rows;
+        }
+        part.blocks = blocks_.size() - part.first_block;
+        parts_.push_back(part);
+    }
+
+    /// Tells a factored variable's blocks and lines where their means and sums lie.
+    void connect(const Part& part, const kernel::Job& job, double* row_sums, double* column_sums) {
+        const std::int64_t bytes = job.computes_in_double ? 8 : 4;
+        std::size_t k = part.first_block, line = part.first_line;
+        for (std::int64_t matrix = 0; matrix < part.matrices; ++matrix) {
+            std::byte* const r = static_cast<std::byte*>(job.slots[0]) + matrix * part.rows * bytes;
+            std::byte* const c = static_cast<std::byte*>(job.slots[1]) + matrix * part.columns * bytes;
+            std::int64_t row = 0;
+            for (std::int64_t down = 0; down < part.row_blocks; ++down) {
+                std::int64_t column = 0;
+                for (std::int64_t across = 0; across < part.column_blocks; ++across) {
+                    kernel::Block& block = blocks_[k++];
+                    block.row_means = r + row * bytes;
+                    block.column_means = c + column * bytes;
+                    block.row_sums = row_sums + across * part.rows + row;
+                    block.column_sums = column_sums + down * part.columns + column;
+                    column += block.columns;
+                    if (down == 0) {
+                        lines_[line + static_cast<std::size_t>(part.row_blocks + across)] = {c,
+                                                                                             column_sums,
+                                                                                             part.row_blocks,
+                                                                                             part.columns,
+                                                                                             part.rows,
+                                                                                             column - block.columns,
+                                                                                             column,
+                                                                                             job.computes_in_double,
+                                                                                             0.0};
+                    }
+                }
+                const std::int64_t rows = blocks_[k - 1].rows;
+                lines_[line + static_cast<std::size_t>(down)] = {
+                    r,   row_sums,   part.column_blocks,     part.rows, part.columns,
+                    row, row + rows, job.computes_in_double, 0.0};
+                row += rows;
+            }
+            line += static_cast<std::size_t>(part.row_blocks + part.column_blocks);
+            row_sums += part.column_blocks * part.rows;
+            column_sums += part.row_blocks * part.columns;
+        }
+    }
+
+    static std::size_t lines_of_matrix(const Part& part) {
+        return static_cast<std::size_t>(part.row_blocks + part.column_blocks);
+    }
+
+    /// Moves the means of rows and columns, and gives each block the mean over its matrix's rows.
+    void average(std::span<const kernel::Job> jobs, double keep) {
+        line_plan_.clear();
+        const auto for_each_factored = [&](const auto& body) {
+            for (const Part& part : parts_) {
+                if (part.is_factored && jobs[part.variable].work == kernel::Work::update) body(part);
+            }
+        };
+        for_each_factored([&](const Part& part) {
+            const std::size_t count = static_cast<std::size_t>(part.matrices) * lines_of_matrix(part);
+            for (std::size_t k = part.first_line; k < part.first_line + count; ++k) {
+                line_plan_.add(k, (lines_[k].end - lines_[k].begin) * lines_[k].parts);
+            }
+        });
+        line_plan_.run([&](std::size_t k) {
+            Line& line = lines_[k];
+            const auto& kernels = current_kernels().adafactor[line.in_double];
+            line.total =
+                kernels.average(line.means, keep, line.sums, line.parts, line.stride, line.terms, line.begin, line.end);
+        });
+        for_each_factored([&](const Part& part) {
+            const std::size_t blocks_of_matrix = static_cast<std::size_t>(part.row_blocks * part.column_blocks);
+            for (std::size_t matrix = 0; matrix < static_cast<std::size_t>(part.matrices); ++matrix) {
+                const std::size_t line = part.first_line + matrix * lines_of_matrix(part);
+                double total = 0.0;
+                for (std::size_t k = line; k < line + static_cast<std::size_t>(part.row_blocks); ++k) {
+                    total += lines_[k].total;
+                }
+                const std::size_t block = part.first_block + matrix * blocks_of_matrix;
+                for (std::size_t k = block; k < block + blocks_of_matrix; ++k) {
+                    blocks_[k].mean = total / static_cast<double>(part.rows);
+                }
+            }
+        });
+    }
+
+    /// The factor on each variable's update, from the root mean squares of the variable and of the update.
+    void set_ratios(std::span<kernel::Job> jobs, double rho) {
+        const FloatEnvironment environment;
+        for (const Part& part : parts_) {
+            double weight = 0.0, update = 0.0;
+            for (std::size_t k = part.first_block; k < part.first_block + part.blocks; ++k) {
+                weight += norms_[k].weight;
+                update += norms_[k].direction;
+            }
+            kernel::Job& job = jobs[part.variable];
+            const double size = static_cast<double>(job.size);
+            const double root = std::sqrt(weight / size), excess = std::sqrt(update / size) / rule_.clip_threshold;
+            // Written so that a NaN stays one.
+            job.ratio = (root <= rule_.epsilon_2 ? rule_.epsilon_2 : root) * rho / (excess <= 1.0 ? 1.0 : excess);
+        }
+    }
+
+    Adafactor rule_;
+    std::vector<Part> parts_;
+    std::vector<kernel::Block> blocks_;
+    std::vector<std::size_t> block_variables_;
+    std::vector<kernel::TrustPartial> norms_;  // of each block
+    std::vector<Line> lines_;
+    Arena sums_;
+    std::vector<Arena> derived_;  // each variable's second moment, once it has been listed
+    PiecePlan block_plan_;
+    PiecePlan line_plan_;
+};
+
+}  // namespace
+
+std::vector<RuleSpec> specify_branches(const Adafactor& rule) {
+    if (!(rule.beta_2_decay <= 0.0 && std::isfinite(rule.beta_2_decay))) {
+        refuse("beta_2_decay", "a finite number <= 0", rule.beta_2_decay);
+    }
+    require_not_negative("epsilon_1", rule.epsilon_1);
+    require_not_negative("epsilon_2", rule.epsilon_2);
+    require_positive("clip_threshold", rule.clip_threshold);
+    RuleSpec of_matrices{{}, 0.001, {}, {{"r", 0}, {"c", 0}, {"velocity", 0}}};
+    RuleSpec of_vectors = of_matrices;
+    of_matrices.slots[0].form = Form::rows;
+    of_matrices.slots[1].form = Form::columns;
+    of_matrices.slots[2].form = Form::derived;
+    of_vectors.slots[0].form = of_vectors.slots[1].form = Form::placeholder;
+    return {of_matrices, of_vectors};
+}
+
+std::size_t branch_of(const Adafactor&, const Tensor& variable, const std::string&) {
+    return variable.rank() < 2 ? whole : factored;
+}
+
+void compute_scalars(const Adafactor& rule, const Moment& moment, std::size_t, double* scalars) {
+    const double t = static_cast<double>(moment.t);
+    scalars[0] = std::min(moment.learning_rate, 1.0 / std::sqrt(t));
+    scalars[1] = 1.0 - std::pow(t, rule.beta_2_decay);
+    scalars[2] = rule.epsilon_1;
+}
+
+std::unique_ptr<Procedure> make_procedure(const Adafactor& rule, std::span<const Variable> variables,
+                                          std::span<const kernel::Job> jobs) {
+    return std::make_unique<AdafactorProcedure>(rule, variables, jobs);
+}
+
+}  // namespace fusedopt

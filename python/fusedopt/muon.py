@@ -1,0 +1,197 @@
+"""Muon."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusedopt import arguments
+from fusedopt.optimizer import LearningRate, Optimizer
+from fusedopt.runtime import _core
+
+
+class Muon(Optimizer):
+    r"""Momentum made orthogonal for matrices, Adam for everything else.
+
+    Of a matrix with no more rows than columns (of others the transpose), with :math:`d = g + \mu m`, or
+    :math:`d = m` without ``nesterov``:
+
+    .. math::
+
+        m &\leftarrow \mu m + g, \qquad X = d / (\lVert d \rVert + 10^{-7}) \\
+        S &= X X^\top, \qquad X \leftarrow a X + (b S + c S S) X \quad \texttt{ns\_steps} \text{ times} \\
+        w &\leftarrow w - \eta \sqrt{\max(\text{rows}, \text{columns})}\, \texttt{rms\_rate}\, X
+
+    Variables of other than two dimensions, and matrices that are excluded by their name, take the step of `Adam`
+    with ``adam_beta_1``, ``adam_beta_2``, ``epsilon``, ``adam_weight_decay`` and a learning rate of
+    :math:`\eta \cdot \texttt{adam\_lr\_ratio}`.
+
+    Names are those given to `build` in a dict; in a list variables have no names that could match.
+
+    The products are `numpy.matmul`'s, on as many threads as NumPy's BLAS uses; their last bits depend on it. They are
+    all done before the first variable changes. Besides the momentum an optimizer holds one array of each matrix's
+    size for that, and scratch memory for the largest.
+
+    Parameters
+    ----------
+    learning_rate : float, LearningRateSchedule or callable
+        :math:`\eta`.
+    adam_beta_1, adam_beta_2 : float
+        Adam's decays of the moments, in [0, 1).
+    adam_weight_decay : float, optional
+        Weight decay of the variables that Adam updates.
+    epsilon : float
+        Adam's, > 0.
+    weight_decay : float, optional
+        Weight decay of the matrices.
+    clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
+        As in `Optimizer`.
+    loss_scale_factor, gradient_accumulation_steps, name
+        As in `Optimizer`.
+    exclude_layers : list of str, optional
+        Regular expressions; matrices in whose name one is found are left to Adam.
+    exclude_embeddings : bool
+        Whether matrices with "embedding" in their name, in any case, are left to Adam.
+    muon_a, muon_b, muon_c : float
+        :math:`a, b, c`.
+    adam_lr_ratio : float
+        >= 0.
+    momentum : float
+        :math:`\mu`, in [0, 1].
+    ns_steps : int
+        >= 1.
+    nesterov : bool
+    rms_rate : float, optional
+        > 0. None leaves the factor :math:`\sqrt{\max(\text{rows}, \text{columns})}\, \texttt{rms\_rate}` out.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fusedopt as fo
+    >>> kernel, bias = np.eye(2), np.zeros(2)
+    >>> optimizer = fo.Muon(learning_rate=0.1, weight_decay=None)
+    >>> optimizer.build({"dense/kernel": kernel, "dense/bias": bias})
+    >>> optimizer.apply([np.array([[1.0, 0.0], [0.0, 5.0]]), np.array([1.0, -2.0])])
+    >>> bias.round(3)
+    array([-0.1,  0.1])
+    >>> bool(np.all(np.diag(kernel) < 1.0))
+    True
+
+    References
+    ----------
+    Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024. Liu et al., Muon is
+    Scalable for LLM Training, arXiv 2502.16982, for ``rms_rate``. Keras 3, ``keras.optimizers.Muon``.
+    """
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        adam_beta_1: float = 0.9,
+        adam_beta_2: float = 0.999,
+        adam_weight_decay: float | None = 0.004,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = 0.004,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        exclude_layers: Sequence[str] | None = None,
+        exclude_embeddings: bool = True,
+        muon_a: float = 3.4445,
+        muon_b: float = -4.775,
+        muon_c: float = 2.0315,
+        adam_lr_ratio: float = 1,
+        momentum: float = 0.95,
+        ns_steps: int = 5,
+        nesterov: bool = True,
+        rms_rate: float | None = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        arguments.none_left(kwargs)
+        self.adam_beta_1 = arguments.real("adam_beta_1", adam_beta_1)
+        self.adam_beta_2 = arguments.real("adam_beta_2", adam_beta_2)
+        self.adam_weight_decay = arguments.optional_real("adam_weight_decay", adam_weight_decay)
+        self.epsilon = arguments.real("epsilon", epsilon)
+        self.exclude_layers = arguments.patterns("exclude_layers", exclude_layers)
+        self.exclude_embeddings = arguments.flag("exclude_embeddings", exclude_embeddings)
+        self.muon_a = arguments.real("muon_a", muon_a)
+        self.muon_b = arguments.real("muon_b", muon_b)
+        self.muon_c = arguments.real("muon_c", muon_c)
+        self.adam_lr_ratio = arguments.real("adam_lr_ratio", adam_lr_ratio)
+        self.momentum = arguments.real("momentum", momentum)
+        self.ns_steps = arguments.integer("ns_steps", ns_steps)
+        self.nesterov = arguments.flag("nesterov", nesterov)
+        self.rms_rate = arguments.optional_real("rms_rate", rms_rate)
+        own_weight_decay = arguments.optional_real("weight_decay", weight_decay)
+        super().__init__(
+            _core.muon(
+                matrix_product=np.matmul,
+                adam_beta_1=self.adam_beta_1,
+                adam_beta_2=self.adam_beta_2,
+                adam_weight_decay=self.adam_weight_decay or 0.0,
+                epsilon=self.epsilon,
+                weight_decay=own_weight_decay or 0.0,
+                excludes=_excluding(self.exclude_layers, self.exclude_embeddings),
+                muon_a=self.muon_a,
+                muon_b=self.muon_b,
+                muon_c=self.muon_c,
+                adam_lr_ratio=self.adam_lr_ratio,
+                momentum=self.momentum,
+                ns_steps=self.ns_steps,
+                nesterov=self.nesterov,
+                rms_rate=self.rms_rate,
+            ),
+            learning_rate=learning_rate,
+            weight_decay=None,  # the rule's own: there are two
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        self.weight_decay = own_weight_decay
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal optimizer, without its state."""
+        return super().get_config() | {
+            "adam_beta_1": self.adam_beta_1,
+            "adam_beta_2": self.adam_beta_2,
+            "adam_weight_decay": self.adam_weight_decay,
+            "epsilon": self.epsilon,
+            "exclude_layers": list(self.exclude_layers),
+            "exclude_embeddings": self.exclude_embeddings,
+            "muon_a": self.muon_a,
+            "muon_b": self.muon_b,
+            "muon_c": self.muon_c,
+            "adam_lr_ratio": self.adam_lr_ratio,
+            "momentum": self.momentum,
+            "ns_steps": self.ns_steps,
+            "nesterov": self.nesterov,
+            "rms_rate": self.rms_rate,
+        }
+
+
+def _excluding(layers: list[str], embeddings: bool) -> Callable[[str], bool]:
+    def excludes(name: str) -> bool:
+        return (embeddings and "embedding" in name.lower()) or any(
+            re.search(layer, name) for layer in layers
+        )
+
+    return excludes
