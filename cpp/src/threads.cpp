@@ -17,7 +17,7 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
 #include <pthread.h>
 #endif
 
@@ -133,7 +133,7 @@ void set_count(ThreadCount count) {
     chosen_count.store(count.count, std::memory_order_release);
 }
 
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
     if (team_started.load(std::memory_order_relaxed)) is_forked_child.store(true, std::memory_order_relaxed);
 });
