@@ -239,12 +239,12 @@ bool MultiOptimizer::built() const {
 
 void MultiOptimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, nullptr, {1.0 / state_->loss_scale_factor, false});
+    state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
 }
 
 void MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, &variables, {1.0 / state_->loss_scale_factor, false});
+    state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {
