@@ -613,6 +613,40 @@ def test_variable_resized_after_build(subject: Subject, size: int) -> None:
         assert np.array_equal(array, old)
 
 
+def test_variable_made_read_only_after_build(subject: Subject) -> None:
+    w = subject.variables[1]
+    who = "variable 1 ('bias'): expected writable memory, found it made read-only after build"
+    calls: list[Callable[[], Any]] = [
+        lambda: subject.optimizer.apply(subject.gradients()),
+        lambda: subject.optimizer.apply(subject.gradients()[:1], subject.variables[:1]),
+        lambda: subject.optimizer.finalize_variable_values(subject.variables),
+    ]
+    for call in calls:
+        with subject.refuses(ValueError, who):
+            w.flags.writeable = False
+            try:
+                call()
+            finally:
+                w.flags.writeable = True
+
+
+def test_variable_of_a_group_made_read_only_after_build() -> None:
+    w, x = np.ones(2), np.ones(3)
+    optimizer = fo.MultiOptimizer(fo.OptimizerMap(fo.Adam(), {"w": fo.SGD()}))
+    optimizer.build({"w": w, "x": x})
+    x.flags.writeable = False
+    for subject in (optimizer, fo.LossScaleOptimizer(optimizer), optimizer.optimizers[1]):
+        count = 1 if subject is optimizer.optimizers[1] else 2
+        with pytest.raises(ValueError, match=r"\('x'\): expected writable memory"):
+            subject.apply([np.ones(2), np.ones(3)][-count:])
+    assert w.tolist() == [1.0] * 2
+    assert x.tolist() == [1.0] * 3
+    x.flags.writeable = True
+    optimizer.apply([np.ones(2), np.ones(3)])
+    assert (w < 1.0).all()
+    assert (x < 1.0).all()
+
+
 # Hyperparameters
 
 NUMBERS = [math.nan, math.inf, -math.inf, 10**400, Fraction(10**400)]
