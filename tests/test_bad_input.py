@@ -93,11 +93,13 @@ class Subject:
         return [*(array.tobytes() for array in arrays), repr(numbers)]
 
     @contextlib.contextmanager
-    def refuses(self, error: type[Exception], *parts: str) -> Iterator[None]:
+    def refuses(
+        self, error: type[Exception], *parts: str
+    ) -> Iterator[pytest.ExceptionInfo[Exception]]:
         """The body must raise `error`, with `parts` in its message, and leave no trace."""
         before = self.everything()
         with pytest.raises(error) as caught:
-            yield
+            yield caught
         assert type(caught.value) is error
         assert [part for part in parts if part not in str(caught.value)] == [], caught.value
         assert self.everything() == before
@@ -129,10 +131,28 @@ def test_number_of_gradients(subject: Subject, count: int) -> None:
         subject.optimizer.apply(gradients)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_number_of_gradients_beside_variables(subject: Subject, count: int) -> None:
-    with subject.refuses(ValueError, "expected 2 gradients", f"found {count}"):
+    message = f"apply: expected 2 gradients, one for each variable, found {count}"
+    with subject.refuses(ValueError, message) as caught:
         subject.optimizer.apply(subject.gradients()[:count], subject.variables[:2])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("kind", [*OPTIMIZERS, "multi_optimizer"])
+def test_number_of_gradients_before_build(kind: str, count: int) -> None:
+    optimizer: Any = (
+        fo.MultiOptimizer(fo.OptimizerMap(fo.SGD()))
+        if kind not in OPTIMIZERS
+        else OPTIMIZERS[kind]()
+    )
+    variables = [np.ones(2), np.ones(3)]
+    with pytest.raises(ValueError, match=f"expected 2 gradients, .* found {count}$"):
+        optimizer.apply((np.ones(2) for _ in range(count)), variables)
+    assert not optimizer.built
+    optimizer.apply([np.ones(2), np.ones(3)], variables)
+    assert optimizer.built
 
 
 SHAPES = [(1,), (), (1, 1), (3, 2), (6,), (2, 3, 1), (0,), (4,), (1,) * 32]
