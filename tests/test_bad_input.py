@@ -93,11 +93,13 @@ class Subject:
         return [*(array.tobytes() for array in arrays), repr(numbers)]
 
     @contextlib.contextmanager
-    def refuses(self, error: type[Exception], *parts: str) -> Iterator[None]:
+    def refuses(
+        self, error: type[Exception], *parts: str
+    ) -> Iterator[pytest.ExceptionInfo[Exception]]:
         """The body must raise `error`, with `parts` in its message, and leave no trace."""
         before = self.everything()
         with pytest.raises(error) as caught:
-            yield
+            yield caught
         assert type(caught.value) is error
         assert [part for part in parts if part not in str(caught.value)] == [], caught.value
         assert self.everything() == before
@@ -129,10 +131,28 @@ def test_number_of_gradients(subject: Subject, count: int) -> None:
         subject.optimizer.apply(gradients)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_number_of_gradients_beside_variables(subject: Subject, count: int) -> None:
-    with subject.refuses(ValueError, "expected 2 gradients", f"found {count}"):
+    message = f"apply: expected 2 gradients, one for each variable, found {count}"
+    with subject.refuses(ValueError, message) as caught:
         subject.optimizer.apply(subject.gradients()[:count], subject.variables[:2])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("kind", [*OPTIMIZERS, "multi_optimizer"])
+def test_number_of_gradients_before_build(kind: str, count: int) -> None:
+    optimizer: Any = (
+        fo.MultiOptimizer(fo.OptimizerMap(fo.SGD()))
+        if kind not in OPTIMIZERS
+        else OPTIMIZERS[kind]()
+    )
+    variables = [np.ones(2), np.ones(3)]
+    with pytest.raises(ValueError, match=f"expected 2 gradients, .* found {count}$"):
+        optimizer.apply((np.ones(2) for _ in range(count)), variables)
+    assert not optimizer.built
+    optimizer.apply([np.ones(2), np.ones(3)], variables)
+    assert optimizer.built
 
 
 SHAPES = [(1,), (), (1, 1), (3, 2), (6,), (2, 3, 1), (0,), (4,), (1,) * 32]
@@ -611,6 +631,40 @@ def test_variable_resized_after_build(subject: Subject, size: int) -> None:
     assert np.array_equal(w, before)
     for array, old in zip(optimizer.variables, state, strict=True):
         assert np.array_equal(array, old)
+
+
+def test_variable_made_read_only_after_build(subject: Subject) -> None:
+    w = subject.variables[1]
+    who = "variable 1 ('bias'): expected writable memory, found it made read-only after build"
+    calls: list[Callable[[], Any]] = [
+        lambda: subject.optimizer.apply(subject.gradients()),
+        lambda: subject.optimizer.apply(subject.gradients()[:1], subject.variables[:1]),
+        lambda: subject.optimizer.finalize_variable_values(subject.variables),
+    ]
+    for call in calls:
+        with subject.refuses(ValueError, who):
+            w.flags.writeable = False
+            try:
+                call()
+            finally:
+                w.flags.writeable = True
+
+
+def test_variable_of_a_group_made_read_only_after_build() -> None:
+    w, x = np.ones(2), np.ones(3)
+    optimizer = fo.MultiOptimizer(fo.OptimizerMap(fo.Adam(), {"w": fo.SGD()}))
+    optimizer.build({"w": w, "x": x})
+    x.flags.writeable = False
+    for subject in (optimizer, fo.LossScaleOptimizer(optimizer), optimizer.optimizers[1]):
+        count = 1 if subject is optimizer.optimizers[1] else 2
+        with pytest.raises(ValueError, match=r"\('x'\): expected writable memory"):
+            subject.apply([np.ones(2), np.ones(3)][-count:])
+    assert w.tolist() == [1.0] * 2
+    assert x.tolist() == [1.0] * 3
+    x.flags.writeable = True
+    optimizer.apply([np.ones(2), np.ones(3)])
+    assert (w < 1.0).all()
+    assert (x < 1.0).all()
 
 
 # Hyperparameters

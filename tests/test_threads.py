@@ -442,6 +442,75 @@ print(fo.get_num_threads(), hash(steps()))
         assert one[0] == str(TWO)
 
 
+# A process may have a team of threads on the OpenMP run time of the extension that the extension did not start.
+STEPS_AFTER_A_TEAM_OF_OTHERS = f"""
+import ctypes, os, re, signal, sys, threading
+import numpy as np
+import fusedopt as fo
+
+fo.set_num_threads({TWO})
+gradient = np.cos(np.arange(1_000_000.0))
+
+def start_team():
+    with open("/proc/self/maps") as maps:
+        paths = sorted(set(re.findall(r"/\\S*libgomp\\S*", maps.read())))
+    run_time = ctypes.CDLL(paths[0])
+    # Any function of C that takes or ignores a pointer will do.
+    run_time.GOMP_parallel(ctypes.CDLL(None).getpid, None, 2, 0)
+
+def fork(then):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)  # a hang becomes a death by signal
+        then()
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, status
+
+def steps():
+    w = np.ones(1_000_000)
+    optimizer = fo.LossScaleOptimizer(fo.Adam())
+    optimizer.build([w])
+    for _ in range(3):
+        optimizer.apply([gradient])
+    print(hash(w.tobytes()), fo.get_num_threads(), flush=True)
+"""
+
+if hasattr(os, "fork"):
+
+    @pytest.mark.skipif(
+        not Path("/proc/self/maps").exists()
+        or "libgomp" not in Path("/proc/self/maps").read_text(encoding="utf-8"),
+        reason="looks for GCC's OpenMP run time in Linux's list of mappings",
+    )
+    @pytest.mark.parametrize(
+        "forks",
+        [
+            "fork(steps)",
+            "fork(lambda: fork(steps))",
+            "fork(lambda: (steps(), fork(steps)))",
+            "fork(lambda: in_thread(steps))",
+            "in_thread(lambda: fork(steps))",
+            "fork(lambda: in_thread(lambda: fork(steps)))",
+        ],
+    )
+    def test_child_forked_after_a_team_of_others(forks: str) -> None:
+        program = f"""{STEPS_AFTER_A_TEAM_OF_OTHERS}
+def in_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+start_team()
+{forks}
+steps()
+"""
+        words = python(program, {"PYTHONHASHSEED": "0"})
+        assert len(words) >= 4
+        assert len(set(words[::2])) == 1
+        assert words[1] == str(TWO)
+
+
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_pool_of_processes_after_a_threaded_step(method: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"

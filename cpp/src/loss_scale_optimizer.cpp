@@ -9,6 +9,7 @@
 #include "check.hpp"
 #include "multi_state.hpp"
 #include "state.hpp"
+#include "stepping.hpp"
 
 namespace fusedopt {
 namespace {
@@ -57,7 +58,7 @@ LossScaleOptimizer::LossScaleOptimizer(LossScaleOptions options, Inner inner)
       dynamic_growth_steps_(options.dynamic_growth_steps) {
     require_scale("initial_scale", options.initial_scale);
     require_count("dynamic_growth_steps", options.dynamic_growth_steps, 1);
-    counters_->dynamic_scale = static_cast<float>(options.initial_scale);
+    counters_->dynamic_scale = nearest_float(options.initial_scale);
     with_inner([](auto& state) { state.loss_scale_factor = 1.0; });
 }
 
@@ -83,7 +84,7 @@ bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const std::span
         Counters& own = *counters_;
         require_scale("dynamic_scale", static_cast<double>(own.dynamic_scale));
         const std::int64_t calls = state.calls;
-        if (!state.step(gradients, variables, {1.0 / static_cast<double>(own.dynamic_scale), true})) {
+        if (!state.step(gradients, variables, {reciprocal(static_cast<double>(own.dynamic_scale)), true})) {
             own.step_counter = 0;
             ++own.consecutive_skipped_steps;
             if (own.dynamic_scale * 0.5 >= smallest_scale) own.dynamic_scale *= 0.5f;

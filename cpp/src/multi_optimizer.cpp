@@ -24,6 +24,9 @@ MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_
                                         " twice");
         }
     }
+    // By address, so that two groups that share an optimizer cannot wait for each other.
+    for (const auto& optimizer : optimizers) in_lock_order.push_back(optimizer.get());
+    std::ranges::sort(in_lock_order, std::less<>());
     const Locks locks = lock_all();
     for (const auto& optimizer : optimizers) {
         if (optimizer->state_->is_built)
@@ -32,14 +35,16 @@ MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_
     for (const auto& optimizer : optimizers) optimizer->state_->loss_scale_factor = loss_scale_factor;
 }
 
-// In the order of their addresses, so that two groups that share an optimizer cannot wait for each other.
-MultiOptimizer::State::Locks MultiOptimizer::State::lock_all() const {
-    std::vector<std::recursive_mutex*> mutexes;
-    for (const auto& optimizer : optimizers) mutexes.push_back(&optimizer->state_->mutex);
-    std::ranges::sort(mutexes, std::less<>());
-    Locks locks;
-    for (std::recursive_mutex* each : mutexes) locks.emplace_back(*each);
-    return locks;
+// Through the default constructor, so that the destructor runs even if a lock cannot be had.
+MultiOptimizer::State::Locks::Locks(std::span<Optimizer* const> optimizers) : Locks() {
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        optimizers[k]->state_->mutex.lock();
+        held_ = optimizers.first(k + 1);
+    }
+}
+
+MultiOptimizer::State::Locks::~Locks() {
+    for (Optimizer* optimizer : held_) optimizer->state_->mutex.unlock();
 }
 
 void MultiOptimizer::State::require_built(const char* function) const {
@@ -54,8 +59,8 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
         throw std::invalid_argument("build: expected an optimizer, and a name or none, for each of " +
                                     std::to_string(tensors.size()) + " variables");
     }
-    std::vector<std::vector<Tensor>> parts(optimizers.size());
-    std::vector<std::vector<std::string>> part_names(optimizers.size());
+    std::vector<std::vector<Tensor>> own(optimizers.size());
+    std::vector<std::vector<std::string>> own_names(optimizers.size());
     std::vector<Place> new_places;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const std::size_t k = assignment[i];
@@ -64,20 +69,29 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
                                         std::to_string(optimizers.size() - 1) + " for variable " + std::to_string(i) +
                                         ", found " + std::to_string(k));
         }
-        new_places.push_back({k, parts[k].size()});
-        parts[k].push_back(tensors[i]);
-        part_names[k].push_back(names.empty() ? std::to_string(i) : names[i]);
+        new_places.push_back({k, own[k].size()});
+        own[k].push_back(tensors[i]);
+        own_names[k].push_back(names.empty() ? std::to_string(i) : names[i]);
     }
+    // A step copies tensors into these places in any order; a copy of the one with the most dimensions makes room.
+    std::vector<Part> new_parts;
+    for (const std::vector<Tensor>& variables : own) {
+        const std::vector<Tensor> places_of_part(
+            variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
+        new_parts.push_back({places_of_part, places_of_part, 0, {}});
+    }
+    std::vector<Share> new_shares;
+    new_shares.reserve(optimizers.size());
     const Locks locks = lock_all();
     // All together first: a variable of one part could overlap one of another.
     static_cast<void>(Optimizer::State(SGD{}, {}).lay_out(tensors, names));
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        static_cast<void>(optimizers[k]->state_->lay_out(parts[k], part_names[k]));
+        static_cast<void>(optimizers[k]->state_->lay_out(own[k], own_names[k]));
     }
-    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->build(parts[k], part_names[k]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->build(own[k], own_names[k]);
     places = std::move(new_places);
-    shared_gradients.resize(optimizers.size());
-    shared_tensors.resize(optimizers.size());
+    parts = std::move(new_parts);
+    shares = std::move(new_shares);
     is_built = true;
 }
 
@@ -117,22 +131,28 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
                                     " gradients, one for each variable, found " + std::to_string(gradients.size()));
     }
     const Locks locks = lock_all();
-    for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        shared_gradients[k].clear();
-        shared_tensors[k].clear();
-    }
+    // A step in progress still uses the parts.
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("apply");
+    for (Part& part : parts) part.count = 0;
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const Place place = tensors ? place_of((*tensors)[i]) : places[i];
         check_apart(gradients[i], place.optimizer);
-        shared_gradients[place.optimizer].push_back(gradients[i]);
-        shared_tensors[place.optimizer].push_back(optimizers[place.optimizer]->state_->variables[place.index].tensor);
-    }
-    std::vector<std::span<const Tensor>> spans(shared_tensors.begin(), shared_tensors.end());
-    std::vector<Share> shares;
-    for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        if (!shared_gradients[k].empty()) {
-            shares.push_back({optimizers[k]->state_.get(), shared_gradients[k], &spans[k], scaling});
+        Part& part = parts[place.optimizer];
+        if (part.count == part.tensors.size()) {  // some variable is there twice
+            part.gradients.emplace_back();
+            part.tensors.emplace_back();
         }
+        part.gradients[part.count] = gradients[i];
+        part.tensors[part.count] = optimizers[place.optimizer]->state_->variables[place.index].tensor;
+        ++part.count;
+    }
+    shares.clear();
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        Part& part = parts[k];
+        if (part.count == 0) continue;
+        part.variables = std::span(part.tensors).first(part.count);
+        shares.push_back(
+            {optimizers[k]->state_.get(), std::span(part.gradients).first(part.count), &part.variables, scaling});
     }
     if (!step_together(shares)) return false;
     ++calls;
@@ -193,10 +213,10 @@ void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
                                     " variables, found " + std::to_string(tensors.size()));
     }
     const Locks locks = lock_all();
-    std::vector<std::vector<Tensor>> parts(optimizers.size());
-    for (std::size_t i = 0; i < tensors.size(); ++i) parts[places[i].optimizer].push_back(tensors[i]);
-    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->check_finalized(parts[k]);
-    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->finalize(parts[k]);
+    std::vector<std::vector<Tensor>> own(optimizers.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) own[places[i].optimizer].push_back(tensors[i]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->check_finalized(own[k]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->finalize(own[k]);
 }
 
 MultiOptimizer::MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
@@ -219,12 +239,12 @@ bool MultiOptimizer::built() const {
 
 void MultiOptimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, nullptr, {1.0 / state_->loss_scale_factor, false});
+    state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
 }
 
 void MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, &variables, {1.0 / state_->loss_scale_factor, false});
+    state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {

@@ -41,17 +41,40 @@ private:
         std::size_t index;
     };
 
-    using Locks = std::vector<std::unique_lock<std::recursive_mutex>>;
+    /// An optimizer's part of a call.
+    struct Part {
+        std::vector<Tensor> gradients;
+        std::vector<Tensor> tensors;
+        std::size_t count;                  // how many of both belong to the call
+        std::span<const Tensor> variables;  // those of `tensors`
+    };
 
-    Locks lock_all() const;
+    /// Holds every optimizer's lock.
+    class Locks {
+    public:
+        explicit Locks(std::span<Optimizer* const> optimizers);
+        ~Locks();
+        Locks(const Locks&) = delete;
+        Locks& operator=(const Locks&) = delete;
+
+    private:
+        Locks() = default;
+
+        std::span<Optimizer* const> held_;
+    };
+
+    Locks lock_all() const { return Locks(in_lock_order); }
     Place place_of(const Tensor& tensor) const;
     void check_apart(const Tensor& gradient, std::size_t owner) const;
     template <class Visit>
     void for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit);
 
+    std::vector<Optimizer*> in_lock_order;
     std::vector<Place> places;
-    std::vector<std::vector<Tensor>> shared_gradients;  // each optimizer's part of a call
-    std::vector<std::vector<Tensor>> shared_tensors;
+
+    // Of the step in progress; kept, so that a step allocates nothing.
+    std::vector<Part> parts;
+    std::vector<Share> shares;
 };
 
 }  // namespace fusedopt

@@ -6,6 +6,7 @@
 
 #include "check.hpp"
 #include "state.hpp"
+#include "stepping.hpp"
 
 namespace fusedopt {
 
@@ -34,12 +35,12 @@ bool Optimizer::built() const {
 
 void Optimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, nullptr, {1.0 / state_->loss_scale_factor, false});
+    state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
 }
 
 void Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, &variables, {1.0 / state_->loss_scale_factor, false});
+    state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::int64_t Optimizer::iterations() const {

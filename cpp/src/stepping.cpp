@@ -1,5 +1,7 @@
 #include "stepping.hpp"
 
+#include "float_environment.hpp"
+
 namespace fusedopt {
 namespace {
 
@@ -21,6 +23,22 @@ private:
 };
 
 }  // namespace
+
+// A compiler may move arithmetic across a change of the floating-point state, but no access to a volatile variable.
+
+double reciprocal(double scale) {
+    const FloatEnvironment environment;
+    const volatile double divisor = scale;
+    volatile double quotient = 1.0 / divisor;
+    return quotient;
+}
+
+float nearest_float(double value) {
+    const FloatEnvironment environment;
+    const volatile double wide = value;
+    volatile float narrow = static_cast<float>(wide);
+    return narrow;
+}
 
 bool step_together(std::span<const Share> shares) {
     const SteppingFlags flags(shares);

@@ -15,6 +15,12 @@ struct Share {
     Scaling scaling;
 };
 
+/// 1 / scale, whatever the caller's rounding mode.
+double reciprocal(double scale);
+
+/// The nearest float32, whatever the caller's rounding mode.
+float nearest_float(double value);
+
 /// False where the step was skipped because a gradient was not finite. The caller holds every lock.
 bool step_together(std::span<const Share> shares);
 

@@ -17,8 +17,12 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
 #include <pthread.h>
+#include <sys/stat.h>
+#include <condition_variable>
+#include <mutex>
+#define FUSEDOPT_WATCHES_FORKS
 #endif
 
 namespace fusedopt {
@@ -133,16 +137,83 @@ void set_count(ThreadCount count) {
     chosen_count.store(count.count, std::memory_order_release);
 }
 
-#if defined(__unix__) || defined(__APPLE__)
-const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
+#if defined(FUSEDOPT_WATCHES_FORKS)
+
+// A thread that runs what the forked thread gives it, on a team of its own. It ends with the process.
+class Deputy {
+public:
+    Deputy() { std::thread(&Deputy::serve, this).detach(); }
+
+    void run(void (*job)(const void*), const void* argument) {
+        std::unique_lock lock(mutex_);
+        job_ = job;
+        argument_ = argument;
+        changed_.notify_all();
+        changed_.wait(lock, [this] { return !job_; });
+    }
+
+private:
+    void serve() {
+        for (std::unique_lock lock(mutex_);;) {
+            changed_.wait(lock, [this] { return job_; });
+            job_(argument_);
+            job_ = nullptr;
+            changed_.notify_all();
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    void (*job_)(const void*) = nullptr;
+    const void* argument_ = nullptr;
+};
+
+thread_local bool forks_alone = false;
+// True on a forked thread that may have had a team, perhaps of another user of the same OpenMP library.
+thread_local bool may_have_lost_team = false;
+Deputy* deputy = nullptr;  // of that thread, the only one that was forked
+
+// True where the calling thread is certainly the only one, so nobody has a team. The opposite proves nothing: OpenBLAS,
+// for one, has threads as soon as NumPy is imported.
+bool is_only_thread() {
+#if defined(__linux__)
+    struct stat tasks;
+    return stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink == 3;  // itself, its parent and one thread
+#else
+    return false;
+#endif
+}
+
+void before_fork() {
+    forks_alone = is_only_thread();
+}
+
+void in_child() {
+    if (forks_alone) return;
+    may_have_lost_team = true;
+    deputy = nullptr;  // the parent's, if it had one, was not forked
     if (team_started.load(std::memory_order_relaxed)) is_forked_child.store(true, std::memory_order_relaxed);
-});
+}
+
+const int fork_handler = pthread_atfork(before_fork, nullptr, in_child);
+
 #endif
 
 }  // namespace
 
 void note_team_started() {
     if (!team_started.load(std::memory_order_relaxed)) team_started.store(true, std::memory_order_relaxed);
+}
+
+bool run_by_deputy([[maybe_unused]] void (*job)(const void*), [[maybe_unused]] const void* argument) {
+#if defined(FUSEDOPT_WATCHES_FORKS)
+    if (may_have_lost_team) {
+        if (!deputy) deputy = new Deputy;
+        deputy->run(job, argument);
+        return true;
+    }
+#endif
+    return false;
 }
 
 int threads_for(std::int64_t elements) {

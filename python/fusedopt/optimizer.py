@@ -293,9 +293,12 @@ class Optimizer:
             dict by name may leave variables out. float16, bfloat16, float32 or float64,
             whatever the variable's type; also read-only, and also objects that share CPU memory
             (buffer protocol, ``__array_interface__``, ``__array__``). A gradient that is not
-            C-contiguous is gathered element by element, which is slower.
+            C-contiguous is gathered element by element, which is slower. Without variables beside
+            it, an empty sequence changes nothing, as in Keras.
         trainable_variables : sequence of numpy.ndarray, optional
-            The variables these gradients belong to, in any order; builds on first use.
+            The variables these gradients belong to, in any order; builds on first use. As many as
+            gradients: an empty list of gradients beside variables, which Keras ignores, is a
+            ValueError.
 
         Raises
         ------
@@ -354,10 +357,15 @@ class Optimizer:
             raise TypeError("grads: expected a sequence beside trainable_variables, found a dict")
         _require_iterable("grads", grads)
         _require_iterable("trainable_variables", variables)
-        variables = list(variables)
+        gradients, variables = list(grads), list(variables)
         if not self.built and variables:
+            if len(gradients) != len(variables):
+                raise ValueError(
+                    f"apply: expected {len(variables)} gradients, one for each variable, "
+                    f"found {len(gradients)}"
+                )
             self.build(variables)
-        return list(grads), variables
+        return gradients, variables
 
     def _by_name(self, grads: Mapping[str, Any]) -> tuple[list[Any], list[Array] | None]:
         if not self.built:

@@ -106,7 +106,8 @@ def set_num_threads(num_threads: int) -> None:
 def get_num_threads() -> int:
     """Return the most threads a step may use.
 
-    A child forked after a threaded step stays on one thread: the others did not survive the fork.
+    A child forked after a threaded step stays on one thread: the others did not survive the fork. One
+    forked earlier uses as many as its parent, whatever threads other libraries lost in the fork.
 
     Examples
     --------

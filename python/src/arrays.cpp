@@ -1,5 +1,7 @@
 #include "arrays.hpp"
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include <array>
 #include <atomic>
 #include <bit>
@@ -14,8 +16,29 @@ constexpr int float32_number = 11, float64_number = 12, float16_number = 23, fir
 // ml_dtypes registers bfloat16 at run time, so its number is found out once, by name.
 std::atomic<int> bfloat16_number{-1};
 
+// What every gradient that is no array is asked by; made once.
+struct Protocols {
+    py::str array_interface;
+    py::str array;
+    py::object asarray;
+};
+
+const Protocols& protocols() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Protocols> storage;
+    const auto make = [] {
+        const auto interned = [](const char* name) {
+            PyObject* text = PyUnicode_InternFromString(name);
+            if (!text) throw py::error_already_set();
+            return py::reinterpret_steal<py::str>(text);
+        };
+        return Protocols{interned("__array_interface__"), interned("__array__"),
+                         py::module_::import("numpy").attr("asarray")};
+    };
+    return storage.call_once_and_store_result(make).get_stored();
+}
+
 bool offers_memory(py::handle object) {
-    return py::hasattr(object, "__array_interface__") || py::hasattr(object, "__array__") ||
+    return py::hasattr(object, protocols().array_interface) || py::hasattr(object, protocols().array) ||
            PyObject_CheckBuffer(object.ptr()) != 0;
 }
 
@@ -29,7 +52,7 @@ py::array as_array(py::handle object, const std::string& who) {
                              "__array_interface__ or __array__), found " + type_name(object));
     }
     try {
-        return py::module_::import("numpy").attr("asarray")(object).cast<py::array>();
+        return protocols().asarray(object).cast<py::array>();
     } catch (py::error_already_set& error) {
         py::raise_from(
             error, PyExc_TypeError,

@@ -69,13 +69,19 @@ public:
         return in_built_order ? "gradient of " + describe(position) : "gradient " + std::to_string(position);
     }
 
-    /// numpy.ndarray.resize and assignment to .data can swap an array's memory behind everybody's back.
+    /// numpy.ndarray.resize and assignment to .data can swap an array's memory behind everybody's back; its owner can
+    /// also have made it read-only.
     void check_memory() const {
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
             if (arrays_[i].data() != memory_[i].data || arrays_[i].nbytes() != memory_[i].bytes) {
                 throw std::invalid_argument(describe(i) +
                                             ": expected the memory it was built with, found it moved or " +
                                             "resized; build a new optimizer on it");
+            }
+            if (!arrays_[i].writeable()) {
+                throw std::invalid_argument(
+                    describe(i) + ": expected writable memory, found it made read-only after build; set its " +
+                    "flags.writeable to True");
             }
         }
     }

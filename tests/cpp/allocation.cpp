@@ -1,6 +1,7 @@
 // After build, a step allocates nothing: operator new is counted here for the whole program.
 #include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <new>
 
 #include "cases.hpp"
@@ -96,6 +97,50 @@ TEST(a_step_allocates_nothing) {
                 CHECK_EQUAL(allocations - before_scaled, 0);
             }
         }
+    }
+    fusedopt::set_num_threads(1);
+}
+
+TEST(a_step_of_several_optimizers_allocates_nothing) {
+    const Shape shapes[] = {{100, 100}, {20000}, {0}, {10, 1, 10, 1, 10, 1, 10, 1}, {}, {30000}};
+    const std::vector<std::size_t> assignment = {0, 1, 1, 1, 0, 0};
+    std::vector<Array> variables, gradients;
+    for (std::size_t i = 0; i < std::size(shapes); ++i) {
+        std::int64_t size = 1;
+        for (const std::int64_t extent : shapes[i]) size *= extent;
+        variables.emplace_back(all_dtypes[i % 4], shapes[i], numbers(all_dtypes[i % 4], size, 1));
+        gradients.emplace_back(DType::float32, shapes[i], numbers(DType::float32, size, 2));
+    }
+    const std::vector<Tensor> targets = tensors(variables), given = tensors(gradients);
+    const std::vector<Tensor> reversed_targets(targets.rbegin(), targets.rend()),
+        reversed(given.rbegin(), given.rend());
+    std::vector<Tensor> missing(given);
+    missing[1] = missing[5] = Tensor();
+    for (const int threads : thread_counts()) {
+        fusedopt::set_num_threads(threads);
+        const auto optimizer = std::make_shared<fusedopt::MultiOptimizer>(
+            std::vector{std::make_shared<fusedopt::Optimizer>(
+                            fusedopt::Adam{}, fusedopt::Options{.global_clipnorm = 1.0, .use_ema = true}),
+                        std::make_shared<fusedopt::Optimizer>(fusedopt::Lamb{},
+                                                              fusedopt::Options{.gradient_accumulation_steps = 2}),
+                        std::make_shared<fusedopt::Optimizer>(fusedopt::SGD{})});
+        optimizer->build(targets, assignment);
+        const auto step = [&](auto& stepped) {
+            const long before = allocations;
+            for (int k = 0; k < 2; ++k) {
+                stepped.apply(given);
+                stepped.apply(missing);
+                stepped.apply(given, targets);
+                stepped.apply(reversed, reversed_targets);
+                for (const std::size_t i : {5u, 3u}) {
+                    stepped.apply(std::span(given).subspan(i, 1), std::span(targets).subspan(i, 1));
+                }
+            }
+            return allocations - before;
+        };
+        CHECK_EQUAL(step(*optimizer), 0);
+        fusedopt::LossScaleOptimizer scaled(optimizer);
+        CHECK_EQUAL(step(scaled), 0);
     }
     fusedopt::set_num_threads(1);
 }

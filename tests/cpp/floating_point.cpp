@@ -129,6 +129,48 @@ TEST(the_numbers_do_not_depend_on_the_callers_state) {
     }
 }
 
+TEST(loss_scales_do_not_depend_on_the_callers_state) {
+    const std::int64_t size = 300;
+    const Array start(DType::float64, numbers(DType::float64, size, 1));
+    const Array gradient(DType::float64, numbers(DType::float64, size, 2));
+    const auto single = [](fusedopt::Options options) {
+        return std::make_shared<fusedopt::Optimizer>(fusedopt::SGD{}, std::move(options));
+    };
+    for (const double scale : {3.0, 49.0, 1000.1}) {
+        const auto same_in_every_state = [&](const auto& step) {
+            std::vector<std::byte> expected;
+            in_every_caller_state([&] {
+                const Array variable = start.copy();
+                step(std::vector{variable.tensor()}, std::vector{gradient.tensor()});
+                const Values values = values_of(variable.tensor());
+                const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
+                const std::vector<std::byte> found(bytes, bytes + values.size() * sizeof(double));
+                if (expected.empty()) expected = found;
+                CHECK(found == expected);
+            });
+        };
+        const std::vector<std::size_t> assignment = {0};
+        same_in_every_state([&](const auto& variables, const auto& gradients) {
+            const auto optimizer = single({.loss_scale_factor = scale});
+            optimizer->build(variables);
+            optimizer->apply(gradients);
+            optimizer->apply(gradients, variables);
+        });
+        same_in_every_state([&](const auto& variables, const auto& gradients) {
+            fusedopt::MultiOptimizer optimizer({single({})}, scale);
+            optimizer.build(variables, assignment);
+            optimizer.apply(gradients);
+            optimizer.apply(gradients, variables);
+        });
+        same_in_every_state([&](const auto& variables, const auto& gradients) {
+            fusedopt::LossScaleOptimizer optimizer(single({}), {.initial_scale = scale});
+            optimizer.build(variables);
+            CHECK_EQUAL(optimizer.apply(gradients), true);
+            CHECK_EQUAL(optimizer.dynamic_scale(), scale == 1000.1 ? static_cast<double>(1000.1f) : scale);
+        });
+    }
+}
+
 #if defined(__x86_64__) || defined(__aarch64__)
 
 TEST(subnormal_numbers_are_flushed_on_every_thread) {

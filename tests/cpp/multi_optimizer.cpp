@@ -158,3 +158,29 @@ TEST(complete_state_goes_on_bit_for_bit) {
     CHECK_REFUSED(other.set_state(values), "set_weights: expected");
     CHECK(snapshot(other, tensors(others.variables)) == before);
 }
+
+TEST(a_function_cannot_step_its_own_group) {
+    const Shape shape = {30, 40};
+    const Array gradient(DType::float64, shape, numbers(DType::float64, 1200, 1));
+    const Array one(DType::float64, shape, Values(1200)), other = one.copy();
+    const Tensor transposed(static_cast<void*>(gradient.data()), DType::float64, shape, Shape{8, 240});
+    std::shared_ptr<MultiOptimizer> optimizer;
+    int refused = 0;
+    const auto rate = [&](std::int64_t) {
+        try {
+            optimizer->apply({gradient.tensor()});
+        } catch (const std::invalid_argument&) {
+            ++refused;
+        }
+        return 0.5;
+    };
+    optimizer = std::make_shared<MultiOptimizer>(
+        std::vector{std::make_shared<Optimizer>(fusedopt::SGD{}, Options{.learning_rate = rate})});
+    optimizer->build(std::vector{one.tensor()}, std::vector<std::size_t>{0});
+    optimizer->apply({transposed});
+    CHECK_EQUAL(refused, 1);
+    Optimizer alone(fusedopt::SGD{}, {.learning_rate = 0.5});
+    alone.build({other.tensor()});
+    alone.apply({transposed});
+    CHECK(values_of(one.tensor()) == values_of(other.tensor()));
+}
