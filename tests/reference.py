@@ -189,24 +189,21 @@ def parts(count: int, length: int) -> list[slice]:
 
 
 def adafactor_norm(x: Array) -> float:
-    """Sum of squares over Adafactor's blocks: of whole rows that fit into a tile, or of parts of one."""
+    """Sum of squares over Adafactor's blocks; in a block of a matrix the lanes go on from row to row."""
     if x.ndim < 2:
-        blocks = [[block[tile] for tile in parts(block.size, TILE)] for block in in_blocks(x)]
+        blocks = [sum_of_squares(block) for block in in_blocks(x)]
     else:
-        columns = x.shape[-1]
-        fitting = TILE // columns if columns <= TILE else 1
         blocks = [
-            [block[rows, across] for rows in parts(len(block), fitting)]
+            sum_in_lanes(
+                np.concatenate([in_rows(np.square(row, dtype=np.float64)) for row in block])
+            )
             for matrix in x.reshape(-1, *x.shape[-2:])
-            for block in in_blocks(matrix)
-            for across in parts(columns, TILE)
+            for rows in in_blocks(matrix)
+            for block in (rows[:, across] for across in parts(x.shape[-1], 4 * TILE))
         ]
     total = 0.0
     for block in blocks:
-        share = 0.0
-        for chunk in block:
-            share += sum_in_lanes(np.square(chunk.ravel(), dtype=np.float64))
-        total += share
+        total += block
     return total
 
 
@@ -216,11 +213,12 @@ def in_blocks(x: Array) -> list[Array]:
     return [x[part] for part in parts(len(np.atleast_1d(x)), length)] if x.ndim else [x.ravel()]
 
 
-def adafactor_mean(mean: Array, keep: float, sums: list[Array], terms: int) -> None:
+def adafactor_mean(mean: Array, keep: float, epsilon: float, sums: list[Array], terms: int) -> None:
     total = np.zeros(mean.shape)
     for part in sums:
         total = total + part
-    mean[...] = (keep * mean.astype(np.float64) + ((1 - keep) / terms) * total).astype(mean.dtype)
+    new = (1 / terms) * total + epsilon
+    mean[...] = (keep * mean.astype(np.float64) + (1 - keep) * new).astype(mean.dtype)
 
 
 def inverse_root(mean: Array, over: float) -> Array:
@@ -229,19 +227,25 @@ def inverse_root(mean: Array, over: float) -> Array:
         return np.where(x > 0, 1 / np.sqrt(x / over), 0.0).astype(mean.dtype)
 
 
-def adafactor_direction(q: Array, x: Array, r: Array, c: Array, keep: float) -> Array:
+def adafactor_direction(x: Array, r: Array, c: Array, keep: float, epsilon: float) -> Array:
     """Move one matrix's means and return its update."""
     rows, columns = x.shape
-    across = parts(columns, TILE)
-    row_sums = [np.array([sum_in_lanes(row[part]) for row in q]) for part in across]
+    q = np.square(x, dtype=np.float64)
+    row_sums = []
+    for block in parts(columns, 4 * TILE):
+        total = np.zeros(rows)
+        for part in parts(block.stop - block.start, TILE):
+            within = slice(block.start + part.start, block.start + part.stop)
+            total = total + np.array([sum_in_lanes(row[within]) for row in q])
+        row_sums.append(total)
     column_sums = []
     for block in in_blocks(q):
         total = np.zeros(columns)
         for row in block:
             total = total + row
         column_sums.append(total)
-    adafactor_mean(r, keep, row_sums, columns)
-    adafactor_mean(c, keep, column_sums, rows)
+    adafactor_mean(r, keep, epsilon, row_sums, columns)
+    adafactor_mean(c, keep, epsilon, column_sums, rows)
     total_mean = 0.0
     for block in in_blocks(np.broadcast_to(r[:, None], x.shape)):
         share = 0.0
@@ -265,10 +269,10 @@ def adafactor(
             u = np.where(v > 0, g / np.sqrt(v), T(0))
     else:
         x = g.reshape(-1, *g.shape[-2:])
-        q = np.square(x, dtype=np.float64) + a["epsilon_1"]
+        epsilon = a["epsilon_1"]
         r = slots["r"].reshape(-1, x.shape[1])
         c = slots["c"].reshape(-1, x.shape[2])
-        u = np.stack([adafactor_direction(q[k], x[k], r[k], c[k], keep) for k in range(len(x))])
+        u = np.stack([adafactor_direction(x[k], r[k], c[k], keep, epsilon) for k in range(len(x))])
         means = r.astype(np.float64).cumsum(axis=1)[:, -1:] / r.shape[1]
         factor = np.where(r > 0, r.astype(np.float64) / means, 0).astype(r.dtype)
         slots["velocity"][...] = (factor[:, :, None] * c[:, None, :]).reshape(w.shape)
@@ -464,11 +468,16 @@ def sum_of_squares(g: Array) -> float:
     return total
 
 
-def sum_in_lanes(x: Array) -> float:
+def in_rows(x: Array) -> Array:
+    """Rows of 16, the last one filled with zeros."""
     rows = np.zeros((-(-x.size // LANES), LANES))
-    rows.ravel()[: x.size] = x
+    rows.ravel()[: x.size] = x.ravel()
+    return rows
+
+
+def sum_in_lanes(x: Array) -> float:
     lanes = np.zeros(LANES)
-    for row in rows:
+    for row in in_rows(x):
         lanes = lanes + row
     while lanes.size > 1:
         half = lanes.size // 2

@@ -128,7 +128,16 @@ def test_every_pair_of_dtypes(
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_matrices_of_adafactor_in_several_blocks(threads: int, dtype: str) -> None:
     # More columns than a tile; more rows than a block; both; stacks of matrices; hardly any columns.
-    shapes = [(3, 2500), (70, 1025), (200, 700), (3, 2, 40, 90), (9000, 17), (70000, 1), (1, 1)]
+    shapes = [
+        (3, 2500),
+        (66, 5000),
+        (70, 1025),
+        (200, 700),
+        (3, 2, 40, 90),
+        (9000, 17),
+        (70000, 1),
+        (1, 1),
+    ]
     rng = np.random.default_rng(6)
     initial = [rng.standard_normal(shape).astype(DTYPES[dtype]) for shape in shapes]
     grads = [

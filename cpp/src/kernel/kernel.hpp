@@ -10,6 +10,7 @@
 namespace fusedopt::kernel {
 
 inline constexpr std::int64_t tile = 1024;  // elements; what a sum's partial results and a thread's share are cut by
+inline constexpr std::int64_t widest_block = 4 * tile;
 inline constexpr int max_slots = 3;
 inline constexpr int max_scalars = 9;
 
@@ -74,8 +75,8 @@ struct TrustPartial {
     double direction;
 };
 
-/// The part of a variable that one call of Adafactor's kernels works on: some rows, and columns enough for a tile at
-/// most. A variable that is not factored is one row, of any length.
+/// The part of a variable that one call of Adafactor's kernels works on: some rows, and no more columns than
+/// widest_block. A variable that is not factored is one row, of any length.
 struct Block {
     std::int64_t first;       // its first element
     std::int64_t row_length;  // elements from a row to the next
@@ -102,8 +103,8 @@ struct AdafactorKernels {
     BlockFunction settle_whole;
     /// Moves means [begin, end) towards the new ones, whose sums over `terms` elements lie in `parts` arrays, `stride`
     /// apart. Returns their sum.
-    double (*average)(void* means, double keep, const double* sums, std::int64_t parts, std::int64_t stride,
-                      std::int64_t terms, std::int64_t begin, std::int64_t end);
+    double (*average)(void* means, double keep, double epsilon_1, const double* sums, std::int64_t parts,
+                      std::int64_t stride, std::int64_t terms, std::int64_t begin, std::int64_t end);
     /// The second moments that a row's mean stands for.
     void (*expand)(double row_mean, double mean, const void* column_means, std::int64_t columns, void* out);
 };

@@ -11,15 +11,10 @@ inline constexpr int quads = lanes / 4;
 struct Lanes {
     Quad quad[quads] = {};
 
+    // Halves are added, then quarters, and so on.
     FUSEDOPT_INLINE double sum() const {
-        double lane[lanes];
-        __builtin_memcpy(lane, quad, sizeof(lane));
-        for (int half = lanes / 2; half > 0; half /= 2) {
-            for (int j = 0; j < half; ++j) {
-                lane[j] += lane[j + half];
-            }
-        }
-        return lane[0];
+        const Quad rest = (quad[0] + quad[2]) + (quad[1] + quad[3]);
+        return (rest[0] + rest[2]) + (rest[1] + rest[3]);
     }
 };
 
@@ -67,26 +62,6 @@ Partial measure_elements(const G* g, std::int64_t n) {
     }
     const double sum = squares.sum();
     return {sum, sizeof(G) == 8 ? poison.sum() : sum * 0.0};
-}
-
-/// A sum in the same lanes.
-inline double sum_elements(const double* x, std::int64_t n) {
-    Lanes sums;
-    std::int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-#pragma GCC unroll 4
-        for (int k = 0; k < quads; ++k) {
-            sums.quad[k] += to_double(x + i + 4 * k);
-        }
-    }
-    if (i < n) {
-        double row[lanes] = {};
-        __builtin_memcpy(row, x + i, static_cast<unsigned long>(n - i) * sizeof(double));
-        for (int k = 0; k < quads; ++k) {
-            sums.quad[k] += to_double(row + 4 * k);
-        }
-    }
-    return sums.sum();
 }
 
 inline Partial measure_raw(Element element, const void* source, std::int64_t n) {

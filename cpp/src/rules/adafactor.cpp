@@ -132,7 +132,7 @@ private:
             part.columns = tensor.shape().back();
             part.rows = tensor.shape()[tensor.rank() - 2];
             part.matrices = tensor.size() / (part.rows * part.columns);
-            block_columns = kernel::tile;
+            block_columns = kernel::widest_block;
             block_rows = std::max(least_rows, block_elements / part.columns);
             part.row_blocks = divide_up(part.rows, block_rows);
             part.column_blocks = divide_up(part.columns, block_columns);
@@ -223,8 +223,8 @@ private:
         line_plan_.run([&](std::size_t k) {
             Line& line = lines_[k];
             const auto& kernels = current_kernels().adafactor[line.in_double];
-            line.total =
-                kernels.average(line.means, keep, line.sums, line.parts, line.stride, line.terms, line.begin, line.end);
+            line.total = kernels.average(line.means, keep, rule_.epsilon_1, line.sums, line.parts, line.stride,
+                                         line.terms, line.begin, line.end);
         });
         for_each_factored([&](const Part& part) {
             const std::size_t blocks_of_matrix = static_cast<std::size_t>(part.row_blocks * part.column_blocks);

@@ -1,8 +1,8 @@
-// Adafactor (Shazeer & Stern 2018).  q = g^2 + epsilon_1;  b = 1 - t^beta_2_decay;  rho = min(lr, 1 / sqrt(t))
-// r <- b r + (1 - b) mean of q in each row;  c <- the same in each column;  u_ij = g_ij / sqrt(r_i / mean(r)) /
-// sqrt(c_j) A vector has one moment an element instead: v <- b v + (1 - b) q;  u = g / sqrt(v) w <- w - a u,  a =
-// max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold) Where a moment is zero so is the update. The norms and a
-// are the caller's; job.ratio brings a.
+// Adafactor (Shazeer & Stern 2018).  q = g^2 + epsilon_1 (added to the means, not to each element);  b = 1 -
+// t^beta_2_decay;  rho = min(lr, 1 / sqrt(t)) r <- b r + (1 - b) mean of q in each row;  c <- the same in each column;
+// u_ij = g_ij / sqrt(r_i / mean(r)) / sqrt(c_j) A vector has one moment an element instead: v <- b v + (1 - b) q;  u =
+// g / sqrt(v) w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold) Where a moment is zero so
+// is the update. The norms and a are the caller's; job.ratio brings a.
 #pragma once
 
 #include "kernel/sweep.hpp"
@@ -30,118 +30,204 @@ void inverse_roots(const T* means, double mean, std::int64_t n, T* out) {
     }
 }
 
-/// Calls body(begin, row, rows) for as many whole rows of a block as a tile holds, or for one row of a part of its
-/// width.
+/// Part of a block in memory without gaps: as many whole rows as a tile holds, or a tile of one row at most.
+struct Chunk {
+    std::int64_t begin, row, column, rows, columns;
+
+    FUSEDOPT_INLINE std::int64_t size() const { return rows * columns; }
+};
+
 template <class Body>
 FUSEDOPT_INLINE void for_each_chunk(const Block& block, const Body& body) {
-    const std::int64_t fitting = block.columns == block.row_length ? tile / block.columns : 1;
-    for (std::int64_t row = 0; row < block.rows; row += fitting) {
-        body(block.first + row * block.row_length, row, block.rows - row < fitting ? block.rows - row : fitting);
+    const bool is_whole = block.columns == block.row_length && block.columns <= tile;
+    const std::int64_t rows = is_whole ? tile / block.columns : 1;
+    for (std::int64_t row = 0; row < block.rows; row += rows) {
+        for (std::int64_t column = 0; column < block.columns; column += tile) {
+            body(Chunk{block.first + row * block.row_length + column, row, column,
+                       block.rows - row < rows ? block.rows - row : rows,
+                       block.columns - column < tile ? block.columns - column : tile});
+        }
+    }
+}
+
+/// 16 columns of a row: squares of the gradient into both sums, of the weight into the lanes of its own.
+template <class T>
+FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, double* columns, Lanes& row,
+                               Lanes& weight) {
+    alignas(64) T x[lanes], y[lanes];
+#pragma omp simd
+    for (int j = 0; j < lanes; ++j) {
+        x[j] = larger(-clip, smaller(clip, g[j] * scale));
+        y[j] = w[j] * keep;
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < quads; ++k) {
+        const Quad square = to_double(x + 4 * k) * to_double(x + 4 * k);
+        row.quad[k] += square;
+        const Quad sum = to_double(columns + 4 * k) + square;
+        __builtin_memcpy(columns + 4 * k, &sum, sizeof(sum));
+        weight.quad[k] += to_double(y + 4 * k) * to_double(y + 4 * k);
     }
 }
 
 template <class T>
-void keep_weights(const Job& job, std::int64_t begin, std::int64_t n, T* out) {
-    const T keep = static_cast<T>(job.keep);
-    const T* w = static_cast<const T*>(job.weight) + begin;
-#pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
-        out[i] = w[i] * keep;
+FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, std::int64_t n, double* columns,
+                               Lanes& all_weights) {
+    Lanes row, weight = all_weights;  // in registers
+    std::int64_t j = 0;
+    for (; j + lanes <= n; j += lanes) {
+        prefetch(w + j);
+        prefetch(g + j);
+        sum_lanes(w + j, g + j, scale, clip, keep, columns + j, row, weight);
     }
+    if (j < n) {
+        T last_w[lanes] = {}, last_g[lanes] = {};
+        double last_columns[lanes] = {};
+        const auto rest = static_cast<unsigned long>(n - j);
+        __builtin_memcpy(last_w, w + j, rest * sizeof(T));
+        __builtin_memcpy(last_g, g + j, rest * sizeof(T));
+        __builtin_memcpy(last_columns, columns + j, rest * sizeof(double));
+        sum_lanes(last_w, last_g, scale, clip, keep, last_columns, row, weight);
+        __builtin_memcpy(columns + j, last_columns, rest * sizeof(double));
+    }
+    all_weights = weight;
+    return row.sum();
 }
 
 template <class T>
 void adafactor_sums(const Step& step, const Job& job, const Block& block) {
-    const AdafactorScalars scalars(step.scalars);
     const T clip = static_cast<T>(step.clipvalue);
+    const T keep = static_cast<T>(job.keep);
     alignas(64) T buffer[tile];
-    alignas(64) double squares[tile];
     GatherBuffer gathered;
-    double weight = 0.0;
+    Lanes weight;
     __builtin_memset(block.column_sums, 0, static_cast<unsigned long>(block.columns) * sizeof(double));
-    for_each_chunk(block, [&](std::int64_t begin, std::int64_t row, std::int64_t rows) {
-        const std::int64_t n = rows * block.columns;
+    for_each_chunk(block, [&](const Chunk& chunk) {
         if (job.storage) {
-            reconcile(job, begin, n);
+            reconcile(job, chunk.begin, chunk.size());
         }
-        keep_weights(job, begin, n, buffer);
-        weight += measure_elements(buffer, n).sum_of_squares;
+        const T* w = static_cast<const T*>(job.weight) + chunk.begin;
         const T* g;
-        const T scale = load_averaged(job, contiguous(job, begin, n, gathered), begin, n, g, buffer);
-#pragma omp simd
-        for (std::int64_t i = 0; i < n; ++i) {
-            const double x = static_cast<double>(larger(-clip, smaller(clip, g[i] * scale)));
-            squares[i] = x * x + scalars.epsilon_1;
-        }
-        for (std::int64_t k = 0; k < rows; ++k) {
-            const double* q = squares + k * block.columns;
-            block.row_sums[row + k] = sum_elements(q, block.columns);
-#pragma omp simd
-            for (std::int64_t j = 0; j < block.columns; ++j) {
-                block.column_sums[j] += q[j];
-            }
+        const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
+        const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
+        for (std::int64_t k = 0; k < chunk.rows; ++k) {
+            const double sum = sum_row(w + k * chunk.columns, g + k * chunk.columns, scale, clip, keep, chunk.columns,
+                                       block.column_sums + chunk.column, weight);
+            double& row_sum = block.row_sums[chunk.row + k];
+            row_sum = chunk.column == 0 ? sum : row_sum + sum;
         }
     });
-    block.norms->weight = weight;
+    block.norms->weight = weight.sum();
 }
 
-/// The update's elements in a chunk of a factored variable.
+/// The factors that stand for a block's moments.
 template <class T>
-FUSEDOPT_INLINE void whiten_chunk(const Step& step, const Job& job, const Block& block, const T* column_factors,
-                                  std::int64_t begin, std::int64_t row, std::int64_t rows, T* out) {
-    const T clip = static_cast<T>(step.clipvalue);
-    const std::int64_t n = rows * block.columns;
-    alignas(64) T row_factors[tile];
-    GatherBuffer gathered;
-    inverse_roots(static_cast<const T*>(block.row_means) + row, block.mean, rows, row_factors);
-    const T* g;
-    const T scale = load_averaged(job, contiguous(job, begin, n, gathered), begin, n, g, out);
-    for (std::int64_t k = 0; k < rows; ++k) {
-        const T* x = g + k * block.columns;
-        T* u = out + k * block.columns;
-        const T row_factor = row_factors[k];
-#pragma omp simd
-        for (std::int64_t j = 0; j < block.columns; ++j) {
-            u[j] = (larger(-clip, smaller(clip, x[j] * scale)) * row_factor) * column_factors[j];
-        }
+struct Factors {
+    alignas(64) T columns[widest_block];
+    alignas(64) T rows[tile];  // of a chunk
+
+    FUSEDOPT_INLINE void set_columns(const Block& block) {
+        inverse_roots(static_cast<const T*>(block.column_means), 1.0, block.columns, columns);
     }
+    FUSEDOPT_INLINE void set_rows(const Block& block, const Chunk& chunk) {
+        inverse_roots(static_cast<const T*>(block.row_means) + chunk.row, block.mean, chunk.rows, rows);
+    }
+};
+
+/// Elements [first, last) of a row's update.
+template <class T>
+FUSEDOPT_INLINE void whiten(const T* g, T scale, T clip, T row, const T* columns, std::int64_t n, T* update) {
+#pragma omp simd
+    for (std::int64_t j = 0; j < n; ++j) {
+        update[j] = (larger(-clip, smaller(clip, g[j] * scale)) * row) * columns[j];
+    }
+}
+
+template <class T>
+FUSEDOPT_INLINE void lengthen_row(const T* g, T scale, T clip, T row, const T* columns, std::int64_t n,
+                                  Lanes& all_directions) {
+    Lanes direction = all_directions, unused;  // in registers
+    alignas(64) T update[lanes];
+    std::int64_t j = 0;
+    for (; j + lanes <= n; j += lanes) {
+        prefetch(g + j);
+        whiten(g + j, scale, clip, row, columns + j, lanes, update);
+        add_row(update, direction, unused);
+    }
+    if (j < n) {
+        __builtin_memset(update, 0, sizeof(update));
+        whiten(g + j, scale, clip, row, columns + j, n - j, update);
+        add_row(update, direction, unused);
+    }
+    all_directions = direction;
 }
 
 template <class T>
 void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
-    alignas(64) T column_factors[tile];
-    alignas(64) T update[tile];
-    inverse_roots(static_cast<const T*>(block.column_means), 1.0, block.columns, column_factors);
-    double direction = 0.0;
-    for_each_chunk(block, [&](std::int64_t begin, std::int64_t row, std::int64_t rows) {
-        whiten_chunk(step, job, block, column_factors, begin, row, rows, update);
-        direction += measure_elements(update, rows * block.columns).sum_of_squares;
+    const T clip = static_cast<T>(step.clipvalue);
+    Factors<T> factors;
+    alignas(64) T buffer[tile];
+    GatherBuffer gathered;
+    Lanes direction;
+    factors.set_columns(block);
+    for_each_chunk(block, [&](const Chunk& chunk) {
+        factors.set_rows(block, chunk);
+        const T* g;
+        const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
+        const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
+        for (std::int64_t k = 0; k < chunk.rows; ++k) {
+            lengthen_row(g + k * chunk.columns, scale, clip, factors.rows[k], factors.columns + chunk.column,
+                         chunk.columns, direction);
+        }
     });
-    block.norms->direction = direction;
+    block.norms->direction = direction.sum();
 }
 
-/// w <- keep w - a u, and what follows every update.
+/// w <- keep w - a u.
 template <class T>
-void settle_chunk(const Step& step, const Job& job, const T* update, std::int64_t begin, std::int64_t n) {
-    const T keep = static_cast<T>(job.keep);
-    const T a = static_cast<T>(job.ratio);
-    T* w = static_cast<T*>(job.weight) + begin;
+FUSEDOPT_INLINE void settle_elements(T* w, T keep, T a, const T* update, std::int64_t n) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
         w[i] = w[i] * keep - a * update[i];
     }
-    empty_accumulator<T>(job, begin, n);
-    finish_tile<T>(step, job, begin, n);
+}
+
+template <class T>
+FUSEDOPT_INLINE void settle_row(T* w, T keep, T a, const T* g, T scale, T clip, T row, const T* columns,
+                                std::int64_t n) {
+    alignas(64) T update[lanes];
+    std::int64_t j = 0;
+    for (; j + lanes <= n; j += lanes) {
+        prefetch(w + j);
+        prefetch(g + j);
+        whiten(g + j, scale, clip, row, columns + j, lanes, update);
+        settle_elements(w + j, keep, a, update, lanes);
+    }
+    whiten(g + j, scale, clip, row, columns + j, n - j, update);
+    settle_elements(w + j, keep, a, update, n - j);
 }
 
 template <class T>
 void adafactor_settle(const Step& step, const Job& job, const Block& block) {
-    alignas(64) T column_factors[tile];
-    alignas(64) T update[tile];
-    inverse_roots(static_cast<const T*>(block.column_means), 1.0, block.columns, column_factors);
-    for_each_chunk(block, [&](std::int64_t begin, std::int64_t row, std::int64_t rows) {
-        whiten_chunk(step, job, block, column_factors, begin, row, rows, update);
-        settle_chunk(step, job, update, begin, rows * block.columns);
+    const T clip = static_cast<T>(step.clipvalue);
+    const T keep = static_cast<T>(job.keep);
+    const T a = static_cast<T>(job.ratio);
+    Factors<T> factors;
+    alignas(64) T buffer[tile];
+    GatherBuffer gathered;
+    factors.set_columns(block);
+    for_each_chunk(block, [&](const Chunk& chunk) {
+        factors.set_rows(block, chunk);
+        T* w = static_cast<T*>(job.weight) + chunk.begin;
+        const T* g;
+        const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
+        const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
+        for (std::int64_t k = 0; k < chunk.rows; ++k) {
+            settle_row(w + k * chunk.columns, keep, a, g + k * chunk.columns, scale, clip, factors.rows[k],
+                       factors.columns + chunk.column, chunk.columns);
+        }
+        empty_accumulator<T>(job, chunk.begin, chunk.size());
+        finish_tile<T>(step, job, chunk.begin, chunk.size());
     });
 }
 
@@ -151,6 +237,7 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
     const T clip = static_cast<T>(step.clipvalue);
     const T keep = static_cast<T>(scalars.keep), move = static_cast<T>(1.0 - scalars.keep);
     const T epsilon_1 = static_cast<T>(scalars.epsilon_1);
+    const T weight_keep = static_cast<T>(job.keep);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     TrustPartial norms = {};
@@ -160,7 +247,11 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
         if (job.storage) {
             reconcile(job, i, n);
         }
-        keep_weights(job, i, n, buffer);
+        const T* w = static_cast<const T*>(job.weight) + i;
+#pragma omp simd
+        for (std::int64_t j = 0; j < n; ++j) {
+            buffer[j] = w[j] * weight_keep;
+        }
         norms.weight += measure_elements(buffer, n).sum_of_squares;
         T* v = static_cast<T*>(job.slots[2]) + i;
         const T* g;
@@ -191,15 +282,18 @@ void adafactor_settle_whole(const Step& step, const Job& job, const Block& block
         for (std::int64_t j = 0; j < n; ++j) {
             update[j] = whitened(larger(-clip, smaller(clip, g[j] * scale)), v[j]);
         }
-        settle_chunk(step, job, update, i, n);
+        settle_elements(static_cast<T*>(job.weight) + i, static_cast<T>(job.keep), static_cast<T>(job.ratio), update,
+                        n);
+        empty_accumulator<T>(job, i, n);
+        finish_tile<T>(step, job, i, n);
     }
 }
 
 template <class T>
-double adafactor_average(void* means, double keep, const double* sums, std::int64_t parts, std::int64_t stride,
-                         std::int64_t terms, std::int64_t begin, std::int64_t end) {
+double adafactor_average(void* means, double keep, double epsilon_1, const double* sums, std::int64_t parts,
+                         std::int64_t stride, std::int64_t terms, std::int64_t begin, std::int64_t end) {
     T* mean = static_cast<T*>(means);
-    const double share = (1.0 - keep) / static_cast<double>(terms);
+    const double share = 1.0 / static_cast<double>(terms);
     alignas(64) double sum[tile];
     double total = 0.0;
     for (std::int64_t i = begin; i < end; i += tile) {
@@ -213,7 +307,8 @@ double adafactor_average(void* means, double keep, const double* sums, std::int6
             }
         }
         for (std::int64_t j = 0; j < n; ++j) {
-            mean[i + j] = static_cast<T>(keep * static_cast<double>(mean[i + j]) + share * sum[j]);
+            mean[i + j] =
+                static_cast<T>(keep * static_cast<double>(mean[i + j]) + (1.0 - keep) * (share * sum[j] + epsilon_1));
             total += static_cast<double>(mean[i + j]);
         }
     }
