@@ -466,3 +466,17 @@ print(stepped - start, resident() - stepped)
     )
     of_steps, of_reading = map(int, done.stdout.split())
     assert of_steps < 2**20 < 2**24 <= of_reading + 2**20
+
+
+def test_a_stateless_step_knows_the_names() -> None:
+    weights = {"kernel": random(3, 4), "embedding": random(3, 4), "head": random(4, 3)}
+    optimizer = fo.Muon(exclude_layers=["head"])
+    optimizer.build(weights)
+    gradients = [random(*w.shape, seed=1) for w in weights.values()]
+    optimizer.apply(gradients)
+    before = bits(optimizer, weights)
+    state = [np.array(v) for v in optimizer.variables]
+    updated, new_state = optimizer.stateless_apply(state, gradients, list(weights.values()))
+    assert bits(optimizer, weights) == before
+    optimizer.apply(gradients)
+    assert bits(optimizer, weights) == [a.tobytes() for a in [*updated, *new_state]]
