@@ -224,7 +224,7 @@ def adafactor_mean(mean: Array, keep: float, epsilon: float, sums: list[Array], 
 def inverse_root(mean: Array, over: float) -> Array:
     x = mean.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(x > 0, 1 / np.sqrt(x / over), 0.0).astype(mean.dtype)
+        return np.where(x == 0, 0.0, 1 / np.sqrt(x / over)).astype(mean.dtype)
 
 
 def adafactor_direction(x: Array, r: Array, c: Array, keep: float, epsilon: float) -> Array:
@@ -266,7 +266,7 @@ def adafactor(
         v = slots["velocity"]
         v[...] = T(keep) * v + T(1 - keep) * (g * g + T(a["epsilon_1"]))
         with np.errstate(divide="ignore", invalid="ignore"):
-            u = np.where(v > 0, g / np.sqrt(v), T(0))
+            u = np.where(v == 0, T(0), g / np.sqrt(v))
     else:
         x = g.reshape(-1, *g.shape[-2:])
         epsilon = a["epsilon_1"]
@@ -274,7 +274,7 @@ def adafactor(
         c = slots["c"].reshape(-1, x.shape[2])
         u = np.stack([adafactor_direction(x[k], r[k], c[k], keep, epsilon) for k in range(len(x))])
         means = r.astype(np.float64).cumsum(axis=1)[:, -1:] / r.shape[1]
-        factor = np.where(r > 0, r.astype(np.float64) / means, 0).astype(r.dtype)
+        factor = np.where(r == 0, 0, r.astype(np.float64) / means).astype(r.dtype)
         slots["velocity"][...] = (factor[:, :, None] * c[:, None, :]).reshape(w.shape)
         u = u.reshape(w.shape)
     length = math.sqrt(adafactor_norm(w) / w.size)

@@ -121,6 +121,11 @@ def test_find_package_shared(embedding_tree: Path, tmp_path: Path) -> None:
     run_example(tmp_path / "build" / "iris")
 
 
+def compiler_of(tree: Path) -> str:
+    cache = (tree / "CMakeCache.txt").read_text()
+    return re.search(r"^CMAKE_CXX_COMPILER:\w+=(.*)", cache, re.MULTILINE)[1]  # type: ignore[index]
+
+
 def pkg_config_flags(file: Path) -> list[str]:
     """Flags as `pkg-config --cflags --libs` gives them, for machines that do not have it."""
     variables = {"pcfiledir": str(file.parent)}
@@ -138,10 +143,72 @@ def test_pkg_config(tree: Path, prefix: Path, tmp_path: Path) -> None:
     if shutil.which("pkg-config"):
         command = ("pkg-config", "--cflags", "--libs", "fusedopt")
         assert run(*command, PKG_CONFIG_PATH=str(file.parent)).split() == flags
-    cache = (tree / "CMakeCache.txt").read_text()
-    compiler = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.*)", cache, re.MULTILINE)[1]  # type: ignore[index]
-    run(compiler, "-std=c++20", EXAMPLE / "iris.cpp", *flags, "-o", tmp_path / "iris")
+    run(compiler_of(tree), "-std=c++20", EXAMPLE / "iris.cpp", *flags, "-o", tmp_path / "iris")
     run_example(tmp_path / "iris")
+
+
+# Two functions of a CBLAS, by definition: the README's lines must compile and mean what they say without one.
+CBLAS = """
+enum CBLAS_ORDER { CblasRowMajor = 101 };
+enum CBLAS_TRANSPOSE { CblasNoTrans = 111, CblasTrans = 112 };
+template <class T>
+void gemm(CBLAS_ORDER, CBLAS_TRANSPOSE of_a, CBLAS_TRANSPOSE of_b, int m, int n, int k, T alpha, const T* a, int lda,
+          const T* b, int ldb, T beta, T* c, int ldc) {
+    for (int i = 0; i < m; ++i) {
+        for (int j = 0; j < n; ++j) {
+            T sum = 0;
+            for (int l = 0; l < k; ++l) {
+                sum += a[of_a == CblasTrans ? l * lda + i : i * lda + l] *
+                       b[of_b == CblasTrans ? j * ldb + l : l * ldb + j];
+            }
+            c[i * ldc + j] = alpha * sum + (beta == 0 ? 0 : beta * c[i * ldc + j]);
+        }
+    }
+}
+const auto cblas_sgemm = gemm<float>;
+const auto cblas_dgemm = gemm<double>;
+"""
+COMPARISON = """
+#include "check.hpp"
+#include "reference.hpp"
+
+TEST(products_of_the_readme) {
+    std::vector<Array> ours, theirs;
+    for (const DType dtype : {DType::float32, DType::float64}) {
+        for (const Shape& shape : {Shape{5, 9}, Shape{9, 5}, Shape{4, 4}, Shape{1, 7}, Shape{7, 1}, Shape{1, 1}}) {
+            ours.emplace_back(dtype, shape, numbers(dtype, count(shape), 1));
+            theirs.push_back(ours.back().copy());
+        }
+    }
+    std::vector<Array> copies;
+    for (const Array& array : ours) copies.push_back(array.copy());
+    fusedopt::Optimizer other(fusedopt::Muon{.matrix_product = multiply});
+    readme::optimizer.build(tensors(ours));
+    other.build(tensors(theirs));
+    readme::optimizer.apply(tensors(copies));
+    other.apply(tensors(copies));
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+        const Values a = values_of(ours[i].tensor()), b = values_of(theirs[i].tensor());
+        for (std::size_t k = 0; k < a.size(); ++k) CHECK(std::fabs(a[k] - b[k]) < 1e-6);
+        CHECK(a != values_of(copies[i].tensor()));
+    }
+}
+"""
+
+
+def test_matrix_product_of_the_readme(tree: Path, prefix: Path, tmp_path: Path) -> None:
+    text = (ROOT / "cpp" / "README.md").read_text()
+    (snippet,) = re.findall(r"<!-- matrix product -->\n```cpp\n(.*?)```", text, re.DOTALL)
+    includes = "".join(re.findall(r"#include .*\n", snippet))
+    lines = re.sub(r"#include .*\n", "", snippet)
+    (tmp_path / "cblas.h").write_text(CBLAS)
+    program = f'{includes}#include "cases.hpp"\nnamespace readme {{{lines}}}{COMPARISON}'
+    (tmp_path / "program.cpp").write_text(program)
+    (file,) = prefix.glob("lib*/**/fusedopt.pc")
+    folders = (f"-I{tmp_path}", f"-I{ROOT / 'tests' / 'cpp'}")
+    flags = ("-std=c++20", *folders, *pkg_config_flags(file))
+    run(compiler_of(tree), tmp_path / "program.cpp", *flags, "-o", tmp_path / "program")
+    run(tmp_path / "program")
 
 
 def level_objects(tree: Path) -> dict[str, Path]:

@@ -124,7 +124,9 @@ void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Jo
     const std::vector<Slot>& slots = branch_of(job).slots;
     for (std::size_t k = 0; k < slots.size(); ++k) {
         if (slots[k].form != Form::rows && slots[k].form != Form::columns) continue;
-        std::memset(job.slots[k], 0, elements_of(slots[k], variable) * (job.computes_in_double ? 8 : 4));
+        if (const std::size_t elements = elements_of(slots[k], variable)) {
+            std::memset(job.slots[k], 0, elements * (job.computes_in_double ? 8 : 4));
+        }
     }
 }
 

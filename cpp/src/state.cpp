@@ -93,7 +93,7 @@ void Optimizer::State::require_built(const char* function) const {
 
 void Optimizer::State::require_not_stepping(const char* function) const {
     if (is_stepping) {
-        throw std::invalid_argument(std::string(function) + ": called by a learning rate or beta of its own step");
+        throw std::invalid_argument(std::string(function) + ": called by a function of its own step");
     }
 }
 

@@ -149,6 +149,7 @@ private:
     bool is_update = false;
     std::vector<kernel::Step> common;  // of each branch
     double next_product = 1.0;
+    std::optional<double> next_global_norm;
 
     SweepPlan plan;
     std::vector<kernel::TrustPartial> trust_partials;  // of every tile, for a rule with a trust ratio

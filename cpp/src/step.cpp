@@ -197,8 +197,8 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             if (jobs[i].gradient) sum += sum_of_squares(i);
         }
-        global_norm = factor * std::sqrt(sum);
-        global_factor = global_clip_factor(*global_norm, *options.global_clipnorm);
+        next_global_norm = factor * std::sqrt(sum);
+        global_factor = global_clip_factor(*next_global_norm, *options.global_clipnorm);
     }
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         kernel::Job& job = jobs[i];
@@ -248,6 +248,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
         step.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
     }
     next_product = product;
+    next_global_norm = global_norm;
     if (!is_update) return;
     // The caller's code runs before the floating-point state is set for ours.
     Moment moment{current_learning_rate(), calls, iteration + 1, 0.0, 0.0, &next_product};
@@ -291,6 +292,7 @@ void Optimizer::State::commit() {
         functions[job.computes_in_double](common[job.branch], job, begin, end);
     });
     product = next_product;
+    global_norm = next_global_norm;
     ++calls;
 }
 

@@ -32,6 +32,8 @@ class Adafactor(Optimizer):
     whenever `variables` is read, takes memory only from then on, and writing to it has no effect.
 
     Where :math:`r_i` or :math:`c_j` is zero the update is zero (in Keras the whole variable can become NaN).
+    As in Keras, a gradient that is not finite makes its whole variable NaN, and so does one whose square float32
+    cannot hold (beyond 1e19); in a variable of fewer than two dimensions such an element has an update of zero instead.
     As in Keras, ``relative_step`` makes no difference: the learning rate is always at most :math:`1 / \sqrt{t}`.
 
     Parameters

@@ -61,19 +61,19 @@ TEST(the_counter_counts) {
 }
 
 TEST(a_step_allocates_nothing) {
-    constexpr std::int64_t size = 10000;  // four of them, so that threads take part
+    constexpr std::int64_t size = 10000, columns = 10;  // four of them, so that threads take part
     std::vector<Array> variables, gradients;
     for (const DType dtype : all_dtypes) {
-        variables.emplace_back(dtype, Shape{size / 100, 100}, numbers(dtype, size, 1));
-        gradients.emplace_back(dtype, Shape{100, size / 100}, numbers(dtype, size, 2));
+        variables.emplace_back(dtype, Shape{size / columns, columns}, numbers(dtype, size, 1));
+        gradients.emplace_back(dtype, Shape{columns, size / columns}, numbers(dtype, size, 2));
     }
     const std::vector<Tensor> targets = tensors(variables);
     std::vector<Tensor> plain, transposed, missing(4), backwards;
     for (const Array& gradient : gradients) {
         const auto item = static_cast<std::int64_t>(item_size(gradient.dtype()));
-        plain.emplace_back(static_cast<void*>(gradient.data()), gradient.dtype(), Shape{size / 100, 100});
-        transposed.emplace_back(static_cast<void*>(gradient.data()), gradient.dtype(), Shape{size / 100, 100},
-                                Shape{item, item * size / 100});
+        plain.emplace_back(static_cast<void*>(gradient.data()), gradient.dtype(), Shape{size / columns, columns});
+        transposed.emplace_back(static_cast<void*>(gradient.data()), gradient.dtype(), Shape{size / columns, columns},
+                                Shape{item, item * size / columns});
     }
     missing[2] = plain[2];
     const std::vector<Tensor> reversed_targets(targets.rbegin(), targets.rend()),

@@ -1,6 +1,8 @@
 // The table of cases: every rule with its variants, every option by itself, and the ones that meet inside a step.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,28 @@ struct OptionCase {
     std::string name;
     fusedopt::Options options;
 };
+
+/// The definition, summed in double. It allocates nothing, which a BLAS need not keep to.
+template <class T>
+void multiply_elements(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product) {
+    const auto at = [](const fusedopt::Tensor& x, std::int64_t i, std::int64_t j) -> T& {
+        return *reinterpret_cast<T*>(static_cast<std::byte*>(x.data()) + i * x.strides()[0] + j * x.strides()[1]);
+    };
+    for (std::int64_t i = 0; i < product.shape()[0]; ++i) {
+        for (std::int64_t j = 0; j < product.shape()[1]; ++j) {
+            double sum = 0.0;
+            for (std::int64_t k = 0; k < a.shape()[1]; ++k) {
+                sum += static_cast<double>(at(a, i, k)) * static_cast<double>(at(b, k, j));
+            }
+            at(product, i, j) = static_cast<T>(sum);
+        }
+    }
+}
+
+inline void multiply(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product) {
+    const bool in_double = product.dtype() == fusedopt::DType::float64;
+    (in_double ? multiply_elements<double> : multiply_elements<float>)(a, b, product);
+}
 
 inline std::vector<RuleCase> rule_cases() {
     using namespace fusedopt;
@@ -45,6 +69,19 @@ inline std::vector<RuleCase> rule_cases() {
         {"Lamb", Lamb{}},
         {"ScheduleFreeAdamW", ScheduleFreeAdamW{}},
         {"ScheduleFreeAdamW warmup", ScheduleFreeAdamW{.beta_1 = 0.8, .warmup_steps = 4}},
+        {"Adafactor", Adafactor{}},
+        {"Adafactor otherwise",
+         Adafactor{.beta_2_decay = -0.5, .epsilon_1 = 1e-6, .epsilon_2 = 0.01, .clip_threshold = 0.7}},
+        {"Muon", Muon{.matrix_product = multiply}},
+        {"Muon otherwise", Muon{.matrix_product = multiply,
+                                .adam_beta_1 = 0.8,
+                                .adam_beta_2 = 0.95,
+                                .adam_weight_decay = 0.01,
+                                .epsilon = 1e-5,
+                                .adam_lr_ratio = 0.5,
+                                .ns_steps = 1,
+                                .nesterov = false,
+                                .rms_rate = {}}},
     };
 }
 

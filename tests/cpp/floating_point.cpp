@@ -171,6 +171,39 @@ TEST(loss_scales_do_not_depend_on_the_callers_state) {
     }
 }
 
+TEST(the_numbers_of_matrices_do_not_depend_on_it_either) {
+    std::uint64_t state = 0;
+    const auto in_the_callers_state = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
+        CHECK_EQUAL(control_state(), state);
+        std::fenv_t environment;
+        std::fegetenv(&environment);
+        std::fesetenv(FE_DFL_ENV);
+        multiply(a, b, product);
+        std::fesetenv(&environment);
+    };
+    const Shape shape = {70, 1100};
+    for (const fusedopt::Rule& rule :
+         {fusedopt::Rule(fusedopt::Adafactor{}),
+          fusedopt::Rule(fusedopt::Muon{.matrix_product = in_the_callers_state, .ns_steps = 2})}) {
+        for (const DType dtype : {DType::float32, DType::float64}) {
+            const Array start(dtype, shape, numbers(dtype, count(shape), 1));
+            const Array gradient(DType::float32, shape, numbers(DType::float32, count(shape), 2));
+            std::vector<std::byte> expected;
+            in_every_caller_state([&] {
+                state = control_state();
+                const Array variable = start.copy();
+                fusedopt::Optimizer optimizer(rule, {.clipnorm = 1.0, .use_ema = true});
+                optimizer.build({variable.tensor()});
+                for (int k = 0; k < 2; ++k) optimizer.apply({gradient.tensor()});
+                const std::vector<std::byte> found = snapshot(optimizer, std::vector{variable.tensor()});
+                if (expected.empty()) expected = found;
+                CHECK(found == expected);
+                CHECK_EQUAL(control_state(), state);
+            });
+        }
+    }
+}
+
 #if defined(__x86_64__) || defined(__aarch64__)
 
 TEST(subnormal_numbers_are_flushed_on_every_thread) {

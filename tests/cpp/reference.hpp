@@ -56,6 +56,10 @@ inline std::vector<std::string> slot_names(const fusedopt::Ftrl&) {
     return {"accumulator", "linear"};
 }
 
+inline std::vector<std::string> slot_names(const fusedopt::Adafactor&) {
+    return {"velocity", "r", "c"};
+}
+
 template <class AdamLike>
 std::vector<std::string> slot_names(const AdamLike& rule) {
     std::vector<std::string> names = {"momentum", "velocity"};
@@ -316,6 +320,43 @@ void apply_rule(const fusedopt::Lamb& rule, const Moment& now, Values& weight, c
     }
 }
 
+/// Adafactor on a vector takes two root mean squares in between, summed in blocks of 64 tiles.
+template <class T>
+void apply_rule(const fusedopt::Adafactor& rule, const Moment& now, Values& weight, const Values& gradient,
+                Values* slots) {
+    if (weight.empty()) return;
+    const double b = 1.0 - std::pow(now.t, rule.beta_2_decay);
+    const T keep = static_cast<T>(b), move = static_cast<T>(1.0 - b), epsilon_1 = static_cast<T>(rule.epsilon_1);
+    Values direction(weight.size());
+    for (std::size_t k = 0; k < weight.size(); ++k) {
+        const T g = static_cast<T>(gradient[k]);
+        const T v = keep * static_cast<T>(slots[0][k]) + move * (g * g + epsilon_1);
+        slots[0][k] = static_cast<double>(v);
+        direction[k] = v == 0 ? 0.0 : static_cast<double>(g / std::sqrt(v));
+    }
+    const auto root_mean_square = [](const Values& values) {
+        constexpr std::ptrdiff_t block = 64 * 1024;
+        double sum = 0.0;
+        for (auto begin = values.begin(); begin < values.end(); begin += std::min(block, values.end() - begin)) {
+            sum += sum_of_squares(Values(begin, begin + std::min(block, values.end() - begin)));
+        }
+        return std::sqrt(sum / static_cast<double>(values.size()));
+    };
+    const double a = std::max(rule.epsilon_2, root_mean_square(weight)) * std::min(now.rate, 1.0 / std::sqrt(now.t)) /
+                     std::max(1.0, root_mean_square(direction) / rule.clip_threshold);
+    for (std::size_t k = 0; k < weight.size(); ++k) {
+        weight[k] = static_cast<double>(static_cast<T>(weight[k]) - static_cast<T>(a) * static_cast<T>(direction[k]));
+    }
+}
+
+/// Muon leaves vectors to Adam.
+template <class T>
+void apply_rule(const fusedopt::Muon& rule, const Moment& now, Values& weight, const Values& gradient, Values* slots) {
+    const fusedopt::Adam adam{.beta_1 = rule.adam_beta_1, .beta_2 = rule.adam_beta_2, .epsilon = rule.epsilon};
+    apply_rule<T>(adam, Moment{now.rate * rule.adam_lr_ratio, now.t}, weight, gradient, slots);
+}
+
+/// Of Adafactor and Muon only what they do to vectors.
 class Optimizer {
 public:
     Optimizer(fusedopt::Rule rule, fusedopt::Options options)
@@ -329,6 +370,7 @@ public:
         if (options_.learning_rate) learning_rate_ = *options_.learning_rate;
         weight_decay_ = options_.weight_decay.value_or(0.0);
         if (const auto* adamw = std::get_if<fusedopt::AdamW>(&rule_)) weight_decay_ = adamw->weight_decay;
+        if (const auto* muon = std::get_if<fusedopt::Muon>(&rule_)) weight_decay_ = muon->adam_weight_decay;
     }
 
     void add(DType dtype, const Values& values) {
@@ -338,6 +380,7 @@ public:
         if (is<fusedopt::ScheduleFreeAdamW>()) {
             variable.slots[0] = values;
         }
+        if (is<fusedopt::Adafactor>()) variable.slots[1] = variable.slots[2] = {0.0};  // Keras lists an integer
         std::visit(
             [&](const auto& r) {
                 if constexpr (requires { r.initial_accumulator_value; }) {

@@ -51,6 +51,30 @@ TEST(hyperparameters) {
         refuse("l2_shrinkage", fusedopt::Ftrl{.l2_shrinkage_regularization_strength = bad});
         refuse("beta", fusedopt::Ftrl{.beta = bad});
     }
+    for (const double bad : {not_a_number, infinity, -infinity, -0.1}) {
+        refuse("epsilon_1", fusedopt::Adafactor{.epsilon_1 = bad});
+        refuse("epsilon_2", fusedopt::Adafactor{.epsilon_2 = bad});
+        refuse("clip_threshold", fusedopt::Adafactor{.clip_threshold = bad});
+        refuse("adam_weight_decay", fusedopt::Muon{.matrix_product = multiply, .adam_weight_decay = bad});
+        refuse("weight_decay", fusedopt::Muon{.matrix_product = multiply, .weight_decay = bad});
+        refuse("epsilon", fusedopt::Muon{.matrix_product = multiply, .epsilon = bad});
+        refuse("adam_lr_ratio", fusedopt::Muon{.matrix_product = multiply, .adam_lr_ratio = bad});
+        refuse("momentum", fusedopt::Muon{.matrix_product = multiply, .momentum = bad});
+        refuse("rms_rate", fusedopt::Muon{.matrix_product = multiply, .rms_rate = bad});
+    }
+    for (const double bad : {not_a_number, infinity, -infinity}) {
+        refuse("beta_2_decay", fusedopt::Adafactor{.beta_2_decay = bad});
+        refuse("muon_a", fusedopt::Muon{.matrix_product = multiply, .muon_a = bad});
+        refuse("muon_b", fusedopt::Muon{.matrix_product = multiply, .muon_b = bad});
+        refuse("muon_c", fusedopt::Muon{.matrix_product = multiply, .muon_c = bad});
+    }
+    refuse("beta_2_decay", fusedopt::Adafactor{.beta_2_decay = 0.1});
+    refuse("clip_threshold", fusedopt::Adafactor{.clip_threshold = 0.0});
+    refuse("adam_beta_1", fusedopt::Muon{.matrix_product = multiply, .adam_beta_1 = 1.0});
+    refuse("adam_beta_2", fusedopt::Muon{.matrix_product = multiply, .adam_beta_2 = -0.1});
+    refuse("ns_steps", fusedopt::Muon{.matrix_product = multiply, .ns_steps = 0});
+    refuse("rms_rate", fusedopt::Muon{.matrix_product = multiply, .rms_rate = 0.0});
+    refuse("found in both", fusedopt::Muon{.matrix_product = multiply}, {.weight_decay = 0.1});
     refuse("learning_rate_power", fusedopt::Ftrl{.learning_rate_power = 0.5});
     refuse("rho", fusedopt::RMSprop{.rho = 1.0});
     refuse("beta_1", fusedopt::AdamW{.beta_1 = 1.0});

@@ -226,6 +226,7 @@ private:
             line.total = kernels.average(line.means, keep, rule_.epsilon_1, line.sums, line.parts, line.stride,
                                          line.terms, line.begin, line.end);
         });
+        const FloatEnvironment environment;
         for_each_factored([&](const Part& part) {
             const std::size_t blocks_of_matrix = static_cast<std::size_t>(part.row_blocks * part.column_blocks);
             for (std::size_t matrix = 0; matrix < static_cast<std::size_t>(part.matrices); ++matrix) {

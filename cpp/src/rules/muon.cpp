@@ -3,10 +3,12 @@
 #include <cctype>
 #include <cmath>
 #include <regex>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "check.hpp"
+#include "float_environment.hpp"
 #include "levels.hpp"
 #include "memory.hpp"
 #include "plan.hpp"
@@ -52,6 +54,7 @@ public:
         square_ = scratch_.at(square);
         product_ = scratch_.at(product);
         plan_.reserve(jobs.size());
+        sum_plan_.reserve(1);
     }
 
     void evaluate(std::span<const kernel::Job> jobs, std::span<const kernel::Step> steps) override {
@@ -78,6 +81,22 @@ private:
         std::size_t first_partial;
     };
 
+    struct Scalars {
+        double inverse_norm, size, last_a;
+    };
+
+    // Apart from the products, which run in the caller's floating-point state.
+    Scalars scalars_of(const Matrix& matrix, const kernel::Job& job) const {
+        const FloatEnvironment environment;
+        double sum = 0.0;
+        for (std::int64_t k = 0; k < (job.size + kernel::tile - 1) / kernel::tile; ++k) {
+            sum += partials_[matrix.first_partial + static_cast<std::size_t>(k)].sum_of_squares;
+        }
+        const auto longest = static_cast<double>(std::max(matrix.rows, matrix.columns));
+        const double size = rule_.rms_rate ? std::sqrt(longest) * *rule_.rms_rate : 1.0;
+        return {1.0 / (std::sqrt(sum) + norm_epsilon), size, size * rule_.muon_a};
+    }
+
     void combine(bool in_double, std::int64_t elements, double a, const void* x, double b, const void* y, void* out) {
         sum_plan_.clear();
         sum_plan_.add(0, elements);
@@ -102,20 +121,16 @@ private:
         const Tensor gram = view(gram_, side, side), square = view(square_, side, side);
         const Tensor product = view(product_, rows, columns);
 
-        double sum = 0.0;
-        for (std::int64_t k = 0; k < (job.size + kernel::tile - 1) / kernel::tile; ++k) {
-            sum += partials_[matrix.first_partial + static_cast<std::size_t>(k)].sum_of_squares;
-        }
-        combine(in_double, job.size, 1.0 / (std::sqrt(sum) + norm_epsilon), direction, 0.0, direction, direction);
-        const double size =
-            rule_.rms_rate ? std::sqrt(static_cast<double>(std::max(rows, columns))) * *rule_.rms_rate : 1.0;
+        const Scalars scalars = scalars_of(matrix, job);
+        combine(in_double, job.size, scalars.inverse_norm, direction, 0.0, direction, direction);
         for (std::int64_t k = 0; k < rule_.ns_steps; ++k) {
-            const double factor = k + 1 == rule_.ns_steps ? size : 1.0;
+            const bool is_last = k + 1 == rule_.ns_steps;
             is_wide ? rule_.matrix_product(x, transposed, gram) : rule_.matrix_product(transposed, x, gram);
             rule_.matrix_product(gram, gram, square);
             combine(in_double, side * side, rule_.muon_b, gram_, rule_.muon_c, square_, gram_);
             is_wide ? rule_.matrix_product(gram, x, product) : rule_.matrix_product(x, gram, product);
-            combine(in_double, job.size, factor * rule_.muon_a, direction, factor, product_, direction);
+            combine(in_double, job.size, is_last ? scalars.last_a : rule_.muon_a, direction,
+                    is_last ? scalars.size : 1.0, product_, direction);
         }
     }
 
@@ -134,7 +149,14 @@ private:
 
 Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings) {
     std::vector<std::regex> patterns;
-    for (const std::string& layer : exclude_layers) patterns.emplace_back(layer);
+    for (const std::string& layer : exclude_layers) {
+        try {
+            patterns.emplace_back(layer);
+        } catch (const std::regex_error& error) {
+            throw std::invalid_argument("exclude_layers: expected a regular expression, found '" + layer + "' (" +
+                                        error.what() + ")");
+        }
+    }
     return [patterns = std::move(patterns), exclude_embeddings](const std::string& name) {
         std::string lower = name;
         std::ranges::transform(lower, lower.begin(),

@@ -1,8 +1,12 @@
-// Adafactor (Shazeer & Stern 2018).  q = g^2 + epsilon_1 (added to the means, not to each element);  b = 1 -
-// t^beta_2_decay;  rho = min(lr, 1 / sqrt(t)) r <- b r + (1 - b) mean of q in each row;  c <- the same in each column;
-// u_ij = g_ij / sqrt(r_i / mean(r)) / sqrt(c_j) A vector has one moment an element instead: v <- b v + (1 - b) q;  u =
-// g / sqrt(v) w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold) Where a moment is zero so
-// is the update. The norms and a are the caller's; job.ratio brings a.
+// Adafactor (Shazeer & Stern 2018).  q = g^2 + epsilon_1 (in the means);  b = 1 - t^beta_2_decay;  rho = min(lr, 1 /
+// sqrt(t)) r <- b r + (1 - b) mean of q in each row;  c <- the same in each column; u_ij = g_ij / sqrt(r_i / mean(r)) /
+// sqrt(c_j).
+//
+// A vector has one moment an element instead:  v <- b v + (1 - b) q;  u = g / sqrt(v).
+//
+// w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold).
+//
+// Where a moment is zero so is the update. The norms and a are the caller's; job.ratio brings a.
 #pragma once
 
 #include "kernel/sweep.hpp"
@@ -17,7 +21,7 @@ struct AdafactorScalars {
 
 template <class T>
 FUSEDOPT_INLINE T whitened(T g, T moment) {
-    return moment > T(0) ? g / square_root(moment) : T(0);
+    return moment == T(0) ? T(0) : g / square_root(moment);  // a NaN stays one
 }
 
 /// out <- 1 / sqrt(means / mean), or 0 where they are.
@@ -26,7 +30,7 @@ void inverse_roots(const T* means, double mean, std::int64_t n, T* out) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
         const double x = static_cast<double>(means[i]);
-        out[i] = static_cast<T>(x > 0.0 ? 1.0 / square_root(x / mean) : 0.0);
+        out[i] = static_cast<T>(x == 0.0 ? 0.0 : 1.0 / square_root(x / mean));
     }
 }
 
@@ -318,7 +322,7 @@ double adafactor_average(void* means, double keep, double epsilon_1, const doubl
 template <class T>
 void adafactor_expand(double row_mean, double mean, const void* column_means, std::int64_t columns, void* out) {
     const T* c = static_cast<const T*>(column_means);
-    const T factor = static_cast<T>(row_mean > 0.0 ? row_mean / mean : 0.0);
+    const T factor = static_cast<T>(row_mean == 0.0 ? 0.0 : row_mean / mean);
     T* v = static_cast<T*>(out);
     for (std::int64_t j = 0; j < columns; ++j) {
         v[j] = factor * c[j];
