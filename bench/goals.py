@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from results import FUSEDOPT, Measurement, Results
-from workloads import power_of_two
+from fusedopt.bench.results import FUSEDOPT, Measurement, Results
+from fusedopt.bench.workload import power_of_two
 
 LARGE = 2**24
 # Others may need more arithmetic than one core hides behind the memory.

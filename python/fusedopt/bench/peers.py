@@ -6,11 +6,12 @@ asked for.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
 import fusedopt as fo
-from workloads import Absent, Array, Ready, Step, Workload, optimizer_of
+from fusedopt.bench.workload import Absent, Array, Ready, Step, Workload, optimizer_of
 
 # Keras's names of arguments, and PyTorch's for the same.
 _TORCH_NAMES = [
@@ -28,17 +29,19 @@ _TORCH_NAMES = [
 
 
 def torch_fused(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    """PyTorch's one sweep, where it has one for the rule."""
     return _torch(workload, variables, gradients, {"fused": True})
 
 
 def torch_foreach(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    """PyTorch's operations on lists of tensors."""
     return _torch(workload, variables, gradients, {"foreach": True})
 
 
 def _torch(
     workload: Workload, variables: list[Array], gradients: list[Array], form: dict[str, bool]
 ) -> Ready:
-    import torch
+    torch: Any = importlib.import_module("torch")
 
     parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
     settings = _settings(workload)
@@ -111,7 +114,8 @@ def _torch_mixed_step(
 
 
 def in_keras(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
-    import keras
+    """Keras, on the backend that `environment` chose."""
+    keras: Any = importlib.import_module("keras")
 
     rule_class = getattr(keras.optimizers, workload.rule, None)
     if rule_class is None:
