@@ -15,6 +15,7 @@ from workloads import FLAGSHIP
 
 OTHER_COLOUR = "#999999"
 BAR, GAP = 0.8, 0.25
+FEWEST_ROWS = 6
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 BARS_AT, BARS_AT_TEXT = 2**24, "2^{24}"
 NANO = 1e9
@@ -66,8 +67,8 @@ def _bars(axes: Any, groups: list[tuple[str, Measurement]], threads: int) -> Non
     axes.spines.left.set_visible(False)
     axes.set_yticks(ticks, labels)
     axes.tick_params(axis="y", length=0)
-    # Not the automatic margin, which grows with few bars and knows nothing of their titles.
-    axes.set_ylim(max(position - GAP, 1) - BAR / 2, -BAR)
+    # The automatic margin grows with few bars, and knows nothing of their titles.
+    axes.set_ylim(max(position - GAP, FEWEST_ROWS) - BAR / 2, -BAR)
     axes.set_xlabel("time of a step, in multiples of moving its bytes")
     axes.set_title(f"${BARS_AT_TEXT}$ elements, {thread_count(threads)}", fontsize=10, loc="left")
 
@@ -97,7 +98,7 @@ def _curves(axes: Any, measurements: list[Measurement], threads: int) -> None:
     axes.set_ylabel("nanoseconds an element")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     axes.set_title(f"{FLAGSHIP} over sizes", fontsize=10, loc="left")
 
 
