@@ -31,7 +31,6 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.compare:
         old, new = map(load, arguments.compare)
         return compared(old, new, arguments.tolerance, console)
-    environment.prepare()
     results = load(arguments.load) if arguments.load else measured(arguments, console)
     if arguments.json:
         save(results, arguments.json)
@@ -47,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Results:
     """Run everything that was asked for."""
+    environment.prepare()
     wanted = arguments.peers
     if wanted is None:
         wanted = [] if arguments.quick else PACKAGES

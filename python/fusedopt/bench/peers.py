@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fusedopt as fo
@@ -82,7 +84,7 @@ def _torch_optimizer(
         arguments["betas"] = (settings["beta_1"], settings["beta_2"])
     if "momentum_decay" in accepted:
         arguments["momentum_decay"] = 1.0  # Keras has no such argument, and this schedule
-    return rule_class(parameters, **arguments, **form)
+    return _made(partial(rule_class, parameters), arguments | form)
 
 
 def _torch_mixed_step(
@@ -120,7 +122,7 @@ def in_keras(workload: Workload, variables: list[Array], gradients: list[Array])
     rule_class = getattr(keras.optimizers, workload.rule, None)
     if rule_class is None:
         raise Absent("no such rule")
-    optimizer = rule_class(**workload.arguments)
+    optimizer = _made(rule_class, workload.arguments)
     if workload.is_mixed:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     own = [keras.Variable(w) for w in variables]
@@ -131,6 +133,14 @@ def in_keras(workload: Workload, variables: list[Array], gradients: list[Array])
         optimizer.apply(tensors, own)
 
     return Ready(step, own, list)
+
+
+def _made(rule_class: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Make another library's optimizer; a rule of the same name need not take the same arguments."""
+    try:
+        return rule_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise Absent(f"refuses the arguments: {error}") from error
 
 
 def _settings(workload: Workload) -> dict[str, Any]:

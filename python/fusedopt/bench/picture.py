@@ -35,7 +35,7 @@ BYTES_COLOUR = "#bbbbbb"
 BAR = 0.7
 NANO = 1e9
 # Bars stay readable beside a peer that takes a hundred times as long.
-MOST_SHOWN = 2.5
+MOST_SHOWN, MARGIN = 2.5, 1.05
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -87,7 +87,13 @@ def _times(axes: Any, found: list[Measurement], threads: int) -> None:
     limits = [_nanoseconds(one, LIMIT, threads) for one in found]
     # Who has no limit does arithmetic for hundreds of nanoseconds.
     compared = [one for one, limit in zip(ours, limits, strict=True) if limit] or ours
-    end = MOST_SHOWN * max(time for time in (*compared, *limits) if time)
+    longest = max(time for time in (*compared, *limits) if time)
+    others = [
+        _nanoseconds(one, name, threads) or 0.0
+        for one in found
+        for name in MARKERS.keys() - {FUSEDOPT}
+    ]
+    end = MARGIN * min(MOST_SHOWN * longest, max(longest, *others))
     places = range(len(found))
     shown = [min(time or 0.0, end) for time in ours]
     axes.barh(places, shown, height=BAR, color=COLOURS[FUSEDOPT], label=FUSEDOPT)
@@ -118,7 +124,10 @@ def _numbers(axes: Any, found: list[Measurement], threads: int) -> None:
         axes.annotate(text, (x, 1), xycoords="axes fraction", ha="right", va="bottom")
     for place, one in enumerate(found):
         time, ratio = _nanoseconds(one, FUSEDOPT, threads), one.ratio(FUSEDOPT, threads)
-        cells = ("" if time is None else f"{time:.3g}", "-" if ratio is None else f"{ratio:.2f}")
+        cells = (
+            "" if time is None else f"{time:.2f}" if time < 10 else f"{time:.0f}",
+            "-" if ratio is None else f"{ratio:.2f}",
+        )
         for text, x in zip(cells, (1.09, 1.21), strict=True):
             axes.text(x, place, text, transform=beside, ha="right", va="center")
 

@@ -67,7 +67,9 @@ def rule_table(results: Results) -> Table:
                 _ratio(found, threads) if found else MISSING,
             ]
         )
-    return Table("", ["rule", "", "slots", "bytes an element", "of the limit"], rows, texts=3)
+    return Table(
+        "", ["rule", "what it does", "slots", "bytes an element", "of the limit"], rows, texts=3
+    )
 
 
 def rules_block(results: Results) -> str:
