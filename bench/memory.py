@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workloads import FLAGSHIP, Workload, main_variant
+from fusedopt.bench.workload import Workload
+from workloads import FLAGSHIP, main_variant
 
 STATUS = Path("/proc/self/status")
 WARM_UP_ELEMENTS = 2**17

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import fusedopt as fo
 import numpy as np
-from workloads import Absent, Array, Ready, Workload, of_tests, optimizer_of
+from fusedopt.bench.workload import Absent, Array, Ready, Workload, optimizer_of
+from workloads import of_tests
 
 _reference = of_tests("reference")
 KNOWN_OPTIONS = {"weight_decay", "global_clipnorm", "use_ema"}

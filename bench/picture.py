@@ -6,23 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
+from fusedopt.bench.picture import COLOURS, MARKERS, STYLE, save
+from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
+from fusedopt.bench.tables import thread_count
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
-from results import FUSEDOPT, LIMIT, Measurement, Results
 from workloads import FLAGSHIP
 
-# Okabe and Ito's colours, apart for every kind of colour vision; labels and markers say it again.
-COLOURS = {
-    FUSEDOPT: "#0072B2",
-    "PyTorch fused": "#E69F00",
-    "PyTorch foreach": "#D55E00",
-    "Keras": "#CC79A7",
-    "naive NumPy": "#009E73",
-    LIMIT: "#444444",
-}
-MARKERS = {FUSEDOPT: "o", "PyTorch fused": "s", "PyTorch foreach": "D", "naive NumPy": "^"}
 OTHER_COLOUR = "#999999"
 BAR, GAP = 0.8, 0.25
+FEWEST_ROWS = 6
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 BARS_AT, BARS_AT_TEXT = 2**24, "2^{24}"
 NANO = 1e9
@@ -32,13 +25,12 @@ SHOWN_AS_WHOLE = 10
 def draw(results: Results, path: Path) -> None:
     """Write the picture, for the largest number of threads."""
     threads = results.threads[-1]
-    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.0), layout="constrained")
-    _bars(left, _groups(results), threads)
-    _curves(right, [one for one in results.of("sizes") if one.label == FLAGSHIP], threads)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, facecolor="white")
-    plt.close(figure)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _bars(left, _groups(results), threads)
+        _curves(right, [one for one in results.of("sizes") if one.label == FLAGSHIP], threads)
+        save(figure, path)
 
 
 def _groups(results: Results) -> list[tuple[str, Measurement]]:
@@ -75,9 +67,10 @@ def _bars(axes: Any, groups: list[tuple[str, Measurement]], threads: int) -> Non
     axes.spines.left.set_visible(False)
     axes.set_yticks(ticks, labels)
     axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
+    # The automatic margin grows with few bars, and knows nothing of their titles.
+    axes.set_ylim(max(position - GAP, FEWEST_ROWS) - BAR / 2, -BAR)
     axes.set_xlabel("time of a step, in multiples of moving its bytes")
-    axes.set_title(f"${BARS_AT_TEXT}$ elements, {threads} threads", fontsize=10, loc="left")
+    axes.set_title(f"${BARS_AT_TEXT}$ elements, {thread_count(threads)}", fontsize=10, loc="left")
 
 
 def _curves(axes: Any, measurements: list[Measurement], threads: int) -> None:
@@ -105,7 +98,7 @@ def _curves(axes: Any, measurements: list[Measurement], threads: int) -> None:
     axes.set_ylabel("nanoseconds an element")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     axes.set_title(f"{FLAGSHIP} over sizes", fontsize=10, loc="left")
 
 

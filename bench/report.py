@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import rich.box
-import rich.table
+from fusedopt.bench.results import LIMIT, Measurement, Results
+from fusedopt.bench.tables import MISSING, Table, thread_count, times
 from goals import Goal, goals
-from results import LIMIT, Entry, Measurement, Results
 
-MISSING = "-"
 SECTIONS = {
     "sizes": "One tensor",
     "tensors": "Many tensors",
@@ -31,34 +28,13 @@ the cost of a call.
 """
 
 
-@dataclass
-class Table:
-    """Text in rows and columns."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        lines = [self.columns, ["---"] + ["---:"] * (len(self.columns) - 1), *self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-    def rich(self) -> rich.table.Table:
-        table = rich.table.Table(title=self.title, title_justify="left", box=rich.box.SIMPLE)
-        for position, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if position else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-
 def goal_table(results: Results) -> Table:
     """Put the goals beside what was measured."""
     rows = []
     for goal in goals(results):
         cells = [_verdict(goal, threads) for threads in results.threads]
         rows.append([goal.text, f"<= {goal.bound} {goal.unit}", *cells])
-    return Table("Goals", ["what", "goal", *map(_threads, results.threads)], rows)
+    return Table("Goals", ["what", "goal", *map(thread_count, results.threads)], rows)
 
 
 def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
@@ -92,9 +68,9 @@ def _section(results: Results, section: str) -> Iterator[Table]:
     for threads in results.threads:
         if is_one_rule_a_table:
             for label, measurements in results.labels(section):
-                yield _compared(f"{label}, {_threads(threads)}", measurements, threads)
+                yield _compared(f"{label}, {thread_count(threads)}", measurements, threads)
         elif results.of(section):
-            yield _compared(_threads(threads), results.of(section), threads)
+            yield _compared(thread_count(threads), results.of(section), threads)
 
 
 def _compared(title: str, measurements: list[Measurement], threads: int) -> Table:
@@ -103,7 +79,7 @@ def _compared(title: str, measurements: list[Measurement], threads: int) -> Tabl
     rows = []
     for one in measurements:
         subject = one.name if len(labels) == 1 else f"{one.label}, {one.name}"
-        rows.append([subject, str(one.bytes), *(_cell(one, name, threads) for name in names)])
+        rows.append([subject, _bytes(one), *(_cell(one, name, threads) for name in names)])
     return Table(title, ["elements", "bytes each", *names], rows)
 
 
@@ -115,7 +91,7 @@ def _subnormal(results: Results) -> Iterator[Table]:
         ]
         if rows:
             names = [f"gradients {name}" for name in results.of("subnormal")[0].names]
-            yield Table(_threads(threads), ["who", *names], rows)
+            yield Table(thread_count(threads), ["who", *names], rows)
 
 
 def _memory(results: Results) -> Table:
@@ -124,7 +100,7 @@ def _memory(results: Results) -> Table:
         for one in results.growths
     ]
     first = results.growths[0]
-    title = f"{first.label}, {first.elements:,} elements, {_threads(results.threads[-1])}"
+    title = f"{first.label}, {first.elements:,} elements, {thread_count(results.threads[-1])}"
     return Table(title, ["who", "slots of the rule", "peak growth"], rows)
 
 
@@ -132,10 +108,14 @@ def _cell(one: Measurement, name: str, threads: int) -> str:
     entry = one.find(name, threads)
     if entry is None:
         return MISSING
-    if name == LIMIT:
-        return f"{_times(entry)}, {one.bytes * one.elements / entry.median / 1e9:.0f} GB/s"
+    if name == LIMIT and one.bytes is not None:
+        return f"{times(entry)}, {one.bytes * one.elements / entry.median / 1e9:.0f} GB/s"
     ratio = one.ratio(name, threads)
-    return f"{_times(entry)} {ratio:.2f}" if ratio is not None else _times(entry)
+    return f"{times(entry)} {ratio:.2f}" if ratio is not None else times(entry)
+
+
+def _bytes(one: Measurement) -> str:
+    return MISSING if one.bytes is None else str(one.bytes)
 
 
 def _verdict(goal: Goal, threads: int) -> str:
@@ -145,18 +125,6 @@ def _verdict(goal: Goal, threads: int) -> str:
     words = [f"{measured.median:.2f} ({measured.best:.2f})", measured.who]
     words.append("yes" if goal.is_met(threads) else "NO")
     return " ".join(word for word in words if word)
-
-
-def _times(entry: Entry) -> str:
-    median, minimum = entry.median, entry.minimum
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
-        if median * factor >= 1:
-            return f"{median * factor:.3g} ({minimum * factor:.3g}) {unit}"
-    return MISSING
-
-
-def _threads(threads: int) -> str:
-    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def _mebibytes(count: int) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import environment
 import fusedopt as fo
 import memory
 import report
@@ -16,11 +15,15 @@ import rich.console
 import rich.progress
 import subnormal
 import workloads
-from contestants import FUSEDOPT, PACKAGES, PEERS, Contestant, installed, prepare
-from limit import FLOAT_BYTES, limit_step, traffic_of
-from results import LIMIT, NO_THREADS, Entry, Growth, Measurement, Results, load, save
-from timing import NORMAL, QUICK, Effort, Participant, race
-from workloads import Absent, Array, Ready, Workload
+from contestants import FUSEDOPT, PACKAGES, PEERS, Contestant
+from fusedopt.bench import environment
+from fusedopt.bench.command import count
+from fusedopt.bench.limit import FLOAT_BYTES, traffic_of
+from fusedopt.bench.measuring import Bench
+from fusedopt.bench.results import Growth, Results, load, save
+from fusedopt.bench.tables import console as make_console
+from fusedopt.bench.timing import NORMAL, QUICK, Participant
+from fusedopt.bench.workload import Workload
 
 # Where the slow peers take part, and the one size for what is compared with the limit only.
 SLOW_SIZES = (2**20, 2**24)
@@ -32,43 +35,20 @@ ALONE = ("variants", "options")
 SECTIONS = [*report.SECTIONS, "memory"]
 
 
-class Bench:
-    """One run: who takes part, how carefully, and what has been measured so far."""
+class Thorough(Bench):
+    """Everything the package's command measures of a rule, and more."""
 
-    def __init__(self, peers: list[Contestant], threads: list[int], effort: Effort) -> None:
-        self.peers = [peer for peer in peers if installed(peer)]
-        self.effort = effort
-        self.results = Results(environment.describe(["numpy", "torch", "keras"]), threads)
-        for peer in PEERS:
-            if peer not in self.peers:
-                why = "left out" if installed(peer) else f"{peer.package} is not installed"
-                self.results.absent[peer.name] = why
-
-    def measure(self, workload: Workload) -> None:
-        """Time a workload, unless memory is short."""
-        traffic = traffic_of(workload)
+    def run(self, workload: Workload) -> None:
+        """Time a workload with whoever takes part in it."""
         peers = [peer for peer in self.peers if _takes_part(peer, workload)]
-        # All keep their own state at once; two for temporaries.
-        needed = (len(peers) + 4) * traffic.state * FLOAT_BYTES * workload.elements
-        if needed > (environment.available_bytes() or needed):
-            self.results.absent[f"{workload.label}, {workload.name}"] = "too little memory"
+        if workload.section != "subnormal":
+            self.measure(workload, peers)
             return
-        environment.set_threads(self.results.threads[-1])
-        if workload.section == "subnormal":
+        traffic = traffic_of(workload)
+        if self.has_memory(workload, traffic, peers):
+            environment.set_threads(self.results.threads[-1])
             for contestant in (FUSEDOPT, *peers):
                 self._measure_subnormal(contestant, workload, traffic.bytes)
-            return
-        gradients = workload.gradients()
-        limit = limit_step(workload, traffic)
-        participants = [Participant(LIMIT, threads, limit) for threads in self.results.threads]
-        for contestant in (FUSEDOPT, *peers):
-            ready = self._ready(contestant, workload, gradients)
-            if ready:
-                participants += [
-                    Participant(contestant.name, threads, ready.step)
-                    for threads in self._thread_counts(contestant)
-                ]
-        self._race(workload, workload.name, traffic.bytes, LIMIT, participants)
 
     def measure_memory(self, elements: int) -> None:
         """See how far everyone's memory grows."""
@@ -81,53 +61,19 @@ class Bench:
             )
 
     def _measure_subnormal(
-        self, contestant: Contestant, workload: Workload, moved_bytes: int
+        self, contestant: Contestant, workload: Workload, moved_bytes: int | None
     ) -> None:
         gradients = workload.gradients()
-        ready = self._ready(contestant, workload, gradients)
+        ready = self.ready(contestant, workload, gradients)
         if ready is None:
             return
         participants = [
             Participant(kind, threads, ready.step, enter)
             for kind, enter in subnormal.entrances(ready, workload, gradients).items()
-            for threads in self._thread_counts(contestant)
+            for threads in self.thread_counts(contestant)
         ]
         name = f"{contestant.name}, {workload.name}"
-        self._race(workload, name, moved_bytes, participants[0].name, participants)
-
-    def _ready(
-        self, contestant: Contestant, workload: Workload, gradients: list[Array]
-    ) -> Ready | None:
-        try:
-            return prepare(contestant, workload, gradients)
-        except Absent as absent:
-            self.results.absent[f"{contestant.name} on {workload.label}"] = str(absent)
-            return None
-
-    def _thread_counts(self, contestant: Contestant) -> list[int]:
-        return self.results.threads if contestant.is_threaded else [NO_THREADS]
-
-    def _race(
-        self,
-        workload: Workload,
-        name: str,
-        moved_bytes: int,
-        baseline: str,
-        participants: list[Participant],
-    ) -> None:
-        race(participants, self.effort, environment.set_threads)
-        self.results.measurements.append(
-            Measurement(
-                workload.section,
-                workload.label,
-                name,
-                workload.elements,
-                len(workload.shapes),
-                moved_bytes,
-                baseline,
-                [Entry(one.name, one.threads, one.seconds) for one in participants],
-            )
-        )
+        self.race(workload, name, moved_bytes, participants[0].name, participants)
 
 
 def _takes_part(peer: Contestant, workload: Workload) -> bool:
@@ -165,16 +111,14 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
     effort = QUICK if arguments.quick else NORMAL
     if arguments.rounds:
         effort = replace(effort, rounds=arguments.rounds)
-    bench = Bench(
-        [peer for peer in PEERS if peer.package in packages], sorted(arguments.threads), effort
-    )
+    bench = Thorough(PEERS, packages, sorted(arguments.threads), effort)
     chosen = list(plan(arguments.sections, arguments.sizes, arguments.quick))
     with rich.progress.Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=len(chosen))
         for workload in chosen:
             about = f"{workload.section}: {workload.label}, {workload.name}"
             progress.update(task, description=about)
-            bench.measure(workload)
+            bench.run(workload)
             gc.collect()
             progress.advance(task)
             # A long run that is stopped leaves what it has.
@@ -189,9 +133,7 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
 def main() -> None:
     arguments = parsed()
     environment.prepare()
-    console = rich.console.Console()
-    if not console.is_terminal:
-        console.width = 160
+    console = make_console()
     results = load(arguments.load) if arguments.load else measured(arguments, console)
     if arguments.json:
         save(results, arguments.json)
@@ -217,11 +159,11 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure fusedopt's speed and memory.")
     add = parser.add_argument
     add("--quick", action="store_true", help="everything once, on small sizes, without peers")
-    add("--threads", type=_count, nargs="+", help="numbers of threads (default: 1 and all)")
-    add("--sizes", type=_count, nargs="+", help="elements of one tensor, such as 1000 or 2^20")
+    add("--threads", type=count, nargs="+", help="numbers of threads (default: 1 and all)")
+    add("--sizes", type=count, nargs="+", help="elements of one tensor, such as 1000 or 2^20")
     add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to measure")
     add("--peers", nargs="*", choices=PACKAGES, help="libraries to compare with (default: all)")
-    add("--rounds", type=_count, help=f"rounds of each measurement (default: {NORMAL.rounds})")
+    add("--rounds", type=count, help=f"rounds of each measurement (default: {NORMAL.rounds})")
     add("--load", type=Path, help="show an earlier run's JSON and measure nothing")
     add("--json", type=Path, help="write all times")
     add("--markdown", type=Path, help="write the tables")
@@ -230,14 +172,6 @@ def parsed() -> argparse.Namespace:
     if arguments.threads is None:
         arguments.threads = sorted({1, fo.get_num_threads()})
     return arguments
-
-
-def _count(text: str) -> int:
-    base, _, power = text.partition("^")
-    number = int(base) ** int(power) if power else int(base)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
-    return number
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from workloads import Array, Ready, Workload
+from fusedopt.bench.workload import Array, Ready, Workload
 
 # Random gradients; subnormal ones, which make slots so; ones whose squares are subnormal.
 KINDS: dict[str, float | None] = {"ordinary": None, "1e-42": 1e-42, "1e-20": 1e-20}

@@ -1,28 +1,21 @@
 """What is timed: the rules of the tests' table of cases, on shapes that users have.
 
-A rule added to that table joins by itself. Nothing here knows who runs a workload.
+A rule added to that table joins by itself.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
 
 import fusedopt as fo
 import numpy as np
-import numpy.typing as npt
-from fusedopt import _core
-
-Array = npt.NDArray[Any]
-Arguments = dict[str, Any]
-Step = Callable[[], object]
+from fusedopt.bench.limit import traffic_of
+from fusedopt.bench.rules import MOST_ELEMENTS_OF_PRODUCTS
+from fusedopt.bench.workload import Arguments, Workload, power_of_two, squarest
 
 FLAGSHIP = "AdamW"
 SIZES = [2**power for power in (6, 9, 12, 14, 16, 18, 20, 22, 24, 26)]
@@ -41,89 +34,7 @@ def of_tests(module: str) -> ModuleType:
 
 RULES: dict[str, list[Arguments]] = of_tests("cases").RULES
 OPTIONS: dict[str, Arguments] = of_tests("cases").OPTIONS
-# Of a size that float16 holds, and that is still far above epsilon when divided by the loss scale.
-SCALED_GRADIENT = np.float32(2**12)
 MIXED: Arguments = {"global_clipnorm": 1.0, "use_ema": True}
-
-
-class Absent(Exception):
-    """A contestant cannot run a workload; the message says why."""
-
-
-class Ready(NamedTuple):
-    """A contestant about to run a workload."""
-
-    step: Step
-    variables: list[Any]
-    slots: Callable[[], list[Array]]
-    """The arrays of its rule's state; after the first step."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One rule with its arguments, on tensors of some shapes."""
-
-    section: str
-    name: str
-    rule: str
-    arguments: Arguments
-    shapes: tuple[tuple[int, ...], ...]
-    is_mixed: bool = False
-    """float16 gradients from a scaled loss, checked for overflow."""
-    gradient: float | None = None
-    """The value of every gradient; None: random ones."""
-
-    @cached_property
-    def elements(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes)
-
-    @property
-    def label(self) -> str:
-        own = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
-        return f"{self.rule}({own})" if own else self.rule
-
-    def variables(self) -> list[Array]:
-        """Make fresh arrays with the same values each time."""
-        noise = _noise(seed=1)
-        return [_filled(shape, noise) for shape in self.shapes]
-
-    def gradients(self) -> list[Array]:
-        noise = _noise(seed=2)
-        if self.gradient is not None:
-            noise[:] = self.gradient
-        if self.is_mixed:
-            noise = (noise * SCALED_GRADIENT).astype(np.float16)
-        return [_filled(shape, noise) for shape in self.shapes]
-
-    def shrunk(self) -> Workload:
-        """Make a small one with the same computation."""
-        return replace(self, shapes=((1000,),), gradient=None)
-
-
-def optimizer_of(workload: Workload) -> fo.Optimizer:
-    """Make fusedopt's optimizer for a workload. Peers take their hyperparameters from it."""
-    optimizer: fo.Optimizer = getattr(fo, workload.rule)(**workload.arguments)
-    return fo.LossScaleOptimizer(optimizer) if workload.is_mixed else optimizer
-
-
-def touch(array: npt.NDArray[np.float32]) -> None:
-    """Let the threads that will use each page of a new array be the first to write to it."""
-    _core.move_bytes([array], [])
-
-
-def _noise(seed: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(2**16, np.float32)
-
-
-def _filled(shape: tuple[int, ...], noise: Array) -> Array:
-    elements = math.prod(shape)
-    array = np.empty(elements, noise.dtype)
-    if noise.dtype == np.float32:
-        touch(array)
-    for begin in range(0, elements, noise.size):
-        piece = array[begin : begin + noise.size]
-        piece[:] = noise[: piece.size]
-    return array.reshape(shape)
 
 
 def main_variant(rule: str) -> Arguments:
@@ -136,9 +47,12 @@ def main_variant(rule: str) -> Arguments:
     return RULES[rule][0]
 
 
-def power_of_two(elements: int) -> str:
-    power = elements.bit_length() - 1
-    return f"2^{power}" if elements == 2**power else f"{elements:,}"
+def one_tensor(section: str, rule: str, arguments: Arguments, elements: int) -> Workload:
+    """A matrix, of fewer elements where a rule's time goes into products of matrices."""
+    workload = Workload(section, power_of_two(elements), rule, arguments, (squarest(elements),))
+    if traffic_of(workload).bytes is None and elements > MOST_ELEMENTS_OF_PRODUCTS:
+        return one_tensor(section, rule, arguments, MOST_ELEMENTS_OF_PRODUCTS)
+    return workload
 
 
 def gpt2_shapes(
@@ -166,7 +80,9 @@ def sizes(counts: list[int], few_counts: list[int]) -> Iterator[Workload]:
     for rule in sorted(RULES, key=lambda rule: (rule != FLAGSHIP, rule)):
         arguments = main_variant(rule)
         for elements in counts if rule == FLAGSHIP else few_counts:
-            yield Workload("sizes", power_of_two(elements), rule, arguments, ((elements,),))
+            workload = one_tensor("sizes", rule, arguments, elements)
+            if workload.elements == elements:
+                yield workload
 
 
 def tensors(is_quick: bool) -> Iterator[Workload]:
@@ -193,7 +109,7 @@ def variants(elements: int) -> Iterator[Workload]:
     """Every variant of every rule."""
     for rule, choices in RULES.items():
         for arguments in choices:
-            yield Workload("variants", power_of_two(elements), rule, arguments, ((elements,),))
+            yield one_tensor("variants", rule, arguments, elements)
 
 
 def options(elements: int) -> Iterator[Workload]:
@@ -201,12 +117,11 @@ def options(elements: int) -> Iterator[Workload]:
     for choice in OPTIONS.values():
         if "gradient_accumulation_steps" not in choice:
             arguments = main_variant(FLAGSHIP) | choice
-            yield Workload("options", power_of_two(elements), FLAGSHIP, arguments, ((elements,),))
+            yield one_tensor("options", FLAGSHIP, arguments, elements)
 
 
 def subnormal(counts: list[int]) -> Iterator[Workload]:
     """Each rule, to be run on several kinds of gradients."""
     for rule in RULES:
         for elements in counts:
-            name = power_of_two(elements)
-            yield Workload("subnormal", name, rule, main_variant(rule), ((elements,),))
+            yield one_tensor("subnormal", rule, main_variant(rule), elements)

@@ -26,14 +26,17 @@ class Entry:
 
     @property
     def times(self) -> list[float]:
+        """Of the rounds it ran in."""
         return [time for time in self.seconds if not math.isnan(time)]
 
     @property
     def median(self) -> float:
+        """The typical time."""
         return statistics.median(self.times)
 
     @property
     def minimum(self) -> float:
+        """The shortest time, which other programs disturb least."""
         return min(self.times)
 
     def ratio_to(self, other: Entry) -> float:
@@ -54,10 +57,10 @@ class Measurement:
     name: str
     elements: int
     tensors: int
-    bytes: int
-    """Moved by a step, per element."""
+    bytes: int | None
+    """Moved by a step, per element; None where they say nothing about its time."""
     baseline: str
-    """The entry that the others are compared with."""
+    """The entry that the others are compared with; without it there are times alone."""
     entries: list[Entry] = field(default_factory=list)
 
     def find(self, name: str, threads: int) -> Entry | None:
@@ -68,19 +71,23 @@ class Measurement:
         return None
 
     def ratio_of_minima(self, name: str, threads: int) -> float | None:
+        """Compare shortest times."""
         entry, base = self.find(name, threads), self.find(self.baseline, threads)
         return entry.minimum / base.minimum if entry and base else None
 
     def ratio(self, name: str, threads: int) -> float | None:
+        """Compare times of the same rounds."""
         entry, base = self.find(name, threads), self.find(self.baseline, threads)
         return entry.ratio_to(base) if entry and base else None
 
     @property
     def names(self) -> list[str]:
+        """Who was timed."""
         return list(dict.fromkeys(entry.name for entry in self.entries))
 
     @property
     def thread_counts(self) -> list[int]:
+        """The numbers of threads, smallest first."""
         return sorted({entry.threads for entry in self.entries} - {NO_THREADS})
 
 
@@ -106,9 +113,11 @@ class Results:
     absent: dict[str, str] = field(default_factory=dict)
 
     def of(self, section: str) -> list[Measurement]:
+        """Look a section up."""
         return [one for one in self.measurements if one.section == section]
 
     def find(self, section: str, label: str, elements: int) -> Measurement | None:
+        """Look one measurement up."""
         for one in self.of(section):
             if (one.label, one.elements) == (label, elements):
                 return one
@@ -121,12 +130,14 @@ class Results:
 
 
 def save(results: Results, path: Path) -> None:
+    """Write a file that `load` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = _without_nan(asdict(results))
     path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Results:
+    """Read a file that `save` wrote."""
     plain = json.loads(path.read_text(encoding="utf-8"))
     for measurement in plain["measurements"]:
         measurement["entries"] = [

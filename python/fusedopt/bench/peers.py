@@ -6,11 +6,14 @@ asked for.
 
 from __future__ import annotations
 
+import importlib
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fusedopt as fo
-from workloads import Absent, Array, Ready, Step, Workload, optimizer_of
+from fusedopt.bench.workload import Absent, Array, Ready, Step, Workload, optimizer_of
 
 # Keras's names of arguments, and PyTorch's for the same.
 _TORCH_NAMES = [
@@ -28,17 +31,19 @@ _TORCH_NAMES = [
 
 
 def torch_fused(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    """PyTorch's one sweep, where it has one for the rule."""
     return _torch(workload, variables, gradients, {"fused": True})
 
 
 def torch_foreach(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    """PyTorch's operations on lists of tensors."""
     return _torch(workload, variables, gradients, {"foreach": True})
 
 
 def _torch(
     workload: Workload, variables: list[Array], gradients: list[Array], form: dict[str, bool]
 ) -> Ready:
-    import torch
+    torch: Any = importlib.import_module("torch")
 
     parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
     settings = _settings(workload)
@@ -79,7 +84,7 @@ def _torch_optimizer(
         arguments["betas"] = (settings["beta_1"], settings["beta_2"])
     if "momentum_decay" in accepted:
         arguments["momentum_decay"] = 1.0  # Keras has no such argument, and this schedule
-    return rule_class(parameters, **arguments, **form)
+    return _made(partial(rule_class, parameters), arguments | form)
 
 
 def _torch_mixed_step(
@@ -111,12 +116,13 @@ def _torch_mixed_step(
 
 
 def in_keras(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
-    import keras
+    """Keras, on the backend that `environment` chose."""
+    keras: Any = importlib.import_module("keras")
 
     rule_class = getattr(keras.optimizers, workload.rule, None)
     if rule_class is None:
         raise Absent("no such rule")
-    optimizer = rule_class(**workload.arguments)
+    optimizer = _made(rule_class, workload.arguments)
     if workload.is_mixed:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     own = [keras.Variable(w) for w in variables]
@@ -127,6 +133,14 @@ def in_keras(workload: Workload, variables: list[Array], gradients: list[Array])
         optimizer.apply(tensors, own)
 
     return Ready(step, own, list)
+
+
+def _made(rule_class: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Make another library's optimizer; a rule of the same name need not take the same arguments."""
+    try:
+        return rule_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise Absent(f"refuses the arguments: {error}") from error
 
 
 def _settings(workload: Workload) -> dict[str, Any]:

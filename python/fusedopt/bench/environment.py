@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import fusedopt as fo
@@ -34,6 +35,7 @@ def describe(packages: list[str]) -> dict[str, str]:
     config = fo.show_config()
     versions = [f"{name} {_version(name)}" for name in packages if importlib.util.find_spec(name)]
     return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "processor": f"{_processor()}, {os.cpu_count()} processors",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "fusedopt": f"{config['version']}, {config['compiler']}, level {config['level']}",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import repeat
 
-from workloads import Step
+from fusedopt.bench.workload import Step
 
 NOT_RUN = float("nan")
 MOST_PAUSES = 10
@@ -36,6 +36,8 @@ class Effort:
 
 
 NORMAL = Effort(rounds=21, piece_seconds=0.001, budget_seconds=3.0)
+# Every rule, with its peers, in about a minute.
+BRIEF = Effort(rounds=9, piece_seconds=0.001, budget_seconds=0.3, fewest_rounds=3)
 QUICK = Effort(
     rounds=3,
     piece_seconds=0.0001,
@@ -73,7 +75,7 @@ def race(
         if participant.enter:
             participant.enter()
         _calibrate(participant, effort)
-    order = random.Random(0)
+    order = random.Random(0)  # noqa: S311
     gc.disable()
     try:
         for number in range(effort.rounds):

@@ -1,0 +1,128 @@
+"""One run: who takes part, how carefully, and what has been measured so far."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from fusedopt.bench import environment
+from fusedopt.bench.contestants import FUSEDOPT, Contestant, installed, prepare
+from fusedopt.bench.limit import FLOAT_BYTES, Traffic, limit_step, staggered, traffic_of
+from fusedopt.bench.results import LIMIT, NO_THREADS, Entry, Measurement, Results
+from fusedopt.bench.timing import Effort, Participant, race
+from fusedopt.bench.workload import Absent, Array, Ready, Workload, power_of_two
+from fusedopt.runtime import _core
+
+LIMITS = "limits"
+# How many arrays a plain loop updates and how many it only reads.
+LOOPS = {"read": (0, 2), "copy": (1, 1), "update": (1, 0)}
+
+
+class Bench:
+    """What measures, and keeps the results.
+
+    Of the known peers those take part whose packages are wanted and installed.
+    """
+
+    def __init__(
+        self,
+        known: Sequence[Contestant],
+        wanted: Collection[str],
+        threads: list[int],
+        effort: Effort,
+    ) -> None:
+        self.peers = [peer for peer in known if peer.package in wanted and installed(peer)]
+        self.effort = effort
+        packages = ["numpy", *(peer.package for peer in known)]
+        described = environment.describe([*dict.fromkeys(packages)])
+        self.results = Results(described, threads)
+        for peer in known:
+            if peer not in self.peers:
+                why = "left out" if installed(peer) else f"{peer.package} is not installed"
+                self.results.absent[peer.name] = why
+
+    def has_memory(self, workload: Workload, traffic: Traffic, peers: list[Contestant]) -> bool:
+        """Whether all can keep their own state at once; else say that there is no such measurement."""
+        # Two for temporaries.
+        needed = (len(peers) + 4) * traffic.state * FLOAT_BYTES * workload.elements
+        has = needed <= (environment.available_bytes() or needed)
+        if not has:
+            self.results.absent[f"{workload.label}, {workload.name}"] = "too little memory"
+        return has
+
+    def measure(self, workload: Workload, peers: list[Contestant]) -> None:
+        """Time a workload, unless memory is short."""
+        traffic = traffic_of(workload)
+        if not self.has_memory(workload, traffic, peers):
+            return
+        environment.set_threads(self.results.threads[-1])
+        gradients = workload.gradients()
+        limit = limit_step(workload.elements, traffic)
+        participants = [
+            Participant(LIMIT, threads, limit) for threads in self.results.threads if limit
+        ]
+        for contestant in (FUSEDOPT, *peers):
+            ready = self.ready(contestant, workload, gradients)
+            if ready:
+                participants += [
+                    Participant(contestant.name, threads, ready.step)
+                    for threads in self.thread_counts(contestant)
+                ]
+        self.race(workload, workload.name, traffic.bytes, LIMIT, participants)
+
+    def measure_limits(self, elements: int) -> None:
+        """Time the plainest loops over the memory, all in the same rounds."""
+        environment.set_threads(self.results.threads[-1])
+        arrays = staggered(max(map(sum, LOOPS.values())), elements)
+        found = {}
+        for name, (updated, read) in LOOPS.items():
+            lists = arrays[:updated], arrays[updated : updated + read]
+            found[name] = [
+                Participant(name, threads, partial(_core.move_bytes, *lists))
+                for threads in self.results.threads
+            ]
+        race([one for each in found.values() for one in each], self.effort, environment.set_threads)
+        for name, (updated, read) in LOOPS.items():
+            entries = [Entry(LIMIT, one.threads, one.seconds) for one in found[name]]
+            moved = FLOAT_BYTES * (2 * updated + read)
+            size = power_of_two(elements)
+            self.results.measurements.append(
+                Measurement(LIMITS, name, size, elements, 1, moved, LIMIT, entries)
+            )
+
+    def ready(
+        self, contestant: Contestant, workload: Workload, gradients: list[Array]
+    ) -> Ready | None:
+        """Prepare a contestant, or note why it cannot take part."""
+        try:
+            return prepare(contestant, workload, gradients)
+        except Absent as absent:
+            self.results.absent[f"{contestant.name} on {workload.label}"] = str(absent)
+            return None
+
+    def thread_counts(self, contestant: Contestant) -> list[int]:
+        """The numbers of threads that it is timed on."""
+        return self.results.threads if contestant.is_threaded else [NO_THREADS]
+
+    def race(
+        self,
+        workload: Workload,
+        name: str,
+        moved_bytes: int | None,
+        baseline: str,
+        participants: list[Participant],
+    ) -> None:
+        """Time everybody and keep the times."""
+        race(participants, self.effort, environment.set_threads)
+        self.results.measurements.append(
+            Measurement(
+                workload.section,
+                workload.label,
+                name,
+                workload.elements,
+                len(workload.shapes),
+                moved_bytes,
+                baseline,
+                [Entry(one.name, one.threads, one.seconds) for one in participants],
+            )
+        )

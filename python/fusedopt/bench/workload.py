@@ -1,0 +1,117 @@
+"""What is timed: a rule with its arguments, on tensors of some shapes. Nothing here knows who runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import fusedopt as fo
+from fusedopt.runtime import _core
+
+Array = npt.NDArray[Any]
+Arguments = dict[str, Any]
+Step = Callable[[], object]
+
+# Of a size that float16 holds, and that is still far above epsilon when divided by the loss scale.
+SCALED_GRADIENT = np.float32(2**12)
+
+
+class Absent(Exception):
+    """A contestant cannot run a workload; the message says why."""
+
+
+class Ready(NamedTuple):
+    """A contestant about to run a workload."""
+
+    step: Step
+    variables: list[Any]
+    slots: Callable[[], list[Array]]
+    """The arrays of its rule's state; after the first step."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One rule with its arguments, on tensors of some shapes."""
+
+    section: str
+    name: str
+    rule: str
+    arguments: Arguments
+    shapes: tuple[tuple[int, ...], ...]
+    is_mixed: bool = False
+    """float16 gradients from a scaled loss, checked for overflow."""
+    gradient: float | None = None
+    """The value of every gradient; None: random ones."""
+
+    @cached_property
+    def elements(self) -> int:
+        """How many all tensors have together."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def label(self) -> str:
+        """The rule as one would call it."""
+        own = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
+        return f"{self.rule}({own})" if own else self.rule
+
+    def variables(self) -> list[Array]:
+        """Make fresh arrays with the same values each time."""
+        noise = _noise(seed=1)
+        return [_filled(shape, noise) for shape in self.shapes]
+
+    def gradients(self) -> list[Array]:
+        """Make fresh arrays with the same values each time."""
+        noise = _noise(seed=2)
+        if self.gradient is not None:
+            noise[:] = self.gradient
+        if self.is_mixed:
+            noise = (noise * SCALED_GRADIENT).astype(np.float16)
+        return [_filled(shape, noise) for shape in self.shapes]
+
+    def shrunk(self) -> Workload:
+        """Make a small one with the same computation."""
+        return replace(self, shapes=(squarest(1000),), gradient=None)
+
+
+def optimizer_of(workload: Workload) -> fo.Optimizer:
+    """Make fusedopt's optimizer for a workload. Peers take their hyperparameters from it."""
+    optimizer: fo.Optimizer = getattr(fo, workload.rule)(**workload.arguments)
+    return fo.LossScaleOptimizer(optimizer) if workload.is_mixed else optimizer
+
+
+def touch(array: npt.NDArray[np.float32]) -> None:
+    """Let the threads that will use each page of a new array be the first to write to it."""
+    _core.move_bytes([array], [])
+
+
+def power_of_two(elements: int) -> str:
+    """Write a number of elements, as 2^24 where it is one."""
+    power = elements.bit_length() - 1
+    return f"2^{power}" if elements == 2**power else f"{elements:,}"
+
+
+def squarest(elements: int) -> tuple[int, int]:
+    """Shape as a matrix, as rules that see rows and columns need one; others see no difference."""
+    rows = next(rows for rows in range(math.isqrt(elements), 0, -1) if elements % rows == 0)
+    return rows, elements // rows
+
+
+def _noise(seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(2**16, np.float32)
+
+
+def _filled(shape: tuple[int, ...], noise: Array) -> Array:
+    elements = math.prod(shape)
+    array = np.empty(elements, noise.dtype)
+    if noise.dtype == np.float32:
+        touch(array)
+    for begin in range(0, elements, noise.size):
+        piece = array[begin : begin + noise.size]
+        piece[:] = noise[: piece.size]
+    return array.reshape(shape)
