@@ -181,7 +181,7 @@ def schedule_free_adamw(
     z[...] = new_z
 
 
-BLOCK = 64 * TILE
+BLOCK = 6WIDEST
 
 
 def parts(count: int, length: int) -> list[slice]:
@@ -199,7 +199,7 @@ def adafactor_norm(x: Array) -> float:
             )
             for matrix in x.reshape(-1, *x.shape[-2:])
             for rows in in_blocks(matrix)
-            for block in (rows[:, across] for across in parts(x.shape[-1], 4 * TILE))
+            for block in (rows[:, across] for across in parts(x.shape[-1], WIDEST))
         ]
     total = 0.0
     for block in blocks:
@@ -232,7 +232,7 @@ def adafactor_direction(x: Array, r: Array, c: Array, keep: float, epsilon: floa
     rows, columns = x.shape
     q = np.square(x, dtype=np.float64)
     row_sums = []
-    for block in parts(columns, 4 * TILE):
+    for block in parts(columns, WIDEST):
         total = np.zeros(rows)
         for part in parts(block.stop - block.start, TILE):
             within = slice(block.start + part.start, block.start + part.stop)

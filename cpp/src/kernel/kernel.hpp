@@ -10,7 +10,7 @@
 namespace fusedopt::kernel {
 
 inline constexpr std::int64_t tile = 1024;  // elements; what a sum's partial results and a thread's share are cut by
-inline constexpr std::int64_t widest_block = 4 * tile;
+inline constexpr std::int64_t widest_block = 2 * tile;
 inline constexpr int max_slots = 3;
 inline constexpr int max_scalars = 9;
 

@@ -1,12 +1,11 @@
-// Adafactor (Shazeer & Stern 2018).  q = g^2 + epsilon_1 (in the means);  b = 1 - t^beta_2_decay;  rho = min(lr, 1 /
-// sqrt(t)) r <- b r + (1 - b) mean of q in each row;  c <- the same in each column; u_ij = g_ij / sqrt(r_i / mean(r)) /
-// sqrt(c_j).
+// Adafactor (Shazeer & Stern 2018), with b = 1 - t^beta_2_decay and rho = min(lr, 1 / sqrt(t)):
 //
-// A vector has one moment an element instead:  v <- b v + (1 - b) q;  u = g / sqrt(v).
+//   r <- b r + (1 - b) (mean of g^2 in each row + epsilon_1),  c <- the same in each column
+//   u_ij = g_ij / sqrt(r_i / mean(r)) / sqrt(c_j)
+//   w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold)
 //
-// w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold).
-//
-// Where a moment is zero so is the update. The norms and a are the caller's; job.ratio brings a.
+// A vector has one moment an element instead:  v <- b v + (1 - b) (g^2 + epsilon_1),  u = g / sqrt(v).
+// Where a moment is zero so is the update. The means and norms are put together elsewhere; job.ratio brings a.
 #pragma once
 
 #include "kernel/sweep.hpp"
@@ -54,6 +53,19 @@ FUSEDOPT_INLINE void for_each_chunk(const Block& block, const Body& body) {
     }
 }
 
+/// How many elements ahead memory is fetched: in the next row where a block is narrower than its matrix, as a processor
+/// finds no stream to follow there.
+template <class T>
+std::int64_t distance_ahead(const Block& block) {
+    return block.columns == block.row_length ? prefetch_bytes / static_cast<std::int64_t>(sizeof(T)) : block.row_length;
+}
+
+// Into the second cache: so many lines in flight leave the first one no room for others.
+template <class T>
+FUSEDOPT_INLINE void fetch(const T* address) {
+    __builtin_prefetch(address, 0, 2);
+}
+
 /// 16 columns of a row: squares of the gradient into both sums, of the weight into the lanes of its own.
 template <class T>
 FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, double* columns, Lanes& row,
@@ -75,13 +87,13 @@ FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, 
 }
 
 template <class T>
-FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, std::int64_t n, double* columns,
-                               Lanes& all_weights) {
+FUSEDOPT_INLINE double sum_row(std::int64_t ahead, const T* w, const T* g, T scale, T clip, T keep, std::int64_t n,
+                               double* columns, Lanes& all_weights) {
     Lanes row, weight = all_weights;  // in registers
     std::int64_t j = 0;
     for (; j + lanes <= n; j += lanes) {
-        prefetch(w + j);
-        prefetch(g + j);
+        fetch(w + j + ahead);
+        fetch(g + j + ahead);
         sum_lanes(w + j, g + j, scale, clip, keep, columns + j, row, weight);
     }
     if (j < n) {
@@ -100,6 +112,7 @@ FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, 
 
 template <class T>
 void adafactor_sums(const Step& step, const Job& job, const Block& block) {
+    const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
     const T keep = static_cast<T>(job.keep);
     alignas(64) T buffer[tile];
@@ -115,8 +128,8 @@ void adafactor_sums(const Step& step, const Job& job, const Block& block) {
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            const double sum = sum_row(w + k * chunk.columns, g + k * chunk.columns, scale, clip, keep, chunk.columns,
-                                       block.column_sums + chunk.column, weight);
+            const double sum = sum_row(ahead, w + k * chunk.columns, g + k * chunk.columns, scale, clip, keep,
+                                       chunk.columns, block.column_sums + chunk.column, weight);
             double& row_sum = block.row_sums[chunk.row + k];
             row_sum = chunk.column == 0 ? sum : row_sum + sum;
         }
@@ -148,13 +161,13 @@ FUSEDOPT_INLINE void whiten(const T* g, T scale, T clip, T row, const T* columns
 }
 
 template <class T>
-FUSEDOPT_INLINE void lengthen_row(const T* g, T scale, T clip, T row, const T* columns, std::int64_t n,
-                                  Lanes& all_directions) {
+FUSEDOPT_INLINE void lengthen_row(std::int64_t ahead, const T* g, T scale, T clip, T row, const T* columns,
+                                  std::int64_t n, Lanes& all_directions) {
     Lanes direction = all_directions, unused;  // in registers
     alignas(64) T update[lanes];
     std::int64_t j = 0;
     for (; j + lanes <= n; j += lanes) {
-        prefetch(g + j);
+        fetch(g + j + ahead);
         whiten(g + j, scale, clip, row, columns + j, lanes, update);
         add_row(update, direction, unused);
     }
@@ -168,6 +181,7 @@ FUSEDOPT_INLINE void lengthen_row(const T* g, T scale, T clip, T row, const T* c
 
 template <class T>
 void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
+    const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
     Factors<T> factors;
     alignas(64) T buffer[tile];
@@ -180,7 +194,7 @@ void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            lengthen_row(g + k * chunk.columns, scale, clip, factors.rows[k], factors.columns + chunk.column,
+            lengthen_row(ahead, g + k * chunk.columns, scale, clip, factors.rows[k], factors.columns + chunk.column,
                          chunk.columns, direction);
         }
     });
@@ -197,13 +211,13 @@ FUSEDOPT_INLINE void settle_elements(T* w, T keep, T a, const T* update, std::in
 }
 
 template <class T>
-FUSEDOPT_INLINE void settle_row(T* w, T keep, T a, const T* g, T scale, T clip, T row, const T* columns,
-                                std::int64_t n) {
+FUSEDOPT_INLINE void settle_row(std::int64_t ahead, T* w, T keep, T a, const T* g, T scale, T clip, T row,
+                                const T* columns, std::int64_t n) {
     alignas(64) T update[lanes];
     std::int64_t j = 0;
     for (; j + lanes <= n; j += lanes) {
-        prefetch(w + j);
-        prefetch(g + j);
+        fetch(w + j + ahead);
+        fetch(g + j + ahead);
         whiten(g + j, scale, clip, row, columns + j, lanes, update);
         settle_elements(w + j, keep, a, update, lanes);
     }
@@ -213,6 +227,7 @@ FUSEDOPT_INLINE void settle_row(T* w, T keep, T a, const T* g, T scale, T clip, 
 
 template <class T>
 void adafactor_settle(const Step& step, const Job& job, const Block& block) {
+    const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
     const T keep = static_cast<T>(job.keep);
     const T a = static_cast<T>(job.ratio);
@@ -227,7 +242,7 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            settle_row(w + k * chunk.columns, keep, a, g + k * chunk.columns, scale, clip, factors.rows[k],
+            settle_row(ahead, w + k * chunk.columns, keep, a, g + k * chunk.columns, scale, clip, factors.rows[k],
                        factors.columns + chunk.column, chunk.columns);
         }
         empty_accumulator<T>(job, chunk.begin, chunk.size());
