@@ -181,7 +181,8 @@ def schedule_free_adamw(
     z[...] = new_z
 
 
-BLOCK = 6WIDEST
+BLOCK = 64 * TILE
+WIDEST = 2 * TILE
 
 
 def parts(count: int, length: int) -> list[slice]:

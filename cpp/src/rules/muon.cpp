@@ -54,7 +54,6 @@ public:
         square_ = scratch_.at(square);
         product_ = scratch_.at(product);
         plan_.reserve(jobs.size());
-        sum_plan_.reserve(1);
     }
 
     void evaluate(std::span<const kernel::Job> jobs, std::span<const kernel::Step> steps) override {
@@ -97,12 +96,11 @@ private:
         return {1.0 / (std::sqrt(sum) + norm_epsilon), size, size * rule_.muon_a};
     }
 
-    void combine(bool in_double, std::int64_t elements, double a, const void* x, double b, const void* y, void* out) {
-        sum_plan_.clear();
-        sum_plan_.add(0, elements);
-        sum_plan_.run([&](std::size_t, std::int64_t begin, std::int64_t end) {
-            current_kernels().muon[in_double].combine(a, x, b, y, out, begin, end);
-        });
+    // On this thread alone: ours would go on spinning while the caller's product needs the processors.
+    static void combine(bool in_double, std::int64_t elements, double a, const void* x, double b, const void* y,
+                        void* out) {
+        const FloatEnvironment environment;
+        current_kernels().muon[in_double].combine(a, x, b, y, out, 0, elements);
     }
 
     /// Newton-Schulz:  S = X X^T,  X <- a X + (b S + c S^2) X;  for more rows than columns the same on the other side.
@@ -142,7 +140,6 @@ private:
     void* square_ = nullptr;
     void* product_ = nullptr;
     SweepPlan plan_;
-    SweepPlan sum_plan_;
 };
 
 }  // namespace
