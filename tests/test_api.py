@@ -927,6 +927,20 @@ def test_scale_grows_in_every_step() -> None:
         assert (optimizer.dynamic_scale, optimizer.step_counter) == (2.0**step, 0)
 
 
+@pytest.mark.parametrize("clip", [{}, {"global_clipnorm": 1.0}, {"gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_float64_gradient_that_float32_cannot_hold(dtype: str, clip: dict[str, Any]) -> None:
+    w = np.ones(3, dtype)
+    optimizer = fo.LossScaleOptimizer(fo.SGD(learning_rate=1e-38, **clip), initial_scale=1024.0)
+    optimizer.build([w])
+    optimizer.apply([np.array([1e40, 0.0, 1.0])])  # 1e37 unscaled
+    assert optimizer.dynamic_scale == 1024.0
+    optimizer.apply([np.array([1e300, 0.0, 1.0])])
+    assert np.isfinite(w).all()
+    assert optimizer.dynamic_scale == (1024.0 if dtype == "float64" else 512.0)
+    assert optimizer.inner_optimizer.variables[0] == (2 if dtype == "float64" else 1)
+
+
 @pytest.mark.parametrize(
     ("bound", "gradient"),
     [(2.0**127, 2.0**100), (2.0**-126, math.inf), (2.0**-126, math.nan)],

@@ -22,8 +22,8 @@ class LossScaleOptimizer(Optimizer):
     and the check cost no sweep of their own where a norm is clipped, and one reading sweep
     otherwise.
 
-    The check looks at gradients as they are given: a finite float64 gradient that is beyond float32's
-    range even when unscaled passes it, and is infinite to the rule of a float32 variable.
+    A finite float64 gradient counts as infinite where its variable is not float64 and float32 cannot hold
+    it, unscaled.
 
     The wrapped optimizer's ``loss_scale_factor`` is taken over: it becomes None.
 

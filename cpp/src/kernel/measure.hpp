@@ -79,11 +79,22 @@ inline Partial measure_raw(Element element, const void* source, std::int64_t n) 
     return measure_elements(buffer, n);
 }
 
+/// What the overflow check sees: a float64 gradient counts as the float32 number that its variable would take.
+inline Partial measure_gradient(const Job& job, const void* source, std::int64_t n) {
+    Partial partial = measure_raw(job.gradient_element, source, n);
+    if (job.gradient_element == Element::float64 && !job.computes_in_double) {
+        alignas(64) float buffer[tile];
+        scale_in_double(static_cast<const double*>(source), n, job.unscale, buffer);
+        partial.poison = measure_elements(buffer, n).poison;
+    }
+    return partial;
+}
+
 template <class T>
 Partial measure_accumulated(const Job& job, const void* source, std::int64_t begin, std::int64_t n) {
     alignas(64) T buffer[tile];
     add_accumulated(job, source, begin, n, buffer);
-    return {measure_elements(buffer, n).sum_of_squares, measure_raw(job.gradient_element, source, n).poison};
+    return {measure_elements(buffer, n).sum_of_squares, measure_gradient(job, source, n).poison};
 }
 
 inline void measure(const Job& job, std::int64_t begin, std::int64_t end, Partial* partials) {
@@ -93,7 +104,7 @@ inline void measure(const Job& job, std::int64_t begin, std::int64_t end, Partia
         const void* source = contiguous(job, i, n, gathered);
         Partial& partial = partials[i / tile];
         if (!job.accumulator || job.work != Work::update) {
-            partial = measure_raw(job.gradient_element, source, n);
+            partial = measure_gradient(job, source, n);
         } else if (job.computes_in_double) {
             partial = measure_accumulated<double>(job, source, i, n);
         } else {
