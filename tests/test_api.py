@@ -935,7 +935,7 @@ def test_float64_gradient_that_float32_cannot_hold(dtype: str, clip: dict[str, A
     optimizer.build([w])
     optimizer.apply([np.array([1e40, 0.0, 1.0])])  # 1e37 unscaled
     assert optimizer.dynamic_scale == 1024.0
-    optimizer.apply([np.array([1e300, 0.0, 1.0])])
+    optimizer.apply([np.array([1e150, 0.0, 1.0])])
     assert np.isfinite(w).all()
     assert optimizer.dynamic_scale == (1024.0 if dtype == "float64" else 512.0)
     assert optimizer.inner_optimizer.variables[0] == (2 if dtype == "float64" else 1)
