@@ -235,19 +235,36 @@ def test_levels_share_no_symbols(tree: Path) -> None:
                 )
 
 
+PROCEDURE_SWEEPS = [
+    "adafactor_sums",
+    "adafactor_lengthen",
+    "adafactor_settle",
+    "adafactor_advance_whole",
+    "adafactor_settle_whole",
+    "muon_direct",
+    "muon_combine",
+]
+
+
 @pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump")
 def test_rules_are_vectorised(tree: Path) -> None:
     for level, file in level_objects(tree).items():
         functions = re.split(
             r"\n(?=[0-9a-f]+ <)", run("objdump", "-dC", "--no-show-raw-insn", file)
         )
-        for rule in RULES:
+        for rule in [*RULES, *PROCEDURE_SWEEPS]:
             if rule == "FtrlPower":  # its pow is the C library's, and its documentation says so
                 continue
             for number, packed in zip(("float", "double"), PACKED[level], strict=True):
-                head = re.compile(rf"<void .*::update(_tile)?<.*::{rule}(<{number}>)?, {number}>")
+                of_rule = rf"::update(_tile)?<.*::{rule}(<{number}>)?, {number}>"
+                head = re.compile(
+                    rf"<.*::{rule}<{number}>\("
+                    if rule in PROCEDURE_SWEEPS
+                    else rf"<void .*{of_rule}"
+                )
                 code = "\n".join(function for function in functions if head.search(function))
-                operations = ["mul", "sqrt"] if "sqrt" in code else ["mul"]
+                has_root = "sqrt" in code and rule in RULES  # the means have theirs in double
+                operations = ["mul", "sqrt"] if has_root else ["mul"]
                 for operation in operations:
                     assert re.search(packed.format(operation), code), (
                         f"{level}: {rule} on {number} has no vector {operation}"
