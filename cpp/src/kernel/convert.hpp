@@ -152,19 +152,13 @@ FUSEDOPT_INLINE Quad to_double(const float* x) {
 #endif
 }
 
-/// The squares of 16 float16 numbers.
-FUSEDOPT_INLINE void square_float16(const std::uint16_t* in, float* out) {
-#if defined(__F16C__)
-    for (int i = 0; i < 16; i += 8) {
-        const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i)));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(x, x));
-    }
+/// sum + x^2 for numbers of float32, whose squares double holds exactly: fused or not, the result is the same.
+FUSEDOPT_INLINE Quad add_exact_square(Quad sum, Quad x) {
+#if defined(__FMA__)
+    return __builtin_bit_cast(Quad, _mm256_fmadd_pd(__builtin_bit_cast(__m256d, x), __builtin_bit_cast(__m256d, x),
+                                                    __builtin_bit_cast(__m256d, sum)));
 #else
-#pragma omp simd
-    for (int i = 0; i < 16; ++i) {
-        const float x = widen_float16(in[i]);
-        out[i] = x * x;
-    }
+    return sum + x * x;
 #endif
 }
 

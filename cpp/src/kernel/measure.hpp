@@ -31,19 +31,14 @@ FUSEDOPT_INLINE void add_row(const double* g, Lanes& squares, Lanes& poison) {
 FUSEDOPT_INLINE void add_row(const float* g, Lanes& squares, Lanes&) {
 #pragma GCC unroll 4
     for (int k = 0; k < quads; ++k) {
-        const Quad x = to_double(g + 4 * k);
-        squares.quad[k] += x * x;
+        squares.quad[k] = add_exact_square(squares.quad[k], to_double(g + 4 * k));
     }
 }
 
-FUSEDOPT_INLINE void add_row(const std::uint16_t* g, Lanes& squares, Lanes&) {
-    // Float16's 11 bits make squares that float32 holds exactly.
-    alignas(32) float square[lanes];
-    square_float16(g, square);
-#pragma GCC unroll 4
-    for (int k = 0; k < quads; ++k) {
-        squares.quad[k] += to_double(square + 4 * k);
-    }
+FUSEDOPT_INLINE void add_row(const std::uint16_t* g, Lanes& squares, Lanes& poison) {
+    alignas(64) float row[lanes];
+    widen_float16(g, lanes, row);
+    add_row(row, squares, poison);
 }
 
 /// Element i goes to lane i mod 16; a last, short row is filled with zeros.

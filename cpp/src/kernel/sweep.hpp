@@ -35,34 +35,73 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, 
     }
 }
 
-/// Memory that the stages around the rule will read: this tile's average and the next tile's gradient. The rule's loop
-/// fetches it along the way, or the memory would stand idle while the rule computes and the core while a stage loads.
-struct Upcoming {
-    const char* average = nullptr;
-    const char* gradient = nullptr;
-    std::int64_t gradient_bytes = 0;  // for each line of the rule's loop
+/// average <- momentum average + (1 - momentum) w
+template <class T>
+struct Averaging {
+    T* average;  // null: none
+    T momentum, one_minus_momentum;
 
-    FUSEDOPT_INLINE void fetch(std::int64_t index) const {
-        if (average) __builtin_prefetch(average + 64 * index);
-        if (gradient) __builtin_prefetch(gradient + gradient_bytes * index);
+    Averaging(const Step& step, const Job& job)
+        : average(static_cast<T*>(job.average)),
+          momentum(static_cast<T>(step.ema_momentum)),
+          one_minus_momentum(static_cast<T>(1.0 - step.ema_momentum)) {}
+
+    FUSEDOPT_INLINE void move(std::int64_t begin, std::int64_t n, const T* w) const {
+        T* a = average + begin;
+#pragma omp simd
+        for (std::int64_t i = 0; i < n; ++i) {
+            a[i] = momentum * a[i] + one_minus_momentum * w[i];
+        }
     }
 };
 
-/// One tile of the rule, a cache line of every array at a time so that each line is prefetched once.
+/// A tile's gradient: `wide` in the compute type or, where that is null, 16-bit numbers that are widened on the way.
+template <class T>
+struct TileGradient {
+    const T* wide;
+    const std::uint16_t* narrow;
+    Element element;
+
+    FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t n, T* buffer) const {
+        if constexpr (sizeof(T) == 4) {
+            if (!wide) {
+                widen(element, narrow + i, n, buffer);
+                return buffer;
+            }
+        }
+        return wide + i;
+    }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const {
+        if (wide) {
+            prefetch(wide + i);
+        } else {
+            prefetch(narrow + i);
+        }
+    }
+};
+
+/// One tile, a cache line of every array at a time: each is prefetched once, and memory and arithmetic work side by
+/// side.
 template <class Rule, class T>
-void update_tile(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g, T* a, T* b, T* c,
-                 const Upcoming& upcoming) {
+void update_tile(const Rule& rule, T scale, T clip, T keep, const Averaging<T>& averaging, std::int64_t begin,
+                 std::int64_t n, T* w, const TileGradient<T>& gradient, T* a, T* b, T* c) {
+    alignas(64) T widened[line<T>];
+    const auto elements = [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
+        const T* g = gradient.at(i, count, widened);
+        update_elements(rule, scale, clip, keep, count, w + i, g, a + i, b + i, c + i);
+        if (averaging.average) averaging.move(begin + i, count, w + i);
+    };
     std::int64_t i = 0;
     for (; i + line<T> <= n; i += line<T>) {
-        upcoming.fetch(i / line<T>);
         prefetch(w + i);
-        prefetch(g + i);
+        gradient.prefetch_at(i);
         if constexpr (Rule::slot_count > 0) prefetch(a + i);
         if constexpr (Rule::slot_count > 1) prefetch(b + i);
         if constexpr (Rule::slot_count > 2) prefetch(c + i);
-        update_elements(rule, scale, clip, keep, line<T>, w + i, g + i, a + i, b + i, c + i);
+        if (averaging.average) prefetch(averaging.average + begin + i);
+        elements(i, line<T>);
     }
-    update_elements(rule, scale, clip, keep, n - i, w + i, g + i, a + i, b + i, c + i);
+    elements(i, n - i);
 }
 
 template <class Rule, class T>
@@ -110,38 +149,47 @@ inline void reconcile(const Job& job, std::int64_t begin, std::int64_t n) {
     }
 }
 
+/// What is left to do when a tile's average is up to date: the variable takes it, and a 16-bit one is stored.
 template <class T>
-void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
+void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
     T* w = static_cast<T*>(job.weight) + begin;
-    if (job.average) {
-        T* average = static_cast<T*>(job.average) + begin;
-        const T momentum = static_cast<T>(step.ema_momentum);
-        const T one_minus_momentum = static_cast<T>(1.0 - step.ema_momentum);
-        if (job.work == Work::restore) {
-            __builtin_memcpy(w, average, static_cast<unsigned long>(n) * sizeof(T));
-        } else {
-            std::int64_t i = 0;
-            for (; i + line<T> <= n; i += line<T>) {
-                prefetch(average + i);
-#pragma omp simd
-                for (std::int64_t j = i; j < i + line<T>; ++j) {
-                    average[j] = momentum * average[j] + one_minus_momentum * w[j];
-                }
-            }
-#pragma omp simd
-            for (std::int64_t j = i; j < n; ++j) {
-                average[j] = momentum * average[j] + one_minus_momentum * w[j];
-            }
-            if (step.overwrite) {
-                __builtin_memcpy(w, average, static_cast<unsigned long>(n) * sizeof(T));
-            }
-        }
+    if (job.average && (step.overwrite || job.work == Work::restore)) {
+        __builtin_memcpy(w, static_cast<const T*>(job.average) + begin, static_cast<unsigned long>(n) * sizeof(T));
     }
     if constexpr (sizeof(T) == 4) {
         if (job.storage) {
             narrow(job.storage_element, w, n, static_cast<std::uint16_t*>(job.storage) + begin);
         }
     }
+}
+
+/// All that follows the update of a tile.
+template <class T>
+void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
+    if (job.average && job.work != Work::restore) {
+        const Averaging<T> averaging(step, job);
+        const T* w = static_cast<const T*>(job.weight) + begin;
+        std::int64_t i = 0;
+        for (; i + line<T> <= n; i += line<T>) {
+            prefetch(averaging.average + begin + i);
+            averaging.move(begin + i, line<T>, w + i);
+        }
+        averaging.move(begin + i, n - i, w + i);
+    }
+    store_tile<T>(step, job, begin, n);
+}
+
+/// Finds or makes a tile of the gradient and returns the factor that is still to be applied to it.
+template <class T>
+T prepare_tile(const Job& job, const void* source, std::int64_t begin, std::int64_t n, TileGradient<T>& gradient,
+               T* buffer) {
+    gradient = {nullptr, static_cast<const std::uint16_t*>(source), job.gradient_element};
+    if (sizeof(T) == 4 && bytes_of(job.gradient_element) == 2 && !job.accumulator && is_representable<T>(job.scale)) {
+        return static_cast<T>(job.scale);
+    }
+    const T scale = load_averaged(job, source, begin, n, gradient.wide, buffer);
+    empty_accumulator<T>(job, begin, n);
+    return scale;
 }
 
 template <template <class> class Rule, class T>
@@ -155,29 +203,21 @@ void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t e
     T* a = static_cast<T*>(job.slots[0]);
     T* b = static_cast<T*>(job.slots[1]);
     T* c = static_cast<T*>(job.slots[2]);
-    Upcoming upcoming;
-    upcoming.gradient_bytes = line<T> * bytes_of(job.gradient_element);
+    const Averaging<T> averaging(step, job);
     for (std::int64_t i = begin; i < end; i += tile) {
         const std::int64_t n = end - i < tile ? end - i : tile;
         if constexpr (Rule<T>::has_trust_ratio) {
             settle_tile(rule, static_cast<T>(job.ratio), keep, n, w + i, a + i, b + i);
+            finish_tile<T>(step, job, i, n);
         } else {
-            const void* source = contiguous(job, i, n, gathered);
-            const T* g;
-            const T scale = load_averaged(job, source, i, n, g, buffer);
-            empty_accumulator<T>(job, i, n);
+            TileGradient<T> gradient;
+            const T scale = prepare_tile(job, contiguous(job, i, n, gathered), i, n, gradient, buffer);
             if (job.storage) {
                 reconcile(job, i, n);
             }
-            if (job.average) {
-                upcoming.average = static_cast<const char*>(job.average) + i * static_cast<std::int64_t>(sizeof(T));
-            }
-            if (g == buffer && !job.strides) {
-                upcoming.gradient = static_cast<const char*>(source) + tile * bytes_of(job.gradient_element);
-            }
-            update_tile(rule, scale, clip, keep, n, w + i, g, a + i, b + i, c + i, upcoming);
+            update_tile(rule, scale, clip, keep, averaging, i, n, w + i, gradient, a + i, b + i, c + i);
+            store_tile<T>(step, job, i, n);
         }
-        finish_tile<T>(step, job, i, n);
     }
 }
 
