@@ -9,13 +9,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from fusedopt.bench.workload import Step, Workload, optimizer_of, touch
+from fusedopt.bench.workload import STAGGER, Step, Workload, optimizer_of, touch
 from fusedopt.runtime import _core
 
 FLOAT_BYTES = 4
-# Arrays that lie a power of two apart meet in the same cache sets and memory banks: four of 2^26 elements
-# took eight times as long. This distance was as fast as any other tried.
-STAGGER = (32 * 1024 + 17 * 64) // FLOAT_BYTES
 VARIABLE = "variable"
 
 Sweep = tuple[list[int], list[int]]
@@ -156,7 +153,7 @@ def limit_step(elements: int, traffic: Traffic) -> Step | None:
 
 def staggered(count: int, elements: int) -> list[npt.NDArray[np.float32]]:
     """Cut arrays out of one block, so that no two of them begin at the same place of a page."""
-    distance = elements + STAGGER
+    distance = elements + STAGGER // FLOAT_BYTES
     block = np.empty(count * distance, np.float32)
     arrays = [block[i * distance : i * distance + elements] for i in range(count)]
     for array in arrays:
