@@ -1,5 +1,6 @@
 // One step: check everything, measure if a norm or an overflow check is on, fold all factors into one scale and one
 // keep a variable, hand out tiles. Nothing is written before the last check has passed.
+// One file, though long: its phases are read from top to bottom, in the order in which they run.
 #include <algorithm>
 #include <cmath>
 #include <limits>

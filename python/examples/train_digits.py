@@ -8,6 +8,8 @@ is too high; `LossScaleOptimizer` then skips the step and halves its scale. No o
     pip install fusedopt scikit-learn tqdm matplotlib
     python train_digits.py --output digits.png
 
+One file on purpose, so that it can be copied and run.
+
 The exit status is 1 if the averaged weights classify less than 97 % of the test images correctly.
 """
 

@@ -1,4 +1,7 @@
-"""What every optimizer can do: build, step, and give and take its state."""
+"""What every optimizer can do: build, step, and give and take its state.
+
+One class, most of it docstrings: what Keras puts on its base class is here on one, too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 // Adafactor: its two branches, and a step's three sweeps with the means and norms that are put together between them.
+// One file, though long: how blocks are cut, summed and put together again is one plan, and nobody else needs it.
 #include <algorithm>
 #include <cmath>
 #include <vector>
