@@ -10,6 +10,7 @@ __all__ = ["FUSEDOPT", "PACKAGES", "PEERS", "Contestant"]
 
 PEERS = [
     *contestants.PEERS,
+    *contestants.COMPILED_PEERS,
     Contestant("naive NumPy", "numpy", naive.in_numpy, is_threaded=False),
 ]
 PACKAGES = list(dict.fromkeys(peer.package for peer in PEERS))

@@ -54,7 +54,8 @@ class Thorough(Bench):
         """See how far everyone's memory grows."""
         workload = memory.workload_of(elements)
         slot_bytes = (traffic_of(workload).state - 1) * FLOAT_BYTES * elements
-        for contestant in (FUSEDOPT, *self.peers):
+        peers = [peer for peer in self.peers if not peer.is_for_mixed]
+        for contestant in (FUSEDOPT, *peers):
             grown = memory.growth_in_child(contestant.name, elements)
             self.results.growths.append(
                 Growth(contestant.name, workload.label, elements, grown, slot_bytes)
@@ -78,7 +79,11 @@ class Thorough(Bench):
 
 def _takes_part(peer: Contestant, workload: Workload) -> bool:
     """Everybody at every size would take hours."""
-    if workload.section in ALONE or (peer.is_slow and workload.elements not in SLOW_SIZES):
+    if workload.is_mixed:
+        return not peer.is_slow or workload.elements <= max(SLOW_SIZES)
+    if workload.section in ALONE or peer.is_for_mixed:
+        return False
+    if peer.is_slow and workload.elements not in SLOW_SIZES:
         return False
     is_compared = workload.section == "sizes" and workload.elements in (ONE_SIZE, QUICK_SIZE)
     return workload.rule == workloads.FLAGSHIP or is_compared
@@ -93,7 +98,9 @@ def plan(sections: list[str], sizes: list[int] | None, is_quick: bool) -> Iterat
             sizes or (workloads.QUICK_FEW_SIZES if is_quick else workloads.FEW_SIZES),
         ),
         "tensors": workloads.tensors(is_quick),
-        "mixed": workloads.mixed(sizes or (QUICK_MIXED_SIZES if is_quick else MIXED_SIZES)),
+        "mixed": workloads.mixed(
+            sizes or (QUICK_MIXED_SIZES if is_quick else MIXED_SIZES), is_quick
+        ),
         "variants": workloads.variants(one_size),
         "options": workloads.options(one_size),
         "subnormal": workloads.subnormal(QUICK_SUBNORMAL_SIZES if is_quick else SUBNORMAL_SIZES),

@@ -23,6 +23,8 @@ FEW_SIZES = [2**6, 2**16, 2**24, 2**26]
 QUICK_SIZES = [2**6, 2**12, 2**17]
 QUICK_FEW_SIZES = [2**6, 2**15]
 
+Shapes = tuple[tuple[int, ...], ...]
+
 
 def of_tests(module: str) -> ModuleType:
     """Import one of the tests' modules: they hold the table of cases and the formulas."""
@@ -57,7 +59,7 @@ def one_tensor(section: str, rule: str, arguments: Arguments, elements: int) -> 
 
 def gpt2_shapes(
     width: int = 768, depth: int = 12, vocabulary: int = 50257, context: int = 1024
-) -> tuple[tuple[int, ...], ...]:
+) -> Shapes:
     """List the tensors of GPT-2, by default of the small one: 148 of them."""
     norm = [(width,), (width,)]
 
@@ -85,24 +87,27 @@ def sizes(counts: list[int], few_counts: list[int]) -> Iterator[Workload]:
                 yield workload
 
 
-def tensors(is_quick: bool) -> Iterator[Workload]:
-    """Many tensors at once."""
+def many(small: int, is_quick: bool) -> dict[str, Shapes]:
+    """Name lists of tensors as models have them: a thousand small ones, a hundred, and GPT-2's."""
     gpt2 = gpt2_shapes(48, vocabulary=512, context=64) if is_quick else gpt2_shapes()
-    kinds = {
-        "1,000 of 64": ((64,),) * 1000,
+    return {
+        f"1,000 of {small:,}": ((small,),) * 1000,
         "100 of 10,486": ((10486,),) * 100,
         f"GPT-2{' with few elements' if is_quick else ' small'}, {len(gpt2)} tensors": gpt2,
     }
-    for name, shapes in kinds.items():
+
+
+def tensors(is_quick: bool) -> Iterator[Workload]:
+    """Many tensors at once."""
+    for name, shapes in many(64, is_quick).items():
         yield Workload("tensors", name, FLAGSHIP, main_variant(FLAGSHIP), shapes)
 
 
-def mixed(counts: list[int]) -> Iterator[Workload]:
+def mixed(counts: list[int], is_quick: bool) -> Iterator[Workload]:
     """float16 gradients: overflow check, unscaling, global norm, clipping, rule and average."""
-    for elements in counts:
-        yield Workload(
-            "mixed", power_of_two(elements), FLAGSHIP, MIXED, ((elements,),), is_mixed=True
-        )
+    kinds: dict[str, Shapes] = {power_of_two(elements): ((elements,),) for elements in counts}
+    for name, shapes in (kinds | many(1024, is_quick)).items():
+        yield Workload("mixed", name, FLAGSHIP, MIXED, shapes, is_mixed=True)
 
 
 def variants(elements: int) -> Iterator[Workload]:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import fusedopt as fo
+import numpy as np
 import pytest
 from cases import RULES
 from fusedopt.bench import picture, report, rules
 from fusedopt.bench.command import main
+from fusedopt.bench.contestants import COMPILED_PEERS, PEERS, Contestant, installed, prepare
 from fusedopt.bench.limit import SWEEPS, Layout, Traffic, traffic_of
 from fusedopt.bench.measuring import Bench
-from fusedopt.bench.results import FUSEDOPT, Results, load, save
+from fusedopt.bench.results import FUSEDOPT, LIMIT, Entry, Measurement, Results, load, save
 from fusedopt.bench.timing import QUICK
+from fusedopt.bench.workload import Absent, Array, Ready, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "bench" / "results" / "rules.json"
@@ -234,3 +237,128 @@ def test_a_rule_without_a_limit_is_timed_and_shown(
     both.measurements += bench.results.measurements
     picture.draw(both, tmp_path / "both.png")
     assert (tmp_path / "both.png").read_bytes().startswith(PNG)
+
+
+MIXED = Workload(
+    "mixed",
+    "",
+    "AdamW",
+    {"global_clipnorm": 1.0, "use_ema": True},
+    ((40, 50), (7,), (64,)),
+    is_mixed=True,
+)
+
+
+@pytest.fixture(params=[*PEERS, *COMPILED_PEERS], ids=lambda peer: peer.name)
+def peer(request: pytest.FixtureRequest) -> Contestant:
+    if not installed(request.param):
+        pytest.skip(f"no {request.param.package}")
+    return request.param
+
+
+def plain(array: Any) -> Array:
+    return np.array(array.numpy() if hasattr(array, "numpy") else array)
+
+
+# What other libraries warn about on their own is theirs.
+@pytest.mark.filterwarnings("default")
+def test_a_peer_does_the_same_mixed_work(peer: Contestant) -> None:
+    ready = prepare(peer, MIXED, MIXED.gradients())
+    variables = MIXED.variables()
+    optimizer = fo.LossScaleOptimizer(fo.AdamW(**MIXED.arguments))
+    optimizer.build(variables)
+    for _ in range(4):
+        ready.step()
+        optimizer.apply(MIXED.gradients())
+    for before, ours, theirs in zip(MIXED.variables(), variables, ready.variables, strict=True):
+        error = np.abs(plain(theirs) - ours)
+        assert np.median(error) < 1e-3 * np.median(np.abs(ours - before))
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_peer_skips_an_overflow(peer: Contestant) -> None:
+    gradients = MIXED.gradients()
+    gradients[1][3] = np.inf
+    ready = prepare(peer, MIXED, gradients)
+    ready.step()
+    for before, after in zip(MIXED.variables(), ready.variables, strict=True):
+        assert np.array_equal(plain(after), before)
+
+
+def idle(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    return Ready(lambda: None, variables, list)
+
+
+def test_who_computes_something_else_is_left_out_and_named() -> None:
+    known = [
+        Contestant("does nothing", "numpy", idle),
+        Contestant("unknown", "no_such_package", idle),
+    ]
+    bench = Bench(known, [peer.package for peer in known], [1], QUICK)
+    assert [peer.name for peer in bench.peers] == ["does nothing"]
+    assert bench.results.absent == {"unknown": "no_such_package is not installed"}
+    assert bench.ready(bench.peers[0], MIXED, MIXED.gradients()) is None
+    assert "something else" in bench.results.absent[f"does nothing on {MIXED.label}"]
+
+
+@pytest.mark.parametrize("peer", COMPILED_PEERS, ids=lambda peer: peer.name)
+def test_a_compiled_peer_is_for_the_mixed_pipeline(peer: Contestant) -> None:
+    bench = Bench([], [], [1, 2], QUICK)
+    assert peer.is_for_mixed
+    assert bench.thread_counts(peer) == [2]
+    if installed(peer):
+        with pytest.raises(Absent, match="mixed pipeline"):
+            peer.prepare(next(rules.workloads(64)), [], [])
+
+
+def thorough(program: str) -> str:
+    """Of the thorough run's modules, which are no package; NumPy's formulas there are not the tests' own."""
+    done = python("-c", program, folder=ROOT / "bench")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_thorough_run_has_the_mixed_workloads_of_the_goals() -> None:
+    program = """
+import goals, run
+chosen = list(run.plan(["mixed"], None, is_quick=False))
+assert {one.name for one in chosen} == goals.MIXED.keys()
+for one in chosen:
+    assert one.is_mixed
+    who = [peer.name for peer in run.PEERS if run._takes_part(peer, one)]
+    print(one.name, len(one.shapes), one.elements, *who, sep=";")
+plain = [one for section in ("sizes", "tensors") for one in run.plan([section], None, is_quick=True)]
+assert plain
+print([peer.name for one in plain for peer in run.PEERS if peer.is_for_mixed and run._takes_part(peer, one)])
+"""
+    *rows, others = [line.split(";") for line in thorough(program).splitlines()]
+    found = {name: (int(tensors), int(elements), who) for name, tensors, elements, *who in rows}
+    assert found["2^20"][:2] == (1, 2**20)
+    assert found["2^26"][:2] == (1, 2**26)
+    assert found["100 of 10,486"][:2] == (100, 1_048_600)
+    assert found["1,000 of 1,024"][:2] == (1000, 1_024_000)
+    assert found["GPT-2 small, 148 tensors"][:2] == (148, 124_439_808)
+    for name, (_, elements, who) in found.items():
+        assert {"PyTorch fused", "PyTorch foreach", "PyTorch compiled", "optax"} < set(who), name
+        assert ("Keras" in who) == (elements <= 2**24)
+    assert others == ["[]"]
+
+
+def test_the_goals_of_the_mixed_pipeline(tmp_path: Path) -> None:
+    results = Results({}, [2])
+    for name, elements, tensors in (("2^26", 2**26, 1), ("1,000 of 1,024", 1_024_000, 1000)):
+        entries = [Entry(LIMIT, 2, [1.0, 2.0]), Entry(FUSEDOPT, 2, [1.2, 2.4])]
+        results.measurements.append(
+            Measurement("mixed", "AdamW", name, elements, tensors, 36, LIMIT, entries)
+        )
+    save(results, tmp_path / "run.json")
+    program = f"""
+import pathlib, goals
+from fusedopt.bench.results import load
+for goal in goals.goals(load(pathlib.Path({str(tmp_path / "run.json")!r}))):
+    print(goal.text, goal.bound, goal.is_met(2), sep=";")
+"""
+    assert thorough(program).splitlines() == [
+        "mixed pipeline, AdamW, 2^26 elements;1.05;False",
+        "mixed pipeline, AdamW, 1,000 of 1,024;1.3;True",
+    ]

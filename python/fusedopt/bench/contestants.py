@@ -24,8 +24,12 @@ class Contestant:
     package: str
     prepare: Callable[[Workload, list[Array], list[Array]], Ready]
     is_threaded: bool = True
+    has_fixed_threads: bool = False
+    """Keeps the number of threads that it is prepared with: timed on the largest number only."""
     is_slow: bool = False
     """Too slow to be timed on everything."""
+    is_for_mixed: bool = False
+    """Takes part in the mixed pipeline only: to compile it for every rule would take minutes."""
 
 
 def fusedopt(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
@@ -41,6 +45,16 @@ PEERS = [
     Contestant("PyTorch fused", "torch", peers.torch_fused),
     Contestant("PyTorch foreach", "torch", peers.torch_foreach),
     Contestant("Keras", "keras", peers.in_keras, is_slow=True),
+]
+COMPILED_PEERS = [
+    Contestant(
+        "PyTorch compiled",
+        "torch",
+        peers.torch_compiled,
+        has_fixed_threads=True,
+        is_for_mixed=True,
+    ),
+    Contestant("optax", "optax", peers.in_optax, has_fixed_threads=True, is_for_mixed=True),
 ]
 
 

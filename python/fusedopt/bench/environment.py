@@ -25,6 +25,9 @@ def prepare() -> None:
     """Set what the libraries read when they are imported."""
     # NumPy and fusedopt ask for huge pages by themselves; PyTorch does where it is told to.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # No processes of a compiler's that start beside a measurement.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # The fastest of Keras's backends that work eagerly on a CPU, else the one that needs no other
     # library.
     os.environ["KERAS_BACKEND"] = "torch" if importlib.util.find_spec("torch") else "numpy"
@@ -54,8 +57,11 @@ def available_bytes() -> int | None:
 
 def _version(package: str) -> str:
     version = importlib.metadata.version(package)
-    is_keras = package == "keras"
-    return f"{version} on {os.environ['KERAS_BACKEND']}" if is_keras else version
+    if package == "keras":
+        return f"{version} on {os.environ['KERAS_BACKEND']}"
+    if package == "optax":
+        return f"{version} on jax {importlib.metadata.version('jax')}"
+    return version
 
 
 def _processor() -> str:

@@ -102,7 +102,10 @@ class Bench:
 
     def thread_counts(self, contestant: Contestant) -> list[int]:
         """The numbers of threads that it is timed on."""
-        return self.results.threads if contestant.is_threaded else [NO_THREADS]
+        if not contestant.is_threaded:
+            return [NO_THREADS]
+        threads = self.results.threads
+        return threads[-1:] if contestant.has_fixed_threads else threads
 
     def race(
         self,

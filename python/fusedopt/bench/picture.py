@@ -19,6 +19,8 @@ COLOURS = {
     FUSEDOPT: "#0072B2",
     "PyTorch fused": "#E69F00",
     "PyTorch foreach": "#D55E00",
+    "PyTorch compiled": "#56B4E9",
+    "optax": "#F0E442",
     "Keras": "#CC79A7",
     "naive NumPy": "#009E73",
     LIMIT: "#444444",
@@ -27,6 +29,8 @@ MARKERS = {
     FUSEDOPT: "o",
     "PyTorch fused": "s",
     "PyTorch foreach": "D",
+    "PyTorch compiled": "P",
+    "optax": "X",
     "Keras": "v",
     "naive NumPy": "^",
 }
