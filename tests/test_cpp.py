@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "cpp" / "examples"
 PROGRAMS = sorted(source.stem for source in (ROOT / "tests" / "cpp").glob("*.cpp"))
 RULES = re.findall(r"X\((\w+)\)", (ROOT / "cpp/src/kernel/rule_list.hpp").read_text())
+
+CASES = re.findall(
+    r'\{"([^"]+)",', (ROOT / "tests/cpp/cases.hpp").read_text().partition("option_cases()")[0]
+)
 
 # What any compiler may call on its own; everything else in a level's object must be the level's.
 COMPILER_CALLS = re.compile(
@@ -209,6 +214,41 @@ def test_matrix_product_of_the_readme(tree: Path, prefix: Path, tmp_path: Path) 
     flags = ("-std=c++20", *folders, *pkg_config_flags(file))
     run(compiler_of(tree), tmp_path / "program.cpp", *flags, "-o", tmp_path / "program")
     run(tmp_path / "program")
+
+
+def has_package(name: str, folder: Path) -> bool:
+    (folder / "CMakeLists.txt").write_text(f"""
+cmake_minimum_required(VERSION 3.20)
+project(probe LANGUAGES CXX)
+find_package({name} QUIET)
+if({name}_FOUND)
+  file(TOUCH {folder}/found)
+endif()
+""")
+    run("cmake", "-S", folder, "-B", folder / "build", "-G", "Ninja")
+    return (folder / "found").exists()
+
+
+def test_benchmark(tree: Path, tmp_path: Path) -> None:
+    if not has_package("benchmark", tmp_path):
+        pytest.skip("no Google Benchmark")
+    cmake(ROOT, tree, "-DFUSEDOPT_BENCHMARKS=ON", targets=("fusedopt_bench",))
+    out = tmp_path / "out.json"
+    words = ("--benchmark_filter=/64/", "--benchmark_min_time=0.0001", f"--benchmark_out={out}")
+    run(tree / "bench" / "cpp" / "fusedopt_bench", *words, FUSEDOPT_NUM_THREADS="1")
+    found = {one["name"]: one for one in json.loads(out.read_text())["benchmarks"]}
+    levels = {name.split("/")[1] for name in found}
+    assert levels <= level_objects(tree).keys()
+    assert levels
+    labels = set()
+    for level in levels:
+        for case in CASES:
+            one = found.pop(f"{case}/{level}/64/real_time")
+            assert one["bytes_per_second"] > 0
+            labels.add(one["label"])
+    assert labels == {one["label"] for one in found.values()}
+    assert all(name.startswith("plain loop of ") for name in found)
+    assert len(found) == len(labels) * len(levels)
 
 
 def level_objects(tree: Path) -> dict[str, Path]:

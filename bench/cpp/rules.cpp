@@ -1,0 +1,122 @@
+// Every rule's step on one vector, through the public API, on every level and over sizes; and beside it the plain loop
+// that moves as many arrays. Rules and variants are those of the tests: a new one joins by itself.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include <fusedopt/fusedopt.hpp>
+
+#include "cases.hpp"
+#include "traffic.hpp"
+
+namespace {
+
+constexpr std::int64_t smallest = 1 << 6, largest = 1 << 22;
+
+/// Arrays out of one block. Where they begin a power of two apart they meet in the same cache sets (bench/limit.py).
+class Arrays {
+public:
+    Arrays(std::size_t count, std::int64_t size)
+        : size_(size), block_(count * (static_cast<std::size_t>(size) + stagger)) {
+        for (std::size_t i = 0; i < block_.size(); ++i) block_[i] = 0.01f * static_cast<float>(i % 127) - 0.5f;
+    }
+
+    std::span<float> operator[](std::size_t i) {
+        const auto size = static_cast<std::size_t>(size_);
+        return std::span(block_).subspan(i * (size + stagger), size);
+    }
+
+private:
+    static constexpr std::size_t stagger = (32 * 1024 + 17 * 64) / sizeof(float);
+
+    std::int64_t size_;
+    std::vector<float> block_;
+};
+
+/// The variable and all arrays of its size that are kept for it.
+std::size_t state_arrays(const fusedopt::Optimizer& optimizer, std::int64_t size) {
+    std::size_t count = 1;
+    for (const auto& [name, tensor] : optimizer.variables()) count += tensor.size() == size;
+    return count;
+}
+
+std::size_t state_arrays(const fusedopt::Rule& rule) {
+    Arrays arrays(1, smallest);
+    fusedopt::Optimizer optimizer(rule);
+    optimizer.build({fusedopt::Tensor(arrays[0])});
+    return state_arrays(optimizer, smallest);
+}
+
+/// The gradient is read, all else is read and written.
+std::size_t bytes_an_element(std::size_t state) {
+    return sizeof(float) * (1 + 2 * state);
+}
+
+void report(benchmark::State& state, std::size_t bytes) {
+    state.SetBytesProcessed(state.iterations() * state.range(0) * static_cast<std::int64_t>(bytes));
+    state.SetLabel(std::to_string(bytes) + " bytes an element");
+}
+
+void step(benchmark::State& state, const fusedopt::Rule& rule, const std::string& level) {
+    fusedopt::set_level(level);
+    Arrays arrays(2, state.range(0));
+    fusedopt::Optimizer optimizer(rule);
+    optimizer.build({fusedopt::Tensor(arrays[0])});
+    const std::array gradients = {fusedopt::Tensor(arrays[1])};
+    for (auto _ : state) optimizer.apply(gradients);
+    report(state, bytes_an_element(state_arrays(optimizer, state.range(0))));
+}
+
+void plain_loop(benchmark::State& state, std::size_t count, const std::string& level) {
+    fusedopt::set_level(level);
+    Arrays arrays(count + 1, state.range(0));
+    std::vector<void*> updated;
+    for (std::size_t i = 0; i < count; ++i) updated.push_back(arrays[i].data());
+    const std::array<const void*, 1> read = {arrays[count].data()};
+    for (auto _ : state) fusedopt::move_bytes(updated, read, state.range(0));
+    report(state, bytes_an_element(count));
+}
+
+template <class Body>
+void add(const std::string& name, const Body& body) {
+    for (const std::string& level : fusedopt::supported_levels()) {
+        const auto run = [body, level](benchmark::State& state) { body(state, level); };
+        // Other threads' work counts as well, so the time is the clock's.
+        benchmark::RegisterBenchmark((name + "/" + level).c_str(), run)
+            ->RangeMultiplier(4)
+            ->Range(smallest, largest)
+            ->UseRealTime();
+    }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    fusedopt::read_environment();
+    std::set<std::size_t> loops;
+    for (const RuleCase& one : rule_cases()) loops.insert(state_arrays(one.rule));
+    for (const std::size_t arrays : loops) {
+        const auto run = [arrays](benchmark::State& state, const std::string& level) {
+            plain_loop(state, arrays, level);
+        };
+        add("plain loop of " + std::to_string(bytes_an_element(arrays)) + " bytes", run);
+    }
+    for (const RuleCase& one : rule_cases()) {
+        const auto run = [rule = one.rule](benchmark::State& state, const std::string& level) {
+            step(state, rule, level);
+        };
+        add(one.name, run);
+    }
+    benchmark::Initialize(&count, words);
+    if (benchmark::ReportUnrecognizedArguments(count, words)) return 1;
+    benchmark::AddCustomContext("fusedopt", std::string(fusedopt::version()));
+    benchmark::AddCustomContext("threads", std::to_string(fusedopt::num_threads()));
+    benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+}
