@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,28 @@ def test_layout_of_a_gradient(optimizer: Any, layout: str, dtype: np.dtype[Any])
         expected = after_steps(plain, shape, optimizer(), variable)
         assert after_steps(other, shape, optimizer(), variable) == expected
     assert other.tobytes() == before
+
+
+def test_calls_know_nothing_of_earlier_ones() -> None:
+    """The views of one call are renewed by the next, of this optimizer or another one."""
+    shapes = [(5, 11, 41), (41, 11, 5)]
+    optimizers = {layout: [fo.Adam(global_clipnorm=0.5) for _ in shapes] for layout in ("any", "plain")}
+    variables = {}
+    for layout, pair in optimizers.items():
+        for k, (optimizer, shape) in enumerate(zip(pair, shapes, strict=True)):
+            variables[layout, k] = [numbers(shape, np.float32, seed=i) for i in range(2)]
+            optimizer.build(variables[layout, k])
+    for step, layout in enumerate([*LAYOUTS, None, *LAYOUTS, None, "offset"]):
+        for k, shape in enumerate(shapes):
+            for dtype in DTYPES[step % 2 :: 2]:
+                plain = [numbers(shape, dtype, seed=step), numbers(shape, dtype, seed=step + 1)]
+                other: list[Any] = [LAYOUTS[layout](plain[0]) if layout else None, plain[1]]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of gradients that are None
+                    optimizers["any"][k].apply(other)
+                    optimizers["plain"][k].apply([plain[0] if layout else None, plain[1].copy()])
+                for mine, expected in zip(variables["any", k], variables["plain", k], strict=True):
+                    assert same_bits(mine, expected)
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "offset"])
@@ -698,6 +721,7 @@ def test_gradient_of_every_bit_pattern(dtype: np.dtype[Any]) -> None:
 def test_ml_dtypes_is_imported_by_nobody_but_the_user() -> None:
     program = """
 import sys
+import warnings
 import numpy as np
 import fusedopt as fo
 for dtype in (np.float16, np.float32, np.float64):

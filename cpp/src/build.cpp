@@ -75,8 +75,7 @@ Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tenso
         const std::size_t branch =
             std::visit([&](const auto& r) { return fusedopt::branch_of(r, tensors[i], name); }, rule);
         layout.variables.push_back(
-            {name, tensors[i], true, static_cast<std::uint8_t>(branch), layout.tile_count, nullptr, DType::float32});
-        layout.tile_count += static_cast<std::size_t>((tensors[i].size() + kernel::tile - 1) / kernel::tile);
+            {nullptr, DType::float32, true, static_cast<std::uint8_t>(branch), tensors[i], name});
     }
     layout.ranges = sorted_ranges(layout.variables);
     for (const Tensor& tensor : excluded) {
@@ -98,23 +97,25 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
     Layout layout = lay_out(tensors, names);
     std::vector<kernel::Job> new_jobs;
     Arena new_arena = allocate(layout, new_jobs);
-    SweepPlan new_plan;
-    new_plan.reserve(new_jobs.size());
-    for (std::size_t i = 0; i < new_jobs.size(); ++i) new_plan.add(i, new_jobs[i].size);
-    new_plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) { initialize(new_jobs[i], begin, end); });
+    SweepPlan new_whole, new_selected;
+    new_selected.reserve(new_jobs.size());
+    for (std::size_t i = 0; i < new_jobs.size(); ++i) new_whole.add(i, new_jobs[i].size);
+    new_whole.run([&](std::size_t i, std::int64_t begin, std::int64_t end) { initialize(new_jobs[i], begin, end); });
 
     for (std::size_t i = 0; i < new_jobs.size(); ++i) initialize_means(layout.variables[i].tensor, new_jobs[i]);
     std::unique_ptr<Procedure> new_procedure =
         std::visit([&](const auto& r) { return make_procedure(r, layout.variables, new_jobs); }, rule);
 
-    partials.resize(layout.tile_count);
-    if (has_trust_ratio()) trust_partials.resize(layout.tile_count);
+    const std::size_t tiles = new_jobs.empty() ? 0 : new_jobs.back().first_partial + tile_count(new_jobs.back());
+    partials.resize(tiles);
+    if (has_trust_ratio()) trust_partials.resize(tiles);
     common.resize(branches.size());
     procedure = std::move(new_procedure);
     variables = std::move(layout.variables);
     ranges = std::move(layout.ranges);
     jobs = std::move(new_jobs);
-    plan = std::move(new_plan);
+    whole = std::move(new_whole);
+    selected = std::move(new_selected);
     arena = std::move(new_arena);
     last_step_with_gradient.assign(variables.size(), 0);
     is_built = true;
@@ -159,6 +160,8 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
         job.storage_element = element_of(dtype);
         job.computes_in_double = dtype == DType::float64;
         job.branch = variable.branch;
+        job.decays = variable.decays;
+        job.first_partial = new_jobs.empty() ? 0 : new_jobs.back().first_partial + tile_count(new_jobs.back());
         const std::vector<Slot>& slots = branches[variable.branch].slots;
         for (std::size_t k = 0; k < slots.size(); ++k) job.slots[k] = has_array(slots[k]) ? next() : nullptr;
         if (item_size(dtype) == 2) {

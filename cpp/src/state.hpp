@@ -22,6 +22,11 @@ namespace fusedopt {
 
 kernel::Element element_of(DType dtype);
 
+/// The tiles a variable is cut into.
+inline std::size_t tile_count(const kernel::Job& job) {
+    return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
+}
+
 /// The shape of a slot that has an array.
 std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable);
 
@@ -30,13 +35,12 @@ std::string to_string(std::span<const std::int64_t> shape);
 
 /// A variable as it was built.
 struct Variable {
-    std::string name;
-    Tensor tensor;
-    bool decays;
-    std::uint8_t branch;           // of the rule
-    std::size_t first_partial;     // where its tiles' partial sums begin
     const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
     DType checked_dtype;
+    bool decays;
+    std::uint8_t branch;  // of the rule
+    Tensor tensor;
+    std::string name;
 };
 
 /// Memory [begin, end) of a built variable, for looking variables up by address.
@@ -66,7 +70,6 @@ struct Optimizer::State {
     struct Layout {
         std::vector<Variable> variables;
         std::vector<Range> ranges;  // sorted by address, without empty variables
-        std::size_t tile_count = 0;
     };
 
     /// Refuses everything that build refuses.
@@ -136,11 +139,14 @@ private:
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
     void initialize_means(const Tensor& variable, const kernel::Job& job) const;
+    template <class Chosen>
+    const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     bool has_trust_ratio() const;
-    std::size_t index_of(std::size_t position, const std::span<const Tensor>* tensors) const;
+    std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
-    void assign_gradients(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
-    double sum_of_squares(std::size_t index) const;
+    void assign_gradient(std::size_t index, const Tensor& gradient, double unscale);
+    void assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors, double unscale);
+    double sum_of_squares(const kernel::Job& job) const;
     void set_factors(const Scaling& scaling, double learning_rate);
 
     void set_trust_ratios();
@@ -151,7 +157,9 @@ private:
     double next_product = 1.0;
     std::optional<double> next_global_norm;
 
-    SweepPlan plan;
+    std::size_t gradient_count = 0;
+    SweepPlan whole;                                   // all variables
+    SweepPlan selected;                                // some
     std::vector<kernel::TrustPartial> trust_partials;  // of every tile, for a rule with a trust ratio
     std::vector<std::int64_t> last_step_with_gradient;
     std::int64_t steps_begun = 0;

@@ -15,10 +15,6 @@
 namespace fusedopt {
 namespace {
 
-std::size_t tile_count(const kernel::Job& job) {
-    return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
-}
-
 struct Bounds {
     const std::byte* low;
     const std::byte* high;
@@ -32,6 +28,24 @@ Bounds bounds_of(const Tensor& tensor) {
         (reach < 0 ? low : high) += reach;
     }
     return {low, high};
+}
+
+static_assert(most_dimensions == kernel::most_dimensions);
+
+// Of a few numbers, for which a call of memcmp takes longer than the loop.
+bool has_shape(const Tensor& tensor, const Tensor& other) {
+    if (tensor.rank() != other.rank()) return false;
+    const std::int64_t *a = tensor.shape().data(), *b = other.shape().data();
+    for (std::size_t d = 0; d < tensor.rank(); ++d) {
+        if (a[d] != b[d]) return false;
+    }
+    return true;
+}
+
+// True for the very memory that was checked in an earlier step.
+bool is_checked(const Variable& variable, const Tensor& gradient) {
+    return gradient.data() == variable.checked_gradient && gradient.dtype() == variable.checked_dtype &&
+           gradient.is_contiguous() && has_shape(gradient, variable.tensor);
 }
 
 // A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
@@ -60,9 +74,7 @@ std::size_t Optimizer::State::find(const Tensor& tensor) const {
     return found->index;
 }
 
-std::size_t Optimizer::State::index_of(std::size_t position, const std::span<const Tensor>* tensors) const {
-    if (!tensors) return position;
-    const Tensor& tensor = (*tensors)[position];
+std::size_t Optimizer::State::index_of(std::size_t position, const Tensor& tensor) const {
     if (position < variables.size() && tensor.size() > 0 && tensor.is_contiguous() &&
         variables[position].tensor.data() == tensor.data() &&
         variables[position].tensor.size_bytes() == tensor.size_bytes()) {
@@ -96,17 +108,13 @@ bool Optimizer::State::owns(const Tensor& gradient) const {
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
     Variable& variable = variables[index];
     const auto who = [&] { return "gradient of " + describe(index); };
-    if (!std::ranges::equal(gradient.shape(), variable.tensor.shape())) {
+    if (!has_shape(gradient, variable.tensor)) {
         throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
                                     to_string(gradient.shape()));
     }
     if (gradient.dtype() == DType::int64) {
         throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found int64");
     }
-    if (gradient.size() == 0) return;
-    const bool is_plain = gradient.is_contiguous();
-    if (is_plain && gradient.data() == variable.checked_gradient && gradient.dtype() == variable.checked_dtype) return;
-
     if (const std::size_t overlapped = overlapped_by(gradient); overlapped != unknown) {
         throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
                                     describe(overlapped));
@@ -114,47 +122,46 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
     if (owns(gradient)) {
         throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
     }
-    if (is_plain) {
+    if (gradient.is_contiguous()) {
         variable.checked_gradient = gradient.data();
         variable.checked_dtype = gradient.dtype();
     }
 }
 
-void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors) {
-    const std::size_t expected = tensors ? tensors->size() : variables.size();
-    if (gradients.size() != expected) {
-        throw std::invalid_argument("apply: expected " + std::to_string(expected) +
-                                    " gradients, one for each variable, found " + std::to_string(gradients.size()));
+void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient, double unscale) {
+    kernel::Job& job = jobs[index];
+    job.gradient = nullptr;
+    job.strides = nullptr;
+    if (!gradient) {
+        job.work = is_update && job.accumulator ? kernel::Work::discard : kernel::Work::none;
+        return;
     }
+    if (!is_checked(variables[index], gradient)) check_gradient(index, gradient);
+    ++gradient_count;
+    job.gradient = gradient.data();
+    job.gradient_element = element_of(gradient.dtype());
+    job.unscale = unscale;
+    job.work = is_update ? kernel::Work::update : kernel::Work::accumulate;
+    if (!gradient.is_contiguous() || !gradient.is_aligned()) {
+        job.shape = gradient.shape().data();
+        job.strides = gradient.strides().data();
+        job.rank = static_cast<std::uint8_t>(gradient.rank());
+    }
+}
+
+void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors,
+                                        double unscale) {
+    for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, {}, unscale);
     ++steps_begun;
-    for (kernel::Job& job : jobs) {
-        job.gradient = nullptr;
-        job.strides = nullptr;
-        job.work = kernel::Work::none;
-    }
-    bool has_any = false;
     for (std::size_t position = 0; position < gradients.size(); ++position) {
-        const std::size_t index = index_of(position, tensors);
+        const std::size_t index = index_of(position, tensors[position]);
         std::int64_t& last = last_step_with_gradient[index];
         if (last == steps_begun && variables[index].tensor.size() > 0) {
             throw std::invalid_argument("apply: expected each variable once, found " + describe(index) + " twice");
         }
         last = steps_begun;
-        const Tensor& gradient = gradients[position];
-        if (!gradient) continue;
-        check_gradient(index, gradient);
-        has_any = true;
-        kernel::Job& job = jobs[index];
-        job.gradient = gradient.data();
-        job.gradient_element = element_of(gradient.dtype());
-        job.work = kernel::Work::update;
-        if (!gradient.is_contiguous() || !gradient.is_aligned()) {
-            job.shape = gradient.shape().data();
-            job.strides = gradient.strides().data();
-            job.rank = static_cast<std::int64_t>(gradient.rank());
-        }
+        if (gradients[position]) assign_gradient(index, gradients[position], unscale);
     }
-    if (!has_any) throw std::invalid_argument("apply: No gradients provided for any variable.");
 }
 
 bool Optimizer::State::has_trust_ratio() const {
@@ -162,64 +169,71 @@ bool Optimizer::State::has_trust_ratio() const {
     return kernel && current_kernels().advance[static_cast<std::size_t>(*kernel)][0];
 }
 
-double Optimizer::State::sum_of_squares(std::size_t index) const {
-    const std::size_t first = variables[index].first_partial;
+template <class Chosen>
+const SweepPlan& Optimizer::State::sweep_over(bool all, const Chosen& chosen) {
+    if (all) return whole;
+    selected.clear();
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (chosen(jobs[i])) selected.add(i, jobs[i].size);
+    }
+    return selected;
+}
+
+double Optimizer::State::sum_of_squares(const kernel::Job& job) const {
     double sum = 0.0;
-    for (std::size_t k = first; k < first + tile_count(jobs[index]); ++k) sum += partials[k].sum_of_squares;
+    for (std::size_t k = 0; k < tile_count(job); ++k) sum += partials[job.first_partial + k].sum_of_squares;
     return sum;
 }
 
 bool Optimizer::State::measure(const Scaling& scaling) {
     const bool needs_norm = is_update && (options.clipnorm || options.global_clipnorm);
     if (!needs_norm && !scaling.skips_overflow) return true;
-    plan.clear();
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-        if (jobs[i].gradient) plan.add(i, jobs[i].size);
-    }
-    const kernel::Kernels& kernels = current_kernels();
+    const SweepPlan& plan =
+        sweep_over(gradient_count == jobs.size(), [](const kernel::Job& job) { return job.gradient; });
+    const auto measure_piece = current_kernels().measure;
     plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
-        kernels.measure(jobs[i], begin, end, partials.data() + variables[i].first_partial);
+        measure_piece(jobs[i], begin, end, partials.data() + jobs[i].first_partial);
     });
     if (!scaling.skips_overflow) return true;
     double poison = 0.0;
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-        if (!jobs[i].gradient) continue;
-        for (std::size_t k = 0; k < tile_count(jobs[i]); ++k) poison += partials[variables[i].first_partial + k].poison;
+    for (const kernel::Job& job : jobs) {
+        if (!job.gradient) continue;
+        for (std::size_t k = 0; k < tile_count(job); ++k) poison += partials[job.first_partial + k].poison;
     }
     return poison == 0.0;
 }
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
+    for (std::size_t k = 0; k < branches.size(); ++k) common[k].keep = 1.0 - decay_of(branches[k]) * rate;
     // Accumulated gradients are unscaled already and only need averaging.
     const double factor = accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
-    double global_factor = 1.0;
+    if (options.clipnorm) {
+        for (kernel::Job& job : jobs) {
+            if (!job.gradient) continue;
+            job.scale = factor * clip_factor(factor * std::sqrt(sum_of_squares(job)), *options.clipnorm);
+        }
+        return;
+    }
+    double scale = factor;
     if (options.global_clipnorm) {
         double sum = 0.0;
-        for (std::size_t i = 0; i < jobs.size(); ++i) {
-            if (jobs[i].gradient) sum += sum_of_squares(i);
+        for (const kernel::Job& job : jobs) {
+            if (job.gradient) sum += sum_of_squares(job);
         }
         next_global_norm = factor * std::sqrt(sum);
-        global_factor = global_clip_factor(*next_global_norm, *options.global_clipnorm);
+        scale *= global_clip_factor(*next_global_norm, *options.global_clipnorm);
     }
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-        kernel::Job& job = jobs[i];
-        if (!job.gradient) continue;
-        const double clip =
-            options.clipnorm ? clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm) : global_factor;
-        job.scale = factor * clip;
-        job.keep = variables[i].decays ? 1.0 - decay_of(branch_of(job)) * rate : 1.0;
-    }
+    for (kernel::Job& job : jobs) job.scale = scale;
 }
 
 void Optimizer::State::set_trust_ratios() {
     const FloatEnvironment environment;
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-        kernel::Job& job = jobs[i];
+    for (kernel::Job& job : jobs) {
         if (job.work != kernel::Work::update) continue;
         double weight = 0.0, direction = 0.0;
         for (std::size_t k = 0; k < tile_count(job); ++k) {
-            weight += trust_partials[variables[i].first_partial + k].weight;
-            direction += trust_partials[variables[i].first_partial + k].direction;
+            weight += trust_partials[job.first_partial + k].weight;
+            direction += trust_partials[job.first_partial + k].direction;
         }
         job.ratio = weight > 0.0 && direction > 0.0 ? std::sqrt(weight) / std::sqrt(direction) : 1.0;
     }
@@ -228,15 +242,20 @@ void Optimizer::State::set_trust_ratios() {
 void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
                              const Scaling& scaling) {
     require_count("iteration", calls, 0);  // the caller can write it through its live view
-    assign_gradients(gradients, tensors);
+    const std::size_t expected = tensors ? tensors->size() : variables.size();
+    if (gradients.size() != expected) {
+        throw std::invalid_argument("apply: expected " + std::to_string(expected) +
+                                    " gradients, one for each variable, found " + std::to_string(gradients.size()));
+    }
     is_update = (calls + 1) % accumulation_steps == 0;
-    for (kernel::Job& job : jobs) {
-        job.unscale = scaling.unscale;
-        if (is_update) {
-            if (!job.gradient && job.accumulator) job.work = kernel::Work::discard;
-        } else if (job.gradient) {
-            job.work = kernel::Work::accumulate;
-        }
+    gradient_count = 0;
+    if (tensors) {
+        assign_gradients(gradients, *tensors, scaling.unscale);
+    } else {
+        for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients[i], scaling.unscale);
+    }
+    if (gradient_count == 0) {
+        throw std::invalid_argument("apply: No gradients provided for any variable.");
     }
 }
 
@@ -270,12 +289,11 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
 
 void Optimizer::State::commit() {
     if (is_update && procedure) procedure->commit(jobs, common);
-    plan.clear();
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-        const bool is_done = jobs[i].work == kernel::Work::update && !branch_of(jobs[i]).kernel;
-        const bool has_work = jobs[i].work != kernel::Work::none || jobs[i].average;
-        if (has_work && !is_done) plan.add(i, jobs[i].size);
-    }
+    const bool all_have_kernels = std::ranges::all_of(branches, [](const auto& b) { return b.kernel.has_value(); });
+    const SweepPlan& plan = sweep_over(gradient_count == jobs.size() && all_have_kernels, [&](const kernel::Job& job) {
+        const bool is_done = job.work == kernel::Work::update && !branch_of(job).kernel;
+        return !is_done && (job.work != kernel::Work::none || job.average);
+    });
     const kernel::Kernels& kernels = current_kernels();
     const auto rule_of = [&](const kernel::Job& job) { return static_cast<std::size_t>(*branch_of(job).kernel); };
     if (is_update && has_trust_ratio()) {
@@ -283,7 +301,7 @@ void Optimizer::State::commit() {
             const kernel::Job& job = jobs[i];
             if (job.work != kernel::Work::update) return;
             kernels.advance[rule_of(job)][job.computes_in_double](common[job.branch], job, begin, end,
-                                                                  trust_partials.data() + variables[i].first_partial);
+                                                                  trust_partials.data() + job.first_partial);
         });
         set_trust_ratios();
     }
@@ -325,14 +343,12 @@ void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     check_finalized(tensors);
     if (!options.use_ema) return;
-    plan.clear();
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-        jobs[i].gradient = nullptr;
-        jobs[i].work = kernel::Work::restore;
-        plan.add(i, jobs[i].size);
+    for (kernel::Job& job : jobs) {
+        job.gradient = nullptr;
+        job.work = kernel::Work::restore;
     }
     const kernel::Kernels& kernels = current_kernels();
-    plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+    whole.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
         kernels.hold[jobs[i].computes_in_double]({}, jobs[i], begin, end);
     });
 }

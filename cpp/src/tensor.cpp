@@ -7,20 +7,6 @@
 
 namespace fusedopt {
 
-std::size_t item_size(DType dtype) {
-    switch (dtype) {
-        case DType::float16:
-        case DType::bfloat16:
-            return 2;
-        case DType::float32:
-            return 4;
-        case DType::float64:
-        case DType::int64:
-            return 8;
-    }
-    throw std::invalid_argument("dtype: unknown value " + std::to_string(static_cast<int>(dtype)));
-}
-
 std::string_view to_string(DType dtype) {
     switch (dtype) {
         case DType::float16:
@@ -44,13 +30,25 @@ Tensor::Tensor(const void* data, DType dtype, std::span<const std::int64_t> shap
 }
 
 Tensor::Tensor(void* data, DType dtype, std::span<const std::int64_t> shape, std::span<const std::int64_t> strides)
-    : data_(data), size_(1), rank_(shape.size()), dtype_(dtype), present_(true), writable_(true) {
+    : data_(data),
+      size_(1),
+      rank_(static_cast<std::uint32_t>(shape.size())),
+      dtype_(dtype),
+      present_(true),
+      writable_(true) {
     if (!strides.empty() && strides.size() != shape.size()) {
         throw std::invalid_argument("tensor: expected as many strides as dimensions (" + std::to_string(shape.size()) +
                                     "), found " + std::to_string(strides.size()));
     }
+    if (dtype > DType::int64) {
+        throw std::invalid_argument("dtype: unknown value " + std::to_string(static_cast<int>(dtype)));
+    }
+    if (shape.size() > most_dimensions) {
+        throw std::invalid_argument("tensor: expected at most " + std::to_string(most_dimensions) +
+                                    " dimensions, found " + std::to_string(shape.size()));
+    }
     if (rank_ > inline_rank) large_.resize(2 * rank_);
-    std::int64_t* extent = large_.empty() ? small_.data() : large_.data();
+    std::int64_t* extent = rank_ > inline_rank ? large_.data() : small_.data();
     const auto bytes = static_cast<std::int64_t>(item_size(dtype));
     for (std::size_t d = rank_; d-- > 0;) {
         if (shape[d] < 0 || (size_ > 0 && shape[d] > std::numeric_limits<std::int64_t>::max() / bytes / size_)) {
@@ -65,10 +63,6 @@ Tensor::Tensor(void* data, DType dtype, std::span<const std::int64_t> shape, std
     }
     contiguous_ = contiguous_ || size_ == 0;
     if (!data && size_ > 0) throw std::invalid_argument("tensor: the data pointer is null");
-}
-
-bool Tensor::is_aligned() const {
-    return reinterpret_cast<std::uintptr_t>(data_) % item_size(dtype_) == 0;
 }
 
 bool Tensor::touches(const std::byte* begin, const std::byte* end) const {

@@ -350,10 +350,10 @@ class Optimizer:
         self, grads: Iterable[Any] | Mapping[str, Any], variables: Iterable[Any] | None
     ) -> tuple[Iterable[Any], Iterable[Any] | None]:
         if variables is None:
-            if isinstance(grads, Mapping):
-                return self._by_name(grads)
             if isinstance(grads, (list, tuple)):
                 return grads, None
+            if isinstance(grads, Mapping):
+                return self._by_name(grads)
             _require_iterable("grads", grads)
             return list(grads), None
         if isinstance(grads, Mapping):

@@ -9,7 +9,6 @@
 namespace fusedopt::python {
 namespace {
 
-constexpr std::size_t most_dimensions = 64;  // NumPy's limit
 // NumPy's numbers of element types, fixed by its C API.
 constexpr int float32_number = 11, float64_number = 12, float16_number = 23, first_user_number = 256;
 
@@ -98,6 +97,26 @@ Tensor view(const py::array& array, DType dtype) {
     const std::span<const std::int64_t> extents(shape.data(), rank), steps(strides.data(), rank);
     return array.writeable() ? Tensor(const_cast<void*>(array.data()), dtype, extents, steps)
                              : Tensor(array.data(), dtype, extents, steps);
+}
+
+bool renew(Tensor& tensor, const py::array& array) {
+    const std::optional<DType> dtype = known_dtype(array);
+    if (!dtype) return false;
+    const auto* fields = py::detail::array_proxy(array.ptr());
+    const auto rank = static_cast<std::size_t>(fields->nd);
+    bool is_same = tensor && tensor.dtype() == *dtype && tensor.rank() == rank;
+    if (is_same) {
+        const std::int64_t *shape = tensor.shape().data(), *strides = tensor.strides().data();
+        for (std::size_t d = 0; d < rank; ++d) {
+            is_same = is_same && shape[d] == fields->dimensions[d] && strides[d] == fields->strides[d];
+        }
+    }
+    if (is_same) {
+        tensor.move_to(fields->data);
+    } else {
+        tensor = view(array, *dtype);
+    }
+    return true;
 }
 
 Tensor view(const py::array& array, const std::string& who) {

@@ -23,6 +23,10 @@ Tensor view(const py::array& array, DType dtype);
 /// The same for any array. TypeError, naming `who`, where the element type is not known.
 Tensor view(const py::array& array, const std::string& who);
 
+/// Makes `tensor`, left by an earlier call, a view of a gradient: in the steady state only the memory is another. False
+/// where the element type is not known.
+bool renew(Tensor& tensor, const py::array& array);
+
 [[noreturn]] void refuse_dtype(const py::array& array, const std::string& who);
 
 /// The array behind a variable: itself, or one that shares its memory. TypeError where sharing is impossible.

@@ -21,10 +21,19 @@ BorrowedStaging::BorrowedStaging() : staging_(std::move(idle_staging)) {
 }
 
 BorrowedStaging::~BorrowedStaging() {
-    staging_->gradients.clear();
     staging_->variables.clear();
     staging_->converted.clear();
     idle_staging = std::move(staging_);
+}
+
+void Built::refuse_memory(std::size_t index) const {
+    const py::array& array = arrays_[index];
+    if (array.data() != memory_[index].data || array.size() != memory_[index].size) {
+        throw std::invalid_argument(describe(index) + ": expected the memory it was built with, found it moved or " +
+                                    "resized; build a new optimizer on it");
+    }
+    throw std::invalid_argument(describe(index) + ": expected writable memory, found it made read-only after build; " +
+                                "set its flags.writeable to True");
 }
 
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables) {
@@ -38,21 +47,20 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         staging->converted.push_back(variable_array(variable_objects[i], who));
         staging->variables.push_back(view(staging->converted.back(), who));
     }
-    staging->gradients.reserve(gradients.size());
+    staging->gradients.resize(gradients.size());
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const py::handle object = PyTuple_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
+        Tensor& gradient = staging->gradients[i];
         if (object.is_none()) {
-            staging->gradients.emplace_back();
+            gradient = Tensor();
             missing.push_back(in_built_order ? built.describe(i) : "variable at position " + std::to_string(i));
         } else if (py::isinstance<py::array>(object)) {
             const auto array = py::reinterpret_borrow<py::array>(object);
-            const std::optional<DType> dtype = known_dtype(array);
-            if (!dtype) refuse_dtype(array, built.describe_gradient(i, in_built_order));
-            staging->gradients.push_back(view(array, *dtype));
+            if (!renew(gradient, array)) refuse_dtype(array, built.describe_gradient(i, in_built_order));
         } else {
             const std::string who = built.describe_gradient(i, in_built_order);
             staging->converted.push_back(gradient_array(object, who));
-            staging->gradients.push_back(view(staging->converted.back(), who));
+            gradient = view(staging->converted.back(), who);
         }
     }
     if (!missing.empty() && missing.size() < gradients.size()) warn_of_missing(missing);

@@ -17,7 +17,7 @@ namespace fusedopt::python {
 
 /// The staging area of a call, kept by its thread so that a step allocates nothing.
 struct Staging {
-    std::vector<Tensor> gradients;
+    std::vector<Tensor> gradients;  // those of the last call, until they are renewed
     std::vector<Tensor> variables;
     std::vector<py::array> converted;  // arrays made from other objects, alive until the step is done
 };
@@ -58,7 +58,7 @@ public:
         arrays_ = std::move(arrays);
         names_ = std::move(names);
         memory_.clear();
-        for (const py::array& array : arrays_) memory_.push_back({array.data(), array.nbytes()});
+        for (const py::array& array : arrays_) memory_.push_back({array.data(), array.size()});
     }
 
     std::string describe(std::size_t index) const {
@@ -73,16 +73,11 @@ public:
     /// also have made it read-only.
     void check_memory() const {
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
-            if (arrays_[i].data() != memory_[i].data || arrays_[i].nbytes() != memory_[i].bytes) {
-                throw std::invalid_argument(describe(i) +
-                                            ": expected the memory it was built with, found it moved or " +
-                                            "resized; build a new optimizer on it");
-            }
-            if (!arrays_[i].writeable()) {
-                throw std::invalid_argument(
-                    describe(i) + ": expected writable memory, found it made read-only after build; set its " +
-                    "flags.writeable to True");
-            }
+            const auto* fields = py::detail::array_proxy(arrays_[i].ptr());
+            std::int64_t size = 1;
+            for (int d = 0; d < fields->nd; ++d) size *= fields->dimensions[d];
+            const bool is_writable = fields->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+            if (fields->data != memory_[i].data || size != memory_[i].size || !is_writable) refuse_memory(i);
         }
     }
 
@@ -90,9 +85,11 @@ public:
     const std::vector<std::string>& names() const { return names_; }
 
 private:
+    [[noreturn]] void refuse_memory(std::size_t index) const;
+
     struct Memory {
         const void* data;
-        std::int64_t bytes;
+        std::int64_t size;
     };
     std::vector<py::array> arrays_;
     std::vector<std::string> names_;

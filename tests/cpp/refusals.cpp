@@ -105,6 +105,9 @@ TEST(tensors) {
     CHECK_REFUSED(Tensor(&x, DType::float32, Shape{-1}), "negative or too large");
     CHECK_REFUSED(Tensor(&x, DType::float32, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}), "too large");
     CHECK_REFUSED(Tensor(&x, DType::float32, Shape{1, 1}, Shape{4}), "strides");
+    CHECK_REFUSED(Tensor(&x, DType::float32, Shape(65, 1)), "at most 64 dimensions, found 65");
+    CHECK_EQUAL(Tensor(&x, DType::float32, Shape(64, 1)).size(), 1);
+    CHECK_REFUSED(Tensor(&x, static_cast<DType>(9), Shape{1}), "unknown value 9");
     CHECK_REFUSED(Tensor(static_cast<void*>(nullptr), DType::float32, Shape{1}), "null");
     CHECK_EQUAL(Tensor(static_cast<void*>(nullptr), DType::float32, Shape{0}).size(), 0);
 }

@@ -17,7 +17,12 @@ namespace fusedopt {
 enum class DType : std::uint8_t { float16, bfloat16, float32, float64, int64 };
 
 /// Bytes an element of `dtype` takes.
-std::size_t item_size(DType dtype);
+constexpr std::size_t item_size(DType dtype) {
+    return dtype <= DType::bfloat16 ? 2 : dtype == DType::float32 ? 4 : 8;
+}
+
+/// As many as NumPy's arrays can have.
+inline constexpr std::size_t most_dimensions = 64;
 
 /// "float32" and so on, as in messages.
 std::string_view to_string(DType dtype);
@@ -29,7 +34,7 @@ class Tensor {
 public:
     Tensor() = default;
 
-    /// Views `data` with this shape; `strides` are in bytes, and none means C order.
+    /// Views `data` with this shape, of at most `most_dimensions`; `strides` are in bytes, and none means C order.
     Tensor(void* data, DType dtype, std::span<const std::int64_t> shape, std::span<const std::int64_t> strides = {});
 
     /// The same, for memory that is only read.
@@ -58,8 +63,11 @@ public:
     std::int64_t size() const { return size_; }
     std::int64_t size_bytes() const { return size_ * static_cast<std::int64_t>(item_size(dtype_)); }
     bool is_contiguous() const { return contiguous_; }
-    bool is_aligned() const;
+    bool is_aligned() const { return reinterpret_cast<std::uintptr_t>(data_) % item_size(dtype_) == 0; }
     bool is_writable() const { return writable_; }
+
+    /// Views other memory in the same layout.
+    void move_to(void* data) { data_ = data; }
 
     /// True where at least one byte of this view's elements lies in [begin, end).
     bool touches(const std::byte* begin, const std::byte* end) const;
@@ -67,17 +75,18 @@ public:
 private:
     static constexpr std::size_t inline_rank = 6;
 
-    const std::int64_t* extents() const { return large_.empty() ? small_.data() : large_.data(); }
+    const std::int64_t* extents() const { return rank_ > inline_rank ? large_.data() : small_.data(); }
 
+    // What a step looks at comes first: of a vector or matrix that is all within a cache line.
     void* data_ = nullptr;
     std::int64_t size_ = 0;
-    std::size_t rank_ = 0;
-    std::array<std::int64_t, 2 * inline_rank> small_{};  // shape, then strides
-    std::vector<std::int64_t> large_;                    // the same, where they do not fit
+    std::uint32_t rank_ = 0;
     DType dtype_ = DType::float32;
     bool present_ = false;
     bool contiguous_ = true;
     bool writable_ = false;
+    std::array<std::int64_t, 2 * inline_rank> small_{};  // shape, then strides
+    std::vector<std::int64_t> large_;                    // the same, where they do not fit
 };
 
 }  // namespace fusedopt

@@ -30,7 +30,6 @@ struct alignas(64) GatherBuffer {
 
 template <int bytes>
 void gather(const Job& job, std::int64_t begin, std::int64_t n, unsigned char* out) {
-    constexpr int most_dimensions = 64;  // NumPy's limit
     std::int64_t index[most_dimensions];
     const auto* source = static_cast<const unsigned char*>(job.gradient);
     for (std::int64_t d = job.rank - 1, rest = begin; d >= 0; --d) {

@@ -3,6 +3,7 @@
 // must have no function bodies: the linker could keep one in the form of a level this machine cannot run.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernel/rule_list.hpp"
@@ -13,6 +14,7 @@ inline constexpr std::int64_t tile = 1024;  // elements; what a sum's partial re
 inline constexpr std::int64_t widest_block = 2 * tile;
 inline constexpr int max_slots = 3;
 inline constexpr int max_scalars = 9;
+inline constexpr int most_dimensions = 64;
 
 enum class RuleId : std::uint8_t {
 #define FUSEDOPT_RULE_ID(name) name,
@@ -33,31 +35,35 @@ enum class Work : std::uint8_t {
 };
 
 /// One variable's part in a step. Null pointers stand for memory that does not exist.
-struct Job {
+/// Two cache lines, the first of which is all that most steps look at: thousands of small variables are bound by this.
+struct alignas(64) Job {
     std::int64_t size;
-    void* weight;   // in the compute type: the user's memory, or the master copy
-    void* storage;  // the user's float16 or bfloat16 memory, where `weight` is its master copy
-    void* slots[max_slots];
-    void* average;
-    void* accumulator;
+    void* weight;  // in the compute type: the user's memory, or the master copy
     const void* gradient;
-    const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
-    const std::int64_t* strides;  // null: contiguous and aligned
-    std::int64_t rank;
-    double unscale;  // factor on the gradient before it is accumulated
-    double scale;    // factor on what reaches the rule
-    double keep;     // factor on the weight: 1 - weight_decay * learning_rate
-    double ratio;    // trust ratio of a rule that has one
+    void* slots[max_slots];
+    double scale;       // factor on what reaches the rule
+    std::uint8_t rank;  // of a gradient that is not contiguous
     Element storage_element;
     Element gradient_element;
     bool computes_in_double;
+    bool decays;
     std::uint8_t branch;  // of the rule
     Work work;
+
+    std::size_t first_partial;  // where its tiles' partial sums begin
+    void* average;
+    void* accumulator;
+    void* storage;                // the user's float16 or bfloat16 memory, where `weight` is its master copy
+    const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
+    const std::int64_t* strides;  // null: contiguous and aligned
+    double unscale;               // factor on the gradient before it is accumulated
+    double ratio;                 // trust ratio of a rule that has one
 };
 
 /// What all variables of a branch share in a step.
 struct Step {
     double scalars[max_scalars];
+    double keep;       // factor on the variables that decay: 1 - weight_decay * learning_rate
     double clipvalue;  // infinity: off
     double ema_momentum;
     bool overwrite;  // the average replaces the variable

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernel/kernel.hpp"
+
 #define FUSEDOPT_INLINE __attribute__((always_inline)) inline
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
@@ -61,6 +63,12 @@ FUSEDOPT_INLINE bool is_representable(double factor) {
     const double magnitude = __builtin_fabs(factor);
     return !(magnitude > 0 && magnitude < Limits<T>::smallest_normal) &&
            !(magnitude > Limits<T>::largest && magnitude <= Limits<double>::largest);
+}
+
+/// The factor on a variable's elements that weight decay is.
+template <class T>
+FUSEDOPT_INLINE T keep_of(const Step& step, const Job& job) {
+    return job.decays ? static_cast<T>(step.keep) : T(1);
 }
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

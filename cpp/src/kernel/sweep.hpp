@@ -39,12 +39,14 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, 
 template <class T>
 struct Averaging {
     T* average;  // null: none
-    T momentum, one_minus_momentum;
+    T momentum = 0, one_minus_momentum = 0;
 
-    Averaging(const Step& step, const Job& job)
-        : average(static_cast<T*>(job.average)),
-          momentum(static_cast<T>(step.ema_momentum)),
-          one_minus_momentum(static_cast<T>(1.0 - step.ema_momentum)) {}
+    Averaging(const Step& step, const Job& job) : average(static_cast<T*>(job.average)) {
+        if (average) {
+            momentum = static_cast<T>(step.ema_momentum);
+            one_minus_momentum = static_cast<T>(1.0 - step.ema_momentum);
+        }
+    }
 
     FUSEDOPT_INLINE void move(std::int64_t begin, std::int64_t n, const T* w) const {
         T* a = average + begin;
@@ -181,11 +183,17 @@ void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int6
 
 /// Finds or makes a tile of the gradient and returns the factor that is still to be applied to it.
 template <class T>
-T prepare_tile(const Job& job, const void* source, std::int64_t begin, std::int64_t n, TileGradient<T>& gradient,
-               T* buffer) {
-    gradient = {nullptr, static_cast<const std::uint16_t*>(source), job.gradient_element};
-    if (sizeof(T) == 4 && bytes_of(job.gradient_element) == 2 && !job.accumulator && is_representable<T>(job.scale)) {
-        return static_cast<T>(job.scale);
+FUSEDOPT_INLINE T prepare_tile(const Job& job, const void* source, std::int64_t begin, std::int64_t n,
+                               TileGradient<T>& gradient, T* buffer) {
+    if (!job.accumulator && is_representable<T>(job.scale)) {
+        if (job.gradient_element == ElementOf<T>::value) {
+            gradient = {static_cast<const T*>(source), nullptr, job.gradient_element};
+            return static_cast<T>(job.scale);
+        }
+        if (sizeof(T) == 4 && bytes_of(job.gradient_element) == 2) {
+            gradient = {nullptr, static_cast<const std::uint16_t*>(source), job.gradient_element};
+            return static_cast<T>(job.scale);
+        }
     }
     const T scale = load_averaged(job, source, begin, n, gradient.wide, buffer);
     empty_accumulator<T>(job, begin, n);
@@ -196,7 +204,7 @@ template <template <class> class Rule, class T>
 void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t end) {
     const Rule<T> rule(step.scalars);
     const T clip = static_cast<T>(step.clipvalue);
-    const T keep = static_cast<T>(job.keep);
+    const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     T* w = static_cast<T*>(job.weight);
@@ -210,13 +218,15 @@ void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t e
             settle_tile(rule, static_cast<T>(job.ratio), keep, n, w + i, a + i, b + i);
             finish_tile<T>(step, job, i, n);
         } else {
-            TileGradient<T> gradient;
+            TileGradient<T> gradient{};
             const T scale = prepare_tile(job, contiguous(job, i, n, gathered), i, n, gradient, buffer);
             if (job.storage) {
                 reconcile(job, i, n);
             }
             update_tile(rule, scale, clip, keep, averaging, i, n, w + i, gradient, a + i, b + i, c + i);
-            store_tile<T>(step, job, i, n);
+            if (job.average || job.storage) {
+                store_tile<T>(step, job, i, n);
+            }
         }
     }
 }
@@ -226,7 +236,7 @@ template <template <class> class Rule, class T>
 void advance(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, TrustPartial* partials) {
     const Rule<T> rule(step.scalars);
     const T clip = static_cast<T>(step.clipvalue);
-    const T keep = static_cast<T>(job.keep);
+    const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     alignas(64) T decayed[tile];
     alignas(64) T direction[tile];

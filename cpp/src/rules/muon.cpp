@@ -38,7 +38,7 @@ public:
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             if (jobs[i].branch != orthogonal || jobs[i].size == 0) continue;
             const auto shape = variables[i].tensor.shape();
-            const Matrix matrix{i, shape[0], shape[1], variables[i].first_partial};
+            const Matrix matrix{i, shape[0], shape[1], jobs[i].first_partial};
             matrices_.push_back(matrix);
             const std::size_t item = jobs[i].computes_in_double ? 8 : 4;
             const auto side = static_cast<std::size_t>(std::min(matrix.rows, matrix.columns));

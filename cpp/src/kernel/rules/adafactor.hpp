@@ -115,7 +115,7 @@ template <class T>
 void adafactor_sums(const Step& step, const Job& job, const Block& block) {
     const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
-    const T keep = static_cast<T>(job.keep);
+    const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     Lanes weight;
@@ -230,7 +230,7 @@ template <class T>
 void adafactor_settle(const Step& step, const Job& job, const Block& block) {
     const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
-    const T keep = static_cast<T>(job.keep);
+    const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
     Factors<T> factors;
     alignas(64) T buffer[tile];
@@ -257,7 +257,7 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
     const T clip = static_cast<T>(step.clipvalue);
     const T keep = static_cast<T>(scalars.keep), move = static_cast<T>(1.0 - scalars.keep);
     const T epsilon_1 = static_cast<T>(scalars.epsilon_1);
-    const T weight_keep = static_cast<T>(job.keep);
+    const T weight_keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     TrustPartial norms = {};
@@ -302,8 +302,7 @@ void adafactor_settle_whole(const Step& step, const Job& job, const Block& block
         for (std::int64_t j = 0; j < n; ++j) {
             update[j] = whitened(larger(-clip, smaller(clip, g[j] * scale)), v[j]);
         }
-        settle_elements(static_cast<T*>(job.weight) + i, static_cast<T>(job.keep), static_cast<T>(job.ratio), update,
-                        n);
+        settle_elements(static_cast<T*>(job.weight) + i, keep_of<T>(step, job), static_cast<T>(job.ratio), update, n);
         empty_accumulator<T>(job, i, n);
         finish_tile<T>(step, job, i, n);
     }
