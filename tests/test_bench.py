@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from cases import RULES
-from fusedopt.bench import picture, report, rules
+from fusedopt.bench import contestants, picture, report, rules
 from fusedopt.bench.command import main
 from fusedopt.bench.contestants import COMPILED_PEERS, PEERS, Contestant, installed, prepare
-from fusedopt.bench.limit import SWEEPS, Layout, Traffic, traffic_of
-from fusedopt.bench.measuring import Bench
+from fusedopt.bench.limit import SWEEPS, Layout, Traffic, layout_of, limit_step, traffic_of
+from fusedopt.bench.measuring import Bench, arrays_of_limit
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Entry, Measurement, Results, load, save
 from fusedopt.bench.timing import QUICK
 from fusedopt.bench.workload import Absent, Array, Ready, Workload
@@ -207,8 +208,65 @@ def test_bytes_are_those_of_the_state() -> None:
 def test_limits_of_rules_of_another_shape(
     rule: str, state: list[str], is_matrix: bool, expected: int | None
 ) -> None:
-    layout = Layout(state, [len(state)], is_matrix)
-    assert Traffic(len(state), 1, SWEEPS[rule](layout)).bytes == expected
+    layout = Layout(state, is_matrix)
+    assert Traffic(len(state), SWEEPS[rule](layout)).bytes == expected
+
+
+def address(array: Array) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def limit_of(workload: Workload) -> tuple[Ready, list[Array], list[Array]]:
+    """fusedopt's step, its gradients and the limit's arrays."""
+    gradients = workload.gradients()
+    ours = prepare(contestants.FUSEDOPT, workload, gradients)
+    return ours, gradients, arrays_of_limit(workload, traffic_of(workload), ours, gradients)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_ema": True, "global_clipnorm": 1.0}], ids=str)
+@pytest.mark.parametrize("shape", [(8, 9), (72,)], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_limit_of_one_tensor_runs_on_the_optimizers_memory(
+    rule: str, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    workload = Workload("", "", rule, options, (shape,))
+    ours, gradients, arrays = limit_of(workload)
+    optimizer = ours.step.func.__self__  # type: ignore[attr-defined]
+    kept = {address(array): name for name, array in optimizer._named_variables()}
+    *state, gradient = arrays
+    names = [kept.get(address(array), "variable").partition("/")[0] for array in state]
+    assert names == layout_of(workload).state
+    assert state[0] is ours.variables[0]
+    assert gradient is gradients[0]
+    ours.step()
+    before = [array.copy() for array in arrays]
+    step = limit_step(traffic_of(workload), arrays)
+    assert (step is None) == (rule == "Muon" and len(shape) == 2)
+    if step:
+        step()
+    for array, old in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+def test_only_the_gradient_of_a_mixed_limit_is_its_own() -> None:
+    workload = replace(MIXED, shapes=((8, 9),))
+    ours, _, arrays = limit_of(workload)
+    own = [ours.variables[0], *ours.slots()]
+    assert list(map(address, arrays[:-1])) == list(map(address, own))
+    assert (arrays[-1].dtype, arrays[-1].shape) == (np.float32, (8, 9))
+    assert traffic_of(workload).bytes == 36
+
+
+def test_the_limit_of_many_tensors_is_one_long_loop() -> None:
+    _, _, arrays = limit_of(MIXED)
+    assert [array.shape for array in arrays] == [(MIXED.elements,)] * 5
+
+
+def test_a_norm_reads_the_gradients_once_more() -> None:
+    for rule, plain_bytes in (("AdamW", 28), ("Lamb", 40), ("Adafactor", 24)):
+        for options, more in (({}, 0), ({"clipnorm": 1.0}, 4)):
+            traffic = traffic_of(Workload("", "", rule, options, ((8, 8),)))
+            assert traffic.bytes == plain_bytes + more
 
 
 def test_a_rule_without_a_limit_is_timed_and_shown(
