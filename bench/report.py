@@ -14,7 +14,9 @@ SECTIONS = {
     "mixed": "Mixed precision: float16 gradients, overflow check, unscaling, global norm, average",
     "variants": "Every variant of every rule",
     "options": "Common options",
-    "subnormal": "Subnormal numbers",
+    "matrices": "Rules of matrices",
+    "threads": "More threads against one",
+    "values": "Kinds of numbers",
 }
 ABOUT_GOALS = """\
 The median decides; in brackets what the shortest times of a run give. If the two differ much, the machine
@@ -22,9 +24,9 @@ was busy.
 """
 HOW_TO_READ = """\
 A cell is the median and, in brackets, the shortest time of a step, then the median over all rounds
-of its ratio to the limit in the same round. The limit is the plainest loop that moves the same bytes
-(see README.md). It has no software prefetch, so ratios below 1 occur; on few elements it is mostly
-the cost of a call.
+of its ratio to the limit in the same round, or to what stands in the limit's place. The limit is the
+plainest loop that moves the same bytes (see README.md). It has no software prefetch, so ratios below 1
+occur; on few elements it is mostly the cost of a call.
 """
 
 
@@ -61,10 +63,10 @@ def markdown(results: Results) -> str:
 
 
 def _section(results: Results, section: str) -> Iterator[Table]:
-    if section == "subnormal":
-        yield from _subnormal(results)
+    if section == "values":
+        yield from _values(results)
         return
-    is_one_rule_a_table = section == "sizes"
+    is_one_rule_a_table = section in ("sizes", "matrices")
     for threads in results.threads:
         if is_one_rule_a_table:
             for label, measurements in results.labels(section):
@@ -83,14 +85,14 @@ def _compared(title: str, measurements: list[Measurement], threads: int) -> Tabl
     return Table(title, ["elements", "bytes each", *names], rows)
 
 
-def _subnormal(results: Results) -> Iterator[Table]:
+def _values(results: Results) -> Iterator[Table]:
     for threads in results.threads:
         rows = [
             [f"{one.label}, {one.name}", *(_cell(one, name, threads) for name in one.names)]
-            for one in results.of("subnormal")
+            for one in results.of("values")
         ]
         if rows:
-            names = [f"gradients {name}" for name in results.of("subnormal")[0].names]
+            names = [f"gradients {name}" for name in results.of("values")[0].names]
             yield Table(thread_count(threads), ["who", *names], rows)
 
 

@@ -9,18 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import fusedopt as fo
+import matrices
 import memory
+import numpy as np
 import report
 import rich.console
 import rich.progress
-import subnormal
+import values
 import workloads
 from contestants import FUSEDOPT, PACKAGES, PEERS, Contestant
 from fusedopt.bench import environment
 from fusedopt.bench.command import count
+from fusedopt.bench.contestants import prepare
 from fusedopt.bench.limit import FLOAT_BYTES, traffic_of
 from fusedopt.bench.measuring import Bench
-from fusedopt.bench.results import Growth, Results, load, save
+from fusedopt.bench.results import NO_THREADS, Growth, Results, load, save
 from fusedopt.bench.tables import console as make_console
 from fusedopt.bench.timing import NORMAL, QUICK, Participant
 from fusedopt.bench.workload import Workload
@@ -28,10 +31,14 @@ from fusedopt.bench.workload import Workload
 # Where the slow peers take part, and the one size for what is compared with the limit only.
 SLOW_SIZES = (2**20, 2**24)
 ONE_SIZE, QUICK_SIZE = 2**24, 2**15
+COMPARED_SIZES = (QUICK_SIZE, ONE_SIZE, 2**26)
 MIXED_SIZES, QUICK_MIXED_SIZES = [2**20, 2**24, 2**26], [2**17]
-SUBNORMAL_SIZES, QUICK_SUBNORMAL_SIZES = [2**16, 2**22], [2**14]
+THREAD_SIZES = [2**power for power in range(4, 25)]
+QUICK_THREAD_SIZES = [2**4, 2**12, 2**16]
+VALUE_SIZES, QUICK_VALUE_SIZES = [2**16, 2**22], [2**14]
 MEMORY_SIZE, QUICK_MEMORY_SIZE = 2**24, 2**20
-ALONE = ("variants", "options")
+ALONE = ("variants", "options", "matrices", "threads")
+ONE_THREAD = "one thread"
 SECTIONS = [*report.SECTIONS, "memory"]
 
 
@@ -41,14 +48,16 @@ class Thorough(Bench):
     def run(self, workload: Workload) -> None:
         """Time a workload with whoever takes part in it."""
         peers = [peer for peer in self.peers if _takes_part(peer, workload)]
-        if workload.section != "subnormal":
+        other = {
+            "matrices": self._measure_matrix,
+            "threads": self._measure_threads,
+            "values": self._measure_values,
+        }
+        if workload.section not in other:
             self.measure(workload, peers)
-            return
-        traffic = traffic_of(workload)
-        if self.has_memory(workload, traffic, peers):
+        elif self.has_memory(workload, traffic_of(workload), peers):
             environment.set_threads(self.results.threads[-1])
-            for contestant in (FUSEDOPT, *peers):
-                self._measure_subnormal(contestant, workload, traffic.bytes)
+            other[workload.section](workload, peers)
 
     def measure_memory(self, elements: int) -> None:
         """See how far everyone's memory grows."""
@@ -61,20 +70,42 @@ class Thorough(Bench):
                 Growth(contestant.name, workload.label, elements, grown, slot_bytes)
             )
 
-    def _measure_subnormal(
-        self, contestant: Contestant, workload: Workload, moved_bytes: int | None
-    ) -> None:
+    def _measure_matrix(self, workload: Workload, _: list[Contestant]) -> None:
+        gradients = workload.gradients()
+        ours = prepare(FUSEDOPT, workload, gradients)
+        name, make = matrices.BASELINES[workload.rule]
+        step = make(workload, ours, gradients)
+        participants = [Participant(name, threads, step) for threads in self.results.threads]
+        participants += self.turns(FUSEDOPT, ours)
+        self.race(workload, workload.name, traffic_of(workload).bytes, name, participants)
+
+    def _measure_threads(self, workload: Workload, _: list[Contestant]) -> None:
+        ours = prepare(FUSEDOPT, workload, workload.gradients())
+        # As who has no threads it stands beside every number of them; beside 1 that shows the noise.
+        one = Participant(ONE_THREAD, NO_THREADS, ours.step)
+        participants = [one, *self.turns(FUSEDOPT, ours)]
+        moved = traffic_of(workload).bytes
+        self.race(workload, workload.name, moved, ONE_THREAD, participants)
+
+    def _measure_values(self, workload: Workload, peers: list[Contestant]) -> None:
+        # Squares beyond float32 are meant.
+        with np.errstate(all="ignore"):
+            for contestant in (FUSEDOPT, *peers):
+                self._measure_values_of(contestant, workload)
+
+    def _measure_values_of(self, contestant: Contestant, workload: Workload) -> None:
         gradients = workload.gradients()
         ready = self.ready(contestant, workload, gradients)
         if ready is None:
             return
         participants = [
             Participant(kind, threads, ready.step, enter)
-            for kind, enter in subnormal.entrances(ready, workload, gradients).items()
+            for kind, enter in values.entrances(ready, workload, gradients).items()
             for threads in self.thread_counts(contestant)
         ]
         name = f"{contestant.name}, {workload.name}"
-        self.race(workload, name, moved_bytes, participants[0].name, participants)
+        moved = traffic_of(workload).bytes
+        self.race(workload, name, moved, participants[0].name, participants)
 
 
 def _takes_part(peer: Contestant, workload: Workload) -> bool:
@@ -85,7 +116,7 @@ def _takes_part(peer: Contestant, workload: Workload) -> bool:
         return False
     if peer.is_slow and workload.elements not in SLOW_SIZES:
         return False
-    is_compared = workload.section == "sizes" and workload.elements in (ONE_SIZE, QUICK_SIZE)
+    is_compared = workload.section == "sizes" and workload.elements in COMPARED_SIZES
     return workload.rule == workloads.FLAGSHIP or is_compared
 
 
@@ -103,7 +134,9 @@ def plan(sections: list[str], sizes: list[int] | None, is_quick: bool) -> Iterat
         ),
         "variants": workloads.variants(one_size),
         "options": workloads.options(one_size),
-        "subnormal": workloads.subnormal(QUICK_SUBNORMAL_SIZES if is_quick else SUBNORMAL_SIZES),
+        "matrices": workloads.matrices(is_quick),
+        "threads": workloads.threads(QUICK_THREAD_SIZES if is_quick else THREAD_SIZES),
+        "values": workloads.values(QUICK_VALUE_SIZES if is_quick else VALUE_SIZES),
     }
     for section, chosen in choices.items():
         if section in sections:

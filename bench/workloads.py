@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,10 @@ SIZES = [2**power for power in (6, 9, 12, 14, 16, 18, 20, 22, 24, 26)]
 FEW_SIZES = [2**6, 2**16, 2**24, 2**26]
 QUICK_SIZES = [2**6, 2**12, 2**17]
 QUICK_FEW_SIZES = [2**6, 2**15]
+# The side of a square.
+MATRICES = {"Adafactor": 4096, "Muon": 1024}
+QUICK_SIDE = 64
+SMALL = 64
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -98,9 +103,12 @@ def many(small: int, is_quick: bool) -> dict[str, Shapes]:
 
 
 def tensors(is_quick: bool) -> Iterator[Workload]:
-    """Many tensors at once."""
-    for name, shapes in many(64, is_quick).items():
+    """Many tensors at once, and the small ones with a norm over all of them."""
+    found = many(SMALL, is_quick)
+    for name, shapes in found.items():
         yield Workload("tensors", name, FLAGSHIP, main_variant(FLAGSHIP), shapes)
+    name, shapes = next(iter(found.items()))
+    yield Workload("tensors", name, FLAGSHIP, {"global_clipnorm": 1.0}, shapes)
 
 
 def mixed(counts: list[int], is_quick: bool) -> Iterator[Workload]:
@@ -125,8 +133,26 @@ def options(elements: int) -> Iterator[Workload]:
             yield one_tensor("options", FLAGSHIP, arguments, elements)
 
 
-def subnormal(counts: list[int]) -> Iterator[Workload]:
-    """Each rule, to be run on several kinds of gradients."""
+def matrices(is_quick: bool) -> Iterator[Workload]:
+    """The rules whose step on a matrix is more than a sweep over elements."""
+    for rule, side in MATRICES.items():
+        side = QUICK_SIDE if is_quick else side
+        name = f"{side} x {side}"
+        yield Workload("matrices", name, rule, main_variant(rule), ((side, side),))
+
+
+def threads(counts: list[int]) -> Iterator[Workload]:
+    """One tensor of each size, to be run on one thread and on more."""
+    for elements in counts:
+        yield one_tensor("threads", FLAGSHIP, main_variant(FLAGSHIP), elements)
+
+
+def values(counts: list[int]) -> Iterator[Workload]:
+    """Each rule, to be run on several kinds of numbers, where it is a sweep: products of matrices are the BLAS's."""
     for rule in RULES:
         for elements in counts:
-            yield one_tensor("subnormal", rule, main_variant(rule), elements)
+            workload = one_tensor("values", rule, main_variant(rule), elements)
+            if traffic_of(workload).bytes is None:
+                name, shape = power_of_two(elements), (elements,)
+                workload = replace(workload, name=name, shapes=(shape,))
+            yield workload

@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from cases import RULES
-from fusedopt.bench import picture, report, rules
+from fusedopt.bench import contestants, picture, report, rules
 from fusedopt.bench.command import main
 from fusedopt.bench.contestants import COMPILED_PEERS, PEERS, Contestant, installed, prepare
-from fusedopt.bench.limit import SWEEPS, Layout, Traffic, traffic_of
-from fusedopt.bench.measuring import Bench
+from fusedopt.bench.limit import SWEEPS, Layout, Traffic, layout_of, limit_step, traffic_of
+from fusedopt.bench.measuring import Bench, arrays_of_limit
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Entry, Measurement, Results, load, save
 from fusedopt.bench.timing import QUICK
 from fusedopt.bench.workload import Absent, Array, Ready, Workload
@@ -207,8 +208,65 @@ def test_bytes_are_those_of_the_state() -> None:
 def test_limits_of_rules_of_another_shape(
     rule: str, state: list[str], is_matrix: bool, expected: int | None
 ) -> None:
-    layout = Layout(state, [len(state)], is_matrix)
-    assert Traffic(len(state), 1, SWEEPS[rule](layout)).bytes == expected
+    layout = Layout(state, is_matrix)
+    assert Traffic(len(state), SWEEPS[rule](layout)).bytes == expected
+
+
+def address(array: Array) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def limit_of(workload: Workload) -> tuple[Ready, list[Array], list[Array]]:
+    """fusedopt's step, its gradients and the limit's arrays."""
+    gradients = workload.gradients()
+    ours = prepare(contestants.FUSEDOPT, workload, gradients)
+    return ours, gradients, arrays_of_limit(workload, traffic_of(workload), ours, gradients)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_ema": True, "global_clipnorm": 1.0}], ids=str)
+@pytest.mark.parametrize("shape", [(8, 9), (72,)], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_limit_of_one_tensor_runs_on_the_optimizers_memory(
+    rule: str, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    workload = Workload("", "", rule, options, (shape,))
+    ours, gradients, arrays = limit_of(workload)
+    optimizer = ours.step.func.__self__  # type: ignore[attr-defined]
+    kept = {address(array): name for name, array in optimizer._named_variables()}
+    *state, gradient = arrays
+    names = [kept.get(address(array), "variable").partition("/")[0] for array in state]
+    assert names == layout_of(workload).state
+    assert state[0] is ours.variables[0]
+    assert gradient is gradients[0]
+    ours.step()
+    before = [array.copy() for array in arrays]
+    step = limit_step(traffic_of(workload), arrays)
+    assert (step is None) == (rule == "Muon" and len(shape) == 2)
+    if step:
+        step()
+    for array, old in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+def test_only_the_gradient_of_a_mixed_limit_is_its_own() -> None:
+    workload = replace(MIXED, shapes=((8, 9),))
+    ours, _, arrays = limit_of(workload)
+    own = [ours.variables[0], *ours.slots()]
+    assert list(map(address, arrays[:-1])) == list(map(address, own))
+    assert (arrays[-1].dtype, arrays[-1].shape) == (np.float32, (8, 9))
+    assert traffic_of(workload).bytes == 36
+
+
+def test_the_limit_of_many_tensors_is_one_long_loop() -> None:
+    _, _, arrays = limit_of(MIXED)
+    assert [array.shape for array in arrays] == [(MIXED.elements,)] * 5
+
+
+def test_a_norm_reads_the_gradients_once_more() -> None:
+    for rule, plain_bytes in (("AdamW", 28), ("Lamb", 40), ("Adafactor", 24)):
+        for options, more in (({}, 0), ({"clipnorm": 1.0}, 4)):
+            traffic = traffic_of(Workload("", "", rule, options, ((8, 8),)))
+            assert traffic.bytes == plain_bytes + more
 
 
 def test_a_rule_without_a_limit_is_timed_and_shown(
@@ -344,21 +402,199 @@ print([peer.name for one in plain for peer in run.PEERS if peer.is_for_mixed and
     assert others == ["[]"]
 
 
-def test_the_goals_of_the_mixed_pipeline(tmp_path: Path) -> None:
-    results = Results({}, [2])
-    for name, elements, tensors in (("2^26", 2**26, 1), ("1,000 of 1,024", 1_024_000, 1000)):
-        entries = [Entry(LIMIT, 2, [1.0, 2.0]), Entry(FUSEDOPT, 2, [1.2, 2.4])]
-        results.measurements.append(
-            Measurement("mixed", "AdamW", name, elements, tensors, 36, LIMIT, entries)
-        )
-    save(results, tmp_path / "run.json")
+def test_the_thorough_run_has_the_workloads_of_the_other_goals() -> None:
+    program = """
+import goals, run
+from fusedopt.bench.limit import traffic_of
+def plan(section):
+    return list(run.plan([section], None, is_quick=False))
+print(*[one.elements for one in plan("threads")])
+print({f"{one.label}, {one.name}" for one in plan("matrices")} == goals.MATRICES.keys())
+print({one.rule for one in plan("values")} == run.workloads.RULES.keys())
+print({one.elements for one in plan("values")}, {traffic_of(one).bytes is None for one in plan("values")})
+print({one.label for one in plan("tensors") if one.elements == 64 * len(one.shapes)} == goals.SMALL_TENSORS.keys())
+large = [one for one in plan("sizes") if one.rule in goals.FOREACH_RULES and one.elements >= goals.LARGE]
+foreach, = [peer for peer in run.PEERS if peer.name == goals.FOREACH]
+print(len(large), {run._takes_part(foreach, one) for one in large})
+"""
+    assert thorough(program).splitlines() == [
+        " ".join(str(2**power) for power in range(4, 25)),
+        "True",
+        "True",
+        "{65536, 4194304} {False}",
+        "True",
+        "8 {True}",
+    ]
+
+
+def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
+    words = "--quick --threads 1 2 --sections tensors matrices threads values --peers --rounds 1"
+    files = ["--json", str(tmp_path / "run.json"), "--markdown", str(tmp_path / "run.md")]
+    done = python("run.py", *words.split(), *files, folder=ROOT / "bench")
+    assert done.returncode == 0, done.stderr
+    results = load(tmp_path / "run.json")
+    found = {(one.label, one.name): one for one in results.measurements}
+    assert found["AdamW(global_clipnorm=1.0)", "1,000 of 64"].bytes == 32
+    for label, baseline in (("Adafactor", "3 sweeps"), ("Muon", "its matrix products")):
+        one = found[label, "64 x 64"]
+        assert (one.baseline, one.names) == (baseline, [baseline, FUSEDOPT])
+    for one in results.of("threads"):
+        assert one.names == ["one thread", FUSEDOPT]
+        assert [one.ratio(FUSEDOPT, threads) is None for threads in (1, 2)] == [False, False]
+    kinds = ["ordinary", "0", "1e-42", "1e-20", "1e30"]
+    assert [one.names for one in results.of("values")] == [kinds] * len(RULES)
+    written = (tmp_path / "run.md").read_text(encoding="utf-8")
+    for title in ("Rules of matrices", "More threads against one", "Kinds of numbers"):
+        assert f"## {title}" in written
+
+
+def test_what_steps_on_matrices_are_compared_with() -> None:
+    program = """
+import matrices, numpy as np
+from fusedopt.bench.contestants import FUSEDOPT, prepare
+from fusedopt.bench.workload import Workload
+for rule in matrices.BASELINES:
+    workload = Workload("", "", rule, {}, ((8, 12),))
+    gradients = workload.gradients()
+    ours = prepare(FUSEDOPT, workload, gradients)
+    _, make = matrices.BASELINES[rule]
+    step = make(workload, ours, gradients)
+    before = ours.variables[0].copy()
+    step()
+    print(np.array_equal(ours.variables[0], before))
+calls = step.__self__.calls
+print(len(calls), *[(a.shape, b.shape, product.shape) for a, b, product in calls[:3]])
+print(all(np.allclose(a @ b, product) for a, b, product in calls[-3:]))
+print(np.matmul.__name__)
+"""
+    products = "((8, 12), (12, 8), (8, 8)) ((8, 8), (8, 8), (8, 8)) ((8, 8), (8, 12), (8, 12))"
+    assert thorough(program).splitlines() == ["True", "True", f"15 {products}", "True", "matmul"]
+
+
+def test_kinds_of_numbers_are_entered_in_the_same_memory() -> None:
+    program = """
+import values, numpy as np
+from fusedopt.bench.contestants import FUSEDOPT, prepare
+from fusedopt.bench.workload import Workload
+workload = Workload("", "", "AdamW", {}, ((8, 8),))
+gradients = workload.gradients()
+ours = prepare(FUSEDOPT, workload, gradients)
+enter = values.entrances(ours, workload, gradients)
+arrays = [*ours.variables, *ours.slots()]
+for kind in [*enter, "ordinary"]:
+    enter[kind]()
+    ours.step()
+    print(kind, gradients[0].min(), gradients[0].max(), *[np.isfinite(array).all() for array in arrays])
+"""
+    ordinary, *others, again = [line.split() for line in thorough(program).splitlines()]
+    finite, infinite = ["True"] * 3, ["False", "True", "False"]
+    assert ordinary == again
+    assert ordinary[1] != ordinary[2]
+    assert ordinary[3:] == finite
+    assert others == [
+        ["0", "0.0", "0.0", *finite],
+        ["1e-42", "1e-42", "1e-42", *finite],
+        ["1e-20", "1e-20", "1e-20", *finite],
+        ["1e30", "1e+30", "1e+30", *infinite],
+    ]
+
+
+def made_up(
+    section: str, label: str, name: str, elements: int, times: dict[str, float], tensors: int = 1
+) -> Measurement:
+    """A measurement on 2 threads; the first of the times is the baseline's."""
+    entries = [Entry(who, 2, [time, 2 * time]) for who, time in times.items()]
+    return Measurement(section, label, name, elements, tensors, 28, next(iter(times)), entries)
+
+
+def goals_of(results: Results, folder: Path) -> list[str]:
+    save(results, folder / "run.json")
     program = f"""
 import pathlib, goals
 from fusedopt.bench.results import load
-for goal in goals.goals(load(pathlib.Path({str(tmp_path / "run.json")!r}))):
-    print(goal.text, goal.bound, goal.is_met(2), sep=";")
+for goal in goals.goals(load(pathlib.Path({str(folder / "run.json")!r}))):
+    print(goal.text, goal.bound, goal.unit, goal.measured[2].who, goal.is_met(2), sep=";")
 """
-    assert thorough(program).splitlines() == [
-        "mixed pipeline, AdamW, 2^26 elements;1.05;False",
-        "mixed pipeline, AdamW, 1,000 of 1,024;1.3;True",
+    return thorough(program).splitlines()
+
+
+def test_the_goals_of_large_arrays(tmp_path: Path) -> None:
+    foreach = "PyTorch foreach"
+    results = Results({}, [2])
+    for label, power, ours, theirs in (
+        ("AdamW", 24, 1.06, None),
+        ("SGD(momentum=0.9)", 26, 1.04, 2.0),
+        ("Lion", 24, 2.0, None),
+        ("Lion", 26, 1.05, None),
+        ("Lamb", 24, 2.0, None),
+        ("Lamb", 26, 1.1, None),
+        ("Adafactor", 26, 2.0, 3.0),
+        ("Muon", 26, 2.0, None),
+        ("Nadam", 22, 2.0, 2.0),
+        ("Nadam", 24, 2.0, 5.1),
+        ("Nadam", 26, 1.0, 2.4),
+    ):
+        times = {LIMIT: 1.0, FUSEDOPT: ours} | ({foreach: theirs} if theirs else {})
+        results.measurements.append(made_up("sizes", label, f"2^{power}", 2**power, times))
+    assert goals_of(results, tmp_path) == [
+        "AdamW, 2^24 elements;1.05;of the limit;;False",
+        "SGD(momentum=0.9), 2^26 elements;1.05;of the limit;;True",
+        "Lion, 2^26 elements;1.05;of the limit;;True",
+        "Lamb, 2^26 elements;1.11;of the limit;;True",
+        "Nadam, 2^26 elements;1.05;of the limit;;True",
+        f"Nadam, 2^24 elements;0.4;of {foreach}'s time;;True",
+        f"Nadam, 2^26 elements;0.4;of {foreach}'s time;;False",
+    ]
+
+
+def test_the_goals_of_small_arrays(tmp_path: Path) -> None:
+    results = Results({}, [2])
+    for label, micro in (("AdamW", 0.5), ("Lion", 1.0)):
+        times = {LIMIT: 1e-6, FUSEDOPT: micro * 1e-6}
+        results.measurements.append(made_up("sizes", label, "2^6", 64, times))
+    for label, tensor in (("AdamW", 0.1e-6), ("AdamW(global_clipnorm=1.0)", 0.05e-6)):
+        times = {LIMIT: 1.0, FUSEDOPT: 1000 * tensor}
+        results.measurements.append(
+            made_up("tensors", label, "1,000 of 64", 64000, times, tensors=1000)
+        )
+    assert goals_of(results, tmp_path) == [
+        "AdamW, 1,000 of 64;0.2;us a tensor;;True",
+        "AdamW(global_clipnorm=1.0), 1,000 of 64;0.06;us a tensor;;False",
+        "AdamW, one tensor of 64;0.6;us a call;;False",
+        "the slowest rule, one tensor of 64;2.0;us a call;Lion;True",
+    ]
+
+
+def test_the_goals_of_matrices_threads_and_values(tmp_path: Path) -> None:
+    results = Results({}, [1, 2])
+    results.measurements = [
+        made_up("matrices", "Adafactor", "4096 x 4096", 2**24, {"3 sweeps": 1, FUSEDOPT: 1.01}),
+        made_up("matrices", "Muon", "1024 x 1024", 2**20, {"its products": 1, FUSEDOPT: 1.29}),
+        made_up("matrices", "Muon", "64 x 64", 2**12, {"its products": 1, FUSEDOPT: 2}),
+    ]
+    for name, ours in (("2^13", 1.02), ("2^14", 1.04), ("2^15", 0.6)):
+        one = made_up("threads", "AdamW", name, 1, {"one thread": 1, FUSEDOPT: ours})
+        one.entries[0].threads = 0
+        one.entries.append(Entry(FUSEDOPT, 1, [9.0, 18.0]))
+        results.measurements.append(one)
+    for name, label, huge in (("fusedopt, 2^16", "Lion", 1.2), ("naive NumPy, 2^16", "AdamW", 9)):
+        results.measurements.append(
+            made_up("values", label, name, 1, {"ordinary": 1, "1e30": huge})
+        )
+    assert goals_of(results, tmp_path) == [
+        "Adafactor, 4096 x 4096;1.0;of 3 sweeps;;False",
+        "Muon, 1024 x 1024;1.3;of its products;;True",
+        "AdamW, the worst of all sizes;1.05;of one thread's time;2^14;True",
+        "the worst rule, zero, subnormal and huge numbers;1.1;of ordinary ones;Lion;False",
+    ]
+
+
+def test_the_goals_of_the_mixed_pipeline(tmp_path: Path) -> None:
+    results = Results({}, [2])
+    for name, elements, tensors in (("2^26", 2**26, 1), ("1,000 of 1,024", 1_024_000, 1000)):
+        times = {LIMIT: 1.0, FUSEDOPT: 1.2}
+        results.measurements.append(made_up("mixed", "AdamW", name, elements, times, tensors))
+    assert goals_of(results, tmp_path) == [
+        "mixed pipeline, AdamW, 2^26 elements;1.05;of the limit;;False",
+        "mixed pipeline, AdamW, 1,000 of 1,024;1.3;of the limit;;True",
     ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from fusedopt.bench.workload import STAGGER, Step, Workload, optimizer_of, touch
+from fusedopt.bench.workload import STAGGER, Array, Step, Workload, optimizer_of, touch
 from fusedopt.runtime import _core
 
 FLOAT_BYTES = 4
@@ -25,9 +25,12 @@ class Layout:
 
     state: list[str]
     """The names of the variable and then of all that is kept for it; a name's place is the position."""
-    gradients: list[int]
-    """More than one where they are read more than once before the first update."""
     is_matrix: bool
+
+    @property
+    def gradient(self) -> int:
+        """Its position: after all state."""
+        return len(self.state)
 
     def named(self, *names: str) -> list[int]:
         """The positions of some state."""
@@ -43,14 +46,14 @@ class Layout:
 
 
 def _one_sweep(arrays: Layout) -> list[Sweep]:
-    return [(arrays.others(), arrays.gradients)]
+    return [(arrays.others(), [arrays.gradient])]
 
 
 def _trust_ratio(arrays: Layout) -> list[Sweep]:
     """First the two moments move and the norms are taken, then the rest moves."""
     moments = arrays.named("momentum", "velocity")
     rest = arrays.others("momentum", "velocity")
-    return [(moments, [*arrays.named(VARIABLE), *arrays.gradients]), (rest, moments)]
+    return [(moments, [*arrays.named(VARIABLE), arrays.gradient]), (rest, moments)]
 
 
 def _factored(arrays: Layout) -> list[Sweep]:
@@ -59,12 +62,11 @@ def _factored(arrays: Layout) -> list[Sweep]:
     Means are nothing beside a matrix, and its velocity, which they replace, is not touched. A vector
     has a velocity and no means.
     """
-    gradient, variable = arrays.gradients[:1], arrays.named(VARIABLE)
+    gradient, variable = [arrays.gradient], arrays.named(VARIABLE)
     velocity, rest = arrays.named("velocity"), arrays.others("velocity")
-    clip: list[Sweep] = [([], [again]) for again in arrays.gradients[1:]]
     if arrays.is_matrix:
-        return [*clip, ([], variable + gradient), ([], gradient), (rest, gradient)]
-    return [*clip, (velocity, variable + gradient), (rest, velocity + gradient)]
+        return [([], variable + gradient), ([], gradient), (rest, gradient)]
+    return [(velocity, variable + gradient), (rest, velocity + gradient)]
 
 
 def _matrix_products(arrays: Layout) -> list[Sweep] | None:
@@ -83,8 +85,7 @@ class Traffic:
     """What a step moves, in arrays as long as the variables."""
 
     state: int
-    """Variables and all that is kept for them; after them come gradients."""
-    gradients: int
+    """Variables and all that is kept for them; after them comes the gradient."""
     sweeps: list[Sweep] | None
 
     @property
@@ -96,18 +97,29 @@ class Traffic:
 
 
 def traffic_of(workload: Workload) -> Traffic:
-    """Count the arrays that an optimizer keeps for a variable and the sweeps over its gradient."""
+    """Count the arrays that an optimizer keeps for a variable and the sweeps over them."""
+    layout = layout_of(workload)
+    sweeps = SWEEPS.get(workload.rule, _one_sweep)(layout)
+    if sweeps is not None:
+        sweeps = [*_sweeps_before(workload, layout), *sweeps]
+    return Traffic(len(layout.state), sweeps)
+
+
+def layout_of(workload: Workload) -> Layout:
+    """Name the arrays that an optimizer keeps for a variable, as large as that itself."""
     is_matrix = any(len(shape) > 1 for shape in workload.shapes)
     variable = np.ones((64, 64) if is_matrix else 64, np.float32)
-    state = [VARIABLE]
-    for name, array in _kept(workload, variable):
-        # What is kept for rows and columns is no array of this size.
-        state += [name] * round(array.nbytes / variable.nbytes)
-    gradient_bytes = (2 if workload.is_mixed else FLOAT_BYTES) * gradient_sweeps(workload)
-    gradients = max(1, round(gradient_bytes / FLOAT_BYTES))
-    layout = Layout(state, list(range(len(state), len(state) + gradients)), is_matrix)
-    sweeps = SWEEPS.get(workload.rule, _one_sweep)(layout)
-    return Traffic(len(state), gradients, sweeps)
+    whole = [name for name, array in _kept(workload, variable) if array.shape == variable.shape]
+    return Layout([VARIABLE, *whole], is_matrix)
+
+
+def _sweeps_before(workload: Workload, arrays: Layout) -> list[Sweep]:
+    """A norm over all gradients comes before the first update.
+
+    float16 gradients are read twice, too: as many bytes as float32 ones that are read once.
+    """
+    has_norm = workload.arguments.keys() & {"clipnorm", "global_clipnorm"}
+    return [([], [arrays.gradient])] if has_norm and not workload.is_mixed else []
 
 
 def slots_of(workload: Workload) -> list[str]:
@@ -124,19 +136,10 @@ def _kept(
     return [(name.partition("/")[0], array) for name, array in named if array.ndim]
 
 
-def gradient_sweeps(workload: Workload) -> int:
-    """Two where a norm or a check over all gradients comes before the first update."""
-    needs_measure = workload.is_mixed or bool(
-        workload.arguments.keys() & {"clipnorm", "global_clipnorm"}
-    )
-    return 2 if needs_measure else 1
-
-
-def limit_step(elements: int, traffic: Traffic) -> Step | None:
-    """Make the loop over arrays of its own, as many as the step has; None where there is no limit."""
+def limit_step(traffic: Traffic, arrays: Sequence[Array]) -> Step | None:
+    """Make the loop over a step's state and gradient, whose values stay; None where there is no limit."""
     if traffic.sweeps is None:
         return None
-    arrays = staggered(traffic.state + traffic.gradients, elements)
     calls = [
         partial(_core.move_bytes, [arrays[i] for i in updated], [arrays[i] for i in read])
         for updated, read in traffic.sweeps

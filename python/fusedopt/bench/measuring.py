@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 
 from fusedopt.bench import environment
@@ -57,17 +58,16 @@ class Bench:
             return
         environment.set_threads(self.results.threads[-1])
         gradients = workload.gradients()
-        limit = limit_step(workload.elements, traffic)
+        ours = prepare(FUSEDOPT, workload, gradients)
+        limit = limit_step(traffic, arrays_of_limit(workload, traffic, ours, gradients))
         participants = [
             Participant(LIMIT, threads, limit) for threads in self.results.threads if limit
         ]
-        for contestant in (FUSEDOPT, *peers):
-            ready = self.ready(contestant, workload, gradients)
+        participants += self.turns(FUSEDOPT, ours)
+        for peer in peers:
+            ready = self.ready(peer, workload, gradients)
             if ready:
-                participants += [
-                    Participant(contestant.name, threads, ready.step)
-                    for threads in self.thread_counts(contestant)
-                ]
+                participants += self.turns(peer, ready)
         self.race(workload, workload.name, traffic.bytes, LIMIT, participants)
 
     def measure_limits(self, elements: int) -> None:
@@ -100,6 +100,13 @@ class Bench:
             self.results.absent[f"{contestant.name} on {workload.label}"] = str(absent)
             return None
 
+    def turns(self, contestant: Contestant, ready: Ready) -> list[Participant]:
+        """Its step on each number of threads."""
+        return [
+            Participant(contestant.name, threads, ready.step)
+            for threads in self.thread_counts(contestant)
+        ]
+
     def thread_counts(self, contestant: Contestant) -> list[int]:
         """The numbers of threads that it is timed on."""
         if not contestant.is_threaded:
@@ -129,3 +136,20 @@ class Bench:
                 [Entry(one.name, one.threads, one.seconds) for one in participants],
             )
         )
+
+
+def arrays_of_limit(
+    workload: Workload, traffic: Traffic, ours: Ready, gradients: list[Array]
+) -> list[Array]:
+    """Find the state and gradient that the limit's loop runs on.
+
+    Of one tensor they are fusedopt's own, as where arrays lie shows in the times; float16 gradients
+    stand as one float32 array. Many tensors are one long loop over arrays of its own.
+    """
+    if len(workload.shapes) > 1:
+        return [*staggered(traffic.state + 1, workload.elements)]
+    if workload.is_mixed:
+        gradients = replace(workload, is_mixed=False).gradients()
+    (shape,) = workload.shapes
+    whole = [slot for slot in ours.slots() if slot.shape == shape]
+    return [*ours.variables, *whole, *gradients]

@@ -70,14 +70,14 @@ class Measurement:
                 return entry
         return None
 
-    def ratio_of_minima(self, name: str, threads: int) -> float | None:
-        """Compare shortest times."""
-        entry, base = self.find(name, threads), self.find(self.baseline, threads)
+    def ratio_of_minima(self, name: str, threads: int, to: str | None = None) -> float | None:
+        """Compare shortest times, as `ratio` does."""
+        entry, base = self.find(name, threads), self.find(to or self.baseline, threads)
         return entry.minimum / base.minimum if entry and base else None
 
-    def ratio(self, name: str, threads: int) -> float | None:
-        """Compare times of the same rounds."""
-        entry, base = self.find(name, threads), self.find(self.baseline, threads)
+    def ratio(self, name: str, threads: int, to: str | None = None) -> float | None:
+        """Compare times of the same rounds, with the baseline's unless somebody else is named."""
+        entry, base = self.find(name, threads), self.find(to or self.baseline, threads)
         return entry.ratio_to(base) if entry and base else None
 
     @property

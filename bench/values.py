@@ -1,4 +1,4 @@
-"""One step on ordinary and on subnormal numbers, in the same memory.
+"""One step on numbers of several kinds, in the same memory.
 
 Arrays of their own for each kind would not do: where arrays lie decides more than what is in them.
 """
@@ -11,25 +11,32 @@ from dataclasses import replace
 import numpy as np
 from fusedopt.bench.workload import Array, Ready, Workload
 
-# Random gradients; subnormal ones, which make slots so; ones whose squares are subnormal.
-KINDS: dict[str, float | None] = {"ordinary": None, "1e-42": 1e-42, "1e-20": 1e-20}
+# Random gradients; none; subnormal ones, which make slots so; ones whose squares are subnormal; ones whose squares
+# are infinite, and then slots are.
+KINDS: dict[str, float | None] = {
+    "ordinary": None,
+    "0": 0.0,
+    "1e-42": 1e-42,
+    "1e-20": 1e-20,
+    "1e30": 1e30,
+}
 STEPS = 30
 
 
 def entrances(
     ready: Ready, workload: Workload, gradients: list[Array]
 ) -> dict[str, Callable[[], None]]:
-    """For each kind what fills gradients and slots with its numbers."""
+    """For each kind what fills gradients, variables and slots with its numbers."""
     ready.step()
     slots = ready.slots()
     found = {}
     for kind, value in KINDS.items():
-        source = replace(workload, gradient=value).gradients()
-        _copy(source, gradients)
+        _copy(replace(workload, gradient=value).gradients(), gradients)
+        _copy(workload.variables(), ready.variables)
         _copy([np.zeros_like(slot) for slot in slots], slots)
         for _ in range(STEPS):
             ready.step()
-        found[kind] = _entrance([*gradients, *slots])
+        found[kind] = _entrance([*gradients, *ready.variables, *slots])
     return found
 
 

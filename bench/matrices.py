@@ -1,0 +1,59 @@
+"""What a step on a matrix is compared with, where the rule is more than a sweep over elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from unittest import mock
+
+import fusedopt as fo
+import numpy as np
+from fusedopt.bench.workload import Array, Ready, Step, Workload, optimizer_of
+from fusedopt.runtime import _core
+
+
+def three_sweeps(workload: Workload, ours: Ready, gradients: list[Array]) -> Step:
+    """The plainest loop that reads gradients and updates variables, three times."""
+    sweep = partial(_core.move_bytes, ours.variables, gradients)
+
+    def step() -> None:
+        for _ in range(3):
+            sweep()
+
+    return step
+
+
+@dataclass
+class Products:
+    """The products that steps of an optimizer ask NumPy for, done again in its own scratch memory."""
+
+    calls: list[tuple[Array, Array, Array]] = field(default_factory=list)
+    owner: fo.Optimizer | None = None
+    """Whose memory it is, which must not go before."""
+
+    def record(self, a: Array, b: Array, product: Array) -> None:
+        self.calls.append((a, b, product))
+        np.matmul(a, b, product)
+
+    def step(self) -> None:
+        for a, b, product in self.calls:
+            np.matmul(a, b, product)
+
+
+def products_alone(workload: Workload, ours: Ready, gradients: list[Array]) -> Step:
+    """The matrix products of one step, as another optimizer like ours asks for them."""
+    products = Products()
+    # Which function it asks is settled when it is made.
+    with mock.patch.object(np, "matmul", products.record):
+        products.owner = optimizer_of(workload)
+    products.owner.build(workload.variables())
+    products.owner.apply(gradients)
+    return products.step
+
+
+# By rule: what it is called, and how it is made.
+BASELINES: dict[str, tuple[str, Callable[[Workload, Ready, list[Array]], Step]]] = {
+    "Adafactor": ("3 sweeps", three_sweeps),
+    "Muon": ("its matrix products", products_alone),
+}
