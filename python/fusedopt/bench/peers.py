@@ -34,6 +34,8 @@ _TORCH_NAMES = [
 _scaling = fo.LossScaleOptimizer(fo.SGD())
 INITIAL_SCALE, GROWTH_STEPS = _scaling.initial_scale, _scaling.dynamic_growth_steps
 GROWTH, BACKOFF = 2.0, 0.5
+# PyTorch's compiler needs half a second for each.
+MOST_COMPILED_TENSORS = 200
 
 
 def torch_fused(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
@@ -54,6 +56,35 @@ def _torch(
     parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
     settings = _settings(workload)
     optimizer = _torch_optimizer(torch, workload.rule, parameters, settings, form)
+    return _torch_ready(torch, workload, optimizer, variables, gradients)
+
+
+def in_deepspeed(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    """DeepSpeed's Adam for the CPU, which is a PyTorch optimizer: one sweep for each tensor."""
+    if workload.rule not in ("Adam", "AdamW"):
+        raise Absent("no such rule")
+    torch: Any = importlib.import_module("torch")
+    deepspeed: Any = importlib.import_module("deepspeed.ops.adam")
+    settings = _settings(workload)
+    arguments = {
+        "lr": settings["learning_rate"],
+        "betas": (settings["beta_1"], settings["beta_2"]),
+        "eps": settings["epsilon"],
+        "weight_decay": settings["weight_decay"] or 0.0,
+        "amsgrad": settings["amsgrad"],
+        "adamw_mode": workload.rule == "AdamW",
+    }
+    parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
+    # It is compiled when it is first made.
+    optimizer = _made(partial(deepspeed.DeepSpeedCPUAdam, parameters), arguments)
+    return _torch_ready(torch, workload, optimizer, variables, gradients)
+
+
+def _torch_ready(
+    torch: Any, workload: Workload, optimizer: Any, variables: list[Array], gradients: list[Array]
+) -> Ready:
+    parameters = optimizer.param_groups[0]["params"]
+    settings = _settings(workload)
 
     def slots() -> list[Array]:
         states = [value for state in optimizer.state.values() for value in state.values()]
@@ -131,6 +162,8 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
     torch: Any = importlib.import_module("torch")
     if not workload.is_mixed or workload.rule != "AdamW":
         raise Absent("compiled for the mixed pipeline with AdamW only")
+    if len(variables) > MOST_COMPILED_TENSORS:
+        raise Absent(f"takes minutes to compile {workload.name}")
     adamw = importlib.import_module("torch.optim.adamw").adamw
     settings = _settings(workload)
     scaled = [torch.from_numpy(g) for g in gradients]
@@ -156,6 +189,7 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
             [],
             counts,
             foreach=True,
+            capturable=True,
             amsgrad=settings["amsgrad"],
             beta1=settings["beta_1"],
             beta2=settings["beta_2"],
@@ -261,7 +295,7 @@ def _made(rule_class: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Make another library's optimizer; a rule of the same name need not take the same arguments."""
     try:
         return rule_class(**arguments)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise Absent(f"refuses the arguments: {error}") from error
 
 
