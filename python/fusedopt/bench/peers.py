@@ -34,7 +34,7 @@ _TORCH_NAMES = [
 _scaling = fo.LossScaleOptimizer(fo.SGD())
 INITIAL_SCALE, GROWTH_STEPS = _scaling.initial_scale, _scaling.dynamic_growth_steps
 GROWTH, BACKOFF = 2.0, 0.5
-# PyTorch's compiler needs half a second for each.
+# PyTorch's compiler needs a minute for a hundred tensors, and three for half as many more.
 MOST_COMPILED_TENSORS = 200
 
 
