@@ -10,7 +10,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import fusedopt as fo
@@ -159,11 +159,11 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
 
     The question whether to skip lies between the two, as in GradScaler, whose own update follows.
     """
-    torch: Any = importlib.import_module("torch")
     if not workload.is_mixed or workload.rule != "AdamW":
         raise Absent("compiled for the mixed pipeline with AdamW only")
     if len(variables) > MOST_COMPILED_TENSORS:
         raise Absent(f"takes minutes to compile {workload.name}")
+    torch: Any = importlib.import_module("torch")
     adamw = importlib.import_module("torch.optim.adamw").adamw
     settings = _settings(workload)
     scaled = [torch.from_numpy(g) for g in gradients]
@@ -217,12 +217,12 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
 
 def in_optax(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     """Optax, everything in one program of XLA's that takes its own results' memory back."""
-    # Read once, when the first array is made.
-    os.environ.setdefault("NPROC", str(fo.get_num_threads()))
-    jax: Any = importlib.import_module("jax")
-    optax: Any = importlib.import_module("optax")
     if not workload.is_mixed or workload.rule != "AdamW":
         raise Absent("written for the mixed pipeline with AdamW only")
+    if _threads_of_xla() != fo.get_num_threads():
+        raise Absent("keeps the number of threads that it began with")
+    jax: Any = importlib.import_module("jax")
+    optax: Any = importlib.import_module("optax")
     settings = _settings(workload)
     jnp = jax.numpy
     rule = optax.chain(
@@ -240,7 +240,7 @@ def in_optax(workload: Workload, variables: list[Array], gradients: list[Array])
         parameters, averages, inner, scale, good_steps = state
         grads = [g.astype(jnp.float32) / scale for g in scaled]
         # A float16's square is no infinity in float32.
-        is_finite = jnp.isfinite(optax.global_norm(grads))
+        is_finite = jnp.isfinite(optax.tree.norm(grads))
         updates, new_inner = rule.update(grads, inner, parameters)
         new_parameters = optax.apply_updates(parameters, updates)
         rate = 1 - settings["ema_momentum"]
@@ -269,6 +269,14 @@ def in_optax(workload: Workload, variables: list[Array], gradients: list[Array])
         current[:] = state[0]
 
     return Ready(step, current, list)
+
+
+@cache
+def _threads_of_xla() -> int:
+    """Give XLA the number of threads; it reads it once, when the first array is made."""
+    threads = fo.get_num_threads()
+    os.environ["PJRT_NPROC"] = os.environ["NPROC"] = str(threads)
+    return threads
 
 
 def in_keras(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
