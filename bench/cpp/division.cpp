@@ -1,6 +1,7 @@
 // Division and square root of the hardware against refined estimates, in Adam's loop on arrays in the cache. Whoever
 // gives other bits than the hardware is not timed.
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -15,13 +16,15 @@
 
 namespace {
 
+using Step = decltype(Way::step);
+
 constexpr std::int64_t smallest = 1 << 12, largest = 1 << 16;
 
 /// An optimizer's arrays after some steps.
 class Stepped {
 public:
-    Stepped(std::int64_t size, decltype(Way::step) step, int steps) : arrays_(4, size), size_(size), step_(step) {
-        for (const std::size_t slot : {2, 3}) std::ranges::fill(arrays_[slot], 0.0f);
+    Stepped(std::int64_t size, Step step, int steps) : arrays_(4, size), size_(size), step_(step) {
+        for (std::size_t slot = 2; slot < 4; ++slot) std::ranges::fill(arrays_[slot], 0.0f);
         for (int i = 0; i < steps; ++i) (*this)();
     }
 
@@ -37,10 +40,10 @@ public:
 private:
     Arrays arrays_;
     std::int64_t size_;
-    decltype(Way::step) step_;
+    Step step_;
 };
 
-void check(const std::string& name, decltype(Way::step) step, decltype(Way::step) hardware) {
+void check(const std::string& name, Step step, Step hardware) {
     for (const int steps : {1, 10, 100, 1000}) {
         Stepped ours(largest, step, steps), expected(largest, hardware, steps);
         if (!ours.same_bits(expected)) {

@@ -37,7 +37,7 @@ Vector residual(Vector a, Vector b, Vector c) {
 }
 
 struct Hardware {
-    static Vector quotient(Vector a, Vector b) { return FUSEDOPT_OP(div)(a, b); }
+    static Vector quotient(Vector a, Vector b) { return a / b; }
     static Vector root(Vector x) { return FUSEDOPT_OP(sqrt)(x); }
 };
 
@@ -45,13 +45,13 @@ struct Refined {
     static Vector quotient(Vector a, Vector b) {
         Vector y = FUSEDOPT_ESTIMATE(rcp)(b);
         for (int i = 0; i < 2; ++i) y = fma(residual(b, y, all(1.0f)), y, y);
-        const Vector q = FUSEDOPT_OP(mul)(a, y);
+        const Vector q = a * y;
         return fma(residual(b, q, a), y, q);
     }
 
     static Vector root(Vector x) {
         const Vector y = FUSEDOPT_ESTIMATE(rsqrt)(x);
-        Vector root = FUSEDOPT_OP(mul)(x, y), half = FUSEDOPT_OP(mul)(y, all(0.5f));
+        Vector root = x * y, half = y * all(0.5f);
         const Vector error = residual(root, half, all(0.5f));
         root = fma(root, error, root);
         half = fma(half, error, half);
@@ -66,18 +66,14 @@ void adam(float* w, const float* g, float* m, float* v, std::int64_t size) {
     const Vector alpha = all(1e-3f), one_minus_beta_1 = all(0.1f), one_minus_beta_2 = all(1e-3f), epsilon = all(1e-7f);
     const Vector keep = all(0.9999f), scale = all(1.0f), clip = all(1e30f), minus_clip = all(-1e30f);
     for (std::int64_t i = 0; i < size; i += lanes) {
-        Vector x = FUSEDOPT_OP(mul)(FUSEDOPT_OP(loadu)(g + i), scale);
-        x = FUSEDOPT_OP(max)(minus_clip, FUSEDOPT_OP(min)(clip, x));
-        const Vector kept = FUSEDOPT_OP(mul)(FUSEDOPT_OP(loadu)(w + i), keep);
+        const Vector x = FUSEDOPT_OP(max)(minus_clip, FUSEDOPT_OP(min)(clip, FUSEDOPT_OP(loadu)(g + i) * scale));
         Vector first = FUSEDOPT_OP(loadu)(m + i), second = FUSEDOPT_OP(loadu)(v + i);
-        first = FUSEDOPT_OP(add)(first, FUSEDOPT_OP(mul)(FUSEDOPT_OP(sub)(x, first), one_minus_beta_1));
-        const Vector growth = FUSEDOPT_OP(sub)(FUSEDOPT_OP(mul)(x, x), second);
-        second = FUSEDOPT_OP(add)(second, FUSEDOPT_OP(mul)(growth, one_minus_beta_2));
-        const Vector denominator = FUSEDOPT_OP(add)(Root::root(second), epsilon);
-        const Vector update = Quotient::quotient(FUSEDOPT_OP(mul)(alpha, first), denominator);
+        first += (x - first) * one_minus_beta_1;
+        second += (x * x - second) * one_minus_beta_2;
+        const Vector update = Quotient::quotient(alpha * first, Root::root(second) + epsilon);
         FUSEDOPT_OP(storeu)(m + i, first);
         FUSEDOPT_OP(storeu)(v + i, second);
-        FUSEDOPT_OP(storeu)(w + i, FUSEDOPT_OP(sub)(kept, update));
+        FUSEDOPT_OP(storeu)(w + i, FUSEDOPT_OP(loadu)(w + i) * keep - update);
     }
 }
 

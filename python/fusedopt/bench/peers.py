@@ -75,8 +75,10 @@ def in_deepspeed(workload: Workload, variables: list[Array], gradients: list[Arr
         "adamw_mode": workload.rule == "AdamW",
     }
     parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
-    # It is compiled when it is first made.
-    optimizer = _made(partial(deepspeed.DeepSpeedCPUAdam, parameters), arguments)
+    try:
+        optimizer = _made(partial(deepspeed.DeepSpeedCPUAdam, parameters), arguments)
+    except RuntimeError as error:  # it is compiled when it is first made
+        raise Absent(f"cannot be made: {str(error).splitlines()[0]}") from error
     return _torch_ready(torch, workload, optimizer, variables, gradients)
 
 
@@ -303,7 +305,7 @@ def _made(rule_class: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Make another library's optimizer; a rule of the same name need not take the same arguments."""
     try:
         return rule_class(**arguments)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise Absent(f"refuses the arguments: {error}") from error
 
 
