@@ -123,7 +123,9 @@ def test_layout_of_a_gradient(optimizer: Any, layout: str, dtype: np.dtype[Any])
 def test_calls_know_nothing_of_earlier_ones() -> None:
     """The views of one call are renewed by the next, of this optimizer or another one."""
     shapes = [(5, 11, 41), (41, 11, 5)]
-    optimizers = {layout: [fo.Adam(global_clipnorm=0.5) for _ in shapes] for layout in ("any", "plain")}
+    optimizers = {
+        layout: [fo.Adam(global_clipnorm=0.5) for _ in shapes] for layout in ("any", "plain")
+    }
     variables = {}
     for layout, pair in optimizers.items():
         for k, (optimizer, shape) in enumerate(zip(pair, shapes, strict=True)):

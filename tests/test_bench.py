@@ -14,11 +14,12 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from cases import RULES
-from fusedopt.bench import contestants, picture, report, rules
+from fusedopt.bench import contestants, environment, picture, report, rules
 from fusedopt.bench.command import main
 from fusedopt.bench.contestants import COMPILED_PEERS, PEERS, Contestant, installed, prepare
 from fusedopt.bench.limit import SWEEPS, Layout, Traffic, layout_of, limit_step, traffic_of
 from fusedopt.bench.measuring import Bench, arrays_of_limit
+from fusedopt.bench.peers import torch_compiled
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Entry, Measurement, Results, load, save
 from fusedopt.bench.timing import QUICK
 from fusedopt.bench.workload import Absent, Array, Ready, Workload
@@ -311,6 +312,7 @@ MIXED = Workload(
 def peer(request: pytest.FixtureRequest) -> Contestant:
     if not installed(request.param):
         pytest.skip(f"no {request.param.package}")
+    environment.prepare()
     return request.param
 
 
@@ -341,6 +343,31 @@ def test_a_peer_skips_an_overflow(peer: Contestant) -> None:
     ready.step()
     for before, after in zip(MIXED.variables(), ready.variables, strict=True):
         assert np.array_equal(plain(after), before)
+
+
+def test_what_takes_minutes_to_compile_is_left_out() -> None:
+    many = replace(MIXED, name="very many", shapes=((1,),) * 1000)
+    with pytest.raises(Absent, match="minutes to compile very many"):
+        torch_compiled(many, many.variables(), many.gradients())
+
+
+def test_xla_keeps_its_threads(tmp_path: Path) -> None:
+    pytest.importorskip("optax")
+    program = """
+import fusedopt as fo
+from fusedopt.bench.peers import in_optax
+from fusedopt.bench.workload import Absent, Workload
+fo.set_num_threads(1)
+mixed = Workload("mixed", "", "AdamW", {"global_clipnorm": 1.0, "use_ema": True}, ((8,),), is_mixed=True)
+in_optax(mixed, mixed.variables(), mixed.gradients()).step()
+fo.set_num_threads(2)
+try:
+    in_optax(mixed, mixed.variables(), mixed.gradients())
+except Absent as absent:
+    print(absent)
+"""
+    done = python("-c", program, folder=tmp_path)
+    assert "keeps the number of threads" in done.stdout, done.stderr
 
 
 def idle(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:

@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "cpp" / "examples"
 PROGRAMS = sorted(source.stem for source in (ROOT / "tests" / "cpp").glob("*.cpp"))
 RULES = re.findall(r"X\((\w+)\)", (ROOT / "cpp/src/kernel/rule_list.hpp").read_text())
-
 CASES = re.findall(
     r'\{"([^"]+)",', (ROOT / "tests/cpp/cases.hpp").read_text().partition("option_cases()")[0]
 )
@@ -229,14 +228,24 @@ endif()
     return (folder / "found").exists()
 
 
-def test_benchmark(tree: Path, tmp_path: Path) -> None:
-    if not has_package("benchmark", tmp_path):
-        pytest.skip("no Google Benchmark")
-    cmake(ROOT, tree, "-DFUSEDOPT_BENCHMARKS=ON", targets=("fusedopt_bench",))
-    out = tmp_path / "out.json"
-    words = ("--benchmark_filter=/64/", "--benchmark_min_time=0.0001", f"--benchmark_out={out}")
-    run(tree / "bench" / "cpp" / "fusedopt_bench", *words, FUSEDOPT_NUM_THREADS="1")
-    found = {one["name"]: one for one in json.loads(out.read_text())["benchmarks"]}
+@pytest.fixture(scope="session")
+def benchmarks(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the C++ benchmarks."""
+    if not has_package("benchmark", tmp_path_factory.mktemp("probe")):
+        pytest.skip("Google Benchmark is not installed (Debian: libbenchmark-dev)")
+    cmake(ROOT, tree, "-DFUSEDOPT_BENCHMARKS=ON", targets=("bench/cpp/all",))
+    return tree / "bench" / "cpp"
+
+
+def measured(program: Path, wanted: str, out: Path) -> dict[str, dict[str, Any]]:
+    """Run briefly those benchmarks whose names match, and return what each gives."""
+    words = (f"--benchmark_filter={wanted}", "--benchmark_min_time=0.0001")
+    run(program, *words, f"--benchmark_out={out}", FUSEDOPT_NUM_THREADS="1")
+    return {one["name"]: one for one in json.loads(out.read_text())["benchmarks"]}
+
+
+def test_benchmark_of_the_rules(benchmarks: Path, tree: Path, tmp_path: Path) -> None:
+    found = measured(benchmarks / "fusedopt_bench", "/64/", tmp_path / "out.json")
     levels = {name.split("/")[1] for name in found}
     assert levels <= level_objects(tree).keys()
     assert levels
@@ -249,6 +258,18 @@ def test_benchmark(tree: Path, tmp_path: Path) -> None:
     assert labels == {one["label"] for one in found.values()}
     assert all(name.startswith("plain loop of ") for name in found)
     assert len(found) == len(labels) * len(levels)
+
+
+def test_benchmark_of_division(benchmarks: Path, tmp_path: Path) -> None:
+    program = benchmarks / "fusedopt_bench_division"
+    if not program.exists():
+        pytest.skip("for x86-64")
+    found = measured(program, "/4096", tmp_path / "out.json")
+    widths = {name.split("/")[0] for name in found}
+    ways = ("hardware", "refined quotient", "refined root", "refined both")
+    assert found.keys() == {f"{width}/{way}/4096" for width in widths for way in ways}
+    assert "256 bits" in widths
+    assert all(one["s/element"] > 0 for one in found.values())
 
 
 def level_objects(tree: Path) -> dict[str, Path]:

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <set>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -12,32 +11,13 @@
 
 #include <fusedopt/fusedopt.hpp>
 
+#include "arrays.hpp"
 #include "cases.hpp"
 #include "traffic.hpp"
 
 namespace {
 
 constexpr std::int64_t smallest = 1 << 6, largest = 1 << 22;
-
-/// Arrays out of one block. Where they begin a power of two apart they meet in the same cache sets (bench/limit.py).
-class Arrays {
-public:
-    Arrays(std::size_t count, std::int64_t size)
-        : size_(size), block_(count * (static_cast<std::size_t>(size) + stagger)) {
-        for (std::size_t i = 0; i < block_.size(); ++i) block_[i] = 0.01f * static_cast<float>(i % 127) - 0.5f;
-    }
-
-    std::span<float> operator[](std::size_t i) {
-        const auto size = static_cast<std::size_t>(size_);
-        return std::span(block_).subspan(i * (size + stagger), size);
-    }
-
-private:
-    static constexpr std::size_t stagger = (32 * 1024 + 17 * 64) / sizeof(float);
-
-    std::int64_t size_;
-    std::vector<float> block_;
-};
 
 /// The variable and all arrays of its size that are kept for it.
 std::size_t state_arrays(const fusedopt::Optimizer& optimizer, std::int64_t size) {

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import fusedopt as fo
@@ -34,6 +34,8 @@ _TORCH_NAMES = [
 _scaling = fo.LossScaleOptimizer(fo.SGD())
 INITIAL_SCALE, GROWTH_STEPS = _scaling.initial_scale, _scaling.dynamic_growth_steps
 GROWTH, BACKOFF = 2.0, 0.5
+# PyTorch's compiler needs a minute for a hundred tensors, and three for half as many more.
+MOST_COMPILED_TENSORS = 200
 
 
 def torch_fused(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
@@ -54,6 +56,37 @@ def _torch(
     parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
     settings = _settings(workload)
     optimizer = _torch_optimizer(torch, workload.rule, parameters, settings, form)
+    return _torch_ready(torch, workload, optimizer, variables, gradients)
+
+
+def in_deepspeed(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
+    """DeepSpeed's Adam for the CPU, which is a PyTorch optimizer: one sweep for each tensor."""
+    if workload.rule not in ("Adam", "AdamW"):
+        raise Absent("no such rule")
+    torch: Any = importlib.import_module("torch")
+    deepspeed: Any = importlib.import_module("deepspeed.ops.adam")
+    settings = _settings(workload)
+    arguments = {
+        "lr": settings["learning_rate"],
+        "betas": (settings["beta_1"], settings["beta_2"]),
+        "eps": settings["epsilon"],
+        "weight_decay": settings["weight_decay"] or 0.0,
+        "amsgrad": settings["amsgrad"],
+        "adamw_mode": workload.rule == "AdamW",
+    }
+    parameters = [torch.from_numpy(w).requires_grad_() for w in variables]
+    try:
+        optimizer = _made(partial(deepspeed.DeepSpeedCPUAdam, parameters), arguments)
+    except RuntimeError as error:  # it is compiled when it is first made
+        raise Absent(f"cannot be made: {str(error).splitlines()[0]}") from error
+    return _torch_ready(torch, workload, optimizer, variables, gradients)
+
+
+def _torch_ready(
+    torch: Any, workload: Workload, optimizer: Any, variables: list[Array], gradients: list[Array]
+) -> Ready:
+    parameters = optimizer.param_groups[0]["params"]
+    settings = _settings(workload)
 
     def slots() -> list[Array]:
         states = [value for state in optimizer.state.values() for value in state.values()]
@@ -128,9 +161,11 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
 
     The question whether to skip lies between the two, as in GradScaler, whose own update follows.
     """
-    torch: Any = importlib.import_module("torch")
     if not workload.is_mixed or workload.rule != "AdamW":
         raise Absent("compiled for the mixed pipeline with AdamW only")
+    if len(variables) > MOST_COMPILED_TENSORS:
+        raise Absent(f"takes minutes to compile {workload.name}")
+    torch: Any = importlib.import_module("torch")
     adamw = importlib.import_module("torch.optim.adamw").adamw
     settings = _settings(workload)
     scaled = [torch.from_numpy(g) for g in gradients]
@@ -156,6 +191,7 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
             [],
             counts,
             foreach=True,
+            capturable=True,
             amsgrad=settings["amsgrad"],
             beta1=settings["beta_1"],
             beta2=settings["beta_2"],
@@ -183,12 +219,12 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
 
 def in_optax(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     """Optax, everything in one program of XLA's that takes its own results' memory back."""
-    # Read once, when the first array is made.
-    os.environ.setdefault("NPROC", str(fo.get_num_threads()))
-    jax: Any = importlib.import_module("jax")
-    optax: Any = importlib.import_module("optax")
     if not workload.is_mixed or workload.rule != "AdamW":
         raise Absent("written for the mixed pipeline with AdamW only")
+    if _threads_of_xla() != fo.get_num_threads():
+        raise Absent("keeps the number of threads that it began with")
+    jax: Any = importlib.import_module("jax")
+    optax: Any = importlib.import_module("optax")
     settings = _settings(workload)
     jnp = jax.numpy
     rule = optax.chain(
@@ -206,7 +242,7 @@ def in_optax(workload: Workload, variables: list[Array], gradients: list[Array])
         parameters, averages, inner, scale, good_steps = state
         grads = [g.astype(jnp.float32) / scale for g in scaled]
         # A float16's square is no infinity in float32.
-        is_finite = jnp.isfinite(optax.global_norm(grads))
+        is_finite = jnp.isfinite(optax.tree.norm(grads))
         updates, new_inner = rule.update(grads, inner, parameters)
         new_parameters = optax.apply_updates(parameters, updates)
         rate = 1 - settings["ema_momentum"]
@@ -235,6 +271,14 @@ def in_optax(workload: Workload, variables: list[Array], gradients: list[Array])
         current[:] = state[0]
 
     return Ready(step, current, list)
+
+
+@cache
+def _threads_of_xla() -> int:
+    """Give XLA the number of threads; it reads it once, when the first array is made."""
+    threads = fo.get_num_threads()
+    os.environ["PJRT_NPROC"] = os.environ["NPROC"] = str(threads)
+    return threads
 
 
 def in_keras(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
