@@ -196,7 +196,7 @@ void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, st
             // Work on a 16-bit variable begins with bringing its master copy up to date; an average makes it work.
             kernel::Job averaging = job;
             averaging.average = job.slots[k];
-            current_kernels().hold[false]({}, averaging, begin, end);
+            current_kernels().hold[false]({}, {&averaging, &averaging, begin, end});
         }
         const std::size_t bytes = job.computes_in_double ? 8 : 4;
         const std::size_t offset = static_cast<std::size_t>(begin) * bytes;

@@ -35,13 +35,26 @@ public:
     /// Calls piece(variable, begin, end) until every element of every variable has been covered once.
     template <class Piece>
     void run(const Piece& piece) const {
-        run_on_threads(threads_for(total_), [&](int index, int count) {
-            const Cut begin = cut(total_ / count * index + std::min<std::int64_t>(index, total_ % count));
-            const Cut end = cut(total_ / count * (index + 1) + std::min<std::int64_t>(index + 1, total_ % count));
-            for (std::size_t i = begin.position; i < variables_.size() && i <= end.position; ++i) {
+        run_shares([&](Cut begin, Cut end) {
+            for (std::size_t i = begin.position; i <= end.position; ++i) {
                 const std::int64_t from = i == begin.position ? begin.element : 0;
                 const std::int64_t to = i == end.position ? end.element : size_of(i);
                 if (from < to) piece(variables_[i], from, to);
+            }
+        });
+    }
+
+    /// The same, but piece(first, last, begin, end) for variables that follow each other: from `begin` in the first to
+    /// `end` in the last.
+    template <class Piece>
+    void run_stretches(const Piece& piece) const {
+        run_shares([&](Cut begin, Cut end) {
+            for (std::size_t i = begin.position; i <= end.position;) {
+                std::size_t last = is_gapless() ? end.position : i;
+                while (last < end.position && variables_[last + 1] == variables_[last] + 1) ++last;
+                piece(variables_[i], variables_[last], i == begin.position ? begin.element : 0,
+                      last == end.position ? end.element : size_of(last));
+                i = last + 1;
             }
         });
     }
@@ -51,6 +64,20 @@ private:
         std::size_t position;
         std::int64_t element;
     };
+
+    /// Calls share(begin, end) on each thread; `end` lies in the last variable of its share.
+    template <class Share>
+    void run_shares(const Share& share) const {
+        if (variables_.empty()) return;
+        run_on_threads(threads_for(total_), [&](int index, int count) {
+            const Cut begin = cut(total_ / count * index + std::min<std::int64_t>(index, total_ % count));
+            Cut end = cut(total_ / count * (index + 1) + std::min<std::int64_t>(index + 1, total_ % count));
+            if (end.position == variables_.size()) end = {end.position - 1, size_of(end.position - 1)};
+            if (begin.position < variables_.size()) share(begin, end);
+        });
+    }
+
+    bool is_gapless() const { return variables_.back() - variables_.front() + 1 == variables_.size(); }
 
     std::int64_t size_of(std::size_t position) const {
         return (position + 1 < first_.size() ? first_[position + 1] : total_) - first_[position];

@@ -48,6 +48,19 @@ bool is_checked(const Variable& variable, const Tensor& gradient) {
            gradient.is_contiguous() && has_shape(gradient, variable.tensor);
 }
 
+// Calls sweep(job, stretch) for each part of a stretch whose jobs take the same kernel; `job` stands for all.
+template <class Sweep>
+void for_each_kind(const kernel::Stretch& whole, const Sweep& sweep) {
+    const auto is_same = [](const kernel::Job& a, const kernel::Job& b) {
+        return a.work == b.work && a.branch == b.branch && a.computes_in_double == b.computes_in_double;
+    };
+    for (const kernel::Job *first = whole.first, *last; first <= whole.last; first = last + 1) {
+        for (last = first; last < whole.last && is_same(*first, last[1]);) ++last;
+        sweep(*first, kernel::Stretch{first, last, first == whole.first ? whole.begin : 0,
+                                      last == whole.last ? whole.end : last->size});
+    }
+}
+
 // A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
 double global_clip_factor(double norm, double limit) {
     if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
@@ -190,9 +203,9 @@ bool Optimizer::State::measure(const Scaling& scaling) {
     if (!needs_norm && !scaling.skips_overflow) return true;
     const SweepPlan& plan =
         sweep_over(gradient_count == jobs.size(), [](const kernel::Job& job) { return job.gradient; });
-    const auto measure_piece = current_kernels().measure;
-    plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
-        measure_piece(jobs[i], begin, end, partials.data() + jobs[i].first_partial);
+    const auto measure_stretch = current_kernels().measure;
+    plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
+        measure_stretch({&jobs[first], &jobs[last], begin, end}, partials.data());
     });
     if (!scaling.skips_overflow) return true;
     double poison = 0.0;
@@ -297,18 +310,20 @@ void Optimizer::State::commit() {
     const kernel::Kernels& kernels = current_kernels();
     const auto rule_of = [&](const kernel::Job& job) { return static_cast<std::size_t>(*branch_of(job).kernel); };
     if (is_update && has_trust_ratio()) {
-        plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
-            const kernel::Job& job = jobs[i];
-            if (job.work != kernel::Work::update) return;
-            kernels.advance[rule_of(job)][job.computes_in_double](common[job.branch], job, begin, end,
-                                                                  trust_partials.data() + job.first_partial);
+        plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
+            for_each_kind({&jobs[first], &jobs[last], begin, end}, [&](const kernel::Job& job, const auto& stretch) {
+                if (job.work != kernel::Work::update) return;
+                const auto advance = kernels.advance[rule_of(job)][job.computes_in_double];
+                advance(common[job.branch], stretch, trust_partials.data());
+            });
         });
         set_trust_ratios();
     }
-    plan.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
-        const kernel::Job& job = jobs[i];
-        const auto& functions = job.work == kernel::Work::update ? kernels.update[rule_of(job)] : kernels.hold;
-        functions[job.computes_in_double](common[job.branch], job, begin, end);
+    plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
+        for_each_kind({&jobs[first], &jobs[last], begin, end}, [&](const kernel::Job& job, const auto& stretch) {
+            const auto& functions = job.work == kernel::Work::update ? kernels.update[rule_of(job)] : kernels.hold;
+            functions[job.computes_in_double](common[job.branch], stretch);
+        });
     });
     product = next_product;
     global_norm = next_global_norm;
@@ -348,8 +363,10 @@ void Optimizer::State::finalize(std::span<const Tensor> tensors) {
         job.work = kernel::Work::restore;
     }
     const kernel::Kernels& kernels = current_kernels();
-    whole.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
-        kernels.hold[jobs[i].computes_in_double]({}, jobs[i], begin, end);
+    whole.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
+        for_each_kind({&jobs[first], &jobs[last], begin, end}, [&](const kernel::Job& job, const auto& stretch) {
+            kernels.hold[job.computes_in_double]({}, stretch);
+        });
     });
 }
 

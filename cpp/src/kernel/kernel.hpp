@@ -96,8 +96,16 @@ struct Block {
     TrustPartial* norms;
 };
 
-using SweepFunction = void (*)(const Step&, const Job&, std::int64_t begin, std::int64_t end);
-using AdvanceFunction = void (*)(const Step&, const Job&, std::int64_t begin, std::int64_t end, TrustPartial*);
+/// Variables that follow each other, of one kind: from `begin` in the first to `end` in the last.
+struct Stretch {
+    const Job* first;
+    const Job* last;
+    std::int64_t begin;
+    std::int64_t end;
+};
+
+using SweepFunction = void (*)(const Step&, const Stretch&);
+using AdvanceFunction = void (*)(const Step&, const Stretch&, TrustPartial* partials);
 
 using BlockFunction = void (*)(const Step&, const Job&, const Block&);
 
@@ -122,14 +130,14 @@ struct MuonKernels {
     void (*combine)(double a, const void* x, double b, const void* y, void* out, std::int64_t begin, std::int64_t end);
 };
 
-/// One level's kernels. `begin` is always a multiple of the tile.
+/// One level's kernels. `begin` is always a multiple of the tile, `partials` those of all variables.
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];     // [rule][computes in double]
     AdvanceFunction advance[static_cast<int>(RuleId::count)][2];  // before update; null without a trust ratio
     SweepFunction hold[2];                                        // every other work
     AdafactorKernels adafactor[2];
     MuonKernels muon[2];
-    void (*measure)(const Job&, std::int64_t begin, std::int64_t end, Partial* partials);
+    void (*measure)(const Stretch&, Partial* partials);
     void (*traffic)(void* const* updated, int updated_count, const void* const* read, int read_count,
                     std::int64_t begin, std::int64_t end);
 };

@@ -65,6 +65,13 @@ FUSEDOPT_INLINE bool is_representable(double factor) {
            !(magnitude > Limits<T>::largest && magnitude <= Limits<double>::largest);
 }
 
+FUSEDOPT_INLINE std::int64_t begin_in(const Stretch& stretch, const Job* job) {
+    return job == stretch.first ? stretch.begin : 0;
+}
+FUSEDOPT_INLINE std::int64_t end_in(const Stretch& stretch, const Job* job) {
+    return job == stretch.last ? stretch.end : job->size;
+}
+
 /// The factor on a variable's elements that weight decay is.
 template <class T>
 FUSEDOPT_INLINE T keep_of(const Step& step, const Job& job) {

@@ -92,18 +92,21 @@ Partial measure_accumulated(const Job& job, const void* source, std::int64_t beg
     return {measure_elements(buffer, n).sum_of_squares, measure_gradient(job, source, n).poison};
 }
 
-inline void measure(const Job& job, std::int64_t begin, std::int64_t end, Partial* partials) {
+inline void measure(const Stretch& stretch, Partial* partials) {
     GatherBuffer gathered;
-    for (std::int64_t i = begin; i < end; i += tile) {
-        const std::int64_t n = end - i < tile ? end - i : tile;
-        const void* source = contiguous(job, i, n, gathered);
-        Partial& partial = partials[i / tile];
-        if (!job.accumulator || job.work != Work::update) {
-            partial = measure_gradient(job, source, n);
-        } else if (job.computes_in_double) {
-            partial = measure_accumulated<double>(job, source, i, n);
-        } else {
-            partial = measure_accumulated<float>(job, source, i, n);
+    for (const Job* job = stretch.first; job <= stretch.last; ++job) {
+        const std::int64_t end = end_in(stretch, job);
+        for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
+            const std::int64_t n = end - i < tile ? end - i : tile;
+            const void* source = contiguous(*job, i, n, gathered);
+            Partial& partial = partials[job->first_partial + static_cast<std::size_t>(i / tile)];
+            if (!job->accumulator || job->work != Work::update) {
+                partial = measure_gradient(*job, source, n);
+            } else if (job->computes_in_double) {
+                partial = measure_accumulated<double>(*job, source, i, n);
+            } else {
+                partial = measure_accumulated<float>(*job, source, i, n);
+            }
         }
     }
 }

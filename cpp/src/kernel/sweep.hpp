@@ -201,31 +201,34 @@ FUSEDOPT_INLINE T prepare_tile(const Job& job, const void* source, std::int64_t 
 }
 
 template <template <class> class Rule, class T>
-void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t end) {
+void update(const Step& step, const Stretch& stretch) {
     const Rule<T> rule(step.scalars);
     const T clip = static_cast<T>(step.clipvalue);
-    const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
-    T* w = static_cast<T*>(job.weight);
-    T* a = static_cast<T*>(job.slots[0]);
-    T* b = static_cast<T*>(job.slots[1]);
-    T* c = static_cast<T*>(job.slots[2]);
-    const Averaging<T> averaging(step, job);
-    for (std::int64_t i = begin; i < end; i += tile) {
-        const std::int64_t n = end - i < tile ? end - i : tile;
-        if constexpr (Rule<T>::has_trust_ratio) {
-            settle_tile(rule, static_cast<T>(job.ratio), keep, n, w + i, a + i, b + i);
-            finish_tile<T>(step, job, i, n);
-        } else {
-            TileGradient<T> gradient{};
-            const T scale = prepare_tile(job, contiguous(job, i, n, gathered), i, n, gradient, buffer);
-            if (job.storage) {
-                reconcile(job, i, n);
-            }
-            update_tile(rule, scale, clip, keep, averaging, i, n, w + i, gradient, a + i, b + i, c + i);
-            if (job.average || job.storage) {
-                store_tile<T>(step, job, i, n);
+    for (const Job* job = stretch.first; job <= stretch.last; ++job) {
+        const T keep = keep_of<T>(step, *job);
+        T* w = static_cast<T*>(job->weight);
+        T* a = static_cast<T*>(job->slots[0]);
+        T* b = static_cast<T*>(job->slots[1]);
+        T* c = static_cast<T*>(job->slots[2]);
+        const Averaging<T> averaging(step, *job);
+        const std::int64_t end = end_in(stretch, job);
+        for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
+            const std::int64_t n = end - i < tile ? end - i : tile;
+            if constexpr (Rule<T>::has_trust_ratio) {
+                settle_tile(rule, static_cast<T>(job->ratio), keep, n, w + i, a + i, b + i);
+                finish_tile<T>(step, *job, i, n);
+            } else {
+                TileGradient<T> gradient{};
+                const T scale = prepare_tile(*job, contiguous(*job, i, n, gathered), i, n, gradient, buffer);
+                if (job->storage) {
+                    reconcile(*job, i, n);
+                }
+                update_tile(rule, scale, clip, keep, averaging, i, n, w + i, gradient, a + i, b + i, c + i);
+                if (job->average || job->storage) {
+                    store_tile<T>(step, *job, i, n);
+                }
             }
         }
     }
@@ -233,38 +236,41 @@ void update(const Step& step, const Job& job, std::int64_t begin, std::int64_t e
 
 /// The first half of a rule with a trust ratio: its slots, and each tile's share of the two norms.
 template <template <class> class Rule, class T>
-void advance(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, TrustPartial* partials) {
+void advance(const Step& step, const Stretch& stretch, TrustPartial* partials) {
     const Rule<T> rule(step.scalars);
     const T clip = static_cast<T>(step.clipvalue);
-    const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     alignas(64) T decayed[tile];
     alignas(64) T direction[tile];
     GatherBuffer gathered;
-    const T* w = static_cast<const T*>(job.weight);
-    T* m = static_cast<T*>(job.slots[0]);
-    T* v = static_cast<T*>(job.slots[1]);
-    for (std::int64_t i = begin; i < end; i += tile) {
-        const std::int64_t n = end - i < tile ? end - i : tile;
-        const T* g;
-        const T scale = load_averaged(job, contiguous(job, i, n, gathered), i, n, g, buffer);
-        empty_accumulator<T>(job, i, n);
-        if (job.storage) {
-            reconcile(job, i, n);
-        }
-        std::int64_t j = 0;
-        for (; j + line<T> <= n; j += line<T>) {
-            prefetch(w + i + j);
-            prefetch(g + j);
-            prefetch(m + i + j);
-            prefetch(v + i + j);
-            advance_elements(rule, scale, clip, keep, line<T>, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
+    for (const Job* job = stretch.first; job <= stretch.last; ++job) {
+        const T keep = keep_of<T>(step, *job);
+        const T* w = static_cast<const T*>(job->weight);
+        T* m = static_cast<T*>(job->slots[0]);
+        T* v = static_cast<T*>(job->slots[1]);
+        const std::int64_t end = end_in(stretch, job);
+        for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
+            const std::int64_t n = end - i < tile ? end - i : tile;
+            const T* g;
+            const T scale = load_averaged(*job, contiguous(*job, i, n, gathered), i, n, g, buffer);
+            empty_accumulator<T>(*job, i, n);
+            if (job->storage) {
+                reconcile(*job, i, n);
+            }
+            std::int64_t j = 0;
+            for (; j + line<T> <= n; j += line<T>) {
+                prefetch(w + i + j);
+                prefetch(g + j);
+                prefetch(m + i + j);
+                prefetch(v + i + j);
+                advance_elements(rule, scale, clip, keep, line<T>, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
+                                 direction + j);
+            }
+            advance_elements(rule, scale, clip, keep, n - j, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
                              direction + j);
+            partials[job->first_partial + static_cast<std::size_t>(i / tile)] = {
+                measure_elements(decayed, n).sum_of_squares, measure_elements(direction, n).sum_of_squares};
         }
-        advance_elements(rule, scale, clip, keep, n - j, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
-                         direction + j);
-        partials[i / tile] = {measure_elements(decayed, n).sum_of_squares,
-                              measure_elements(direction, n).sum_of_squares};
     }
 }
 
@@ -279,23 +285,26 @@ constexpr AdvanceFunction advance_function() {
 
 /// Everything a step does to a variable that the rule does not touch in it.
 template <class T>
-void hold(const Step& step, const Job& job, std::int64_t begin, std::int64_t end) {
+void hold(const Step& step, const Stretch& stretch) {
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
-    for (std::int64_t i = begin; i < end; i += tile) {
-        const std::int64_t n = end - i < tile ? end - i : tile;
-        T* accumulator = static_cast<T*>(job.accumulator) + i;
-        if (job.work == Work::accumulate) {
-            add_accumulated(job, contiguous(job, i, n, gathered), i, n, buffer);
-            __builtin_memcpy(accumulator, buffer, static_cast<unsigned long>(n) * sizeof(T));
-        } else if (job.work == Work::discard) {
-            __builtin_memset(accumulator, 0, static_cast<unsigned long>(n) * sizeof(T));
-        }
-        if (job.average) {
-            if (job.storage) {
-                reconcile(job, i, n);
+    for (const Job* job = stretch.first; job <= stretch.last; ++job) {
+        const std::int64_t end = end_in(stretch, job);
+        for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
+            const std::int64_t n = end - i < tile ? end - i : tile;
+            T* accumulator = static_cast<T*>(job->accumulator) + i;
+            if (job->work == Work::accumulate) {
+                add_accumulated(*job, contiguous(*job, i, n, gathered), i, n, buffer);
+                __builtin_memcpy(accumulator, buffer, static_cast<unsigned long>(n) * sizeof(T));
+            } else if (job->work == Work::discard) {
+                __builtin_memset(accumulator, 0, static_cast<unsigned long>(n) * sizeof(T));
             }
-            finish_tile<T>(step, job, i, n);
+            if (job->average) {
+                if (job->storage) {
+                    reconcile(*job, i, n);
+                }
+                finish_tile<T>(step, *job, i, n);
+            }
         }
     }
 }
