@@ -72,6 +72,7 @@ template <class T>
 FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, double* columns, Lanes& row,
                                Lanes& weight) {
     alignas(64) T x[lanes], y[lanes];
+    Lanes unused;
 #pragma omp simd
     for (int j = 0; j < lanes; ++j) {
         x[j] = larger(-clip, smaller(clip, g[j] * scale));
@@ -83,8 +84,8 @@ FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, 
         row.quad[k] += square;
         const Quad sum = to_double(columns + 4 * k) + square;
         __builtin_memcpy(columns + 4 * k, &sum, sizeof(sum));
-        weight.quad[k] += to_double(y + 4 * k) * to_double(y + 4 * k);
     }
+    add_row(y, weight, unused);
 }
 
 template <class T>
