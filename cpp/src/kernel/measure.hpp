@@ -41,6 +41,16 @@ FUSEDOPT_INLINE void add_row(const std::uint16_t* g, Lanes& squares, Lanes& pois
     add_row(row, squares, poison);
 }
 
+struct Bfloat16 {
+    std::uint16_t bits;
+};
+
+FUSEDOPT_INLINE void add_row(const Bfloat16* g, Lanes& squares, Lanes& poison) {
+    alignas(64) float row[lanes];
+    for (int i = 0; i < lanes; ++i) row[i] = widen_bfloat16(g[i].bits);
+    add_row(row, squares, poison);
+}
+
 /// Element i goes to lane i mod 16; a last, short row is filled with zeros.
 template <class G>
 Partial measure_elements(const G* g, std::int64_t n) {
@@ -69,9 +79,7 @@ inline Partial measure_raw(Element element, const void* source, std::int64_t n) 
     if (element == Element::float16) {
         return measure_elements(static_cast<const std::uint16_t*>(source), n);
     }
-    alignas(64) float buffer[tile];
-    widen(element, source, n, buffer);
-    return measure_elements(buffer, n);
+    return measure_elements(static_cast<const Bfloat16*>(source), n);
 }
 
 /// What the overflow check sees: a float64 gradient counts as the float32 number that its variable would take.
