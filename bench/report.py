@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fusedopt.bench.results import LIMIT, Measurement, Results
+from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
 from fusedopt.bench.tables import MISSING, Table, thread_count, times
 from goals import Goal, goals
 
@@ -14,6 +14,7 @@ SECTIONS = {
     "mixed": "Mixed precision: float16 gradients, overflow check, unscaling, global norm, average",
     "variants": "Every variant of every rule",
     "options": "Common options",
+    "arithmetic": "Arithmetic",
     "matrices": "Rules of matrices",
     "threads": "More threads against one",
     "values": "Kinds of numbers",
@@ -66,6 +67,9 @@ def _section(results: Results, section: str) -> Iterator[Table]:
     if section == "values":
         yield from _values(results)
         return
+    if section == "arithmetic":
+        yield from _arithmetic(results)
+        return
     is_one_rule_a_table = section in ("sizes", "matrices")
     for threads in results.threads:
         if is_one_rule_a_table:
@@ -94,6 +98,27 @@ def _values(results: Results) -> Iterator[Table]:
         if rows:
             names = [f"gradients {name}" for name in results.of("values")[0].names]
             yield Table(thread_count(threads), ["who", *names], rows)
+
+
+def _arithmetic(results: Results) -> Iterator[Table]:
+    """Put what a thread computes in the cache beside what the memory gives it on large arrays."""
+    rows = []
+    for one in results.of("arithmetic"):
+        single = [*results.of("sizes"), *results.of("mixed")]
+        large = [other for other in single if other.label == one.label and other.tensors == 1]
+        cells = [_nanoseconds(one, FUSEDOPT, results.threads[0])]
+        for threads in results.threads:
+            cells.append(_nanoseconds(large[-1], LIMIT, threads) if large else MISSING)
+        rows.append([one.label, *cells])
+    if rows:
+        title = f"ns an element; in the cache with {thread_count(results.threads[0])}"
+        limits = [f"limit, {thread_count(threads)}" for threads in results.threads]
+        yield Table(title, ["who", "fusedopt in the cache", *limits], rows)
+
+
+def _nanoseconds(one: Measurement, name: str, threads: int) -> str:
+    entry = one.find(name, threads)
+    return f"{entry.median / one.elements * 1e9:.3f}" if entry else MISSING
 
 
 def _memory(results: Results) -> Table:

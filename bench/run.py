@@ -37,7 +37,9 @@ THREAD_SIZES = [2**power for power in range(4, 25)]
 QUICK_THREAD_SIZES = [2**4, 2**12, 2**16]
 VALUE_SIZES, QUICK_VALUE_SIZES = [2**16, 2**22], [2**14]
 MEMORY_SIZE, QUICK_MEMORY_SIZE = 2**24, 2**20
-ALONE = ("variants", "options", "matrices", "threads")
+# Few enough for the second cache, and so many that a call does not count.
+ARITHMETIC_SIZE = 2**14
+ALONE = ("variants", "options", "arithmetic", "matrices", "threads")
 ONE_THREAD = "one thread"
 SECTIONS = [*report.SECTIONS, "memory"]
 
@@ -110,9 +112,11 @@ class Thorough(Bench):
 
 def _takes_part(peer: Contestant, workload: Workload) -> bool:
     """Everybody at every size would take hours."""
+    if workload.section in ALONE:
+        return False
     if workload.is_mixed:
         return not peer.is_slow or workload.elements <= max(SLOW_SIZES)
-    if workload.section in ALONE or peer.is_for_mixed:
+    if peer.is_for_mixed:
         return False
     if peer.is_slow and workload.elements not in SLOW_SIZES:
         return False
@@ -134,6 +138,7 @@ def plan(sections: list[str], sizes: list[int] | None, is_quick: bool) -> Iterat
         ),
         "variants": workloads.variants(one_size),
         "options": workloads.options(one_size),
+        "arithmetic": workloads.arithmetic(ARITHMETIC_SIZE),
         "matrices": workloads.matrices(is_quick),
         "threads": workloads.threads(QUICK_THREAD_SIZES if is_quick else THREAD_SIZES),
         "values": workloads.values(QUICK_VALUE_SIZES if is_quick else VALUE_SIZES),

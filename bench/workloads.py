@@ -133,6 +133,16 @@ def options(elements: int) -> Iterator[Workload]:
             yield one_tensor("options", FLAGSHIP, arguments, elements)
 
 
+def arithmetic(elements: int) -> Iterator[Workload]:
+    """Each rule, and the pipeline for mixed precision, where caches hold everything."""
+    for rule in RULES:
+        workload = one_tensor("arithmetic", rule, main_variant(rule), elements)
+        if traffic_of(workload).bytes is not None:
+            yield workload
+    shapes = ((elements,),)
+    yield Workload("arithmetic", power_of_two(elements), FLAGSHIP, MIXED, shapes, is_mixed=True)
+
+
 def matrices(is_quick: bool) -> Iterator[Workload]:
     """The rules whose step on a matrix is more than a sweep over elements."""
     for rule, side in MATRICES.items():

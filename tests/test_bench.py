@@ -455,7 +455,7 @@ print(len(large), {run._takes_part(foreach, one) for one in large})
 
 
 def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
-    words = "--quick --threads 1 2 --sections tensors matrices threads values --peers --rounds 1"
+    words = "--quick --threads 1 2 --sections tensors arithmetic matrices threads values --peers --rounds 1"
     files = ["--json", str(tmp_path / "run.json"), "--markdown", str(tmp_path / "run.md")]
     done = python("run.py", *words.split(), *files, folder=ROOT / "bench")
     assert done.returncode == 0, done.stderr
@@ -471,6 +471,13 @@ def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
     kinds = ["ordinary", "0", "1e-42", "1e-20", "1e30"]
     assert [one.names for one in results.of("values")] == [kinds] * len(RULES)
     written = (tmp_path / "run.md").read_text(encoding="utf-8")
+    rows = written.partition("in the cache with 1 thread")[2].partition("\n## ")[0].split("\n| ")
+    labels = [row.split(" |")[0] for row in rows]
+    assert [one.label for one in results.of("arithmetic")] == labels[
+        -len(RULES) :
+    ]  # Muon's is the pipeline
+    times = [cell for row in rows[-len(RULES) :] for cell in row.split(" | ")[1:2]]
+    assert all(0 < float(time) < 1e5 for time in times)
     for title in ("Rules of matrices", "More threads against one", "Kinds of numbers"):
         assert f"## {title}" in written
 
