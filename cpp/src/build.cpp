@@ -1,6 +1,7 @@
 // Taking variables: what is refused, where state lies, and who touches it first.
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -38,6 +39,10 @@ std::size_t elements_of(const Slot& slot, const Tensor& variable) {
     std::size_t count = 1;
     for (const std::int64_t extent : shape_of(slot, variable)) count *= static_cast<std::size_t>(extent);
     return count;
+}
+
+bool has_array(const Slot& slot) {
+    return slot.form != Form::derived && slot.form != Form::placeholder;
 }
 
 std::vector<Range> sorted_ranges(const std::vector<Variable>& variables) {
@@ -132,46 +137,52 @@ void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Jo
 }
 
 Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const {
-    Arena new_arena;
-    const auto has_array = [](const Slot& slot) {
-        return slot.form != Form::derived && slot.form != Form::placeholder;
-    };
-    // Offsets first, pointers when all is reserved.
-    std::vector<std::size_t> offsets;
-    for (const Variable& variable : layout.variables) {
-        const std::size_t item = variable.tensor.dtype() == DType::float64 ? 8 : 4;
-        const std::size_t bytes = static_cast<std::size_t>(variable.tensor.size()) * item;
-        for (const Slot& slot : branches[variable.branch].slots) {
-            if (has_array(slot)) offsets.push_back(new_arena.reserve(item * elements_of(slot, variable.tensor)));
-        }
-        const std::size_t arrays = (item_size(variable.tensor.dtype()) == 2) + options.use_ema +
-                                   options.gradient_accumulation_steps.has_value();
-        for (std::size_t k = 0; k < arrays; ++k) offsets.push_back(new_arena.reserve(bytes));
-    }
-    new_arena.allocate();
-
-    auto offset = offsets.begin();
-    const auto next = [&]() -> void* { return new_arena.at(*offset++); };
+    std::size_t tiles = 0;
     for (const Variable& variable : layout.variables) {
         const DType dtype = variable.tensor.dtype();
         kernel::Job job{};
         job.size = variable.tensor.size();
-        job.weight = variable.tensor.data();
+        (item_size(dtype) == 2 ? job.storage : job.weight) = variable.tensor.data();
         job.storage_element = element_of(dtype);
         job.computes_in_double = dtype == DType::float64;
         job.branch = variable.branch;
         job.decays = variable.decays;
-        job.first_partial = new_jobs.empty() ? 0 : new_jobs.back().first_partial + tile_count(new_jobs.back());
-        const std::vector<Slot>& slots = branches[variable.branch].slots;
-        for (std::size_t k = 0; k < slots.size(); ++k) job.slots[k] = has_array(slots[k]) ? next() : nullptr;
-        if (item_size(dtype) == 2) {
-            job.storage = job.weight;
-            job.weight = next();
-        }
-        if (options.use_ema) job.average = next();
-        if (options.gradient_accumulation_steps) job.accumulator = next();
+        job.first_partial = tiles;
+        tiles += tile_count(job);
         new_jobs.push_back(job);
     }
+    // Arrays of a kind lie together: a sweep over many small variables then reads as few streams as over a large one.
+    Arena new_arena;
+    std::vector<std::pair<void**, std::size_t>> offsets;  // pointers when all is reserved
+    const auto reserve = [&](const auto& array_of, const auto& elements_of_variable) {
+        for (std::size_t i = 0; i < new_jobs.size(); ++i) {
+            const std::optional<std::size_t> elements = elements_of_variable(layout.variables[i]);
+            const std::size_t item = new_jobs[i].computes_in_double ? 8 : 4;
+            if (elements) offsets.emplace_back(&array_of(new_jobs[i]), new_arena.reserve(*elements * item));
+        }
+        new_arena.separate();
+    };
+    const auto all_elements = [](const Variable& variable) {
+        return std::optional(static_cast<std::size_t>(variable.tensor.size()));
+    };
+    for (std::size_t k = 0; k < kernel::max_slots; ++k) {
+        reserve([k](kernel::Job& job) -> void*& { return job.slots[k]; },
+                [&, k](const Variable& variable) -> std::optional<std::size_t> {
+                    const std::vector<Slot>& slots = branches[variable.branch].slots;
+                    if (k >= slots.size() || !has_array(slots[k])) return std::nullopt;
+                    return elements_of(slots[k], variable.tensor);
+                });
+    }
+    reserve([](kernel::Job& job) -> void*& { return job.weight; },
+            [&](const Variable& variable) {
+                return item_size(variable.tensor.dtype()) == 2 ? all_elements(variable) : std::nullopt;
+            });
+    if (options.use_ema) reserve([](kernel::Job& job) -> void*& { return job.average; }, all_elements);
+    if (options.gradient_accumulation_steps) {
+        reserve([](kernel::Job& job) -> void*& { return job.accumulator; }, all_elements);
+    }
+    new_arena.allocate();
+    for (const auto& [pointer, offset] : offsets) *pointer = new_arena.at(offset);
     return new_arena;
 }
 

@@ -27,11 +27,15 @@ std::size_t round_up(std::size_t size, std::size_t to) {
 }  // namespace
 
 Arena::Arena(Arena&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), alignment_(other.alignment_) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      separated_(other.separated_),
+      alignment_(other.alignment_) {}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(separated_, other.separated_);
     std::swap(alignment_, other.alignment_);
     return *this;
 }
@@ -44,6 +48,11 @@ std::size_t Arena::reserve(std::size_t size_bytes) {
     const std::size_t offset = size_;
     size_ += round_up(size_bytes, cache_line) + stagger_after(size_bytes);
     return offset;
+}
+
+void Arena::separate() {
+    size_ += stagger_after(size_ - separated_);
+    separated_ = size_;
 }
 
 void Arena::allocate() {

@@ -18,6 +18,9 @@ public:
     /// Reserves `size_bytes` for a later `allocate` and returns their offset.
     std::size_t reserve(std::size_t size_bytes);
 
+    /// Begins what is reserved next at another place of a page than what was reserved since the last separation.
+    void separate();
+
     /// Allocates what was reserved; std::bad_alloc where it cannot. The memory is not touched, so that the threads that
     /// will use a piece can be the first to.
     void allocate();
@@ -29,6 +32,7 @@ public:
 private:
     std::byte* data_ = nullptr;
     std::size_t size_ = 0;
+    std::size_t separated_ = 0;
     std::size_t alignment_ = 0;
 };
 
