@@ -20,6 +20,7 @@ import fusedopt as fo
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cases import VARIANTS, Case
 
 Array = npt.NDArray[Any]
 
@@ -99,6 +100,58 @@ def test_result_does_not_depend_on_threads(
     expected = run(make, sizes, dtype, 1)
     for threads in COUNTS:
         assert run(make, sizes, dtype, threads) == expected, f"{threads} threads"
+
+
+KINDS = ["float32", "float32", "float32", "float64", "float16", "float64", "float16", "float32"] * 4
+SHAPES = [
+    (96, 130) if i % 5 == 4 else (3, 5) if i % 7 == 5 else (int(n),)
+    for i, n in enumerate(np.random.default_rng(0).choice([0, 1, 16, 1024, 1025, 9000], len(KINDS)))
+]
+
+
+@pytest.mark.parametrize("threads", [1, *COUNTS])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_variables_do_not_depend_on_their_company(variant: Case, threads: int) -> None:
+    """Variables of every kind share a sweep, and each comes out as it does beside one number only."""
+    fo.set_num_threads(threads)
+    count = len(KINDS)
+    number = np.zeros(1, np.float32)
+
+    def built(members: list[int]) -> tuple[Any, list[Array]]:
+        arrays = [
+            np.asarray(numbers(int(np.prod(SHAPES[i])), KINDS[i], i)).reshape(SHAPES[i])
+            for i in members
+        ]
+        optimizer = getattr(fo, variant.rule)(
+            **variant.arguments,
+            clipnorm=1.0,
+            use_ema=True,
+            ema_overwrite_frequency=2,
+            gradient_accumulation_steps=2,
+        )
+        optimizer.exclude_from_weight_decay(
+            [array for i, array in zip(members, arrays, strict=True) if i % 2]
+        )
+        optimizer.build([*arrays, number.copy()])
+        return optimizer, arrays
+
+    together, ours = built([*range(1, count), 0])
+    alone = {i: built([i]) for i in [*range(1, count), 0]}
+    for step in range(8):
+        gradients: list[Any] = [
+            numbers(int(np.prod(SHAPES[i])), "float32", 100 * step + i).reshape(SHAPES[i])
+            for i in alone
+        ]
+        if step % 4 > 1:
+            gradients[step :: step + 1] = [None] * len(gradients[step :: step + 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of gradients that are None
+            together.apply([*gradients, number])
+            for (optimizer, _), gradient in zip(alone.values(), gradients, strict=True):
+                optimizer.apply([gradient, number])
+    for i, mine in zip(alone, ours, strict=True):
+        (expected,) = alone[i][1]
+        assert mine.tobytes() == expected.tobytes(), i
 
 
 @pytest.mark.parametrize("threads", COUNTS)
