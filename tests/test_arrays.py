@@ -120,6 +120,23 @@ def test_layout_of_a_gradient(optimizer: Any, layout: str, dtype: np.dtype[Any])
     assert other.tobytes() == before
 
 
+def test_a_gradient_is_checked_in_every_call() -> None:
+    w, g = np.zeros((4, 6), np.float32), np.ones((4, 6), np.float32)
+    optimizer = fo.SGD()
+    optimizer.build([w])
+    optimizer.apply([g])
+    before = w.copy()
+    with pytest.raises(ValueError, match=r"expected shape \(4, 6\), found \(6, 4\)"):
+        optimizer.apply([g.reshape(6, 4)])
+    with pytest.raises(ValueError, match=r"expected shape \(4, 6\), found \(24,\)"):
+        optimizer.apply([g.reshape(24)])
+    with pytest.raises(TypeError, match="found dtype int32"):
+        optimizer.apply([g.view(np.int32)])
+    assert same_bits(w, before)
+    optimizer.apply([g])
+    assert not same_bits(w, before)
+
+
 def test_calls_know_nothing_of_earlier_ones() -> None:
     """The views of one call are renewed by the next, of this optimizer or another one."""
     shapes = [(5, 11, 41), (41, 11, 5)]
