@@ -306,8 +306,9 @@ class Optimizer:
         Raises
         ------
         ValueError, TypeError
-            If anything is wrong with the call; then nothing has changed. A learning-rate function that
-            fails or returns something that is not a finite number >= 0 stops the step as well.
+            If anything is wrong with the call; then nothing has changed, but that an optimizer which
+            the call has built stays built. A learning-rate function that fails or returns something
+            that is not a finite number >= 0 stops the step as well.
 
         Warns
         -----
