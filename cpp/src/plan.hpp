@@ -32,6 +32,8 @@ public:
         total_ += elements;
     }
 
+    std::size_t size() const { return variables_.size(); }
+
     /// Calls piece(variable, begin, end) until every element of every variable has been covered once.
     template <class Piece>
     void run(const Piece& piece) const {

@@ -141,6 +141,7 @@ private:
     void initialize_means(const Tensor& variable, const kernel::Job& job) const;
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
+    bool has_all_gradients() const { return sized_gradients == whole.size(); }
     bool has_trust_ratio() const;
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
@@ -157,9 +158,10 @@ private:
     double next_product = 1.0;
     std::optional<double> next_global_norm;
 
-    std::size_t gradient_count = 0;
-    SweepPlan whole;                                   // all variables
-    SweepPlan selected;                                // some
+    bool has_any_gradient = false;
+    std::size_t sized_gradients = 0;  // those with elements: without any, a variable may be given twice
+    SweepPlan whole;                  // all variables
+    SweepPlan selected;               // some
     std::vector<kernel::TrustPartial> trust_partials;  // of every tile, for a rule with a trust ratio
     std::vector<std::int64_t> last_step_with_gradient;
     std::int64_t steps_begun = 0;

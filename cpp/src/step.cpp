@@ -150,7 +150,8 @@ void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient
         return;
     }
     if (!is_checked(variables[index], gradient)) check_gradient(index, gradient);
-    ++gradient_count;
+    has_any_gradient = true;
+    if (job.size > 0) ++sized_gradients;
     job.gradient = gradient.data();
     job.gradient_element = element_of(gradient.dtype());
     job.unscale = unscale;
@@ -201,8 +202,7 @@ double Optimizer::State::sum_of_squares(const kernel::Job& job) const {
 bool Optimizer::State::measure(const Scaling& scaling) {
     const bool needs_norm = is_update && (options.clipnorm || options.global_clipnorm);
     if (!needs_norm && !scaling.skips_overflow) return true;
-    const SweepPlan& plan =
-        sweep_over(gradient_count == jobs.size(), [](const kernel::Job& job) { return job.gradient; });
+    const SweepPlan& plan = sweep_over(has_all_gradients(), [](const kernel::Job& job) { return job.gradient; });
     const auto measure_stretch = current_kernels().measure;
     plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
         measure_stretch({&jobs[first], &jobs[last], begin, end}, partials.data());
@@ -261,13 +261,14 @@ void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<
                                     " gradients, one for each variable, found " + std::to_string(gradients.size()));
     }
     is_update = (calls + 1) % accumulation_steps == 0;
-    gradient_count = 0;
+    has_any_gradient = false;
+    sized_gradients = 0;
     if (tensors) {
         assign_gradients(gradients, *tensors, scaling.unscale);
     } else {
         for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients[i], scaling.unscale);
     }
-    if (gradient_count == 0) {
+    if (!has_any_gradient) {
         throw std::invalid_argument("apply: No gradients provided for any variable.");
     }
 }
@@ -303,7 +304,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
 void Optimizer::State::commit() {
     if (is_update && procedure) procedure->commit(jobs, common);
     const bool all_have_kernels = std::ranges::all_of(branches, [](const auto& b) { return b.kernel.has_value(); });
-    const SweepPlan& plan = sweep_over(gradient_count == jobs.size() && all_have_kernels, [&](const kernel::Job& job) {
+    const SweepPlan& plan = sweep_over(has_all_gradients() && all_have_kernels, [&](const kernel::Job& job) {
         const bool is_done = job.work == kernel::Work::update && !branch_of(job).kernel;
         return !is_done && (job.work != kernel::Work::none || job.average);
     });

@@ -225,6 +225,30 @@ TEST(variables_are_recognised_by_their_memory) {
     }
 }
 
+TEST(a_variable_without_elements_given_twice_stands_for_no_other) {
+    const Array a(DType::float32, Values{1.0}), empty(DType::float32, Shape{0}, Values{});
+    const Array gradient(DType::float32, Values{1.0});
+    const Tensor other(static_cast<void*>(nullptr), DType::float32, Shape{0});
+    Optimizer optimizer(fusedopt::SGD{}, {.learning_rate = 1.0, .global_clipnorm = 10.0});
+    optimizer.build({a.tensor(), empty.tensor(), other});
+    optimizer.apply(std::vector{other, other, other}, std::vector{other, empty.tensor(), empty.tensor()});
+    CHECK_EQUAL(values_of(a.tensor())[0], 1.0);
+    optimizer.apply(std::vector{other, gradient.tensor()}, std::vector{other, a.tensor()});
+    CHECK_EQUAL(values_of(a.tensor())[0], 0.0);
+}
+
+TEST(a_view_moves_to_other_memory) {
+    const Array a(DType::float32, Values{1.0, 2.0}), g(DType::float32, Values{0.5, 0.5}),
+        h(DType::float32, Values{1.0, 1.0});
+    Optimizer optimizer(fusedopt::SGD{}, {.learning_rate = 1.0});
+    optimizer.build({a.tensor()});
+    Tensor gradient = g.tensor();
+    optimizer.apply({gradient});
+    gradient.move_to(h.tensor().data());
+    optimizer.apply({gradient});
+    CHECK_EQUAL(difference(values_of(a.tensor()), Values{-0.5, 0.5}), "");
+}
+
 TEST(excluded_variables_do_not_decay) {
     const Array a(DType::float32, Values{1.0}), b(DType::float32, Values{1.0}), zero(DType::float32, Values{0.0});
     Optimizer optimizer(fusedopt::SGD{}, {.learning_rate = 0.5, .weight_decay = 0.5});
