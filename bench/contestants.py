@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import naive
-from fusedopt.bench import contestants, peers
+from fusedopt.bench import contestants, pytorch
 from fusedopt.bench.contestants import FUSEDOPT, Contestant
 
 __all__ = ["FUSEDOPT", "PACKAGES", "PEERS", "Contestant"]
@@ -11,7 +11,7 @@ __all__ = ["FUSEDOPT", "PACKAGES", "PEERS", "Contestant"]
 PEERS = [
     *contestants.PEERS,
     *contestants.COMPILED_PEERS,
-    Contestant("DeepSpeed", "deepspeed", peers.in_deepspeed),
+    Contestant("DeepSpeed", "deepspeed", pytorch.in_deepspeed),
     Contestant("naive NumPy", "numpy", naive.in_numpy, is_threaded=False),
 ]
 PACKAGES = list(dict.fromkeys(peer.package for peer in PEERS))

@@ -19,7 +19,7 @@ from fusedopt.bench.command import main
 from fusedopt.bench.contestants import COMPILED_PEERS, PEERS, Contestant, installed, prepare
 from fusedopt.bench.limit import SWEEPS, Layout, Traffic, layout_of, limit_step, traffic_of
 from fusedopt.bench.measuring import Bench, arrays_of_limit
-from fusedopt.bench.peers import torch_compiled
+from fusedopt.bench.pytorch import torch_compiled
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Entry, Measurement, Results, load, save
 from fusedopt.bench.timing import QUICK
 from fusedopt.bench.workload import Absent, Array, Ready, Workload

@@ -1,5 +1,7 @@
 """Train a NumPy network on scikit-learn's handwritten digits in mixed precision.
 
+One file, though long: a program to copy from and to run by itself.
+
 The weights are float32. Every step rounds them to float16, and activations and gradients are
 float16 too: a matrix product takes float16 operands, sums in float32 and rounds to float16, as
 matrix units do. float16 ends at 65504, so scaled gradients truly overflow whenever the loss scale

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from fusedopt.bench import peers
+from fusedopt.bench import peers, pytorch
 from fusedopt.bench.workload import Absent, Array, Ready, Workload, optimizer_of
 
 STEPS_OF_AGREEMENT = 3
@@ -42,15 +42,15 @@ def fusedopt(workload: Workload, variables: list[Array], gradients: list[Array])
 
 FUSEDOPT = Contestant("fusedopt", "fusedopt", fusedopt)
 PEERS = [
-    Contestant("PyTorch fused", "torch", peers.torch_fused),
-    Contestant("PyTorch foreach", "torch", peers.torch_foreach),
+    Contestant("PyTorch fused", "torch", pytorch.torch_fused),
+    Contestant("PyTorch foreach", "torch", pytorch.torch_foreach),
     Contestant("Keras", "keras", peers.in_keras, is_slow=True),
 ]
 COMPILED_PEERS = [
     Contestant(
         "PyTorch compiled",
         "torch",
-        peers.torch_compiled,
+        pytorch.torch_compiled,
         has_fixed_threads=True,
         is_for_mixed=True,
     ),
