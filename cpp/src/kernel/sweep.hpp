@@ -28,6 +28,11 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, 
     }
 }
 
+/// Elements whose gradients are widened at a time, and by which the average follows the update: what waits for a
+/// division, or is waited for by one, keeps a processor from looking far enough ahead when it comes right beside it.
+template <class T>
+inline constexpr std::int64_t batch = 8 * line<T>;
+
 /// A tile's gradient: `wide` in the compute type or, where that is null, 16-bit numbers that are widened on the way.
 template <class T>
 struct TileGradient {
@@ -35,14 +40,11 @@ struct TileGradient {
     const std::uint16_t* narrow;
     Element element;
 
-    FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t n, T* buffer) const {
+    FUSEDOPT_INLINE const T* widen_batch(std::int64_t i, std::int64_t n, T* buffer) const {
         if constexpr (sizeof(T) == 4) {
-            if (!wide) {
-                widen(element, narrow + i, n, buffer);
-                return buffer;
-            }
+            widen(element, narrow + i, n < batch<T> ? n : batch<T>, buffer);
         }
-        return wide + i;
+        return buffer;
     }
     FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const {
         if (wide) {
@@ -54,27 +56,32 @@ struct TileGradient {
 };
 
 /// One tile, a cache line of every array at a time: each is prefetched once, and memory and arithmetic work side by
-/// side.
+/// side. The rule comes by value: a reference could alias the arrays, and its scalars would be loaded again and again.
 template <class Rule, class T>
-void update_tile(const Rule& rule, T scale, T clip, T keep, const Averaging<T>& averaging, std::int64_t begin,
-                 std::int64_t n, T* w, const TileGradient<T>& gradient, T* a, T* b, T* c) {
-    alignas(64) T widened[line<T>];
-    const auto elements = [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
-        const T* g = gradient.at(i, count, widened);
-        update_elements(rule, scale, clip, keep, count, w + i, g, a + i, b + i, c + i);
-        if (averaging.average) averaging.move(begin + i, count, w + i);
-    };
-    std::int64_t i = 0;
-    for (; i + line<T> <= n; i += line<T>) {
+void update_tile(Rule rule, T scale, T clip, T keep, Averaging<T> averaging, std::int64_t begin, std::int64_t n, T* w,
+                 TileGradient<T> gradient, T* a, T* b, T* c) {
+    alignas(64) T widened[batch<T>];
+    const T* g = gradient.wide;
+    std::int64_t i = 0, averaged = 0;
+    for (; i + line<T> <= n; i += line<T>, g += line<T>) {
+        if (!gradient.wide && i % batch<T> == 0) g = gradient.widen_batch(i, n - i, widened);
         prefetch(w + i);
         gradient.prefetch_at(i);
         if constexpr (Rule::slot_count > 0) prefetch(a + i);
         if constexpr (Rule::slot_count > 1) prefetch(b + i);
         if constexpr (Rule::slot_count > 2) prefetch(c + i);
-        if (averaging.average) prefetch(averaging.average + begin + i);
-        elements(i, line<T>);
+        if (averaging.average) {
+            prefetch(averaging.average + begin + i);
+            if (i >= batch<T>) {
+                averaging.move(begin + averaged, line<T>, w + averaged);
+                averaged += line<T>;
+            }
+        }
+        update_elements(rule, scale, clip, keep, line<T>, w + i, g, a + i, b + i, c + i);
     }
-    elements(i, n - i);
+    if (!gradient.wide && i % batch<T> == 0) g = gradient.widen_batch(i, n - i, widened);
+    update_elements(rule, scale, clip, keep, n - i, w + i, g, a + i, b + i, c + i);
+    if (averaging.average) averaging.move(begin + averaged, n - averaged, w + averaged);
 }
 
 template <class Rule, class T>
@@ -88,9 +95,43 @@ FUSEDOPT_INLINE void advance_elements(const Rule& rule, T scale, T clip, T keep,
     }
 }
 
+/// The first half of a rule with a trust ratio: its slots, and the tile's share of the two norms.
+template <class Rule, class T>
+TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, const T* w, const T* g, T* m, T* v) {
+    alignas(64) T decayed[tile];
+    alignas(64) T direction[tile];
+    Lanes weights, directions;
+    std::int64_t i = 0, measured = 0;
+    const auto measure_until = [&](std::int64_t end) __attribute__((always_inline)) {
+        Lanes x = weights, y = directions, unused;  // in registers
+        for (; measured < end; measured += lanes) {
+            add_row(decayed + measured, x, unused);
+            add_row(direction + measured, y, unused);
+        }
+        weights = x;
+        directions = y;
+    };
+    for (; i + lanes <= n; i += lanes) {
+        for (std::int64_t k = i; k < i + lanes; k += line<T>) {
+            prefetch(w + k);
+            prefetch(g + k);
+            prefetch(m + k);
+            prefetch(v + k);
+        }
+        advance_elements(rule, scale, clip, keep, lanes, w + i, g + i, m + i, v + i, decayed + i, direction + i);
+        if (i % (tile / 4) == 0) measure_until(i);
+    }
+    if (i < n) {
+        advance_elements(rule, scale, clip, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, direction + i);
+        for (std::int64_t k = n; k < i + lanes; ++k) decayed[k] = direction[k] = 0;
+    }
+    measure_until(n);
+    return {weights.sum(), directions.sum()};
+}
+
 /// The second half of a rule with a trust ratio: the variable, along the direction its slots give.
 template <class Rule, class T>
-void settle_tile(const Rule& rule, T ratio, T keep, std::int64_t n, T* w, const T* m, const T* v) {
+void settle_tile(Rule rule, T ratio, T keep, std::int64_t n, T* w, const T* m, const T* v) {
     const T step = ratio * rule.lr;
     const auto elements = [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
 #pragma omp simd
@@ -161,14 +202,11 @@ void update(const Step& step, const Stretch& stretch) {
     }
 }
 
-/// The first half of a rule with a trust ratio: its slots, and each tile's share of the two norms.
 template <template <class> class Rule, class T>
 void advance(const Step& step, const Stretch& stretch, TrustPartial* partials) {
     const Rule<T> rule(step.scalars);
     const T clip = static_cast<T>(step.clipvalue);
     alignas(64) T buffer[tile];
-    alignas(64) T decayed[tile];
-    alignas(64) T direction[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const T keep = keep_of<T>(step, *job);
@@ -184,19 +222,8 @@ void advance(const Step& step, const Stretch& stretch, TrustPartial* partials) {
             if (job->storage) {
                 reconcile(*job, i, n);
             }
-            std::int64_t j = 0;
-            for (; j + line<T> <= n; j += line<T>) {
-                prefetch(w + i + j);
-                prefetch(g + j);
-                prefetch(m + i + j);
-                prefetch(v + i + j);
-                advance_elements(rule, scale, clip, keep, line<T>, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
-                                 direction + j);
-            }
-            advance_elements(rule, scale, clip, keep, n - j, w + i + j, g + j, m + i + j, v + i + j, decayed + j,
-                             direction + j);
-            partials[job->first_partial + static_cast<std::size_t>(i / tile)] = {
-                measure_elements(decayed, n).sum_of_squares, measure_elements(direction, n).sum_of_squares};
+            partials[job->first_partial + static_cast<std::size_t>(i / tile)] =
+                advance_tile(rule, scale, clip, keep, n, w + i, g, m + i, v + i);
         }
     }
 }
