@@ -49,15 +49,17 @@ class Thorough(Bench):
 
     def run(self, workload: Workload) -> None:
         """Time a workload with whoever takes part in it."""
-        peers = [peer for peer in self.peers if _takes_part(peer, workload)]
+        wanted = [peer for peer in self.peers if _takes_part(peer, workload)]
         other = {
             "matrices": self._measure_matrix,
             "threads": self._measure_threads,
             "values": self._measure_values,
         }
         if workload.section not in other:
-            self.measure(workload, peers)
-        elif self.has_memory(workload, traffic_of(workload), peers):
+            self.measure(workload, wanted)
+            return
+        peers = self.fitting(workload, traffic_of(workload), wanted)
+        if peers is not None:
             environment.set_threads(self.results.threads[-1])
             other[workload.section](workload, peers)
 

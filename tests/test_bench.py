@@ -370,6 +370,28 @@ except Absent as absent:
     assert "keeps the number of threads" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("room", [-1, 0, 1, 2, 9])
+def test_those_without_memory_are_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    workload = Workload("sizes", "2^20", "AdamW", {}, ((2**20,),))
+    peers = list(PEERS[:2])
+    traffic = traffic_of(workload)
+    # Four besides the peers: ours, the limit's and two for temporaries.
+    available = (room + 4) * traffic.state * 4 * 2**20
+    monkeypatch.setattr(environment, "available_bytes", lambda: available)
+    bench = Bench([], [], [1], QUICK)
+    fitting = bench.fitting(workload, traffic, peers)
+    name = f"{workload.label}, {workload.name}"
+    if room < 0:
+        assert fitting is None
+        assert bench.results.absent == {name: "too little memory"}
+    else:
+        assert fitting == peers[:room]
+        left_out = {f"{peer.name} on {name}": "too little memory" for peer in peers[room:]}
+        assert bench.results.absent == left_out
+
+
 def idle(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     return Ready(lambda: None, variables, list)
 

@@ -42,19 +42,32 @@ class Bench:
                 why = "left out" if installed(peer) else f"{peer.package} is not installed"
                 self.results.absent[peer.name] = why
 
-    def has_memory(self, workload: Workload, traffic: Traffic, peers: list[Contestant]) -> bool:
-        """Whether all can keep their own state at once; else say that there is no such measurement."""
-        # Two for temporaries.
-        needed = (len(peers) + 4) * traffic.state * FLOAT_BYTES * workload.elements
-        has = needed <= (environment.available_bytes() or needed)
-        if not has:
-            self.results.absent[f"{workload.label}, {workload.name}"] = "too little memory"
-        return has
+    def fitting(
+        self, workload: Workload, traffic: Traffic, peers: list[Contestant]
+    ) -> list[Contestant] | None:
+        """Find the first peers whose state fits beside fusedopt's; None where not even that does.
 
-    def measure(self, workload: Workload, peers: list[Contestant]) -> None:
-        """Time a workload, unless memory is short."""
+        Whatever is left out is noted.
+        """
+        available = environment.available_bytes()
+        if available is None:
+            return peers
+        # Ours, the limit's arrays and two for temporaries.
+        one = traffic.state * FLOAT_BYTES * workload.elements
+        room = available // one - 4
+        name = f"{workload.label}, {workload.name}"
+        if room < 0:
+            self.results.absent[name] = "too little memory"
+            return None
+        for peer in peers[room:]:
+            self.results.absent[f"{peer.name} on {name}"] = "too little memory"
+        return peers[:room]
+
+    def measure(self, workload: Workload, known: list[Contestant]) -> None:
+        """Time a workload with those for whom there is memory."""
         traffic = traffic_of(workload)
-        if not self.has_memory(workload, traffic, peers):
+        peers = self.fitting(workload, traffic, known)
+        if peers is None:
             return
         environment.set_threads(self.results.threads[-1])
         gradients = workload.gradients()
