@@ -264,10 +264,12 @@ def test_benchmark_of_division(benchmarks: Path, tmp_path: Path) -> None:
     program = benchmarks / "fusedopt_bench_division"
     if not program.exists():
         pytest.skip("for x86-64")
-    found = measured(program, "/4096", tmp_path / "out.json")
+    found = measured(program, "/4096|only", tmp_path / "out.json")
     widths = {name.split("/")[0] for name in found}
-    ways = ("hardware", "refined quotient", "refined root", "refined both")
-    assert found.keys() == {f"{width}/{way}/4096" for width in widths for way in ways}
+    refined = ("every second quotient refined", "refined quotient", "refined root", "refined both")
+    units = ("a division", "a root", "a division and a root", "a division and two roots")
+    timed = [f"{way}/4096" for way in ("hardware", *refined)] + [f"only {unit}" for unit in units]
+    assert found.keys() == {f"{width}/{what}" for width in widths for what in timed}
     assert "256 bits" in widths
     assert all(one["s/element"] > 0 for one in found.values())
 

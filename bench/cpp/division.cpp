@@ -1,5 +1,5 @@
-// Division and square root of the hardware against refined estimates, in Adam's loop on arrays in the cache. Whoever
-// gives other bits than the hardware is not timed.
+// Division and square root of the hardware against refined estimates, in Adam's loop on arrays in the cache, and what
+// the hardware's units need alone. Whoever gives other bits than the hardware is not timed.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -54,17 +54,28 @@ void check(const std::string& name, Step step, Step hardware) {
     }
 }
 
-void add(const std::string& width, std::span<const Way> ways) {
+void report(benchmark::State& state, std::int64_t size) {
+    state.counters["s/element"] = benchmark::Counter(static_cast<double>(state.iterations() * size),
+                                                     benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
+void add(const std::string& width, std::span<const Way> ways, std::span<const Units> all_units) {
     for (const Way& way : ways) {
         const std::string name = width + "/" + way.name;
         check(name, way.step, wide_256::ways[0].step);
         const auto run = [step = way.step](benchmark::State& state) {
             Stepped stepped(state.range(0), step, 1);
             for (auto _ : state) stepped();
-            state.counters["s/element"] = benchmark::Counter(static_cast<double>(state.iterations() * state.range(0)),
-                                                             benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+            report(state, state.range(0));
         };
         benchmark::RegisterBenchmark(name.c_str(), run)->RangeMultiplier(4)->Range(smallest, largest);
+    }
+    for (const Units& units : all_units) {
+        const auto run = [run = units.run](benchmark::State& state) {
+            for (auto _ : state) run(smallest);
+            report(state, smallest);
+        };
+        benchmark::RegisterBenchmark((width + "/" + units.name).c_str(), run);
     }
 }
 
@@ -77,8 +88,8 @@ int main(int count, char** words) {
         std::fprintf(stderr, "expected a processor with AVX2 and FMA\n");
         return 1;
     }
-    add("256 bits", wide_256::ways);
-    if (__builtin_cpu_supports("avx512f")) add("512 bits", wide_512::ways);
+    add("256 bits", wide_256::ways, wide_256::units);
+    if (__builtin_cpu_supports("avx512f")) add("512 bits", wide_512::ways, wide_512::units);
     benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();
 }

@@ -61,27 +61,56 @@ struct Refined {
     }
 };
 
-template <class Root, class Quotient>
-void adam(float* w, const float* g, float* m, float* v, std::int64_t size) {
-    const Vector alpha = all(1e-3f), one_minus_beta_1 = all(0.1f), one_minus_beta_2 = all(1e-3f), epsilon = all(1e-7f);
-    const Vector keep = all(0.9999f), scale = all(1.0f), clip = all(1e30f), minus_clip = all(-1e30f);
-    for (std::int64_t i = 0; i < size; i += lanes) {
-        const Vector x = FUSEDOPT_OP(max)(minus_clip, FUSEDOPT_OP(min)(clip, FUSEDOPT_OP(loadu)(g + i) * scale));
-        Vector first = FUSEDOPT_OP(loadu)(m + i), second = FUSEDOPT_OP(loadu)(v + i);
+struct Adam {
+    Vector alpha = all(1e-3f), one_minus_beta_1 = all(0.1f), one_minus_beta_2 = all(1e-3f), epsilon = all(1e-7f);
+    Vector keep = all(0.9999f), scale = all(1.0f), clip = all(1e30f), minus_clip = all(-1e30f);
+
+    template <class Root, class Quotient>
+    void step(float* w, const float* g, float* m, float* v) const {
+        const Vector x = FUSEDOPT_OP(max)(minus_clip, FUSEDOPT_OP(min)(clip, FUSEDOPT_OP(loadu)(g) * scale));
+        Vector first = FUSEDOPT_OP(loadu)(m), second = FUSEDOPT_OP(loadu)(v);
         first += (x - first) * one_minus_beta_1;
         second += (x * x - second) * one_minus_beta_2;
         const Vector update = Quotient::quotient(alpha * first, Root::root(second) + epsilon);
-        FUSEDOPT_OP(storeu)(m + i, first);
-        FUSEDOPT_OP(storeu)(v + i, second);
-        FUSEDOPT_OP(storeu)(w + i, FUSEDOPT_OP(loadu)(w + i) * keep - update);
+        FUSEDOPT_OP(storeu)(m, first);
+        FUSEDOPT_OP(storeu)(v, second);
+        FUSEDOPT_OP(storeu)(w, FUSEDOPT_OP(loadu)(w) * keep - update);
+    }
+};
+
+/// Every second vector with another quotient.
+template <class Root, class Quotient, class OtherQuotient = Quotient>
+void adam(float* w, const float* g, float* m, float* v, std::int64_t size) {
+    const Adam adam;
+    for (std::int64_t i = 0; i < size; i += 2 * lanes) {
+        const std::int64_t j = i + lanes;
+        adam.step<Root, Quotient>(w + i, g + i, m + i, v + i);
+        adam.step<Root, OtherQuotient>(w + j, g + j, m + j, v + j);
+    }
+}
+
+template <int divisions, int roots>
+void busy(std::int64_t size) {
+    Vector a = all(1.37f), b = all(2.11f);
+    for (std::int64_t i = 0; i < size; i += lanes) {
+        // The compiler must not know the operands, nor that nobody wants the results.
+        asm volatile("" : "+x"(a), "+x"(b));
+        for (int k = 0; k < divisions; ++k) asm volatile("" ::"x"(a / b));
+        for (int k = 0; k < roots; ++k) asm volatile("" ::"x"(FUSEDOPT_OP(sqrt)(k == 0 ? a : b)));
     }
 }
 
 }  // namespace
 
-const Way FUSEDOPT_WIDE::ways[4] = {
-    {"hardware", adam<Hardware, Hardware>},
-    {"refined quotient", adam<Hardware, Refined>},
-    {"refined root", adam<Refined, Hardware>},
+const Way FUSEDOPT_WIDE::ways[5] = {
+    {"hardware", adam<Hardware, Hardware>},        {"every second quotient refined", adam<Hardware, Hardware, Refined>},
+    {"refined quotient", adam<Hardware, Refined>}, {"refined root", adam<Refined, Hardware>},
     {"refined both", adam<Refined, Refined>},
+};
+
+const Units FUSEDOPT_WIDE::units[4] = {
+    {"only a division", busy<1, 0>},
+    {"only a root", busy<0, 1>},
+    {"only a division and a root", busy<1, 1>},
+    {"only a division and two roots", busy<1, 2>},
 };
