@@ -159,7 +159,8 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
     if arguments.rounds:
         effort = replace(effort, rounds=arguments.rounds)
     bench = Thorough(PEERS, packages, sorted(arguments.threads), effort)
-    chosen = list(plan(arguments.sections, arguments.sizes, arguments.quick))
+    sections = arguments.sections or SECTIONS
+    chosen = list(plan(sections, arguments.sizes, arguments.quick))
     with rich.progress.Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=len(chosen))
         for workload in chosen:
@@ -168,20 +169,41 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
             bench.run(workload)
             gc.collect()
             progress.advance(task)
-            # A long run that is stopped leaves what it has.
-            if arguments.json:
+            # A long run that is stopped leaves what it has; one that mends an earlier run leaves that.
+            if arguments.json and not arguments.load:
                 save(bench.results, arguments.json)
-        if "memory" in arguments.sections and memory.is_possible():
+        if "memory" in sections and memory.is_possible():
             progress.update(task, description="memory")
             bench.measure_memory(QUICK_MEMORY_SIZE if arguments.quick else MEMORY_SIZE)
     return bench.results
+
+
+def mended(earlier: Results, again: Results, sections: list[str]) -> Results:
+    """Take these sections from a later run of the same program on the same machine."""
+    for what, before in {**earlier.environment, "threads": earlier.threads}.items():
+        after = {**again.environment, "threads": again.threads}[what]
+        if what != "date" and before != after:
+            raise SystemExit(f"--load: expected a run with the same {what}, found {before}")
+    kept = [one for one in earlier.measurements if one.section not in sections]
+    return Results(
+        again.environment,
+        again.threads,
+        kept + again.measurements,
+        again.growths if "memory" in sections else earlier.growths,
+        earlier.absent | again.absent,
+    )
 
 
 def main() -> None:
     arguments = parsed()
     environment.prepare()
     console = make_console()
-    results = load(arguments.load) if arguments.load else measured(arguments, console)
+    if arguments.load is None:
+        results = measured(arguments, console)
+    else:
+        results = load(arguments.load)
+        if arguments.sections:
+            results = mended(results, measured(arguments, console), arguments.sections)
     if arguments.json:
         save(results, arguments.json)
     for title, tables in report.tables(results):
@@ -208,10 +230,10 @@ def parsed() -> argparse.Namespace:
     add("--quick", action="store_true", help="everything once, on small sizes, without peers")
     add("--threads", type=count, nargs="+", help="numbers of threads (default: 1 and all)")
     add("--sizes", type=count, nargs="+", help="elements of one tensor, such as 1000 or 2^20")
-    add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to measure")
+    add("--sections", nargs="+", choices=SECTIONS, help="what to measure (default: all)")
     add("--peers", nargs="*", choices=PACKAGES, help="libraries to compare with (default: all)")
     add("--rounds", type=count, help=f"rounds of each measurement (default: {NORMAL.rounds})")
-    add("--load", type=Path, help="show an earlier run's JSON and measure nothing")
+    add("--load", type=Path, help="show an earlier run's JSON; measure --sections again")
     add("--json", type=Path, help="write all times")
     add("--markdown", type=Path, help="write the tables")
     add("--plot", type=Path, help="draw the picture")

@@ -451,6 +451,31 @@ print([peer.name for one in plain for peer in run.PEERS if peer.is_for_mixed and
     assert others == ["[]"]
 
 
+def test_sections_are_measured_again(tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        few = ("--quick", "--threads", "1", "--sizes", "64", "--peers")
+        program = f"import sys; sys.argv += {[*words, *few]}; import run; run.main()"
+        return python("-c", program, folder=ROOT / "bench")
+
+    first, second = str(tmp_path / "first.json"), str(tmp_path / "second.json")
+    assert run("--sections", "sizes", "mixed", "memory", "--json", first).returncode == 0
+    assert run("--load", first, "--json", second).returncode == 0
+    earlier = load(Path(first))
+    assert load(Path(second)) == earlier
+    assert run("--load", first, "--sections", "mixed", "--json", second).returncode == 0
+    again = load(Path(second))
+    assert again.of("sizes") == earlier.of("sizes")
+    assert again.growths == earlier.growths
+    assert [one.name for one in again.of("mixed")] == [one.name for one in earlier.of("mixed")]
+    assert again.of("mixed") != earlier.of("mixed")
+    other = replace(earlier, environment=earlier.environment | {"fusedopt": "0.0.1"})
+    save(other, Path(first))
+    refused = run("--load", first, "--sections", "mixed", "--json", second)
+    assert refused.returncode == 1
+    assert "expected a run with the same fusedopt, found 0.0.1" in refused.stderr
+    assert load(Path(second)) == again
+
+
 def test_the_thorough_run_has_the_workloads_of_the_other_goals() -> None:
     program = """
 import goals, run
