@@ -150,8 +150,10 @@ def plan(sections: list[str], sizes: list[int] | None, is_quick: bool) -> Iterat
             yield from chosen
 
 
-def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Results:
-    """Run everything that was asked for."""
+def measured(
+    arguments: argparse.Namespace, console: rich.console.Console, earlier: Results | None
+) -> Results:
+    """Run everything that was asked for; what that does not cover is an earlier run's."""
     packages = arguments.peers if arguments.peers is not None else PACKAGES
     if arguments.quick and arguments.peers is None:
         packages = ["numpy"]
@@ -159,6 +161,8 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
     if arguments.rounds:
         effort = replace(effort, rounds=arguments.rounds)
     bench = Thorough(PEERS, packages, sorted(arguments.threads), effort)
+    if earlier:
+        require_same(earlier, bench.results)
     sections = arguments.sections or SECTIONS
     chosen = list(plan(sections, arguments.sizes, arguments.quick))
     with rich.progress.Progress(console=console, transient=True) as progress:
@@ -170,20 +174,26 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
             gc.collect()
             progress.advance(task)
             # A long run that is stopped leaves what it has; one that mends an earlier run leaves that.
-            if arguments.json and not arguments.load:
+            if arguments.json and not earlier:
                 save(bench.results, arguments.json)
         if "memory" in sections and memory.is_possible():
             progress.update(task, description="memory")
             bench.measure_memory(QUICK_MEMORY_SIZE if arguments.quick else MEMORY_SIZE)
-    return bench.results
+    return mended(earlier, bench.results, sections) if earlier else bench.results
+
+
+def require_same(earlier: Results, again: Results) -> None:
+    """Refuse to put two runs together that are not of the same program on the same machine."""
+    before, after = ({**run.environment, "threads": run.threads} for run in (earlier, again))
+    for what in before.keys() - {"date"}:
+        if before[what] != after[what]:
+            raise SystemExit(
+                f"--load: expected a run with {what} {after[what]}, found {before[what]}"
+            )
 
 
 def mended(earlier: Results, again: Results, sections: list[str]) -> Results:
-    """Take these sections from a later run of the same program on the same machine."""
-    for what, before in {**earlier.environment, "threads": earlier.threads}.items():
-        after = {**again.environment, "threads": again.threads}[what]
-        if what != "date" and before != after:
-            raise SystemExit(f"--load: expected a run with the same {what}, found {before}")
+    """Take these sections from the later run."""
     kept = [one for one in earlier.measurements if one.section not in sections]
     return Results(
         again.environment,
@@ -198,12 +208,9 @@ def main() -> None:
     arguments = parsed()
     environment.prepare()
     console = make_console()
-    if arguments.load is None:
-        results = measured(arguments, console)
-    else:
-        results = load(arguments.load)
-        if arguments.sections:
-            results = mended(results, measured(arguments, console), arguments.sections)
+    results = load(arguments.load) if arguments.load else None
+    if results is None or arguments.sections:
+        results = measured(arguments, console, results)
     if arguments.json:
         save(results, arguments.json)
     for title, tables in report.tables(results):

@@ -472,7 +472,8 @@ def test_sections_are_measured_again(tmp_path: Path) -> None:
     save(other, Path(first))
     refused = run("--load", first, "--sections", "mixed", "--json", second)
     assert refused.returncode == 1
-    assert "expected a run with the same fusedopt, found 0.0.1" in refused.stderr
+    expected = f"expected a run with fusedopt {earlier.environment['fusedopt']}, found 0.0.1"
+    assert expected in refused.stderr
     assert load(Path(second)) == again
 
 

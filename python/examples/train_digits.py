@@ -1,7 +1,5 @@
 """Train a NumPy network on scikit-learn's handwritten digits in mixed precision.
 
-One file, though long: a program to copy from and to run by itself.
-
 The weights are float32. Every step rounds them to float16, and activations and gradients are
 float16 too: a matrix product takes float16 operands, sums in float32 and rounds to float16, as
 matrix units do. float16 ends at 65504, so scaled gradients truly overflow whenever the loss scale
@@ -10,7 +8,7 @@ is too high; `LossScaleOptimizer` then skips the step and halves its scale. No o
     pip install fusedopt scikit-learn tqdm matplotlib
     python train_digits.py --output digits.png
 
-One file on purpose, so that it can be copied and run.
+One file, though long: a program to copy from and to run by itself.
 
 The exit status is 1 if the averaged weights classify less than 97 % of the test images correctly.
 """
