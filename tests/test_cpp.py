@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="written for GCC's and Clang's tools"
-)
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="written for GCC's and Clang's tools"),
+    pytest.mark.xdist_group("cpp"),  # one process, so that what these tests share is built once
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "cpp" / "examples"
@@ -33,6 +34,7 @@ COMPILER_CALLS = re.compile(
 PACKED = {
     "x86_64_v2": (r"\b{}ps\b.*%xmm", r"\b{}pd\b.*%xmm"),
     "x86_64_v3": (r"\bv{}ps\b.*%ymm", r"\bv{}pd\b.*%ymm"),
+    "x86_64_v4": (r"\bv{}ps\b.*%zmm", r"\bv{}pd\b.*%zmm"),
     "aarch64": (r"\bf{}\s.*\.4s", r"\bf{}\s.*\.2d"),
 }
 
@@ -319,7 +321,7 @@ def test_rules_are_vectorised(tree: Path) -> None:
             if rule == "FtrlPower":  # its pow is the C library's, and its documentation says so
                 continue
             for number, packed in zip(("float", "double"), PACKED[level], strict=True):
-                of_rule = rf"::update(_tile)?<.*::{rule}(<{number}>)?, {number}>"
+                of_rule = rf"::update(_lines)?<.*::{rule}(<{number}>)?, {number}[,>]"
                 head = re.compile(
                     rf"<.*::{rule}<{number}>\("
                     if rule in PROCEDURE_SWEEPS

@@ -43,24 +43,34 @@ Registers cpuid(unsigned leaf) {
     return r;
 }
 
-// The operating system must save the AVX registers (bits 1 and 2 of XCR0), or they cannot be used.
-bool saves_avx_registers() {
+// The operating system must save the registers (their bits of XCR0), or they cannot be used.
+bool saves_registers(unsigned bits) {
+    constexpr unsigned osxsave = 1u << 27;
+    if (!(cpuid(1).ecx & osxsave)) return false;
 #if defined(_MSC_VER)
-    return (_xgetbv(0) & 6) == 6;
+    return (_xgetbv(0) & bits) == bits;
 #else
     unsigned low, high;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (low & 6) == 6;
+    return (low & bits) == bits;
 #endif
 }
 
-// The psABI's x86-64-v3: AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE, OSXSAVE.
+// The psABI's x86-64-v3: AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE.
 bool is_x86_64_v3() {
-    constexpr unsigned fma = 1u << 12, movbe = 1u << 22, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
+    constexpr unsigned fma = 1u << 12, movbe = 1u << 22, avx = 1u << 28, f16c = 1u << 29;
     constexpr unsigned bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8, lzcnt = 1u << 5;
-    constexpr unsigned leaf_1 = fma | movbe | osxsave | avx | f16c, leaf_7 = bmi1 | avx2 | bmi2;
+    constexpr unsigned leaf_1 = fma | movbe | avx | f16c, leaf_7 = bmi1 | avx2 | bmi2;
     return (cpuid(1).ecx & leaf_1) == leaf_1 && (cpuid(7).ebx & leaf_7) == leaf_7 &&
-           (cpuid(0x80000001u).ecx & lzcnt) == lzcnt && saves_avx_registers();
+           (cpuid(0x80000001u).ecx & lzcnt) == lzcnt && saves_registers(0x6);
+}
+
+// The psABI's x86-64-v4: AVX-512 F, DQ, CD, BW, VL. And AVX-512 VBMI, which came with Intel's Ice Lake and AMD's Zen 4:
+// processors before them lower their clock while they work on 512 bits, so that v3 is the faster one there.
+bool is_x86_64_v4() {
+    constexpr unsigned f = 1u << 16, dq = 1u << 17, cd = 1u << 28, bw = 1u << 30, vl = 1u << 31, vbmi = 1u << 1;
+    constexpr unsigned leaf_7 = f | dq | cd | bw | vl;
+    return is_x86_64_v3() && (cpuid(7).ebx & leaf_7) == leaf_7 && (cpuid(7).ecx & vbmi) && saves_registers(0xe6);
 }
 
 #endif
@@ -74,6 +84,9 @@ constexpr Level all_levels[] = {
 #endif
 #if defined(FUSEDOPT_HAS_x86_64_v3)
     {"x86_64_v3", &kernel::x86_64_v3::kernels, is_x86_64_v3},
+#endif
+#if defined(FUSEDOPT_HAS_x86_64_v4)
+    {"x86_64_v4", &kernel::x86_64_v4::kernels, is_x86_64_v4},
 #endif
 #if defined(FUSEDOPT_HAS_aarch64)
     {"aarch64", &kernel::aarch64::kernels, always},

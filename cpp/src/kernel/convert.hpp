@@ -69,6 +69,11 @@ FUSEDOPT_INLINE std::uint16_t narrow_float16(float x) {
 inline void widen_float16(const std::uint16_t* in, std::int64_t n, float* out) {
     std::int64_t i = 0;
 #if defined(__F16C__)
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16) {
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i))));
+    }
+#endif
     for (; i + 8 <= n; i += 8) {
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
     }
@@ -86,6 +91,12 @@ inline void widen_float16(const std::uint16_t* in, std::int64_t n, float* out) {
 inline void narrow_float16(const float* in, std::int64_t n, std::uint16_t* out) {
     std::int64_t i = 0;
 #if defined(__F16C__)
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
+                            _mm512_cvtps_ph(_mm512_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
     for (; i + 8 <= n; i += 8) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
                          _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
@@ -124,6 +135,30 @@ inline void widen(Element element, const void* in, std::int64_t n, float* out) {
     }
 }
 
+/// Elements that are widened together on their way into an update: what waits for a division, or is waited for by one,
+/// keeps a processor from looking far enough ahead when it comes right beside it; one instruction does not.
+#if defined(__AVX512F__)
+inline constexpr std::int64_t widened_at_once = 16;
+#else
+inline constexpr std::int64_t widened_at_once = 128;
+#endif
+
+/// At most so many.
+FUSEDOPT_INLINE void widen_batch(Element element, const std::uint16_t* in, std::int64_t n, float* out) {
+#if defined(__AVX512F__)
+    if (n == widened_at_once) {
+        const __m256i row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+        if (element == Element::float16) {
+            _mm512_storeu_ps(out, _mm512_cvtph_ps(row));
+        } else {
+            _mm512_storeu_si512(out, _mm512_slli_epi32(_mm512_cvtepu16_epi32(row), 16));
+        }
+        return;
+    }
+#endif
+    widen(element, in, n, out);
+}
+
 inline void narrow(Element element, const float* in, std::int64_t n, void* out) {
     auto* bits = static_cast<std::uint16_t*>(out);
     if (element == Element::float16) {
@@ -133,30 +168,40 @@ inline void narrow(Element element, const float* in, std::int64_t n, void* out) 
     }
 }
 
-/// Four lanes of doubles: one register of level v3.
-using Quad __attribute__((vector_size(4 * sizeof(double)))) = double;
+/// Lanes of doubles: one register of the level, but two of v2.
+#if defined(__AVX512F__)
+inline constexpr int doubles = 8;
+#else
+inline constexpr int doubles = 4;
+#endif
+using Doubles __attribute__((vector_size(doubles * sizeof(double)))) = double;
 
-FUSEDOPT_INLINE Quad to_double(const double* x) {
-    Quad quad;
-    __builtin_memcpy(&quad, x, sizeof(quad));
-    return quad;
+FUSEDOPT_INLINE Doubles to_double(const double* x) {
+    Doubles row;
+    __builtin_memcpy(&row, x, sizeof(row));
+    return row;
 }
 
-FUSEDOPT_INLINE Quad to_double(const float* x) {
-#if defined(__AVX__)
-    return __builtin_bit_cast(Quad, _mm256_cvtps_pd(_mm_loadu_ps(x)));
+FUSEDOPT_INLINE Doubles to_double(const float* x) {
+#if defined(__AVX512F__)
+    return __builtin_bit_cast(Doubles, _mm512_cvtps_pd(_mm256_loadu_ps(x)));
+#elif defined(__AVX__)
+    return __builtin_bit_cast(Doubles, _mm256_cvtps_pd(_mm_loadu_ps(x)));
 #else
-    float __attribute__((vector_size(4 * sizeof(float)))) row;
+    float __attribute__((vector_size(doubles * sizeof(float)))) row;
     __builtin_memcpy(&row, x, sizeof(row));
-    return __builtin_convertvector(row, Quad);
+    return __builtin_convertvector(row, Doubles);
 #endif
 }
 
 /// sum + x^2 for numbers of float32, whose squares double holds exactly: fused or not, the result is the same.
-FUSEDOPT_INLINE Quad add_exact_square(Quad sum, Quad x) {
-#if defined(__FMA__)
-    return __builtin_bit_cast(Quad, _mm256_fmadd_pd(__builtin_bit_cast(__m256d, x), __builtin_bit_cast(__m256d, x),
-                                                    __builtin_bit_cast(__m256d, sum)));
+FUSEDOPT_INLINE Doubles add_exact_square(Doubles sum, Doubles x) {
+#if defined(__AVX512F__)
+    return __builtin_bit_cast(Doubles, _mm512_fmadd_pd(__builtin_bit_cast(__m512d, x), __builtin_bit_cast(__m512d, x),
+                                                       __builtin_bit_cast(__m512d, sum)));
+#elif defined(__FMA__)
+    return __builtin_bit_cast(Doubles, _mm256_fmadd_pd(__builtin_bit_cast(__m256d, x), __builtin_bit_cast(__m256d, x),
+                                                       __builtin_bit_cast(__m256d, sum)));
 #else
     return sum + x * x;
 #endif

@@ -18,13 +18,7 @@ struct Averaging {
         }
     }
 
-    FUSEDOPT_INLINE void move(std::int64_t begin, std::int64_t n, const T* w) const {
-        T* a = average + begin;
-#pragma omp simd
-        for (std::int64_t i = 0; i < n; ++i) {
-            a[i] = momentum * a[i] + one_minus_momentum * w[i];
-        }
-    }
+    FUSEDOPT_INLINE T operator()(T a, T w) const { return momentum * a + one_minus_momentum * w; }
 };
 
 /// What the user wrote into a 16-bit variable since the last step wins over its master copy.
@@ -60,13 +54,20 @@ template <class T>
 void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
     if (job.average && job.work != Work::restore) {
         const Averaging<T> averaging(step, job);
+        T* average = averaging.average + begin;
         const T* w = static_cast<const T*>(job.weight) + begin;
+        const auto elements = [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+#pragma omp simd
+            for (std::int64_t i = first; i < last; ++i) {
+                average[i] = averaging(average[i], w[i]);
+            }
+        };
         std::int64_t i = 0;
         for (; i + line<T> <= n; i += line<T>) {
-            prefetch(averaging.average + begin + i);
-            averaging.move(begin + i, line<T>, w + i);
+            prefetch(average + i);
+            elements(i, i + line<T>);
         }
-        averaging.move(begin + i, n - i, w + i);
+        elements(i, n);
     }
     store_tile<T>(step, job, begin, n);
 }

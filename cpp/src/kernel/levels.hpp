@@ -11,6 +11,9 @@ extern const Kernels kernels;
 namespace x86_64_v3 {
 extern const Kernels kernels;
 }
+namespace x86_64_v4 {
+extern const Kernels kernels;
+}
 namespace aarch64 {
 extern const Kernels kernels;
 }

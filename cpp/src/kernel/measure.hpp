@@ -6,32 +6,42 @@
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 inline constexpr int lanes = 16;
-inline constexpr int quads = lanes / 4;
+inline constexpr int groups = lanes / doubles;
 
 struct Lanes {
-    Quad quad[quads] = {};
+    Doubles group[groups] = {};
 
     // Halves are added, then quarters, and so on.
     FUSEDOPT_INLINE double sum() const {
-        const Quad rest = (quad[0] + quad[2]) + (quad[1] + quad[3]);
-        return (rest[0] + rest[2]) + (rest[1] + rest[3]);
+        Lanes x = *this;
+#pragma GCC unroll 2
+        for (int half = groups / 2; half > 0; half /= 2) {
+#pragma GCC unroll 2
+            for (int k = 0; k < half; ++k) x.group[k] += x.group[k + half];
+        }
+#pragma GCC unroll 3
+        for (int half = doubles / 2; half > 0; half /= 2) {
+#pragma GCC unroll 4
+            for (int k = 0; k < half; ++k) x.group[0][k] += x.group[0][k + half];
+        }
+        return x.group[0][0];
     }
 };
 
 FUSEDOPT_INLINE void add_row(const double* g, Lanes& squares, Lanes& poison) {
 #pragma GCC unroll 4
-    for (int k = 0; k < quads; ++k) {
-        const Quad x = to_double(g + 4 * k);
-        squares.quad[k] += x * x;
-        poison.quad[k] += x * 0.0;
+    for (int k = 0; k < groups; ++k) {
+        const Doubles x = to_double(g + doubles * k);
+        squares.group[k] += x * x;
+        poison.group[k] += x * 0.0;
     }
 }
 
 // Squares of finite floats stay finite in double, so they need no poison of their own.
 FUSEDOPT_INLINE void add_row(const float* g, Lanes& squares, Lanes&) {
 #pragma GCC unroll 4
-    for (int k = 0; k < quads; ++k) {
-        squares.quad[k] = add_exact_square(squares.quad[k], to_double(g + 4 * k));
+    for (int k = 0; k < groups; ++k) {
+        squares.group[k] = add_exact_square(squares.group[k], to_double(g + doubles * k));
     }
 }
 

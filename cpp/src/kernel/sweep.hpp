@@ -7,10 +7,10 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-/// The rule on elements [0, n), with every factor folded into scale and keep.
-template <class Rule, class T>
-FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, std::int64_t n, T* w, const T* g, T* a,
-                                     T* b, T* c) {
+/// The rule on elements [0, n), with every factor folded into scale and keep, and the moving average of what it makes.
+template <bool averages, class Rule, class T>
+FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, const Averaging<T>& averaging,
+                                     std::int64_t n, T* w, const T* g, T* a, T* b, T* c, T* average) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
         const T x = larger(-clip, smaller(clip, g[i] * scale));
@@ -25,63 +25,58 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, 
             rule(y, x, a[i], b[i], c[i]);
         }
         w[i] = y;
+        if constexpr (averages) average[i] = averaging(average[i], y);
     }
 }
 
-/// Elements whose gradients are widened at a time, and by which the average follows the update: what waits for a
-/// division, or is waited for by one, keeps a processor from looking far enough ahead when it comes right beside it.
+/// A tile's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all.
 template <class T>
-inline constexpr std::int64_t batch = 8 * line<T>;
+struct WideGradient {
+    const T* g;
 
-/// A tile's gradient: `wide` in the compute type or, where that is null, 16-bit numbers that are widened on the way.
-template <class T>
-struct TileGradient {
-    const T* wide;
-    const std::uint16_t* narrow;
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t, std::int64_t, T*) const { return g + i; }
+};
+
+/// A tile's gradient in 16 bits, widened on the way; `batch` holds what is widened from one call of `at` to the next.
+struct NarrowGradient {
+    const std::uint16_t* g;
     Element element;
 
-    FUSEDOPT_INLINE const T* widen_batch(std::int64_t i, std::int64_t n, T* buffer) const {
-        if constexpr (sizeof(T) == 4) {
-            widen(element, narrow + i, n < batch<T> ? n : batch<T>, buffer);
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t end, float* batch) const {
+        if constexpr (widened_at_once == line<float>) {
+            widen_batch(element, g + i, count, batch);
+            return batch;
         }
-        return buffer;
-    }
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const {
-        if (wide) {
-            prefetch(wide + i);
-        } else {
-            prefetch(narrow + i);
+        if (i % widened_at_once == 0) {
+            widen_batch(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
         }
+        return batch + i % widened_at_once;
     }
 };
 
 /// One tile, a cache line of every array at a time: each is prefetched once, and memory and arithmetic work side by
 /// side. The rule comes by value: a reference could alias the arrays, and its scalars would be loaded again and again.
-template <class Rule, class T>
-void update_tile(Rule rule, T scale, T clip, T keep, Averaging<T> averaging, std::int64_t begin, std::int64_t n, T* w,
-                 TileGradient<T> gradient, T* a, T* b, T* c) {
-    alignas(64) T widened[batch<T>];
-    const T* g = gradient.wide;
-    std::int64_t i = 0, averaged = 0;
-    for (; i + line<T> <= n; i += line<T>, g += line<T>) {
-        if (!gradient.wide && i % batch<T> == 0) g = gradient.widen_batch(i, n - i, widened);
+template <bool averages, class Rule, class T, class Gradient>
+void update_lines(Rule rule, T scale, T clip, T keep, Averaging<T> averaging, std::int64_t n, T* w, Gradient gradient,
+                  T* a, T* b, T* c, T* average) {
+    alignas(64) T batch[widened_at_once];
+    std::int64_t i = 0;
+    for (; i + line<T> <= n; i += line<T>) {
         prefetch(w + i);
         gradient.prefetch_at(i);
         if constexpr (Rule::slot_count > 0) prefetch(a + i);
         if constexpr (Rule::slot_count > 1) prefetch(b + i);
         if constexpr (Rule::slot_count > 2) prefetch(c + i);
-        if (averaging.average) {
-            prefetch(averaging.average + begin + i);
-            if (i >= batch<T>) {
-                averaging.move(begin + averaged, line<T>, w + averaged);
-                averaged += line<T>;
-            }
-        }
-        update_elements(rule, scale, clip, keep, line<T>, w + i, g, a + i, b + i, c + i);
+        if constexpr (averages) prefetch(average + i);
+        update_elements<averages>(rule, scale, clip, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch),
+                                  a + i, b + i, c + i, average + i);
     }
-    if (!gradient.wide && i % batch<T> == 0) g = gradient.widen_batch(i, n - i, widened);
-    update_elements(rule, scale, clip, keep, n - i, w + i, g, a + i, b + i, c + i);
-    if (averaging.average) averaging.move(begin + averaged, n - averaged, w + averaged);
+    if (i < n) {
+        update_elements<averages>(rule, scale, clip, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch),
+                                  a + i, b + i, c + i, average + i);
+    }
 }
 
 template <class Rule, class T>
@@ -119,7 +114,7 @@ TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, co
             prefetch(v + k);
         }
         advance_elements(rule, scale, clip, keep, lanes, w + i, g + i, m + i, v + i, decayed + i, direction + i);
-        if (i % (tile / 4) == 0) measure_until(i);
+        if (i % (tile / 16) == 0) measure_until(i);
     }
     if (i < n) {
         advance_elements(rule, scale, clip, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, direction + i);
@@ -149,51 +144,57 @@ void settle_tile(Rule rule, T ratio, T keep, std::int64_t n, T* w, const T* m, c
     elements(i, n);
 }
 
-/// Finds or makes a tile of the gradient and returns the factor that is still to be applied to it.
-template <class T>
-FUSEDOPT_INLINE T prepare_tile(const Job& job, const void* source, std::int64_t begin, std::int64_t n,
-                               TileGradient<T>& gradient, T* buffer) {
-    if (!job.accumulator && is_representable<T>(job.scale)) {
-        if (job.gradient_element == ElementOf<T>::value) {
-            gradient = {static_cast<const T*>(source), nullptr, job.gradient_element};
-            return static_cast<T>(job.scale);
+/// A tile of a variable: finds or makes its gradient, and the factor on it that is still to be applied.
+template <class Rule, class T>
+FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& job, std::int64_t begin, std::int64_t n,
+                                 const Averaging<T>& averaging, const void* source, T* buffer) {
+    const T clip = static_cast<T>(step.clipvalue);
+    const T keep = keep_of<T>(step, job);
+    T* w = static_cast<T*>(job.weight) + begin;
+    T* slots[3];
+    for (int k = 0; k < 3; ++k) slots[k] = k < Rule::slot_count ? static_cast<T*>(job.slots[k]) + begin : nullptr;
+    const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
+        if (averaging.average) {
+            update_lines<true>(rule, scale, clip, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                               averaging.average + begin);
+        } else {
+            update_lines<false>(rule, scale, clip, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                                static_cast<T*>(nullptr));
         }
-        if (sizeof(T) == 4 && bytes_of(job.gradient_element) == 2) {
-            gradient = {nullptr, static_cast<const std::uint16_t*>(source), job.gradient_element};
-            return static_cast<T>(job.scale);
+    };
+    if constexpr (sizeof(T) == 4) {
+        if (!job.accumulator && bytes_of(job.gradient_element) == 2 && is_representable<T>(job.scale)) {
+            return update(static_cast<T>(job.scale),
+                          NarrowGradient{static_cast<const std::uint16_t*>(source), job.gradient_element});
         }
     }
-    const T scale = load_averaged(job, source, begin, n, gradient.wide, buffer);
+    const T* g;
+    const T scale = load_averaged(job, source, begin, n, g, buffer);
     empty_accumulator<T>(job, begin, n);
-    return scale;
+    update(scale, WideGradient<T>{g});
 }
 
 template <template <class> class Rule, class T>
 void update(const Step& step, const Stretch& stretch) {
     const Rule<T> rule(step.scalars);
-    const T clip = static_cast<T>(step.clipvalue);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
-        const T keep = keep_of<T>(step, *job);
-        T* w = static_cast<T*>(job->weight);
-        T* a = static_cast<T*>(job->slots[0]);
-        T* b = static_cast<T*>(job->slots[1]);
-        T* c = static_cast<T*>(job->slots[2]);
         const Averaging<T> averaging(step, *job);
         const std::int64_t end = end_in(stretch, job);
         for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
             const std::int64_t n = end - i < tile ? end - i : tile;
             if constexpr (Rule<T>::has_trust_ratio) {
-                settle_tile(rule, static_cast<T>(job->ratio), keep, n, w + i, a + i, b + i);
+                settle_tile(rule, static_cast<T>(job->ratio), keep_of<T>(step, *job), n,
+                            static_cast<T*>(job->weight) + i, static_cast<const T*>(job->slots[0]) + i,
+                            static_cast<const T*>(job->slots[1]) + i);
                 finish_tile<T>(step, *job, i, n);
             } else {
-                TileGradient<T> gradient{};
-                const T scale = prepare_tile(*job, contiguous(*job, i, n, gathered), i, n, gradient, buffer);
+                const void* source = contiguous(*job, i, n, gathered);
                 if (job->storage) {
                     reconcile(*job, i, n);
                 }
-                update_tile(rule, scale, clip, keep, averaging, i, n, w + i, gradient, a + i, b + i, c + i);
+                update_tile(rule, step, *job, i, n, averaging, source, buffer);
                 if (job->average || job->storage) {
                     store_tile<T>(step, *job, i, n);
                 }

@@ -79,11 +79,11 @@ FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, 
         y[j] = w[j] * keep;
     }
 #pragma GCC unroll 4
-    for (int k = 0; k < quads; ++k) {
-        const Quad square = to_double(x + 4 * k) * to_double(x + 4 * k);
-        row.quad[k] += square;
-        const Quad sum = to_double(columns + 4 * k) + square;
-        __builtin_memcpy(columns + 4 * k, &sum, sizeof(sum));
+    for (int k = 0; k < groups; ++k) {
+        const Doubles square = to_double(x + doubles * k) * to_double(x + doubles * k);
+        row.group[k] += square;
+        const Doubles sum = to_double(columns + doubles * k) + square;
+        __builtin_memcpy(columns + doubles * k, &sum, sizeof(sum));
     }
     add_row(y, weight, unused);
 }
