@@ -257,6 +257,10 @@ def test_benchmark_of_the_rules(benchmarks: Path, tree: Path, tmp_path: Path) ->
             one = found.pop(f"{case}/{level}/64/real_time")
             assert one["bytes_per_second"] > 0
             labels.add(one["label"])
+        for dtype in ("float16", "bfloat16", "float32"):
+            one = found.pop(f"skipped step, {dtype}/{level}/64/real_time")
+            assert not one.get("error_occurred")
+            assert one["bytes_per_second"] > 0
     assert labels == {one["label"] for one in found.values()}
     assert all(name.startswith("plain loop of ") for name in found)
     assert len(found) == len(labels) * len(levels)

@@ -1,8 +1,10 @@
 // Every rule's step on one vector, through the public API, on every level and over sizes; and beside it the plain loop
-// that moves as many arrays. Rules and variants are those of the tests: a new one joins by itself.
+// that moves as many arrays, and the reading sweep alone. Rules and variants are those of the tests: a new one joins by
+// itself.
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <set>
 #include <string>
 #include <vector>
@@ -63,6 +65,25 @@ void plain_loop(benchmark::State& state, std::size_t count, const std::string& l
     report(state, bytes_an_element(count));
 }
 
+/// A step that an infinite gradient in the last place makes skip: nothing but the reading sweep.
+void skipped_step(benchmark::State& state, fusedopt::DType dtype, const std::string& level) {
+    fusedopt::set_level(level);
+    Arrays arrays(2, state.range(0));
+    fusedopt::LossScaleOptimizer optimizer{fusedopt::Optimizer(fusedopt::SGD{})};
+    optimizer.build({fusedopt::Tensor(arrays[0])});
+    std::vector<std::uint16_t> narrow(static_cast<std::size_t>(state.range(0)), 0x3000);
+    narrow.back() = dtype == fusedopt::DType::float16 ? 0x7c00 : 0x7f80;
+    arrays[1].back() = std::numeric_limits<float>::infinity();
+    void* gradient = narrow.data();
+    if (dtype == fusedopt::DType::float32) gradient = arrays[1].data();
+    const std::array shape = {state.range(0)};
+    const std::array gradients = {fusedopt::Tensor(gradient, dtype, shape)};
+    for (auto _ : state) {
+        if (optimizer.apply(gradients)) state.SkipWithError("expected a skipped step");
+    }
+    report(state, fusedopt::item_size(dtype));
+}
+
 template <class Body>
 void add(const std::string& name, const Body& body) {
     for (const std::string& level : fusedopt::supported_levels()) {
@@ -86,6 +107,13 @@ int main(int count, char** words) {
             plain_loop(state, arrays, level);
         };
         add("plain loop of " + std::to_string(bytes_an_element(arrays)) + " bytes", run);
+    }
+    for (const fusedopt::DType dtype :
+         {fusedopt::DType::float16, fusedopt::DType::bfloat16, fusedopt::DType::float32}) {
+        const auto run = [dtype](benchmark::State& state, const std::string& level) {
+            skipped_step(state, dtype, level);
+        };
+        add("skipped step, " + std::string(fusedopt::to_string(dtype)), run);
     }
     for (const RuleCase& one : rule_cases()) {
         const auto run = [rule = one.rule](benchmark::State& state, const std::string& level) {
