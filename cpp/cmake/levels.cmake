@@ -51,7 +51,7 @@ function(fusedopt_add_levels target)
     fusedopt_add_level(${target} x86_64_v2 -march=x86-64-v2)
     fusedopt_add_level(${target} x86_64_v3 -march=x86-64-v3)
     set(flags -march=x86-64-v4 -mprefer-vector-width=512)
-    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # false alarms in its own header of AVX-512; v3 is compiled with it
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # false alarms in its own header of AVX-512; v3 has it on
       list(APPEND flags -Wno-maybe-uninitialized)
     endif()
     fusedopt_add_level(${target} x86_64_v4 ${flags})

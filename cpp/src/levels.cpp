@@ -66,7 +66,7 @@ bool is_x86_64_v3() {
 }
 
 // The psABI's x86-64-v4: AVX-512 F, DQ, CD, BW, VL. And AVX-512 VBMI, which came with Intel's Ice Lake and AMD's Zen 4:
-// processors before them lower their clock while they work on 512 bits, so that v3 is the faster one there.
+// processors before them lower their clock while they work on 512 bits, so they stay with v3.
 bool is_x86_64_v4() {
     constexpr unsigned f = 1u << 16, dq = 1u << 17, cd = 1u << 28, bw = 1u << 30, vl = 1u << 31, vbmi = 1u << 1;
     constexpr unsigned leaf_7 = f | dq | cd | bw | vl;

@@ -143,7 +143,7 @@ inline constexpr std::int64_t widened_at_once = 16;
 inline constexpr std::int64_t widened_at_once = 128;
 #endif
 
-/// At most so many.
+/// Widens that many or, at a tile's end, fewer.
 FUSEDOPT_INLINE void widen_batch(Element element, const std::uint16_t* in, std::int64_t n, float* out) {
 #if defined(__AVX512F__)
     if (n == widened_at_once) {
