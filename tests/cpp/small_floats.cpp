@@ -1,5 +1,5 @@
-// float16 and bfloat16: every bit pattern is read right, everything between them is rounded right, and what the user
-// writes into such a variable wins over its master copy.
+// float16 and bfloat16: every bit pattern is read and measured right, everything between them is rounded right, and
+// what the user writes into such a variable wins over its master copy.
 #include "cases.hpp"
 #include "check.hpp"
 #include "reference.hpp"
@@ -42,6 +42,27 @@ TEST(every_pattern_is_widened) {
         on_every_level_and_thread_count([&](const std::string&) {
             CHECK_EQUAL(difference(descended(DType::float32, gradient, size), expected), "");
             CHECK_EQUAL(difference(descended(DType::float64, gradient, size), expected), "");
+        });
+    }
+}
+
+TEST(every_pattern_is_measured) {
+    for (const DType small : small_dtypes) {
+        const Values patterns = every_pattern(small);
+        const Array variable(DType::float32, Values(17));
+        const Array gradient(small, Values(17));
+        on_every_level_and_thread_count([&](const std::string&) {
+            fusedopt::Optimizer optimizer(fusedopt::SGD{}, {.global_clipnorm = 1.0});
+            optimizer.build({variable.tensor()});
+            for (std::size_t i = 0; i < patterns.size(); ++i) {
+                std::byte* place = gradient.data() + 2 * (i % 17);
+                write(small, patterns[i], place);
+                optimizer.apply({gradient.tensor()});
+                write(small, 0.0, place);
+                const double norm = optimizer.global_norm().value();
+                CHECK_EQUAL(std::isfinite(norm), std::isfinite(patterns[i]));
+                if (std::isfinite(norm)) CHECK_EQUAL(norm, std::fabs(flushed(patterns[i])));
+            }
         });
     }
 }

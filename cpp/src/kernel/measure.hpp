@@ -6,21 +6,23 @@
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 inline constexpr int lanes = 16;
-inline constexpr int groups = lanes / doubles;
 
-struct Lanes {
-    Doubles group[groups] = {};
+template <class Row, int count>
+struct Sums {
+    static constexpr int row = sizeof(Row) / sizeof(double);
+    static constexpr int groups = count / row;
+    Row group[groups] = {};
 
     // Halves are added, then quarters, and so on.
     FUSEDOPT_INLINE double sum() const {
-        Lanes x = *this;
+        Sums x = *this;
 #pragma GCC unroll 2
         for (int half = groups / 2; half > 0; half /= 2) {
 #pragma GCC unroll 2
             for (int k = 0; k < half; ++k) x.group[k] += x.group[k + half];
         }
 #pragma GCC unroll 3
-        for (int half = doubles / 2; half > 0; half /= 2) {
+        for (int half = row / 2; half > 0; half /= 2) {
 #pragma GCC unroll 4
             for (int k = 0; k < half; ++k) x.group[0][k] += x.group[0][k + half];
         }
@@ -28,9 +30,11 @@ struct Lanes {
     }
 };
 
+using Lanes = Sums<Doubles, lanes>;
+
 FUSEDOPT_INLINE void add_row(const double* g, Lanes& squares, Lanes& poison) {
 #pragma GCC unroll 4
-    for (int k = 0; k < groups; ++k) {
+    for (int k = 0; k < Lanes::groups; ++k) {
         const Doubles x = to_double(g + doubles * k);
         squares.group[k] += x * x;
         poison.group[k] += x * 0.0;
@@ -40,7 +44,7 @@ FUSEDOPT_INLINE void add_row(const double* g, Lanes& squares, Lanes& poison) {
 // Squares of finite floats stay finite in double, so they need no poison of their own.
 FUSEDOPT_INLINE void add_row(const float* g, Lanes& squares, Lanes&) {
 #pragma GCC unroll 4
-    for (int k = 0; k < groups; ++k) {
+    for (int k = 0; k < Lanes::groups; ++k) {
         squares.group[k] = add_exact_square(squares.group[k], to_double(g + doubles * k));
     }
 }
@@ -79,6 +83,29 @@ Partial measure_elements(const G* g, std::int64_t n) {
     return {sum, sizeof(G) == 8 ? poison.sum() : sum * 0.0};
 }
 
+inline Partial measure_float16(const std::uint16_t* g, std::int64_t n) {
+#if defined(__F16C__)
+    Sums<FourDoubles, lanes / 2> even, odd;
+    const auto add_row = [&](const std::uint16_t* in) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; ++k) add_squares(in + 8 * k, even.group[k], odd.group[k]);
+    };
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        __builtin_prefetch(reinterpret_cast<const char*>(g + i) + prefetch_bytes);
+        add_row(g + i);
+    }
+    if (i < n) {
+        std::uint16_t row[lanes] = {};
+        __builtin_memcpy(row, g + i, static_cast<unsigned long>(n - i) * sizeof(*g));
+        add_row(row);
+    }
+    const double sum = (even.sum() + odd.sum()) / square_factor;
+    if (sum < 0x1p100) return {sum, 0.0};
+#endif
+    return measure_elements(g, n);
+}
+
 inline Partial measure_raw(Element element, const void* source, std::int64_t n) {
     if (element == Element::float64) {
         return measure_elements(static_cast<const double*>(source), n);
@@ -87,7 +114,7 @@ inline Partial measure_raw(Element element, const void* source, std::int64_t n) 
         return measure_elements(static_cast<const float*>(source), n);
     }
     if (element == Element::float16) {
-        return measure_elements(static_cast<const std::uint16_t*>(source), n);
+        return measure_float16(static_cast<const std::uint16_t*>(source), n);
     }
     return measure_elements(static_cast<const Bfloat16*>(source), n);
 }

@@ -79,7 +79,7 @@ FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, 
         y[j] = w[j] * keep;
     }
 #pragma GCC unroll 4
-    for (int k = 0; k < groups; ++k) {
+    for (int k = 0; k < Lanes::groups; ++k) {
         const Doubles square = to_double(x + doubles * k) * to_double(x + doubles * k);
         row.group[k] += square;
         const Doubles sum = to_double(columns + doubles * k) + square;
