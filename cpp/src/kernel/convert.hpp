@@ -17,6 +17,10 @@ FUSEDOPT_INLINE float float_of(std::uint32_t bits) {
     return __builtin_bit_cast(float, bits);
 }
 
+struct Bfloat16 {
+    std::uint16_t bits;
+};
+
 FUSEDOPT_INLINE float widen_bfloat16(std::uint16_t x) {
     return float_of(static_cast<std::uint32_t>(x) << 16);
 }
@@ -168,6 +172,8 @@ inline void narrow(Element element, const float* in, std::int64_t n, void* out) 
     }
 }
 
+using FourDoubles __attribute__((vector_size(4 * sizeof(double)))) = double;
+
 /// Lanes of doubles: one register of the level, but two of v2.
 #if defined(__AVX512F__)
 inline constexpr int doubles = 8;
@@ -195,29 +201,32 @@ FUSEDOPT_INLINE Doubles to_double(const float* x) {
 }
 
 /// sum + x^2 for numbers of float32, whose squares double holds exactly: fused or not, the result is the same.
-FUSEDOPT_INLINE Doubles add_exact_square(Doubles sum, Doubles x) {
-#if defined(__AVX512F__)
-    return __builtin_bit_cast(Doubles, _mm512_fmadd_pd(__builtin_bit_cast(__m512d, x), __builtin_bit_cast(__m512d, x),
-                                                       __builtin_bit_cast(__m512d, sum)));
-#elif defined(__FMA__)
-    return __builtin_bit_cast(Doubles, _mm256_fmadd_pd(__builtin_bit_cast(__m256d, x), __builtin_bit_cast(__m256d, x),
-                                                       __builtin_bit_cast(__m256d, sum)));
+FUSEDOPT_INLINE FourDoubles add_exact_square(FourDoubles sum, FourDoubles x) {
+#if defined(__FMA__)
+    return __builtin_bit_cast(FourDoubles,
+                              _mm256_fmadd_pd(__builtin_bit_cast(__m256d, x), __builtin_bit_cast(__m256d, x),
+                                              __builtin_bit_cast(__m256d, sum)));
 #else
     return sum + x * x;
 #endif
 }
 
+#if defined(__AVX512F__)
+FUSEDOPT_INLINE Doubles add_exact_square(Doubles sum, Doubles x) {
+    return __builtin_bit_cast(Doubles, _mm512_fmadd_pd(__builtin_bit_cast(__m512d, x), __builtin_bit_cast(__m512d, x),
+                                                       __builtin_bit_cast(__m512d, sum)));
+}
+#endif
+
+/// A double that got its bits from a number of float32, moved up by 29 places, is this factor too small: the exponents'
+/// biases differ. An infinity or NaN becomes a number of 2^128 or more.
+inline constexpr double bias_factor = 0x1p896;
+
 #if defined(__F16C__)
 
-using FourDoubles __attribute__((vector_size(4 * sizeof(double)))) = double;
-
-/// What the square of a float16 is multiplied by in `add_squares`.
-inline constexpr double square_factor = 0x1p-896;
-
-/// Adds the squares of eight numbers of float16, times `square_factor`, the even ones and the odd ones apart. float32
-/// holds such a square exactly, and its bits are those of a double, 29 places further down, but for the exponent's
-/// bias: a product of integers makes four doubles where conversions, of which one begins in a cycle, would bind.
-/// Infinities and NaN count as numbers of 2^128 and more. Vectors of 512 bits need longer on AMD Zen 4.
+/// Adds the squares of eight numbers of float16, over bias_factor, the even ones and the odd ones apart. float32 holds
+/// them exactly, and a product of integers moves four at once, where conversions, of which a processor begins one in a
+/// cycle, would bind. Vectors of 512 bits need longer on AMD Zen 4.
 FUSEDOPT_INLINE void add_squares(const std::uint16_t* in, FourDoubles& even, FourDoubles& odd) {
     const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
     const __m256 square = _mm256_mul_ps(x, x);
@@ -230,6 +239,22 @@ FUSEDOPT_INLINE void add_squares(const std::uint16_t* in, FourDoubles& even, Fou
 }
 
 #endif
+
+/// Adds the squares of sixteen numbers of bfloat16, that of number i to sums[i mod 4][i / 4]. Their bits are float32's
+/// upper ones, so that they can be moved without a conversion.
+FUSEDOPT_INLINE void add_squares(const Bfloat16* in, FourDoubles (&sums)[4]) {
+    using Words __attribute__((vector_size(sizeof(FourDoubles)))) = std::uint64_t;
+    const Words magnitude = Words{} + 0x0fffe00000000000;
+    Words words;
+    __builtin_memcpy(&words, in, sizeof(words));
+    const auto add = [&](FourDoubles & sum, Words moved) __attribute__((always_inline)) {
+        sum = add_exact_square(sum, __builtin_bit_cast(FourDoubles, moved & magnitude) * bias_factor);
+    };
+    add(sums[0], words << 45);
+    add(sums[1], words << 29);
+    add(sums[2], words << 13);
+    add(sums[3], words >> 3);
+}
 
 template <class From, class To>
 inline void cast(const From* in, std::int64_t n, To* out) {
