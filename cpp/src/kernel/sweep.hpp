@@ -162,15 +162,19 @@ FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& 
                                 static_cast<T*>(nullptr));
         }
     };
+    const bool needs_buffer = job.accumulator || !is_representable<T>(job.scale);
     if constexpr (sizeof(T) == 4) {
-        if (!job.accumulator && bytes_of(job.gradient_element) == 2 && is_representable<T>(job.scale)) {
+        if (bytes_of(job.gradient_element) == 2 && !needs_buffer) {
             return update(static_cast<T>(job.scale),
                           NarrowGradient{static_cast<const std::uint16_t*>(source), job.gradient_element});
         }
     }
-    const T* g;
-    const T scale = load_averaged(job, source, begin, n, g, buffer);
-    empty_accumulator<T>(job, begin, n);
+    const T* g = static_cast<const T*>(source);
+    T scale = static_cast<T>(job.scale);
+    if (job.gradient_element != ElementOf<T>::value || needs_buffer) {
+        scale = load_averaged(job, source, begin, n, g, buffer);
+        empty_accumulator<T>(job, begin, n);
+    }
     update(scale, WideGradient<T>{g});
 }
 
