@@ -41,6 +41,16 @@ bool offers_memory(py::handle object) {
            PyObject_CheckBuffer(object.ptr()) != 0;
 }
 
+bool is_bfloat16(const py::array& array, int number) {
+    if (number == bfloat16_number.load(std::memory_order_relaxed)) return true;
+    if (number < first_user_number || array.itemsize() != 2 ||
+        array.dtype().attr("name").cast<std::string>() != "bfloat16") {
+        return false;
+    }
+    bfloat16_number.store(number, std::memory_order_relaxed);
+    return true;
+}
+
 std::string type_name(py::handle object) {
     return py::type::handle_of(object).attr("__name__").cast<std::string>();
 }
@@ -72,13 +82,7 @@ std::optional<DType> known_dtype(const py::array& array) {
     if (number == float32_number) return DType::float32;
     if (number == float64_number) return DType::float64;
     if (number == float16_number) return DType::float16;
-    if (number == bfloat16_number.load(std::memory_order_relaxed)) return DType::bfloat16;
-    if (number >= first_user_number && array.itemsize() == 2 &&
-        array.dtype().attr("name").cast<std::string>() == "bfloat16") {
-        bfloat16_number.store(number, std::memory_order_relaxed);
-        return DType::bfloat16;
-    }
-    return std::nullopt;
+    return is_bfloat16(array, number) ? std::optional(DType::bfloat16) : std::nullopt;
 }
 
 void refuse_dtype(const py::array& array, const std::string& who) {
