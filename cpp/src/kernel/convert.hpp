@@ -139,29 +139,18 @@ inline void widen(Element element, const void* in, std::int64_t n, float* out) {
     }
 }
 
-/// Elements that are widened together on their way into an update: what waits for a division, or is waited for by one,
-/// keeps a processor from looking far enough ahead when it comes right beside it; one instruction does not.
 #if defined(__AVX512F__)
-inline constexpr std::int64_t widened_at_once = 16;
-#else
-inline constexpr std::int64_t widened_at_once = 128;
-#endif
-
-/// Widens that many or, at a tile's end, fewer.
-FUSEDOPT_INLINE void widen_batch(Element element, const std::uint16_t* in, std::int64_t n, float* out) {
-#if defined(__AVX512F__)
-    if (n == widened_at_once) {
-        const __m256i row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
-        if (element == Element::float16) {
-            _mm512_storeu_ps(out, _mm512_cvtph_ps(row));
-        } else {
-            _mm512_storeu_si512(out, _mm512_slli_epi32(_mm512_cvtepu16_epi32(row), 16));
-        }
-        return;
+/// Sixteen elements.
+template <Element element>
+FUSEDOPT_INLINE void widen_line(const std::uint16_t* in, float* out) {
+    const __m256i line = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+    if constexpr (element == Element::float16) {
+        _mm512_storeu_ps(out, _mm512_cvtph_ps(line));
+    } else {
+        _mm512_storeu_si512(out, _mm512_slli_epi32(_mm512_cvtepu16_epi32(line), 16));
     }
-#endif
-    widen(element, in, n, out);
 }
+#endif
 
 inline void narrow(Element element, const float* in, std::int64_t n, void* out) {
     auto* bits = static_cast<std::uint16_t*>(out);

@@ -8,9 +8,11 @@
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 /// The rule on elements [0, n), with every factor folded into scale and keep, and the moving average of what it makes.
+/// No array overlaps another: without that promise a slot just written would be loaded again.
 template <bool averages, class Rule, class T>
 FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, const Averaging<T>& averaging,
-                                     std::int64_t n, T* w, const T* g, T* a, T* b, T* c, T* average) {
+                                     std::int64_t n, T* __restrict w, const T* __restrict g, T* __restrict a,
+                                     T* __restrict b, T* __restrict c, T* __restrict average) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
         const T x = larger(-clip, smaller(clip, g[i] * scale));
@@ -29,6 +31,9 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, 
     }
 }
 
+/// Elements that `at` widens at once, at most.
+inline constexpr std::int64_t widened_at_once = 128;
+
 /// A tile's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all.
 template <class T>
 struct WideGradient {
@@ -38,23 +43,57 @@ struct WideGradient {
     FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t, std::int64_t, T*) const { return g + i; }
 };
 
-/// A tile's gradient in 16 bits, widened on the way; `batch` holds what is widened from one call of `at` to the next.
+#if defined(__AVX512F__)
+
+/// A tile's gradient in 16 bits, widened line by line. The compiler knows from what, or `batch` would lie in memory.
+template <Element element>
+struct NarrowGradient {
+    const std::uint16_t* g;
+
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t, float* batch) const {
+        if (count == line<float>) {
+            widen_line<element>(g + i, batch);
+        } else {
+            widen(element, g + i, count, batch);
+        }
+        return batch;
+    }
+};
+
+template <class Use>
+FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, const Use& use) {
+    const auto* g = static_cast<const std::uint16_t*>(source);
+    if (element == Element::float16) {
+        use(NarrowGradient<Element::float16>{g});
+    } else {
+        use(NarrowGradient<Element::bfloat16>{g});
+    }
+}
+
+#else
+
+/// A tile's gradient in 16 bits, widened 128 elements at a time, which stay in `batch`: what waits for a division, or
+/// is waited for by one, keeps a processor from looking far enough ahead when it comes right beside it.
 struct NarrowGradient {
     const std::uint16_t* g;
     Element element;
 
     FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
-    FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t end, float* batch) const {
-        if constexpr (widened_at_once == line<float>) {
-            widen_batch(element, g + i, count, batch);
-            return batch;
-        }
+    FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t, std::int64_t end, float* batch) const {
         if (i % widened_at_once == 0) {
-            widen_batch(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
+            widen(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
         }
         return batch + i % widened_at_once;
     }
 };
+
+template <class Use>
+FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, const Use& use) {
+    use(NarrowGradient{static_cast<const std::uint16_t*>(source), element});
+}
+
+#endif
 
 /// One tile, a cache line of every array at a time: each is prefetched once, and memory and arithmetic work side by
 /// side. The rule comes by value: a reference could alias the arrays, and its scalars would be loaded again and again.
@@ -165,8 +204,10 @@ FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& 
     const bool needs_buffer = job.accumulator || !is_representable<T>(job.scale);
     if constexpr (sizeof(T) == 4) {
         if (bytes_of(job.gradient_element) == 2 && !needs_buffer) {
-            return update(static_cast<T>(job.scale),
-                          NarrowGradient{static_cast<const std::uint16_t*>(source), job.gradient_element});
+            const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
+                update(static_cast<T>(job.scale), gradient);
+            };
+            return with_narrow_gradient(source, job.gradient_element, update_narrow);
         }
     }
     const T* g = static_cast<const T*>(source);
