@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 TILE = 1024
-LANES = 16
+LANES = 32
 
 # Rules. Each changes `w` and its slots in place; `T` turns a scalar computed in double into w's type.
 
@@ -461,7 +461,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def sum_of_squares(g: Array) -> float:
-    """Sum in double: 16 lanes a tile, added pairwise at its end; tiles one after the other."""
+    """Sum in double: 32 lanes a tile, added pairwise at its end; tiles one after the other."""
     squares = np.square(g.ravel(), dtype=np.float64)
     total = 0.0
     for start in range(0, squares.size, TILE):
@@ -470,7 +470,7 @@ def sum_of_squares(g: Array) -> float:
 
 
 def in_rows(x: Array) -> Array:
-    """Rows of 16, the last one filled with zeros."""
+    """Rows of 32, the last one filled with zeros."""
     rows = np.zeros((-(-x.size // LANES), LANES))
     rows.ravel()[: x.size] = x.ravel()
     return rows

@@ -265,9 +265,9 @@ T scaled(DType dtype, double g, double factor) {
     return is_wider || !fits ? static_cast<T>(g * factor) : static_cast<T>(g) * static_cast<T>(factor);
 }
 
-/// Sums of 1024 elements each, in sixteen lanes that are added in halves; then the sums in their order.
+/// Sums of 1024 elements each, in 32 lanes that are added in halves; then the sums in their order.
 inline double sum_of_squares(const Values& values) {
-    constexpr std::size_t tile = 1024, lanes = 16;
+    constexpr std::size_t tile = 1024, lanes = 32;
     double sum = 0.0;
     for (std::size_t begin = 0; begin < values.size(); begin += tile) {
         double lane[lanes] = {};

@@ -161,8 +161,6 @@ inline void narrow(Element element, const float* in, std::int64_t n, void* out) 
     }
 }
 
-using FourDoubles __attribute__((vector_size(4 * sizeof(double)))) = double;
-
 /// Lanes of doubles: one register of the level, but two of v2.
 #if defined(__AVX512F__)
 inline constexpr int doubles = 8;
@@ -190,22 +188,17 @@ FUSEDOPT_INLINE Doubles to_double(const float* x) {
 }
 
 /// sum + x^2 for numbers of float32, whose squares double holds exactly: fused or not, the result is the same.
-FUSEDOPT_INLINE FourDoubles add_exact_square(FourDoubles sum, FourDoubles x) {
-#if defined(__FMA__)
-    return __builtin_bit_cast(FourDoubles,
-                              _mm256_fmadd_pd(__builtin_bit_cast(__m256d, x), __builtin_bit_cast(__m256d, x),
-                                              __builtin_bit_cast(__m256d, sum)));
+FUSEDOPT_INLINE Doubles add_exact_square(Doubles sum, Doubles x) {
+#if defined(__AVX512F__)
+    return __builtin_bit_cast(Doubles, _mm512_fmadd_pd(__builtin_bit_cast(__m512d, x), __builtin_bit_cast(__m512d, x),
+                                                       __builtin_bit_cast(__m512d, sum)));
+#elif defined(__FMA__)
+    return __builtin_bit_cast(Doubles, _mm256_fmadd_pd(__builtin_bit_cast(__m256d, x), __builtin_bit_cast(__m256d, x),
+                                                       __builtin_bit_cast(__m256d, sum)));
 #else
     return sum + x * x;
 #endif
 }
-
-#if defined(__AVX512F__)
-FUSEDOPT_INLINE Doubles add_exact_square(Doubles sum, Doubles x) {
-    return __builtin_bit_cast(Doubles, _mm512_fmadd_pd(__builtin_bit_cast(__m512d, x), __builtin_bit_cast(__m512d, x),
-                                                       __builtin_bit_cast(__m512d, sum)));
-}
-#endif
 
 /// A double that got its bits from a number of float32, moved up by 29 places, is this factor too small: the exponents'
 /// biases differ. An infinity or NaN becomes a number of 2^128 or more.
@@ -213,36 +206,64 @@ inline constexpr double bias_factor = 0x1p896;
 
 #if defined(__F16C__)
 
-/// Adds the squares of eight numbers of float16, over bias_factor, the even ones and the odd ones apart. float32 holds
-/// them exactly, and a product of integers moves four at once, where conversions, of which a processor begins one in a
-/// cycle, would bind. Vectors of 512 bits need longer on AMD Zen 4.
-FUSEDOPT_INLINE void add_squares(const std::uint16_t* in, FourDoubles& even, FourDoubles& odd) {
-    const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
-    const __m256 square = _mm256_mul_ps(x, x);
-    const __m256i places = _mm256_set1_epi64x(1 << 29);
-    const auto widen = [&](__m256 squares) __attribute__((always_inline)) {
-        return __builtin_bit_cast(FourDoubles, _mm256_mul_epu32(_mm256_castps_si256(squares), places));
-    };
-    even += widen(square);
-    odd += widen(_mm256_movehdup_ps(square));
+#if defined(__AVX512F__)
+FUSEDOPT_INLINE __m512 widen_register(const std::uint16_t* in) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in)));
+}
+FUSEDOPT_INLINE __m512 odd_to_even(__m512 x) {
+    return _mm512_movehdup_ps(x);
+}
+FUSEDOPT_INLINE Doubles move_even_up(__m512 x) {
+    return __builtin_bit_cast(Doubles, _mm512_mul_epu32(_mm512_castps_si512(x), _mm512_set1_epi64(1 << 29)));
+}
+#else
+FUSEDOPT_INLINE __m256 widen_register(const std::uint16_t* in) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
+}
+FUSEDOPT_INLINE __m256 odd_to_even(__m256 x) {
+    return _mm256_movehdup_ps(x);
+}
+FUSEDOPT_INLINE Doubles move_even_up(__m256 x) {
+    return __builtin_bit_cast(Doubles, _mm256_mul_epu32(_mm256_castps_si256(x), _mm256_set1_epi64x(1 << 29)));
+}
+#endif
+
+/// Adds the squares of a register of numbers of float16, over bias_factor, the even ones and the odd ones apart.
+/// float32 holds them exactly, and a product of integers moves a register's half at once, where conversions, of which a
+/// processor begins one in a cycle, would bind.
+FUSEDOPT_INLINE void add_squares(const std::uint16_t* in, Doubles& even, Doubles& odd) {
+    const auto x = widen_register(in);
+    const auto square = x * x;
+    even += move_even_up(square);
+    odd += move_even_up(odd_to_even(square));
 }
 
 #endif
 
-/// Adds the squares of sixteen numbers of bfloat16, that of number i to sums[i mod 4][i / 4]. Their bits are float32's
-/// upper ones, so that they can be moved without a conversion.
-FUSEDOPT_INLINE void add_squares(const Bfloat16* in, FourDoubles (&sums)[4]) {
-    using Words __attribute__((vector_size(sizeof(FourDoubles)))) = std::uint64_t;
-    const Words magnitude = Words{} + 0x0fffe00000000000;
+/// Adds the squares of sixteen numbers of bfloat16, that of number i to double i / 4 of the sum i mod 4. Their bits are
+/// float32's upper ones, so that they can be moved without a conversion. Two sums share a register of 512 bits.
+FUSEDOPT_INLINE void add_squares(const Bfloat16* in, Doubles* sums) {
+    using Words __attribute__((vector_size(sizeof(Doubles)))) = std::uint64_t;
+    const auto add = [](Doubles & sum, Words moved) __attribute__((always_inline)) {
+        const Words magnitude = Words{} + 0x0fffe00000000000;
+        sum = add_exact_square(sum, __builtin_bit_cast(Doubles, moved & magnitude) * bias_factor);
+    };
+#if defined(__AVX512F__)
+    const __m512i words = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in)));
+    const auto rotated = [&](long long low, long long high) __attribute__((always_inline)) {
+        const __m512i places = _mm512_setr_epi64(low, low, low, low, high, high, high, high);
+        return __builtin_bit_cast(Words, _mm512_rolv_epi64(words, places));
+    };
+    add(sums[0], rotated(45, 29));
+    add(sums[1], rotated(13, 61));
+#else
     Words words;
     __builtin_memcpy(&words, in, sizeof(words));
-    const auto add = [&](FourDoubles & sum, Words moved) __attribute__((always_inline)) {
-        sum = add_exact_square(sum, __builtin_bit_cast(FourDoubles, moved & magnitude) * bias_factor);
-    };
     add(sums[0], words << 45);
     add(sums[1], words << 29);
     add(sums[2], words << 13);
     add(sums[3], words >> 3);
+#endif
 }
 
 template <class From, class To>

@@ -5,24 +5,23 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-inline constexpr int lanes = 16;
+inline constexpr int lanes = 32;  // so many that no addition waits for the one before
 
-template <class Row, int count>
+template <int count>
 struct Sums {
-    static constexpr int row = sizeof(Row) / sizeof(double);
-    static constexpr int groups = count / row;
-    Row group[groups] = {};
+    static constexpr int groups = count / doubles;
+    Doubles group[groups] = {};
 
     // Halves are added, then quarters, and so on.
     FUSEDOPT_INLINE double sum() const {
         Sums x = *this;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int half = groups / 2; half > 0; half /= 2) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int k = 0; k < half; ++k) x.group[k] += x.group[k + half];
         }
-#pragma GCC unroll 3
-        for (int half = row / 2; half > 0; half /= 2) {
+#pragma GCC unroll 4
+        for (int half = doubles / 2; half > 0; half /= 2) {
 #pragma GCC unroll 4
             for (int k = 0; k < half; ++k) x.group[0][k] += x.group[0][k + half];
         }
@@ -30,10 +29,10 @@ struct Sums {
     }
 };
 
-using Lanes = Sums<Doubles, lanes>;
+using Lanes = Sums<lanes>;
 
 FUSEDOPT_INLINE void add_row(const double* g, Lanes& squares, Lanes& poison) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < Lanes::groups; ++k) {
         const Doubles x = to_double(g + doubles * k);
         squares.group[k] += x * x;
@@ -43,7 +42,7 @@ FUSEDOPT_INLINE void add_row(const double* g, Lanes& squares, Lanes& poison) {
 
 // Squares of finite floats stay finite in double, so they need no poison of their own.
 FUSEDOPT_INLINE void add_row(const float* g, Lanes& squares, Lanes&) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < Lanes::groups; ++k) {
         squares.group[k] = add_exact_square(squares.group[k], to_double(g + doubles * k));
     }
@@ -51,7 +50,15 @@ FUSEDOPT_INLINE void add_row(const float* g, Lanes& squares, Lanes&) {
 
 FUSEDOPT_INLINE void add_row(const std::uint16_t* g, Lanes& squares, Lanes& poison) {
     alignas(64) float row[lanes];
-    widen_float16(g, lanes, row);
+#if defined(__F16C__)
+#pragma GCC unroll 4
+    for (int i = 0; i < lanes; i += 2 * doubles) {
+        const auto x = widen_register(g + i);
+        __builtin_memcpy(row + i, &x, sizeof(x));
+    }
+#else
+    for (int i = 0; i < lanes; ++i) row[i] = widen_float16(g[i]);
+#endif
     add_row(row, squares, poison);
 }
 
@@ -61,7 +68,7 @@ FUSEDOPT_INLINE void add_row(const Bfloat16* g, Lanes& squares, Lanes& poison) {
     add_row(row, squares, poison);
 }
 
-/// Calls add(row) for each row of 16 elements; a last, short row is filled with zeros.
+/// Calls add(row) for each row of as many elements as lanes; a last, short row is filled with zeros.
 template <class G, class Add>
 FUSEDOPT_INLINE void for_each_row(const G* g, std::int64_t n, const Add& add) {
     std::int64_t i = 0;
@@ -76,7 +83,7 @@ FUSEDOPT_INLINE void for_each_row(const G* g, std::int64_t n, const Add& add) {
     }
 }
 
-/// Element i goes to lane i mod 16.
+/// Element i goes to lane i mod 32.
 template <class G>
 Partial measure_elements(const G* g, std::int64_t n) {
     Lanes squares, poison;
@@ -89,11 +96,12 @@ Partial measure_elements(const G* g, std::int64_t n) {
 
 inline Partial measure_fast(const std::uint16_t* g, std::int64_t n) {
 #if defined(__F16C__)
-    Sums<FourDoubles, lanes / 2> even, odd;
+    using Half = Sums<lanes / 2>;
+    Half even, odd;
     for_each_row(
         g, n, [&](const std::uint16_t* row) __attribute__((always_inline)) {
-            add_squares(row, even.group[0], odd.group[0]);
-            add_squares(row + lanes / 2, even.group[1], odd.group[1]);
+#pragma GCC unroll 4
+            for (int k = 0; k < Half::groups; ++k) add_squares(row + 2 * doubles * k, even.group[k], odd.group[k]);
         });
     const double sum = (even.sum() + odd.sum()) * bias_factor;
     if (sum < 0x1p128) return {sum, 0.0};
@@ -102,9 +110,17 @@ inline Partial measure_fast(const std::uint16_t* g, std::int64_t n) {
 }
 
 inline Partial measure_fast(const Bfloat16* g, std::int64_t n) {
-    FourDoubles sums[4] = {};
-    for_each_row(g, n, [&](const Bfloat16* row) __attribute__((always_inline)) { add_squares(row, sums); });
-    const auto sum_of = [&](int k) { return Sums<FourDoubles, 4>{{sums[k]}}.sum(); };
+    Lanes sums;
+    constexpr int half = Lanes::groups / 2;
+    for_each_row(
+        g, n, [&](const Bfloat16* row) __attribute__((always_inline)) {
+            add_squares(row, sums.group);
+            add_squares(row + lanes / 2, sums.group + half);
+        });
+    for (int k = 0; k < half; ++k) sums.group[k] += sums.group[k + half];
+    double of_rest[4][4];  // number i mod 4, then i / 4
+    __builtin_memcpy(of_rest, sums.group, sizeof(of_rest));
+    const auto sum_of = [&](int k) { return (of_rest[k][0] + of_rest[k][2]) + (of_rest[k][1] + of_rest[k][3]); };
     const double sum = (sum_of(0) + sum_of(2)) + (sum_of(1) + sum_of(3));
     return sum < 0x1p256 ? Partial{sum, 0.0} : measure_elements(g, n);
 }

@@ -26,14 +26,16 @@ TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, co
     alignas(64) T direction[tile];
     Lanes weights, directions;
     std::int64_t i = 0, measured = 0;
+    // One array after the other: the sums of both would not stay in the registers of every level.
     const auto measure_until = [&](std::int64_t end) __attribute__((always_inline)) {
-        Lanes x = weights, y = directions, unused;  // in registers
-        for (; measured < end; measured += lanes) {
-            add_row(decayed + measured, x, unused);
-            add_row(direction + measured, y, unused);
-        }
-        weights = x;
-        directions = y;
+        const auto add_rows = [&](const T* rows, Lanes& sums) __attribute__((always_inline)) {
+            Lanes x = sums, unused;
+            for (std::int64_t k = measured; k < end; k += lanes) add_row(rows + k, x, unused);
+            sums = x;
+        };
+        add_rows(decayed, weights);
+        add_rows(direction, directions);
+        measured = (end + lanes - 1) / lanes * lanes;
     };
     for (; i + lanes <= n; i += lanes) {
         for (std::int64_t k = i; k < i + lanes; k += line<T>) {
@@ -43,7 +45,7 @@ TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, co
             prefetch(v + k);
         }
         advance_elements(rule, scale, clip, keep, lanes, w + i, g + i, m + i, v + i, decayed + i, direction + i);
-        if (i % (tile / 16) == 0) measure_until(i);
+        if (i % (tile / 8) == 0) measure_until(i);
     }
     if (i < n) {
         advance_elements(rule, scale, clip, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, direction + i);

@@ -67,7 +67,7 @@ FUSEDOPT_INLINE void fetch(const T* address) {
     __builtin_prefetch(address, 0, 2);
 }
 
-/// 16 columns of a row: squares of the gradient into both sums, of the weight into the lanes of its own.
+/// As many columns of a row as there are lanes: squares of the gradient into both sums, of the weight into the lanes of its own.
 template <class T>
 FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, double* columns, Lanes& row,
                                Lanes& weight) {
@@ -78,7 +78,7 @@ FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, 
         x[j] = larger(-clip, smaller(clip, g[j] * scale));
         y[j] = w[j] * keep;
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < Lanes::groups; ++k) {
         const Doubles square = to_double(x + doubles * k) * to_double(x + doubles * k);
         row.group[k] += square;
