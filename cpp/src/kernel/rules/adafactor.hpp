@@ -67,7 +67,8 @@ FUSEDOPT_INLINE void fetch(const T* address) {
     __builtin_prefetch(address, 0, 2);
 }
 
-/// As many columns of a row as there are lanes: squares of the gradient into both sums, of the weight into the lanes of its own.
+/// As many columns of a row as there are lanes: squares of the gradient into both sums, of the weight into the lanes of
+/// its own.
 template <class T>
 FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, double* columns, Lanes& row,
                                Lanes& weight) {
