@@ -182,7 +182,7 @@ def schedule_free_adamw(
 
 
 BLOCK = 64 * TILE
-WIDEST = 2 * TILE
+WIDEST = 16 * TILE
 
 
 def parts(count: int, length: int) -> list[slice]:

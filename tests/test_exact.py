@@ -127,10 +127,11 @@ def test_every_pair_of_dtypes(
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_matrices_of_adafactor_in_several_blocks(threads: int, dtype: str) -> None:
-    # More columns than a tile; more rows than a block; both; stacks of matrices; hardly any columns.
+    # More columns than a tile; more rows than a block; both; more columns than a block; stacks of matrices; few columns.
     shapes = [
         (3, 2500),
         (66, 5000),
+        (66, 16500),
         (70, 1025),
         (200, 700),
         (3, 2, 40, 90),

@@ -56,18 +56,14 @@ void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int6
         const Averaging<T> averaging(step, job);
         T* average = averaging.average + begin;
         const T* w = static_cast<const T*>(job.weight) + begin;
-        const auto elements = [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+        for_each_line<T>(
+            n, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+                prefetch(average + first);
 #pragma omp simd
-            for (std::int64_t i = first; i < last; ++i) {
-                average[i] = averaging(average[i], w[i]);
-            }
-        };
-        std::int64_t i = 0;
-        for (; i + line<T> <= n; i += line<T>) {
-            prefetch(average + i);
-            elements(i, i + line<T>);
-        }
-        elements(i, n);
+                for (std::int64_t i = first; i < last; ++i) {
+                    average[i] = averaging(average[i], w[i]);
+                }
+            });
     }
     store_tile<T>(step, job, begin, n);
 }

@@ -17,6 +17,14 @@ FUSEDOPT_INLINE void prefetch(const T* address) {
     __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);
 }
 
+/// Calls elements(begin, end) for each cache line of n numbers; the last one may be short.
+template <class T, class Elements>
+FUSEDOPT_INLINE void for_each_line(std::int64_t n, const Elements& elements) {
+    std::int64_t i = 0;
+    for (; i + line<T> <= n; i += line<T>) elements(i, i + line<T>);
+    if (i < n) elements(i, n);
+}
+
 template <class T>
 struct ElementOf;
 template <>

@@ -11,7 +11,7 @@
 namespace fusedopt::kernel {
 
 inline constexpr std::int64_t tile = 1024;  // elements; what a sum's partial results and a thread's share are cut by
-inline constexpr std::int64_t widest_block = 2 * tile;
+inline constexpr std::int64_t widest_block = 16 * tile;
 inline constexpr int max_slots = 3;
 inline constexpr int max_scalars = 9;
 inline constexpr int most_dimensions = 64;
@@ -88,9 +88,9 @@ struct Block {
     std::int64_t row_length;  // elements from a row to the next
     std::int64_t rows;
     std::int64_t columns;
-    const void* row_means;  // slots r and c, where its rows and columns begin
-    const void* column_means;
-    double mean;  // of its matrix's slot r
+    const void* row_means;       // slot r, where its rows begin
+    const void* column_factors;  // 1 / sqrt(c), where its columns begin
+    double mean;                 // of its matrix's slot r
     double* row_sums;
     double* column_sums;
     TrustPartial* norms;
@@ -116,8 +116,8 @@ struct AdafactorKernels {
     BlockFunction advance_whole;  // a variable that is not factored: slot and both norms
     BlockFunction settle_whole;
     /// Moves means [begin, end) towards the new ones, whose sums over `terms` elements lie in `parts` arrays, `stride`
-    /// apart. Returns their sum.
-    double (*average)(void* means, double keep, double epsilon_1, const double* sums, std::int64_t parts,
+    /// apart. Returns their sum. Sets factors to their inverse roots, unless it is null.
+    double (*average)(void* means, void* factors, double keep, double epsilon_1, const double* sums, std::int64_t parts,
                       std::int64_t stride, std::int64_t terms, std::int64_t begin, std::int64_t end);
     /// The second moments that a row's mean stands for.
     void (*expand)(double row_mean, double mean, const void* column_means, std::int64_t columns, void* out);

@@ -68,12 +68,18 @@ FUSEDOPT_INLINE void add_row(const Bfloat16* g, Lanes& squares, Lanes& poison) {
     add_row(row, squares, poison);
 }
 
+template <class G>
+FUSEDOPT_INLINE void prefetch_row(const G* row) {
+#pragma GCC unroll 4
+    for (int k = 0; k < lanes; k += 64 / static_cast<int>(sizeof(G))) prefetch(row + k);
+}
+
 /// Calls add(row) for each row of as many elements as lanes; a last, short row is filled with zeros.
 template <class G, class Add>
 FUSEDOPT_INLINE void for_each_row(const G* g, std::int64_t n, const Add& add) {
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes) {
-        __builtin_prefetch(reinterpret_cast<const char*>(g + i) + prefetch_bytes);
+        prefetch_row(g + i);
         add(g + i);
     }
     if (i < n) {
@@ -81,6 +87,14 @@ FUSEDOPT_INLINE void for_each_row(const G* g, std::int64_t n, const Add& add) {
         __builtin_memcpy(row, g + i, static_cast<unsigned long>(n - i) * sizeof(G));
         add(row);
     }
+}
+
+/// Adds the squares of n numbers, which are whole rows.
+template <class G>
+FUSEDOPT_INLINE void add_rows(const G* g, std::int64_t n, Lanes& squares) {
+    Lanes sums = squares, unused;  // in registers
+    for (std::int64_t i = 0; i < n; i += lanes) add_row(g + i, sums, unused);
+    squares = sums;
 }
 
 /// Element i goes to lane i mod 32.

@@ -28,14 +28,9 @@ TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, co
     std::int64_t i = 0, measured = 0;
     // One array after the other: the sums of both would not stay in the registers of every level.
     const auto measure_until = [&](std::int64_t end) __attribute__((always_inline)) {
-        const auto add_rows = [&](const T* rows, Lanes& sums) __attribute__((always_inline)) {
-            Lanes x = sums, unused;
-            for (std::int64_t k = measured; k < end; k += lanes) add_row(rows + k, x, unused);
-            sums = x;
-        };
-        add_rows(decayed, weights);
-        add_rows(direction, directions);
-        measured = (end + lanes - 1) / lanes * lanes;
+        add_rows(decayed + measured, end - measured, weights);
+        add_rows(direction + measured, end - measured, directions);
+        measured = end;
     };
     for (; i + lanes <= n; i += lanes) {
         for (std::int64_t k = i; k < i + lanes; k += line<T>) {
@@ -50,8 +45,9 @@ TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, co
     if (i < n) {
         advance_elements(rule, scale, clip, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, direction + i);
         for (std::int64_t k = n; k < i + lanes; ++k) decayed[k] = direction[k] = 0;
+        i += lanes;
     }
-    measure_until(n);
+    measure_until(i);
     return {weights.sum(), directions.sum()};
 }
 
@@ -59,20 +55,16 @@ TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, co
 template <class Rule, class T>
 void settle_tile(Rule rule, T ratio, T keep, std::int64_t n, T* w, const T* m, const T* v) {
     const T step = ratio * rule.lr;
-    const auto elements = [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+    for_each_line<T>(
+        n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+            prefetch(w + begin);
+            prefetch(m + begin);
+            prefetch(v + begin);
 #pragma omp simd
-        for (std::int64_t i = begin; i < end; ++i) {
-            w[i] = w[i] * keep - step * rule.direction(m[i], v[i]);
-        }
-    };
-    std::int64_t i = 0;
-    for (; i + line<T> <= n; i += line<T>) {
-        prefetch(w + i);
-        prefetch(m + i);
-        prefetch(v + i);
-        elements(i, i + line<T>);
-    }
-    elements(i, n);
+            for (std::int64_t i = begin; i < end; ++i) {
+                w[i] = w[i] * keep - step * rule.direction(m[i], v[i]);
+            }
+        });
 }
 
 template <template <class> class Rule, class T>

@@ -39,11 +39,12 @@ struct Part {
 
 /// Means of rows or columns that are averaged at a time.
 struct Line {
-    void* means;  // of the whole matrix
+    void* means;    // of the whole matrix
+    void* factors;  // of columns
     const double* sums;
     std::int64_t parts, stride, terms, begin, end;
     bool in_double;
-    double total;
+    double total = 0.0;
 };
 
 class AdafactorProcedure final : public Procedure {
@@ -58,9 +59,10 @@ public:
         auto offset = offsets.begin();
         for (const Part& part : parts_) {
             if (part.is_factored) {
-                const auto next = [&] { return reinterpret_cast<double*>(sums_.at(*offset++)); };
-                double* const row_sums = next();
-                connect(part, jobs[part.variable], row_sums, next());
+                const auto next = [&] { return sums_.at(*offset++); };
+                auto* const row_sums = reinterpret_cast<double*>(next());
+                auto* const column_sums = reinterpret_cast<double*>(next());
+                connect(part, jobs[part.variable], row_sums, column_sums, next());
             }
         }
         norms_.resize(blocks_.size());
@@ -142,6 +144,7 @@ private:
             };
             reserve(part.matrices * part.column_blocks * part.rows);
             reserve(part.matrices * part.row_blocks * part.columns);
+            reserve(part.matrices * part.columns);  // factors, of double or less
             lines_.resize(lines_.size() +
                           static_cast<std::size_t>(part.matrices * (part.row_blocks + part.column_blocks)));
         }
@@ -162,39 +165,50 @@ private:
         parts_.push_back(part);
     }
 
-    /// Tells a factored variable's blocks and lines where their means and sums lie.
-    void connect(const Part& part, const kernel::Job& job, double* row_sums, double* column_sums) {
+    /// Tells a factored variable's blocks and lines where their means, factors and sums lie.
+    void connect(const Part& part, const kernel::Job& job, double* row_sums, double* column_sums, std::byte* factors) {
         const std::int64_t bytes = job.computes_in_double ? 8 : 4;
         std::size_t k = part.first_block, line = part.first_line;
         for (std::int64_t matrix = 0; matrix < part.matrices; ++matrix) {
             std::byte* const r = static_cast<std::byte*>(job.slots[0]) + matrix * part.rows * bytes;
             std::byte* const c = static_cast<std::byte*>(job.slots[1]) + matrix * part.columns * bytes;
+            std::byte* const f = factors + matrix * part.columns * bytes;
             std::int64_t row = 0;
             for (std::int64_t down = 0; down < part.row_blocks; ++down) {
                 std::int64_t column = 0;
                 for (std::int64_t across = 0; across < part.column_blocks; ++across) {
                     kernel::Block& block = blocks_[k++];
                     block.row_means = r + row * bytes;
-                    block.column_means = c + column * bytes;
+                    block.column_factors = f + column * bytes;
                     block.row_sums = row_sums + across * part.rows + row;
                     block.column_sums = column_sums + down * part.columns + column;
                     column += block.columns;
                     if (down == 0) {
-                        lines_[line + static_cast<std::size_t>(part.row_blocks + across)] = {c,
-                                                                                             column_sums,
-                                                                                             part.row_blocks,
-                                                                                             part.columns,
-                                                                                             part.rows,
-                                                                                             column - block.columns,
-                                                                                             column,
-                                                                                             job.computes_in_double,
-                                                                                             0.0};
+                        lines_[line + static_cast<std::size_t>(part.row_blocks + across)] = {
+                            .means = c,
+                            .factors = f,
+                            .sums = column_sums,
+                            .parts = part.row_blocks,
+                            .stride = part.columns,
+                            .terms = part.rows,
+                            .begin = column - block.columns,
+                            .end = column,
+                            .in_double = job.computes_in_double,
+                        };
                     }
                 }
                 const std::int64_t rows = blocks_[k - 1].rows;
                 lines_[line + static_cast<std::size_t>(down)] = {
-                    r,   row_sums,   part.column_blocks,     part.rows, part.columns,
-                    row, row + rows, job.computes_in_double, 0.0};
+                    .means = r,
+                    .factors = nullptr,
+                    .sums = row_sums,
+                    .parts = part.column_blocks,
+                    .stride = part.rows,
+                    .terms = part.columns,
+                    .begin = row,
+                    .end = row + rows,
+                    .in_double = job.computes_in_double,
+                };
                 row += rows;
             }
             line += static_cast<std::size_t>(part.row_blocks + part.column_blocks);
@@ -224,8 +238,8 @@ private:
         line_plan_.run([&](std::size_t k) {
             Line& line = lines_[k];
             const auto& kernels = current_kernels().adafactor[line.in_double];
-            line.total = kernels.average(line.means, keep, rule_.epsilon_1, line.sums, line.parts, line.stride,
-                                         line.terms, line.begin, line.end);
+            line.total = kernels.average(line.means, line.factors, keep, rule_.epsilon_1, line.sums, line.parts,
+                                         line.stride, line.terms, line.begin, line.end);
         });
         const FloatEnvironment environment;
         for_each_factored([&](const Part& part) {

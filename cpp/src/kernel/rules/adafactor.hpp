@@ -54,68 +54,85 @@ FUSEDOPT_INLINE void for_each_chunk(const Block& block, const Body& body) {
     }
 }
 
-/// How many elements ahead memory is fetched: in the next row where a block is narrower than its matrix, as a processor
-/// finds no stream to follow there.
-template <class T>
-std::int64_t distance_ahead(const Block& block) {
-    return block.columns == block.row_length ? prefetch_bytes / static_cast<std::int64_t>(sizeof(T)) : block.row_length;
-}
-
-// Into the second cache: so many lines in flight leave the first one no room for others.
+// Further ahead than elsewhere: little is done with each line of memory. A row's end is followed by the next one, as a
+// block is as wide as its matrix, unless that is very wide.
 template <class T>
 FUSEDOPT_INLINE void fetch(const T* address) {
-    __builtin_prefetch(address, 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(address) + 4096);
 }
 
-/// As many columns of a row as there are lanes: squares of the gradient into both sums, of the weight into the lanes of
-/// its own.
+/// Numbers of a row that are computed before they are summed: few, so that memory is fetched all the while.
+inline constexpr std::int64_t span = 4 * lanes;
+
+/// Calls body(begin, end) for each span of a row.
+template <class Body>
+FUSEDOPT_INLINE void for_each_span(std::int64_t n, const Body& body) {
+    std::int64_t i = 0;
+    for (; i + span <= n; i += span) body(i, i + span);
+    if (i < n) body(i, n);
+}
+
+/// Makes what follows n numbers zero, up to the end of a row of lanes, and returns where that is.
 template <class T>
-FUSEDOPT_INLINE void sum_lanes(const T* w, const T* g, T scale, T clip, T keep, double* columns, Lanes& row,
-                               Lanes& weight) {
-    alignas(64) T x[lanes], y[lanes];
-    Lanes unused;
-#pragma omp simd
-    for (int j = 0; j < lanes; ++j) {
-        x[j] = larger(-clip, smaller(clip, g[j] * scale));
-        y[j] = w[j] * keep;
-    }
+FUSEDOPT_INLINE std::int64_t pad(T* numbers, std::int64_t n) {
+    for (; n % lanes != 0; ++n) numbers[n] = 0;
+    return n;
+}
+
+template <class T>
+FUSEDOPT_INLINE Doubles add_square(Doubles sum, Doubles x) {
+    return sizeof(T) == 4 ? add_exact_square(sum, x) : sum + x * x;
+}
+
+/// Squares of as many columns as there are lanes, into the sums of their row and of the columns.
+template <class T>
+FUSEDOPT_INLINE void add_columns(const T* x, double* columns, Lanes& row) {
 #pragma GCC unroll 8
     for (int k = 0; k < Lanes::groups; ++k) {
-        const Doubles square = to_double(x + doubles * k) * to_double(x + doubles * k);
-        row.group[k] += square;
-        const Doubles sum = to_double(columns + doubles * k) + square;
+        const Doubles number = to_double(x + doubles * k);
+        row.group[k] = add_square<T>(row.group[k], number);
+        const Doubles sum = add_square<T>(to_double(columns + doubles * k), number);
         __builtin_memcpy(columns + doubles * k, &sum, sizeof(sum));
     }
-    add_row(y, weight, unused);
 }
 
+/// Squares of a row's gradient into the sums of its columns, of its weight into lanes; returns the gradient's sum.
 template <class T>
-FUSEDOPT_INLINE double sum_row(std::int64_t ahead, const T* w, const T* g, T scale, T clip, T keep, std::int64_t n,
-                               double* columns, Lanes& all_weights) {
-    Lanes row, weight = all_weights;  // in registers
-    std::int64_t j = 0;
-    for (; j + lanes <= n; j += lanes) {
-        fetch(w + j + ahead);
-        fetch(g + j + ahead);
-        sum_lanes(w + j, g + j, scale, clip, keep, columns + j, row, weight);
-    }
-    if (j < n) {
-        T last_w[lanes] = {}, last_g[lanes] = {};
-        double last_columns[lanes] = {};
-        const auto rest = static_cast<unsigned long>(n - j);
-        __builtin_memcpy(last_w, w + j, rest * sizeof(T));
-        __builtin_memcpy(last_g, g + j, rest * sizeof(T));
-        __builtin_memcpy(last_columns, columns + j, rest * sizeof(double));
-        sum_lanes(last_w, last_g, scale, clip, keep, last_columns, row, weight);
-        __builtin_memcpy(columns + j, last_columns, rest * sizeof(double));
-    }
-    all_weights = weight;
+FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, std::int64_t n, double* columns,
+                               Lanes& weight) {
+    alignas(64) T x[span];
+    alignas(64) T y[span];
+    Lanes row;
+    for_each_span(
+        n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+            const std::int64_t count = end - begin;
+            for_each_line<T>(
+                count, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+                    fetch(w + begin + first);
+                    fetch(g + begin + first);
+#pragma omp simd
+                    for (std::int64_t j = first; j < last; ++j) {
+                        x[j] = larger(-clip, smaller(clip, g[begin + j] * scale));
+                        y[j] = w[begin + j] * keep;
+                    }
+                });
+            std::int64_t j = 0;
+            for (; j + lanes <= count; j += lanes) add_columns(x + j, columns + begin + j, row);
+            if (j < count) {
+                double last_columns[lanes] = {};
+                const auto bytes = static_cast<unsigned long>(count - j) * sizeof(double);
+                __builtin_memcpy(last_columns, columns + begin + j, bytes);
+                pad(x, count);
+                add_columns(x + j, last_columns, row);
+                __builtin_memcpy(columns + begin + j, last_columns, bytes);
+            }
+            add_rows(y, pad(y, count), weight);
+        });
     return row.sum();
 }
 
 template <class T>
 void adafactor_sums(const Step& step, const Job& job, const Block& block) {
-    const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
     const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
@@ -131,8 +148,8 @@ void adafactor_sums(const Step& step, const Job& job, const Block& block) {
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            const double sum = sum_row(ahead, w + k * chunk.columns, g + k * chunk.columns, scale, clip, keep,
-                                       chunk.columns, block.column_sums + chunk.column, weight);
+            const double sum = sum_row(w + k * chunk.columns, g + k * chunk.columns, scale, clip, keep, chunk.columns,
+                                       block.column_sums + chunk.column, weight);
             double& row_sum = block.row_sums[chunk.row + k];
             row_sum = chunk.column == 0 ? sum : row_sum + sum;
         }
@@ -140,113 +157,95 @@ void adafactor_sums(const Step& step, const Job& job, const Block& block) {
     block.norms->weight = weight.sum();
 }
 
-/// The factors that stand for a block's moments.
+/// The factors that stand for the moments of a chunk's rows.
 template <class T>
-struct Factors {
-    alignas(64) T columns[widest_block];
-    alignas(64) T rows[tile];  // of a chunk
+struct RowFactors {
+    alignas(64) T rows[tile];
 
-    FUSEDOPT_INLINE void set_columns(const Block& block) {
-        inverse_roots(static_cast<const T*>(block.column_means), 1.0, block.columns, columns);
-    }
-    FUSEDOPT_INLINE void set_rows(const Block& block, const Chunk& chunk) {
+    RowFactors(const Block& block, const Chunk& chunk) {
         inverse_roots(static_cast<const T*>(block.row_means) + chunk.row, block.mean, chunk.rows, rows);
+    }
+    FUSEDOPT_INLINE T operator[](std::int64_t row) const { return rows[row]; }
+};
+
+/// The update of a row of a matrix.
+template <class T>
+struct Whitening {
+    T scale, clip, row;
+    const T* columns;
+
+    FUSEDOPT_INLINE T operator()(T g, std::int64_t j) const {
+        return (larger(-clip, smaller(clip, g * scale)) * row) * columns[j];
     }
 };
 
-/// Elements [first, last) of a row's update.
 template <class T>
-FUSEDOPT_INLINE void whiten(const T* g, T scale, T clip, T row, const T* columns, std::int64_t n, T* update) {
+FUSEDOPT_INLINE void lengthen_row(const T* g, Whitening<T> whiten, std::int64_t n, Lanes& direction) {
+    alignas(64) T update[span];
+    for_each_span(
+        n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+            for_each_line<T>(
+                end - begin, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+                    fetch(g + begin + first);
 #pragma omp simd
-    for (std::int64_t j = 0; j < n; ++j) {
-        update[j] = (larger(-clip, smaller(clip, g[j] * scale)) * row) * columns[j];
-    }
-}
-
-template <class T>
-FUSEDOPT_INLINE void lengthen_row(std::int64_t ahead, const T* g, T scale, T clip, T row, const T* columns,
-                                  std::int64_t n, Lanes& all_directions) {
-    Lanes direction = all_directions, unused;  // in registers
-    alignas(64) T update[lanes];
-    std::int64_t j = 0;
-    for (; j + lanes <= n; j += lanes) {
-        fetch(g + j + ahead);
-        whiten(g + j, scale, clip, row, columns + j, lanes, update);
-        add_row(update, direction, unused);
-    }
-    if (j < n) {
-        __builtin_memset(update, 0, sizeof(update));
-        whiten(g + j, scale, clip, row, columns + j, n - j, update);
-        add_row(update, direction, unused);
-    }
-    all_directions = direction;
+                    for (std::int64_t j = first; j < last; ++j) {
+                        update[j] = whiten(g[begin + j], begin + j);
+                    }
+                });
+            add_rows(update, pad(update, end - begin), direction);
+        });
 }
 
 template <class T>
 void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
-    const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
-    Factors<T> factors;
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     Lanes direction;
-    factors.set_columns(block);
     for_each_chunk(block, [&](const Chunk& chunk) {
-        factors.set_rows(block, chunk);
+        const RowFactors<T> rows(block, chunk);
+        const T* columns = static_cast<const T*>(block.column_factors) + chunk.column;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            lengthen_row(ahead, g + k * chunk.columns, scale, clip, factors.rows[k], factors.columns + chunk.column,
-                         chunk.columns, direction);
+            lengthen_row(g + k * chunk.columns, {scale, clip, rows[k], columns}, chunk.columns, direction);
         }
     });
     block.norms->direction = direction.sum();
 }
 
-/// w <- keep w - a u.
+/// w <- keep w - a u
 template <class T>
-FUSEDOPT_INLINE void settle_elements(T* w, T keep, T a, const T* update, std::int64_t n) {
+FUSEDOPT_INLINE void settle_row(T* w, T keep, T a, const T* g, Whitening<T> whiten, std::int64_t n) {
+    for_each_line<T>(
+        n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
+            fetch(w + begin);
+            fetch(g + begin);
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
-        w[i] = w[i] * keep - a * update[i];
-    }
-}
-
-template <class T>
-FUSEDOPT_INLINE void settle_row(std::int64_t ahead, T* w, T keep, T a, const T* g, T scale, T clip, T row,
-                                const T* columns, std::int64_t n) {
-    alignas(64) T update[lanes];
-    std::int64_t j = 0;
-    for (; j + lanes <= n; j += lanes) {
-        fetch(w + j + ahead);
-        fetch(g + j + ahead);
-        whiten(g + j, scale, clip, row, columns + j, lanes, update);
-        settle_elements(w + j, keep, a, update, lanes);
-    }
-    whiten(g + j, scale, clip, row, columns + j, n - j, update);
-    settle_elements(w + j, keep, a, update, n - j);
+            for (std::int64_t j = begin; j < end; ++j) {
+                w[j] = w[j] * keep - a * whiten(g[j], j);
+            }
+        });
 }
 
 template <class T>
 void adafactor_settle(const Step& step, const Job& job, const Block& block) {
-    const std::int64_t ahead = distance_ahead<T>(block);
     const T clip = static_cast<T>(step.clipvalue);
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
-    Factors<T> factors;
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
-    factors.set_columns(block);
     for_each_chunk(block, [&](const Chunk& chunk) {
-        factors.set_rows(block, chunk);
+        const RowFactors<T> rows(block, chunk);
+        const T* columns = static_cast<const T*>(block.column_factors) + chunk.column;
         T* w = static_cast<T*>(job.weight) + chunk.begin;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            settle_row(ahead, w + k * chunk.columns, keep, a, g + k * chunk.columns, scale, clip, factors.rows[k],
-                       factors.columns + chunk.column, chunk.columns);
+            settle_row(w + k * chunk.columns, keep, a, g + k * chunk.columns, {scale, clip, rows[k], columns},
+                       chunk.columns);
         }
         empty_accumulator<T>(job, chunk.begin, chunk.size());
         finish_tile<T>(step, job, chunk.begin, chunk.size());
@@ -292,6 +291,8 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
 template <class T>
 void adafactor_settle_whole(const Step& step, const Job& job, const Block& block) {
     const T clip = static_cast<T>(step.clipvalue);
+    const T keep = keep_of<T>(step, job);
+    const T a = static_cast<T>(job.ratio);
     alignas(64) T update[tile];
     GatherBuffer gathered;
     for (std::int64_t i = block.first; i < block.first + block.columns; i += tile) {
@@ -304,15 +305,20 @@ void adafactor_settle_whole(const Step& step, const Job& job, const Block& block
         for (std::int64_t j = 0; j < n; ++j) {
             update[j] = whitened(larger(-clip, smaller(clip, g[j] * scale)), v[j]);
         }
-        settle_elements(static_cast<T*>(job.weight) + i, keep_of<T>(step, job), static_cast<T>(job.ratio), update, n);
+        T* w = static_cast<T*>(job.weight) + i;
+#pragma omp simd
+        for (std::int64_t j = 0; j < n; ++j) {
+            w[j] = w[j] * keep - a * update[j];
+        }
         empty_accumulator<T>(job, i, n);
         finish_tile<T>(step, job, i, n);
     }
 }
 
 template <class T>
-double adafactor_average(void* means, double keep, double epsilon_1, const double* sums, std::int64_t parts,
-                         std::int64_t stride, std::int64_t terms, std::int64_t begin, std::int64_t end) {
+double adafactor_average(void* means, void* factors, double keep, double epsilon_1, const double* sums,
+                         std::int64_t parts, std::int64_t stride, std::int64_t terms, std::int64_t begin,
+                         std::int64_t end) {
     T* mean = static_cast<T*>(means);
     const double share = 1.0 / static_cast<double>(terms);
     alignas(64) double sum[tile];
@@ -331,6 +337,9 @@ double adafactor_average(void* means, double keep, double epsilon_1, const doubl
             mean[i + j] =
                 static_cast<T>(keep * static_cast<double>(mean[i + j]) + (1.0 - keep) * (share * sum[j] + epsilon_1));
             total += static_cast<double>(mean[i + j]);
+        }
+        if (factors) {
+            inverse_roots(mean + i, 1.0, n, static_cast<T*>(factors) + i);
         }
     }
     return total;
