@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,10 @@ def test_levels_share_no_symbols(tree: Path) -> None:
                 )
 
 
-PROCEDURE_SWEEPS = [
+# Loops over elements besides the rules' own: the average and 16 bits, gradients, norms, Adafactor, Muon.
+SWEEPS = [
+    "finish_tile",
+    "load_averaged",
     "adafactor_sums",
     "adafactor_lengthen",
     "adafactor_settle",
@@ -315,26 +319,37 @@ PROCEDURE_SWEEPS = [
 ]
 
 
-@pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump")
-def test_rules_are_vectorised(tree: Path) -> None:
-    for level, file in level_objects(tree).items():
-        functions = re.split(
-            r"\n(?=[0-9a-f]+ <)", run("objdump", "-dC", "--no-show-raw-insn", file)
-        )
-        for rule in [*RULES, *PROCEDURE_SWEEPS]:
+def hot_functions(object_file: Path) -> Iterator[tuple[str, str, str, list[str]]]:
+    """What has hot loops, on which type, its code, and the operations that must be there in vectors."""
+    text = run("objdump", "-dC", "--no-show-raw-insn", object_file)
+    functions = [function.partition("\n") for function in re.split(r"\n(?=[0-9a-f]+ <)", text)]
+    for number in ("float", "double"):
+        for rule in RULES:
             if rule == "FtrlPower":  # its pow is the C library's, and its documentation says so
                 continue
-            for number, packed in zip(("float", "double"), PACKED[level], strict=True):
-                of_rule = rf"::update(_lines)?<.*::{rule}(<{number}>)?, {number}[,>]"
-                head = re.compile(
-                    rf"<.*::{rule}<{number}>\("
-                    if rule in PROCEDURE_SWEEPS
-                    else rf"<void .*{of_rule}"
+            head = re.compile(rf"::(update|advance)(_lines)?<.*::{rule}(<{number}>)?, {number}[,>]")
+            for name, _, code in functions:
+                if head.search(name):
+                    yield rule, number, code, ["mul", "sqrt"] if "sqrt" in code else ["mul"]
+        for sweep in SWEEPS:
+            head = re.compile(rf"::{sweep}<{number}>\(")
+            code = "\n".join(code for name, _, code in functions if head.search(name))
+            yield sweep, number, code, ["mul"]
+        # Norms are sums in double. A square of a number of float32 may be added without being rounded.
+        head = re.compile(rf"::measure_elements<{number}>\(")
+        code = "\n".join(code for name, _, code in functions if head.search(name))
+        yield f"measure_elements<{number}>", "double", code, ["(mul|fmadd[0-9]*)"]
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump")
+def test_hot_loops_are_vectorised(tree: Path) -> None:
+    for level, file in level_objects(tree).items():
+        packed = dict(zip(("float", "double"), PACKED[level], strict=True))
+        seen = set()
+        for name, number, code, operations in hot_functions(file):
+            seen.add(name)
+            for operation in operations:
+                assert re.search(packed[number].format(operation), code), (
+                    f"{level}: {name} on {number} has no vector {operation}"
                 )
-                code = "\n".join(function for function in functions if head.search(function))
-                has_root = "sqrt" in code and rule in RULES  # the means have theirs in double
-                operations = ["mul", "sqrt"] if has_root else ["mul"]
-                for operation in operations:
-                    assert re.search(packed.format(operation), code), (
-                        f"{level}: {rule} on {number} has no vector {operation}"
-                    )
+        assert seen >= {*RULES, *SWEEPS} - {"FtrlPower"}
