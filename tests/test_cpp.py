@@ -258,6 +258,7 @@ def test_benchmark_of_the_rules(benchmarks: Path, tree: Path, tmp_path: Path) ->
             one = found.pop(f"{case}/{level}/64/real_time")
             assert one["bytes_per_second"] > 0
             labels.add(one["label"])
+        assert found.pop(f"mixed pipeline/{level}/64/real_time")["label"] in labels
         for dtype in ("float16", "bfloat16", "float32"):
             one = found.pop(f"skipped step, {dtype}/{level}/64/real_time")
             assert not one.get("error_occurred")

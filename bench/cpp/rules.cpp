@@ -1,6 +1,6 @@
 // Every rule's step on one vector, through the public API, on every level and over sizes; and beside it the plain loop
-// that moves as many arrays, and the reading sweep alone. Rules and variants are those of the tests: a new one joins by
-// itself.
+// that moves as many arrays, the mixed pipeline, and its reading sweep alone. Rules and variants are those of the
+// tests: a new one joins by itself.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -84,6 +84,21 @@ void skipped_step(benchmark::State& state, fusedopt::DType dtype, const std::str
     report(state, fusedopt::item_size(dtype));
 }
 
+/// The whole pipeline for float16 gradients: overflow check, unscaling, global norm, AdamW and a moving average.
+void mixed_pipeline(benchmark::State& state, const std::string& level) {
+    fusedopt::set_level(level);
+    Arrays arrays(1, state.range(0));
+    fusedopt::LossScaleOptimizer optimizer{
+        fusedopt::Optimizer(fusedopt::AdamW{}, {.global_clipnorm = 1.0, .use_ema = true})};
+    optimizer.build({fusedopt::Tensor(arrays[0])});
+    const std::vector<std::uint16_t> narrow(static_cast<std::size_t>(state.range(0)), 0x3000);
+    const std::array shape = {state.range(0)};
+    const std::array gradients = {fusedopt::Tensor(narrow.data(), fusedopt::DType::float16, shape)};
+    for (auto _ : state) optimizer.apply(gradients);
+    // Twice the gradient; variable, two moments and average.
+    report(state, 2 * fusedopt::item_size(fusedopt::DType::float16) + 2 * 4 * sizeof(float));
+}
+
 template <class Body>
 void add(const std::string& name, const Body& body) {
     for (const std::string& level : fusedopt::supported_levels()) {
@@ -115,6 +130,7 @@ int main(int count, char** words) {
         };
         add("skipped step, " + std::string(fusedopt::to_string(dtype)), run);
     }
+    add("mixed pipeline", mixed_pipeline);
     for (const RuleCase& one : rule_cases()) {
         const auto run = [rule = one.rule](benchmark::State& state, const std::string& level) {
             step(state, rule, level);
