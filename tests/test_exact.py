@@ -127,7 +127,7 @@ def test_every_pair_of_dtypes(
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_matrices_of_adafactor_in_several_blocks(threads: int, dtype: str) -> None:
-    # More columns than a tile; more rows than a block; both; more columns than a block; stacks of matrices; few columns.
+    # More columns than a tile; more rows than a block; both; more columns than a block; stacks; few columns.
     shapes = [
         (3, 2500),
         (66, 5000),
