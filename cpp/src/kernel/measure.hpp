@@ -71,7 +71,7 @@ FUSEDOPT_INLINE void add_row(const Bfloat16* g, Lanes& squares, Lanes& poison) {
 template <class G>
 FUSEDOPT_INLINE void prefetch_row(const G* row) {
 #pragma GCC unroll 4
-    for (int k = 0; k < lanes; k += 64 / static_cast<int>(sizeof(G))) prefetch(row + k);
+    for (int k = 0; k < lanes; k += 64 / static_cast<int>(sizeof(G))) prefetch_far(row + k);
 }
 
 /// Calls add(row) for each row of as many elements as lanes; a last, short row is filled with zeros.

@@ -54,13 +54,6 @@ FUSEDOPT_INLINE void for_each_chunk(const Block& block, const Body& body) {
     }
 }
 
-// Further ahead than elsewhere: little is done with each line of memory. A row's end is followed by the next one, as a
-// block is as wide as its matrix, unless that is very wide.
-template <class T>
-FUSEDOPT_INLINE void fetch(const T* address) {
-    __builtin_prefetch(reinterpret_cast<const char*>(address) + 4096);
-}
-
 /// Numbers of a row that are computed before they are summed: few, so that memory is fetched all the while.
 inline constexpr std::int64_t span = 4 * lanes;
 
@@ -108,8 +101,8 @@ FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, 
             const std::int64_t count = end - begin;
             for_each_line<T>(
                 count, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
-                    fetch(w + begin + first);
-                    fetch(g + begin + first);
+                    prefetch_far(w + begin + first);
+                    prefetch_far(g + begin + first);
 #pragma omp simd
                     for (std::int64_t j = first; j < last; ++j) {
                         x[j] = larger(-clip, smaller(clip, g[begin + j] * scale));
@@ -186,7 +179,7 @@ FUSEDOPT_INLINE void lengthen_row(const T* g, Whitening<T> whiten, std::int64_t 
         n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
             for_each_line<T>(
                 end - begin, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
-                    fetch(g + begin + first);
+                    prefetch_far(g + begin + first);
 #pragma omp simd
                     for (std::int64_t j = first; j < last; ++j) {
                         update[j] = whiten(g[begin + j], begin + j);
@@ -220,8 +213,8 @@ template <class T>
 FUSEDOPT_INLINE void settle_row(T* w, T keep, T a, const T* g, Whitening<T> whiten, std::int64_t n) {
     for_each_line<T>(
         n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
-            fetch(w + begin);
-            fetch(g + begin);
+            prefetch_far(w + begin);
+            prefetch_far(g + begin);
 #pragma omp simd
             for (std::int64_t j = begin; j < end; ++j) {
                 w[j] = w[j] * keep - a * whiten(g[j], j);
