@@ -66,6 +66,7 @@ def goals(results: Results) -> Iterator[Goal]:
     yield from _large(results)
     yield from _foreach(results)
     yield from _mixed(results)
+    yield from _reading(results)
     yield from _matrices(results)
     yield from _small(results)
     yield from _threads(results)
@@ -106,6 +107,14 @@ def _mixed(results: Results) -> Iterator[Goal]:
             text = f"mixed pipeline, {one.label}, {name}"
             measured = _by_threads(results, _ratios([one]))
             yield Goal(text, MIXED[one.name], "of the limit", measured)
+
+
+def _reading(results: Results) -> Iterator[Goal]:
+    for one in results.of("reading"):
+        if one.elements >= LARGEST:
+            text = f"reading gradients, {one.name} elements"
+            measured = _by_threads(results, _ratios([one]))
+            yield Goal(text, LARGEST_BOUND, f"of a {one.baseline}", measured)
 
 
 def _matrices(results: Results) -> Iterator[Goal]:

@@ -12,6 +12,7 @@ SECTIONS = {
     "sizes": "One tensor",
     "tensors": "Many tensors",
     "mixed": "Mixed precision: float16 gradients, overflow check, unscaling, global norm, average",
+    "reading": "Reading gradients: overflow check and sums of squares, as before a step",
     "variants": "Every variant of every rule",
     "options": "Common options",
     "arithmetic": "Arithmetic",

@@ -12,6 +12,7 @@ import fusedopt as fo
 import matrices
 import memory
 import numpy as np
+import reading
 import report
 import rich.console
 import rich.progress
@@ -39,7 +40,7 @@ VALUE_SIZES, QUICK_VALUE_SIZES = [2**16, 2**22], [2**14]
 MEMORY_SIZE, QUICK_MEMORY_SIZE = 2**24, 2**20
 # Few enough for the second cache, and so many that a call does not count.
 ARITHMETIC_SIZE = 2**14
-ALONE = ("variants", "options", "arithmetic", "matrices", "threads")
+ALONE = ("reading", "variants", "options", "arithmetic", "matrices", "threads")
 ONE_THREAD = "one thread"
 SECTIONS = [*report.SECTIONS, "memory"]
 
@@ -51,6 +52,7 @@ class Thorough(Bench):
         """Time a workload with whoever takes part in it."""
         wanted = [peer for peer in self.peers if _takes_part(peer, workload)]
         other = {
+            "reading": self._measure_reading,
             "matrices": self._measure_matrix,
             "threads": self._measure_threads,
             "values": self._measure_values,
@@ -73,6 +75,16 @@ class Thorough(Bench):
             self.results.growths.append(
                 Growth(contestant.name, workload.label, elements, grown, slot_bytes)
             )
+
+    def _measure_reading(self, workload: Workload, _: list[Contestant]) -> None:
+        gradients = workload.gradients()
+        step, name = reading.plain_loop(gradients), reading.PLAIN_LOOP
+        participants = [Participant(name, threads, step) for threads in self.results.threads]
+        skipped = reading.skipped_step(workload, gradients)
+        participants += [
+            Participant(FUSEDOPT.name, threads, skipped) for threads in self.results.threads
+        ]
+        self.race(workload, workload.name, gradients[0].itemsize, name, participants)
 
     def _measure_matrix(self, workload: Workload, _: list[Contestant]) -> None:
         gradients = workload.gradients()
@@ -129,15 +141,15 @@ def _takes_part(peer: Contestant, workload: Workload) -> bool:
 def plan(sections: list[str], sizes: list[int] | None, is_quick: bool) -> Iterator[Workload]:
     """List the workloads of a run."""
     one_size = QUICK_SIZE if is_quick else ONE_SIZE
+    mixed_sizes = sizes or (QUICK_MIXED_SIZES if is_quick else MIXED_SIZES)
     choices = {
         "sizes": workloads.sizes(
             sizes or (workloads.QUICK_SIZES if is_quick else workloads.SIZES),
             sizes or (workloads.QUICK_FEW_SIZES if is_quick else workloads.FEW_SIZES),
         ),
         "tensors": workloads.tensors(is_quick),
-        "mixed": workloads.mixed(
-            sizes or (QUICK_MIXED_SIZES if is_quick else MIXED_SIZES), is_quick
-        ),
+        "mixed": workloads.mixed(mixed_sizes, is_quick),
+        "reading": workloads.reading(mixed_sizes),
         "variants": workloads.variants(one_size),
         "options": workloads.options(one_size),
         "arithmetic": workloads.arithmetic(ARITHMETIC_SIZE),

@@ -118,6 +118,14 @@ def mixed(counts: list[int], is_quick: bool) -> Iterator[Workload]:
         yield Workload("mixed", name, FLAGSHIP, MIXED, shapes, is_mixed=True)
 
 
+def reading(counts: list[int]) -> Iterator[Workload]:
+    """Gradients of 16 and of 32 bits, to be read and checked for overflow, and no more."""
+    for elements in counts:
+        for dtype, is_mixed in (("float16", True), ("float32", False)):
+            name = f"{dtype}, {power_of_two(elements)}"
+            yield Workload("reading", name, "SGD", {}, ((elements,),), is_mixed=is_mixed)
+
+
 def variants(elements: int) -> Iterator[Workload]:
     """Every variant of every rule."""
     for rule, choices in RULES.items():

@@ -485,6 +485,7 @@ def plan(section):
     return list(run.plan([section], None, is_quick=False))
 print(*[one.elements for one in plan("threads")])
 print({f"{one.label}, {one.name}" for one in plan("matrices")} == goals.MATRICES.keys())
+print({one.elements for one in plan("reading")} >= {goals.LARGEST})
 print({one.rule for one in plan("values")} == run.workloads.RULES.keys())
 print({one.elements for one in plan("values")}, {traffic_of(one).bytes is None for one in plan("values")})
 print({one.label for one in plan("tensors") if one.elements == 64 * len(one.shapes)} == goals.SMALL_TENSORS.keys())
@@ -496,6 +497,7 @@ print(len(large), {run._takes_part(foreach, one) for one in large})
         " ".join(str(2**power) for power in range(4, 25)),
         "True",
         "True",
+        "True",
         "{65536, 4194304} {False}",
         "True",
         "8 {True}",
@@ -503,13 +505,16 @@ print(len(large), {run._takes_part(foreach, one) for one in large})
 
 
 def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
-    words = "--quick --threads 1 2 --sections tensors arithmetic matrices threads values --peers --rounds 1"
+    words = "--quick --threads 1 2 --sections tensors reading arithmetic matrices threads values --peers --rounds 1"
     files = ["--json", str(tmp_path / "run.json"), "--markdown", str(tmp_path / "run.md")]
     done = python("run.py", *words.split(), *files, folder=ROOT / "bench")
     assert done.returncode == 0, done.stderr
     results = load(tmp_path / "run.json")
     found = {(one.label, one.name): one for one in results.measurements}
     assert found["AdamW(global_clipnorm=1.0)", "1,000 of 64"].bytes == 32
+    for name, bytes_each in (("float16, 2^17", 2), ("float32, 2^17", 4)):
+        one = found["SGD", name]
+        assert (one.bytes, one.names) == (bytes_each, ["plain loop", FUSEDOPT])
     for label, baseline in (("Adafactor", "3 sweeps"), ("Muon", "its matrix products")):
         one = found[label, "64 x 64"]
         assert (one.baseline, one.names) == (baseline, [baseline, FUSEDOPT])
@@ -526,8 +531,35 @@ def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
     ]  # Muon's is the pipeline
     times = [cell for row in rows[-len(RULES) :] for cell in row.split(" | ")[1:2]]
     assert all(0 < float(time) < 1e5 for time in times)
-    for title in ("Rules of matrices", "More threads against one", "Kinds of numbers"):
+    for title in (
+        "Reading gradients",
+        "Rules of matrices",
+        "More threads against one",
+        "Kinds of numbers",
+    ):
         assert f"## {title}" in written
+
+
+def test_a_reading_sweep_reads_everything_and_writes_nothing() -> None:
+    program = """
+import reading, numpy as np
+from workloads import reading as workloads
+for workload in workloads([64]):
+    gradients = workload.gradients()
+    plain = reading.plain_loop(gradients)
+    step = reading.skipped_step(workload, gradients)
+    before = gradients[0].copy()
+    plain()
+    print(gradients[0].dtype, np.isinf(before).sum(), step(), np.array_equal(gradients[0], before))
+    optimizer = step.func.__self__
+    print(int(optimizer.iterations), int(optimizer.consecutive_skipped_steps))
+    gradients[0][-1] = 0
+    step()
+    print(int(optimizer.iterations))
+"""
+    found = thorough(program).splitlines()
+    skipped = ["0 1", "1"]
+    assert found == ["float16 1 None True", *skipped, "float32 1 None True", *skipped]
 
 
 def test_what_steps_on_matrices_are_compared_with() -> None:
