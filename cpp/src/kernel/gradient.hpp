@@ -18,7 +18,8 @@ FUSEDOPT_INLINE void prefetch(const T* address) {
     __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);
 }
 
-/// For a sweep that does little with each line of memory: a processor's own prefetching, which ends with a page, is late.
+/// For a sweep that does little with each line of memory: a processor's own prefetching, which ends with a page, is
+/// late.
 template <class T>
 FUSEDOPT_INLINE void prefetch_far(const T* address) {
     __builtin_prefetch(reinterpret_cast<const char*>(address) + far_prefetch_bytes);
