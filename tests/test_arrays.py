@@ -161,6 +161,36 @@ def test_calls_know_nothing_of_earlier_ones() -> None:
                     assert same_bits(mine, expected)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "accumulation", "loss_scale"])
+def test_the_same_memory_seen_anew(optimizer: Any) -> None:
+    """The address of a gradient does not tell what it is, nor does what the last call made of it."""
+    square = numbers((37, 37), np.float16)
+    views = [
+        square,
+        square.T,
+        square,
+        square.view(BFLOAT16),
+        square.view(BFLOAT16).T,
+        square,
+        None,
+        square,
+        square[::-1, ::-1][::-1, ::-1],
+        square.T.T,
+    ]
+    once, copied = optimizer(), optimizer()
+    variables = [[numbers((37, 37), np.float32, seed=i) for i in range(2)] for _ in range(2)]
+    once.build(variables[0])
+    copied.build(variables[1])
+    other = numbers((37, 37), np.float32)
+    for view in [*views, *views[::-1], *views]:
+        square += np.float16(0.25)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of gradients that are None
+            once.apply([view, other])
+            copied.apply([None if view is None else view.copy(), other.copy()])
+        assert same_bits(variables[0][0], variables[1][0])
+
+
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "offset"])
 def test_layouts_are_what_they_claim(layout: str) -> None:
     other = LAYOUTS[layout](numbers((5, 11, 41)))

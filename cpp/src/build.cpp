@@ -112,7 +112,7 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
         std::visit([&](const auto& r) { return make_procedure(r, layout.variables, new_jobs); }, rule);
 
     const std::size_t tiles = new_jobs.empty() ? 0 : new_jobs.back().first_partial + tile_count(new_jobs.back());
-    partials.resize(tiles);
+    sums_of_squares.resize(tiles);
     if (has_trust_ratio()) trust_partials.resize(tiles);
     common.resize(branches.size());
     procedure = std::move(new_procedure);
@@ -145,6 +145,7 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
         (item_size(dtype) == 2 ? job.storage : job.weight) = variable.tensor.data();
         job.storage_element = element_of(dtype);
         job.computes_in_double = dtype == DType::float64;
+        job.clip_factor = 1.0;
         job.branch = variable.branch;
         job.decays = variable.decays;
         job.first_partial = tiles;

@@ -103,7 +103,7 @@ struct Optimizer::State {
 
     // The phases of a step. Each of several optimizers that step together finishes one before any begins the next, and
     // only the last one writes. `tensors` null: gradients are in the built order.
-    void check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    void check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
     bool measure(const Scaling& scaling);  // false: a gradient is not finite and scaling.skips_overflow
     void evaluate(const Scaling& scaling);
     void commit();
@@ -145,8 +145,8 @@ private:
     bool has_trust_ratio() const;
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
-    void assign_gradient(std::size_t index, const Tensor& gradient, double unscale);
-    void assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors, double unscale);
+    void assign_gradient(std::size_t index, const Tensor& gradient);
+    void assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors);
     double sum_of_squares(const kernel::Job& job) const;
     void set_factors(const Scaling& scaling, double learning_rate);
 
@@ -165,7 +165,7 @@ private:
     std::vector<kernel::TrustPartial> trust_partials;  // of every tile, for a rule with a trust ratio
     std::vector<std::int64_t> last_step_with_gradient;
     std::int64_t steps_begun = 0;
-    std::vector<kernel::Partial> partials;  // of every tile
+    std::vector<double> sums_of_squares;  // of every tile
 };
 
 }  // namespace fusedopt

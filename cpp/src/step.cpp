@@ -2,6 +2,7 @@
 // keep a variable, hand out tiles. Nothing is written before the last check has passed.
 // One file, though long: its phases are read from top to bottom, in the order in which they run.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -141,31 +142,33 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
     }
 }
 
-void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient, double unscale) {
+void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient) {
     kernel::Job& job = jobs[index];
-    job.gradient = nullptr;
-    job.strides = nullptr;
     if (!gradient) {
+        job.gradient = nullptr;
         job.work = is_update && job.accumulator ? kernel::Work::discard : kernel::Work::none;
         return;
     }
     if (!is_checked(variables[index], gradient)) check_gradient(index, gradient);
     has_any_gradient = true;
     if (job.size > 0) ++sized_gradients;
-    job.gradient = gradient.data();
-    job.gradient_element = element_of(gradient.dtype());
-    job.unscale = unscale;
-    job.work = is_update ? kernel::Work::update : kernel::Work::accumulate;
-    if (!gradient.is_contiguous() || !gradient.is_aligned()) {
-        job.shape = gradient.shape().data();
-        job.strides = gradient.strides().data();
-        job.rank = static_cast<std::uint8_t>(gradient.rank());
+    const kernel::Element element = element_of(gradient.dtype());
+    const kernel::Work work = is_update ? kernel::Work::update : kernel::Work::accumulate;
+    const bool is_plain = gradient.is_contiguous() && gradient.is_aligned();
+    if (is_plain && job.gradient == gradient.data() && job.gradient_element == element && job.work == work &&
+        !job.strides) {
+        return;  // a job that is not written stays in the caches of all threads
     }
+    job.gradient = gradient.data();
+    job.gradient_element = element;
+    job.work = work;
+    job.shape = is_plain ? nullptr : gradient.shape().data();
+    job.strides = is_plain ? nullptr : gradient.strides().data();
+    job.rank = static_cast<std::uint8_t>(gradient.rank());
 }
 
-void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors,
-                                        double unscale) {
-    for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, {}, unscale);
+void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors) {
+    for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, {});
     ++steps_begun;
     for (std::size_t position = 0; position < gradients.size(); ++position) {
         const std::size_t index = index_of(position, tensors[position]);
@@ -174,7 +177,7 @@ void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, std::
             throw std::invalid_argument("apply: expected each variable once, found " + describe(index) + " twice");
         }
         last = steps_begun;
-        if (gradients[position]) assign_gradient(index, gradients[position], unscale);
+        if (gradients[position]) assign_gradient(index, gradients[position]);
     }
 }
 
@@ -195,7 +198,7 @@ const SweepPlan& Optimizer::State::sweep_over(bool all, const Chosen& chosen) {
 
 double Optimizer::State::sum_of_squares(const kernel::Job& job) const {
     double sum = 0.0;
-    for (std::size_t k = 0; k < tile_count(job); ++k) sum += partials[job.first_partial + k].sum_of_squares;
+    for (std::size_t k = 0; k < tile_count(job); ++k) sum += sums_of_squares[job.first_partial + k];
     return sum;
 }
 
@@ -204,28 +207,24 @@ bool Optimizer::State::measure(const Scaling& scaling) {
     if (!needs_norm && !scaling.skips_overflow) return true;
     const SweepPlan& plan = sweep_over(has_all_gradients(), [](const kernel::Job& job) { return job.gradient; });
     const auto measure_stretch = current_kernels().measure;
+    std::atomic<bool> is_finite = true;
     plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
-        measure_stretch({&jobs[first], &jobs[last], begin, end}, partials.data());
+        const kernel::Stretch stretch{&jobs[first], &jobs[last], begin, end};
+        if (!measure_stretch(scaling.unscale, stretch, sums_of_squares.data())) {
+            is_finite.store(false, std::memory_order_relaxed);
+        }
     });
-    if (!scaling.skips_overflow) return true;
-    double poison = 0.0;
-    for (const kernel::Job& job : jobs) {
-        if (!job.gradient) continue;
-        for (std::size_t k = 0; k < tile_count(job); ++k) poison += partials[job.first_partial + k].poison;
-    }
-    return poison == 0.0;
+    return is_finite || !scaling.skips_overflow;
 }
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
-    for (std::size_t k = 0; k < branches.size(); ++k) common[k].keep = 1.0 - decay_of(branches[k]) * rate;
     // Accumulated gradients are unscaled already and only need averaging.
     const double factor = accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
     if (options.clipnorm) {
         for (kernel::Job& job : jobs) {
             if (!job.gradient) continue;
-            job.scale = factor * clip_factor(factor * std::sqrt(sum_of_squares(job)), *options.clipnorm);
+            job.clip_factor = clip_factor(factor * std::sqrt(sum_of_squares(job)), *options.clipnorm);
         }
-        return;
     }
     double scale = factor;
     if (options.global_clipnorm) {
@@ -236,7 +235,10 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
         next_global_norm = factor * std::sqrt(sum);
         scale *= global_clip_factor(*next_global_norm, *options.global_clipnorm);
     }
-    for (kernel::Job& job : jobs) job.scale = scale;
+    for (std::size_t k = 0; k < branches.size(); ++k) {
+        common[k].scale = scale;
+        common[k].keep = 1.0 - decay_of(branches[k]) * rate;
+    }
 }
 
 void Optimizer::State::set_trust_ratios() {
@@ -252,8 +254,7 @@ void Optimizer::State::set_trust_ratios() {
     }
 }
 
-void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
-                             const Scaling& scaling) {
+void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors) {
     require_count("iteration", calls, 0);  // the caller can write it through its live view
     const std::size_t expected = tensors ? tensors->size() : variables.size();
     if (gradients.size() != expected) {
@@ -264,9 +265,9 @@ void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<
     has_any_gradient = false;
     sized_gradients = 0;
     if (tensors) {
-        assign_gradients(gradients, *tensors, scaling.unscale);
+        assign_gradients(gradients, *tensors);
     } else {
-        for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients[i], scaling.unscale);
+        for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients[i]);
     }
     if (!has_any_gradient) {
         throw std::invalid_argument("apply: No gradients provided for any variable.");
@@ -277,6 +278,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
     const std::int64_t iteration = iterations();
     for (kernel::Step& step : common) {
         step = {};
+        step.unscale = scaling.unscale;
         step.clipvalue = options.clipvalue.value_or(std::numeric_limits<double>::infinity());
         step.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
         step.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;

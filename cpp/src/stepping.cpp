@@ -42,7 +42,7 @@ float nearest_float(double value) {
 
 bool step_together(std::span<const Share> shares) {
     const SteppingFlags flags(shares);
-    for (const Share& share : shares) share.state->check(share.gradients, share.tensors, share.scaling);
+    for (const Share& share : shares) share.state->check(share.gradients, share.tensors);
     bool is_finite = true;
     for (const Share& share : shares) is_finite = share.state->measure(share.scaling) && is_finite;
     if (!is_finite) return false;

@@ -192,3 +192,15 @@ TEST(a_gradient_may_step_over_a_variable) {
     CHECK_REFUSED(optimizer.apply({Tensor(static_cast<const void*>(rows.data()), DType::float32, shape, across)}),
                   "overlapping variable 0");
 }
+
+TEST(the_same_memory_in_another_layout) {
+    const Shape shape = {2, 2}, across = {4, 8};
+    const std::vector<float> numbers = {1, 2, 3, 4};
+    const std::vector plain = {Tensor(static_cast<const void*>(numbers.data()), DType::float32, shape)};
+    const std::vector crossed = {Tensor(static_cast<const void*>(numbers.data()), DType::float32, shape, across)};
+    std::vector<float> variable(4);
+    fusedopt::Optimizer optimizer(fusedopt::SGD{}, {.learning_rate = 1.0});
+    optimizer.build({Tensor(static_cast<void*>(variable.data()), DType::float32, shape)});
+    for (const auto& gradients : {crossed, plain, crossed, plain, plain}) optimizer.apply(gradients);
+    CHECK_EQUAL(difference(values_of(Tensor(variable)), {-5, -12, -13, -20}), "");
+}

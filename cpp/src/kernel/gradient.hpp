@@ -140,30 +140,38 @@ T load(const Job& job, const void* source, std::int64_t n, double factor, const 
     return static_cast<T>(factor);
 }
 
+/// The factor on what reaches the rule.
+inline double scale_of(const Step& step, const Job& job) {
+    return step.scale * job.clip_factor;
+}
+
 /// buffer <- accumulator + unscale g, as the update step of a gradient accumulation sees it.
 template <class T>
-void add_accumulated(const Job& job, const void* source, std::int64_t begin, std::int64_t n, T* buffer) {
+void add_accumulated(double unscale, const Job& job, const void* source, std::int64_t begin, std::int64_t n,
+                     T* buffer) {
     const T* g;
-    const T unscale = load(job, source, n, job.unscale, g, buffer);
+    const T factor = load(job, source, n, unscale, g, buffer);
     const T* accumulator = static_cast<const T*>(job.accumulator) + begin;
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
-        buffer[i] = accumulator[i] + g[i] * unscale;
+        buffer[i] = accumulator[i] + g[i] * factor;
     }
 }
 
 /// A tile of the gradient as the rule takes it, but for the factor it returns.
 template <class T>
-T load_averaged(const Job& job, const void* source, std::int64_t begin, std::int64_t n, const T*& g, T* buffer) {
+T load_averaged(const Step& step, const Job& job, const void* source, std::int64_t begin, std::int64_t n, const T*& g,
+                T* buffer) {
+    const double scale = scale_of(step, job);
     if (!job.accumulator) {
-        return load(job, source, n, job.scale, g, buffer);
+        return load(job, source, n, scale, g, buffer);
     }
     g = buffer;
-    add_accumulated(job, source, begin, n, buffer);
-    if (is_representable<T>(job.scale)) {
-        return static_cast<T>(job.scale);
+    add_accumulated(step.unscale, job, source, begin, n, buffer);
+    if (is_representable<T>(scale)) {
+        return static_cast<T>(scale);
     }
-    scale_in_double(buffer, n, job.scale, buffer);
+    scale_in_double(buffer, n, scale, buffer);
     return T(1);
 }
 

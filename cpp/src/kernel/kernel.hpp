@@ -35,14 +35,15 @@ enum class Work : std::uint8_t {
 };
 
 /// One variable's part in a step. Null pointers stand for memory that does not exist.
-/// Two cache lines, the first of which is all that most steps look at: thousands of small variables are bound by this.
+/// Two cache lines, and nothing that all variables share: what a step writes here, every thread must fetch anew, and
+/// thousands of small variables are bound by this.
 struct alignas(64) Job {
     std::int64_t size;
     void* weight;  // in the compute type: the user's memory, or the master copy
     const void* gradient;
     void* slots[max_slots];
-    double scale;       // factor on what reaches the rule
-    std::uint8_t rank;  // of a gradient that is not contiguous
+    double clip_factor;  // that of its own norm, or 1
+    std::uint8_t rank;   // of a gradient that is not contiguous
     Element storage_element;
     Element gradient_element;
     bool computes_in_double;
@@ -56,7 +57,6 @@ struct alignas(64) Job {
     void* storage;                // the user's float16 or bfloat16 memory, where `weight` is its master copy
     const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
     const std::int64_t* strides;  // null: contiguous and aligned
-    double unscale;               // factor on the gradient before it is accumulated
     double ratio;                 // trust ratio of a rule that has one
 };
 
@@ -64,15 +64,11 @@ struct alignas(64) Job {
 struct Step {
     double scalars[max_scalars];
     double keep;       // factor on the variables that decay: 1 - weight_decay * learning_rate
+    double unscale;    // factor on a gradient before it is accumulated
+    double scale;      // factor on what reaches the rule, but for the clip_factor
     double clipvalue;  // infinity: off
     double ema_momentum;
     bool overwrite;  // the average replaces the variable
-};
-
-/// A tile's share of a norm and of the overflow check.
-struct Partial {
-    double sum_of_squares;
-    double poison;  // 0, or NaN where an element of the gradient is not finite
 };
 
 /// A tile's share of the norms a trust ratio is made of.
@@ -124,20 +120,21 @@ struct AdafactorKernels {
 };
 
 struct MuonKernels {
-    /// The direction that is to be made orthogonal, into slot 1, and each tile's share of its norm.
-    void (*direct)(const Step&, const Job&, std::int64_t begin, std::int64_t end, Partial* partials);
+    /// The direction that is to be made orthogonal, into slot 1, and each tile's sum of squares.
+    void (*direct)(const Step&, const Job&, std::int64_t begin, std::int64_t end, double* sums);
     /// out <- a x + b y
     void (*combine)(double a, const void* x, double b, const void* y, void* out, std::int64_t begin, std::int64_t end);
 };
 
-/// One level's kernels. `begin` is always a multiple of the tile, `partials` those of all variables.
+/// One level's kernels. `begin` is always a multiple of the tile, `sums` and `partials` those of all variables.
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];     // [rule][computes in double]
     AdvanceFunction advance[static_cast<int>(RuleId::count)][2];  // before update; null without a trust ratio
     SweepFunction hold[2];                                        // every other work
     AdafactorKernels adafactor[2];
     MuonKernels muon[2];
-    void (*measure)(const Stretch&, Partial* partials);
+    /// Each tile's sum of squares. False where an element of a gradient is not finite.
+    bool (*measure)(double unscale, const Stretch&, double* sums);
     void (*traffic)(void* const* updated, int updated_count, const void* const* read, int read_count,
                     std::int64_t begin, std::int64_t end);
 };

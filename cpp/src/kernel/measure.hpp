@@ -7,6 +7,11 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 inline constexpr int lanes = 32;  // so many that no addition waits for the one before
 
+struct Partial {
+    double sum_of_squares;
+    double poison;  // 0, or NaN where an element is not finite
+};
+
 template <int count>
 struct Sums {
     static constexpr int groups = count / doubles;
@@ -153,40 +158,45 @@ inline Partial measure_raw(Element element, const void* source, std::int64_t n) 
 }
 
 /// What the overflow check sees: a float64 gradient counts as the float32 number that its variable would take.
-inline Partial measure_gradient(const Job& job, const void* source, std::int64_t n) {
+inline Partial measure_gradient(double unscale, const Job& job, const void* source, std::int64_t n) {
     Partial partial = measure_raw(job.gradient_element, source, n);
     if (job.gradient_element == Element::float64 && !job.computes_in_double) {
         alignas(64) float buffer[tile];
-        scale_in_double(static_cast<const double*>(source), n, job.unscale, buffer);
+        scale_in_double(static_cast<const double*>(source), n, unscale, buffer);
         partial.poison = measure_elements(buffer, n).poison;
     }
     return partial;
 }
 
 template <class T>
-Partial measure_accumulated(const Job& job, const void* source, std::int64_t begin, std::int64_t n) {
+Partial measure_accumulated(double unscale, const Job& job, const void* source, std::int64_t begin, std::int64_t n) {
     alignas(64) T buffer[tile];
-    add_accumulated(job, source, begin, n, buffer);
-    return {measure_elements(buffer, n).sum_of_squares, measure_gradient(job, source, n).poison};
+    add_accumulated(unscale, job, source, begin, n, buffer);
+    return {measure_elements(buffer, n).sum_of_squares, measure_gradient(unscale, job, source, n).poison};
 }
 
-inline void measure(const Stretch& stretch, Partial* partials) {
+inline Partial measure_tile(double unscale, const Job& job, const void* source, std::int64_t begin, std::int64_t n) {
+    if (!job.accumulator || job.work != Work::update) {
+        return measure_gradient(unscale, job, source, n);
+    }
+    return job.computes_in_double ? measure_accumulated<double>(unscale, job, source, begin, n)
+                                  : measure_accumulated<float>(unscale, job, source, begin, n);
+}
+
+inline bool measure(double unscale, const Stretch& stretch, double* sums) {
     GatherBuffer gathered;
+    double poison = 0;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const std::int64_t end = end_in(stretch, job);
         for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
             const std::int64_t n = end - i < tile ? end - i : tile;
             const void* source = contiguous(*job, i, n, gathered);
-            Partial& partial = partials[job->first_partial + static_cast<std::size_t>(i / tile)];
-            if (!job->accumulator || job->work != Work::update) {
-                partial = measure_gradient(*job, source, n);
-            } else if (job->computes_in_double) {
-                partial = measure_accumulated<double>(*job, source, i, n);
-            } else {
-                partial = measure_accumulated<float>(*job, source, i, n);
-            }
+            const Partial partial = measure_tile(unscale, *job, source, i, n);
+            sums[job->first_partial + static_cast<std::size_t>(i / tile)] = partial.sum_of_squares;
+            poison += partial.poison;
         }
     }
+    return poison == 0;
 }
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -136,19 +136,20 @@ FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& 
                                 static_cast<T*>(nullptr));
         }
     };
-    const bool needs_buffer = job.accumulator || !is_representable<T>(job.scale);
+    const double factor = scale_of(step, job);
+    const bool needs_buffer = job.accumulator || !is_representable<T>(factor);
     if constexpr (sizeof(T) == 4) {
         if (bytes_of(job.gradient_element) == 2 && !needs_buffer) {
             const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
-                update(static_cast<T>(job.scale), gradient);
+                update(static_cast<T>(factor), gradient);
             };
             return with_narrow_gradient(source, job.gradient_element, update_narrow);
         }
     }
     const T* g = static_cast<const T*>(source);
-    T scale = static_cast<T>(job.scale);
+    T scale = static_cast<T>(factor);
     if (job.gradient_element != ElementOf<T>::value || needs_buffer) {
-        scale = load_averaged(job, source, begin, n, g, buffer);
+        scale = load_averaged(step, job, source, begin, n, g, buffer);
         empty_accumulator<T>(job, begin, n);
     }
     update(scale, WideGradient<T>{g});
@@ -194,7 +195,7 @@ void hold(const Step& step, const Stretch& stretch) {
             const std::int64_t n = end - i < tile ? end - i : tile;
             T* accumulator = static_cast<T*>(job->accumulator) + i;
             if (job->work == Work::accumulate) {
-                add_accumulated(*job, contiguous(*job, i, n, gathered), i, n, buffer);
+                add_accumulated(step.unscale, *job, contiguous(*job, i, n, gathered), i, n, buffer);
                 __builtin_memcpy(accumulator, buffer, static_cast<unsigned long>(n) * sizeof(T));
             } else if (job->work == Work::discard) {
                 __builtin_memset(accumulator, 0, static_cast<unsigned long>(n) * sizeof(T));

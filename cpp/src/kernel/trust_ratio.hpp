@@ -82,7 +82,7 @@ void advance(const Step& step, const Stretch& stretch, TrustPartial* partials) {
         for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
             const std::int64_t n = end - i < tile ? end - i : tile;
             const T* g;
-            const T scale = load_averaged(*job, contiguous(*job, i, n, gathered), i, n, g, buffer);
+            const T scale = load_averaged(step, *job, contiguous(*job, i, n, gathered), i, n, g, buffer);
             empty_accumulator<T>(*job, i, n);
             if (job->storage) {
                 reconcile(*job, i, n);

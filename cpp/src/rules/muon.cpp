@@ -44,8 +44,8 @@ public:
             const auto side = static_cast<std::size_t>(std::min(matrix.rows, matrix.columns));
             gram_bytes = std::max(gram_bytes, side * side * item);
             matrix_bytes = std::max(matrix_bytes, static_cast<std::size_t>(jobs[i].size) * item);
-            partials_.resize(matrix.first_partial +
-                             static_cast<std::size_t>((jobs[i].size + kernel::tile - 1) / kernel::tile));
+            sums_.resize(matrix.first_partial +
+                         static_cast<std::size_t>((jobs[i].size + kernel::tile - 1) / kernel::tile));
         }
         const std::size_t gram = scratch_.reserve(gram_bytes), square = scratch_.reserve(gram_bytes),
                           product = scratch_.reserve(matrix_bytes);
@@ -66,7 +66,7 @@ public:
         plan_.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
             const auto matrix = std::ranges::lower_bound(matrices_, i, {}, &Matrix::variable);
             kernels[jobs[i].computes_in_double].direct(steps[orthogonal], jobs[i], begin, end,
-                                                       partials_.data() + matrix->first_partial);
+                                                       sums_.data() + matrix->first_partial);
         });
         for (const Matrix& matrix : matrices_) {
             if (jobs[matrix.variable].work == kernel::Work::update) orthogonalize(matrix, jobs[matrix.variable]);
@@ -89,7 +89,7 @@ private:
         const FloatEnvironment environment;
         double sum = 0.0;
         for (std::int64_t k = 0; k < (job.size + kernel::tile - 1) / kernel::tile; ++k) {
-            sum += partials_[matrix.first_partial + static_cast<std::size_t>(k)].sum_of_squares;
+            sum += sums_[matrix.first_partial + static_cast<std::size_t>(k)];
         }
         const auto longest = static_cast<double>(std::max(matrix.rows, matrix.columns));
         const double size = rule_.rms_rate ? std::sqrt(longest) * *rule_.rms_rate : 1.0;
@@ -134,7 +134,7 @@ private:
 
     Muon rule_;
     std::vector<Matrix> matrices_;
-    std::vector<kernel::Partial> partials_;
+    std::vector<double> sums_;
     Arena scratch_;  // as large as the largest matrix needs
     void* gram_ = nullptr;
     void* square_ = nullptr;

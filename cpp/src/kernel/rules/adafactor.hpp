@@ -139,7 +139,7 @@ void adafactor_sums(const Step& step, const Job& job, const Block& block) {
         const T* w = static_cast<const T*>(job.weight) + chunk.begin;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
-        const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
+        const T scale = load_averaged(step, job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
             const double sum = sum_row(w + k * chunk.columns, g + k * chunk.columns, scale, clip, keep, chunk.columns,
                                        block.column_sums + chunk.column, weight);
@@ -200,7 +200,7 @@ void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
         const T* columns = static_cast<const T*>(block.column_factors) + chunk.column;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
-        const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
+        const T scale = load_averaged(step, job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
             lengthen_row(g + k * chunk.columns, {scale, clip, rows[k], columns}, chunk.columns, direction);
         }
@@ -235,7 +235,7 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
         T* w = static_cast<T*>(job.weight) + chunk.begin;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
-        const T scale = load_averaged(job, source, chunk.begin, chunk.size(), g, buffer);
+        const T scale = load_averaged(step, job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
             settle_row(w + k * chunk.columns, keep, a, g + k * chunk.columns, {scale, clip, rows[k], columns},
                        chunk.columns);
@@ -269,7 +269,7 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
         norms.weight += measure_elements(buffer, n).sum_of_squares;
         T* v = static_cast<T*>(job.slots[2]) + i;
         const T* g;
-        const T scale = load_averaged(job, contiguous(job, i, n, gathered), i, n, g, buffer);
+        const T scale = load_averaged(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             const T x = larger(-clip, smaller(clip, g[j] * scale));
@@ -293,7 +293,7 @@ void adafactor_settle_whole(const Step& step, const Job& job, const Block& block
         const std::int64_t n = rest < tile ? rest : tile;
         const T* v = static_cast<const T*>(job.slots[2]) + i;
         const T* g;
-        const T scale = load_averaged(job, contiguous(job, i, n, gathered), i, n, g, update);
+        const T scale = load_averaged(step, job, contiguous(job, i, n, gathered), i, n, g, update);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             update[j] = whitened(larger(-clip, smaller(clip, g[j] * scale)), v[j]);
