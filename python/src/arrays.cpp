@@ -41,10 +41,9 @@ bool offers_memory(py::handle object) {
            PyObject_CheckBuffer(object.ptr()) != 0;
 }
 
-bool is_bfloat16(const py::array& array, int number) {
+bool is_bfloat16(const py::dtype& dtype, int number) {
     if (number == bfloat16_number.load(std::memory_order_relaxed)) return true;
-    if (number < first_user_number || array.itemsize() != 2 ||
-        array.dtype().attr("name").cast<std::string>() != "bfloat16") {
+    if (number < first_user_number || dtype.itemsize() != 2 || dtype.attr("name").cast<std::string>() != "bfloat16") {
         return false;
     }
     bfloat16_number.store(number, std::memory_order_relaxed);
@@ -70,26 +69,6 @@ py::array as_array(py::handle object, const std::string& who) {
     }
 }
 
-}  // namespace
-
-std::optional<DType> known_dtype(const py::array& array) {
-    const auto* descriptor = py::detail::array_descriptor_proxy(py::detail::array_proxy(array.ptr())->descr);
-    // '<' or '>' may stand for the native order as well, for example in what ctypes or newbyteorder give.
-    constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
-    const char order = descriptor->byteorder;
-    if (order != '=' && order != '|' && order != native) return std::nullopt;
-    const int number = descriptor->type_num;
-    if (number == float32_number) return DType::float32;
-    if (number == float64_number) return DType::float64;
-    if (number == float16_number) return DType::float16;
-    return is_bfloat16(array, number) ? std::optional(DType::bfloat16) : std::nullopt;
-}
-
-void refuse_dtype(const py::array& array, const std::string& who) {
-    throw py::type_error(who + ": expected float16, bfloat16, float32 or float64 in native byte order, found dtype " +
-                         py::str(array.dtype()).cast<std::string>());
-}
-
 Tensor view(const py::array& array, DType dtype) {
     const auto rank = static_cast<std::size_t>(array.ndim());
     std::array<std::int64_t, most_dimensions> shape;
@@ -103,12 +82,31 @@ Tensor view(const py::array& array, DType dtype) {
                              : Tensor(array.data(), dtype, extents, steps);
 }
 
-bool renew(Tensor& tensor, const py::array& array) {
-    const std::optional<DType> dtype = known_dtype(array);
-    if (!dtype) return false;
+}  // namespace
+
+std::optional<DType> KnownDTypes::find(PyObject* object) {
+    const auto* descriptor = py::detail::array_descriptor_proxy(object);
+    // '<' or '>' may stand for the native order as well, for example in what ctypes or newbyteorder give.
+    constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
+    const char order = descriptor->byteorder;
+    if (order != '=' && order != '|' && order != native) return std::nullopt;
+    const int number = descriptor->type_num;
+    if (number == float32_number) return DType::float32;
+    if (number == float64_number) return DType::float64;
+    if (number == float16_number) return DType::float16;
+    return is_bfloat16(py::reinterpret_borrow<py::dtype>(object), number) ? std::optional(DType::bfloat16)
+                                                                          : std::nullopt;
+}
+
+void refuse_dtype(py::handle array, const std::string& who) {
+    throw py::type_error(who + ": expected float16, bfloat16, float32 or float64 in native byte order, found dtype " +
+                         py::str(array.attr("dtype")).cast<std::string>());
+}
+
+void renew(Tensor& tensor, py::handle array, DType dtype) {
     const auto* fields = py::detail::array_proxy(array.ptr());
     const auto rank = static_cast<std::size_t>(fields->nd);
-    bool is_same = tensor && tensor.dtype() == *dtype && tensor.rank() == rank;
+    bool is_same = tensor && tensor.dtype() == dtype && tensor.rank() == rank;
     if (is_same) {
         const std::int64_t *shape = tensor.shape().data(), *strides = tensor.strides().data();
         for (std::size_t d = 0; d < rank; ++d) {
@@ -118,13 +116,12 @@ bool renew(Tensor& tensor, const py::array& array) {
     if (is_same) {
         tensor.move_to(fields->data);
     } else {
-        tensor = view(array, *dtype);
+        tensor = view(py::reinterpret_borrow<py::array>(array), dtype);
     }
-    return true;
 }
 
 Tensor view(const py::array& array, const std::string& who) {
-    const std::optional<DType> dtype = known_dtype(array);
+    const std::optional<DType> dtype = KnownDTypes().of(array);
     if (!dtype) refuse_dtype(array, who);
     return view(array, *dtype);
 }

@@ -14,20 +14,33 @@ namespace fusedopt::python {
 
 namespace py = pybind11;
 
-/// The element type of an array, or none where the library does not know it.
-std::optional<DType> known_dtype(const py::array& array);
+/// Finds the element types of arrays, of those that share a descriptor once.
+class KnownDTypes {
+public:
+    /// That of an array, or none where the library does not know it.
+    std::optional<DType> of(py::handle array) {
+        PyObject* descriptor = py::detail::array_proxy(array.ptr())->descr;
+        if (descriptor != last_.ptr()) {
+            dtype_ = find(descriptor);
+            last_ = py::reinterpret_borrow<py::object>(descriptor);
+        }
+        return dtype_;
+    }
 
-/// A view of an array whose element type is known.
-Tensor view(const py::array& array, DType dtype);
+private:
+    static std::optional<DType> find(PyObject* descriptor);
 
-/// The same for any array. TypeError, naming `who`, where the element type is not known.
+    py::object last_;  // kept, so that no other can come to lie in its place
+    std::optional<DType> dtype_;
+};
+
+/// A view of an array. TypeError, naming `who`, where its element type is not known.
 Tensor view(const py::array& array, const std::string& who);
 
-/// Makes `tensor`, left by an earlier call, a view of a gradient: in the steady state only the memory is another. False
-/// where the element type is not known.
-bool renew(Tensor& tensor, const py::array& array);
+/// Makes `tensor`, left by an earlier call, a view of an array: in the steady state only the memory is another.
+void renew(Tensor& tensor, py::handle array, DType dtype);
 
-[[noreturn]] void refuse_dtype(const py::array& array, const std::string& who);
+[[noreturn]] void refuse_dtype(py::handle array, const std::string& who);
 
 /// The array behind a variable: itself, or one that shares its memory. TypeError where sharing is impossible.
 py::array variable_array(py::handle object, const std::string& who);

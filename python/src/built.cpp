@@ -47,6 +47,7 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         staging->converted.push_back(variable_array(variable_objects[i], who));
         staging->variables.push_back(view(staging->converted.back(), who));
     }
+    KnownDTypes dtypes;
     staging->gradients.resize(gradients.size());
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const py::handle object = PyTuple_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
@@ -55,8 +56,9 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
             gradient = Tensor();
             missing.push_back(in_built_order ? built.describe(i) : "variable at position " + std::to_string(i));
         } else if (py::isinstance<py::array>(object)) {
-            const auto array = py::reinterpret_borrow<py::array>(object);
-            if (!renew(gradient, array)) refuse_dtype(array, built.describe_gradient(i, in_built_order));
+            const std::optional<DType> dtype = dtypes.of(object);
+            if (!dtype) refuse_dtype(object, built.describe_gradient(i, in_built_order));
+            renew(gradient, object, *dtype);
         } else {
             const std::string who = built.describe_gradient(i, in_built_order);
             staging->converted.push_back(gradient_array(object, who));
