@@ -10,12 +10,12 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 /// The rule on elements [0, n), with every factor folded into scale and keep, and the moving average of what it makes.
 /// No array overlaps another: without that promise a slot just written would be loaded again.
 template <bool averages, class Rule, class T>
-FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T clip, T keep, const Averaging<T>& averaging,
-                                     std::int64_t n, T* __restrict w, const T* __restrict g, T* __restrict a,
-                                     T* __restrict b, T* __restrict c, T* __restrict average) {
+FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T keep, const Averaging<T>& averaging, std::int64_t n,
+                                     T* __restrict w, const T* __restrict g, T* __restrict a, T* __restrict b,
+                                     T* __restrict c, T* __restrict average) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
-        const T x = larger(-clip, smaller(clip, g[i] * scale));
+        const T x = g[i] * scale;
         T y = w[i] * keep;
         if constexpr (Rule::slot_count == 0) {
             rule(y, x);
@@ -98,8 +98,8 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 /// One tile, a cache line of every array at a time: each is prefetched once, and memory and arithmetic work side by
 /// side. The rule comes by value: a reference could alias the arrays, and its scalars would be loaded again and again.
 template <bool averages, class Rule, class T, class Gradient>
-void update_lines(Rule rule, T scale, T clip, T keep, Averaging<T> averaging, std::int64_t n, T* w, Gradient gradient,
-                  T* a, T* b, T* c, T* average) {
+void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64_t n, T* w, Gradient gradient, T* a,
+                  T* b, T* c, T* average) {
     alignas(64) T batch[widened_at_once];
     std::int64_t i = 0;
     for (; i + line<T> <= n; i += line<T>) {
@@ -109,12 +109,12 @@ void update_lines(Rule rule, T scale, T clip, T keep, Averaging<T> averaging, st
         if constexpr (Rule::slot_count > 1) prefetch(b + i);
         if constexpr (Rule::slot_count > 2) prefetch(c + i);
         if constexpr (averages) prefetch(average + i);
-        update_elements<averages>(rule, scale, clip, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch),
+        update_elements<averages>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch),
                                   a + i, b + i, c + i, average + i);
     }
     if (i < n) {
-        update_elements<averages>(rule, scale, clip, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch),
-                                  a + i, b + i, c + i, average + i);
+        update_elements<averages>(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i,
+                                  b + i, c + i, average + i);
     }
 }
 
@@ -122,22 +122,21 @@ void update_lines(Rule rule, T scale, T clip, T keep, Averaging<T> averaging, st
 template <class Rule, class T>
 FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& job, std::int64_t begin, std::int64_t n,
                                  const Averaging<T>& averaging, const void* source, T* buffer) {
-    const T clip = static_cast<T>(step.clipvalue);
     const T keep = keep_of<T>(step, job);
     T* w = static_cast<T*>(job.weight) + begin;
     T* slots[3];
     for (int k = 0; k < 3; ++k) slots[k] = k < Rule::slot_count ? static_cast<T*>(job.slots[k]) + begin : nullptr;
     const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
         if (averaging.average) {
-            update_lines<true>(rule, scale, clip, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+            update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
                                averaging.average + begin);
         } else {
-            update_lines<false>(rule, scale, clip, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+            update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
                                 static_cast<T*>(nullptr));
         }
     };
     const double factor = scale_of(step, job);
-    const bool needs_buffer = job.accumulator || !is_representable<T>(factor);
+    const bool needs_buffer = job.accumulator || !is_representable<T>(factor) || clips_values(step);
     if constexpr (sizeof(T) == 4) {
         if (bytes_of(job.gradient_element) == 2 && !needs_buffer) {
             const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
@@ -149,7 +148,7 @@ FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& 
     const T* g = static_cast<const T*>(source);
     T scale = static_cast<T>(factor);
     if (job.gradient_element != ElementOf<T>::value || needs_buffer) {
-        scale = load_averaged(step, job, source, begin, n, g, buffer);
+        scale = prepare(step, job, source, begin, n, g, buffer);
         empty_accumulator<T>(job, begin, n);
     }
     update(scale, WideGradient<T>{g});

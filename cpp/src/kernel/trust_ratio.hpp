@@ -9,11 +9,11 @@
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class Rule, class T>
-FUSEDOPT_INLINE void advance_elements(const Rule& rule, T scale, T clip, T keep, std::int64_t n, const T* w, const T* g,
-                                      T* m, T* v, T* decayed, T* direction) {
+FUSEDOPT_INLINE void advance_elements(const Rule& rule, T scale, T keep, std::int64_t n, const T* w, const T* g, T* m,
+                                      T* v, T* decayed, T* direction) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
-        rule.advance(larger(-clip, smaller(clip, g[i] * scale)), m[i], v[i]);
+        rule.advance(g[i] * scale, m[i], v[i]);
         decayed[i] = w[i] * keep;
         direction[i] = rule.direction(m[i], v[i]);
     }
@@ -21,7 +21,7 @@ FUSEDOPT_INLINE void advance_elements(const Rule& rule, T scale, T clip, T keep,
 
 /// The first half of a rule with a trust ratio: its slots, and the tile's share of the two norms.
 template <class Rule, class T>
-TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, const T* w, const T* g, T* m, T* v) {
+TrustPartial advance_tile(Rule rule, T scale, T keep, std::int64_t n, const T* w, const T* g, T* m, T* v) {
     alignas(64) T decayed[tile];
     alignas(64) T direction[tile];
     Lanes weights, directions;
@@ -39,11 +39,11 @@ TrustPartial advance_tile(Rule rule, T scale, T clip, T keep, std::int64_t n, co
             prefetch(m + k);
             prefetch(v + k);
         }
-        advance_elements(rule, scale, clip, keep, lanes, w + i, g + i, m + i, v + i, decayed + i, direction + i);
+        advance_elements(rule, scale, keep, lanes, w + i, g + i, m + i, v + i, decayed + i, direction + i);
         if (i % (tile / 8) == 0) measure_until(i);
     }
     if (i < n) {
-        advance_elements(rule, scale, clip, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, direction + i);
+        advance_elements(rule, scale, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, direction + i);
         for (std::int64_t k = n; k < i + lanes; ++k) decayed[k] = direction[k] = 0;
         i += lanes;
     }
@@ -70,7 +70,6 @@ void settle_tile(Rule rule, T ratio, T keep, std::int64_t n, T* w, const T* m, c
 template <template <class> class Rule, class T>
 void advance(const Step& step, const Stretch& stretch, TrustPartial* partials) {
     const Rule<T> rule(step.scalars);
-    const T clip = static_cast<T>(step.clipvalue);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
@@ -82,13 +81,13 @@ void advance(const Step& step, const Stretch& stretch, TrustPartial* partials) {
         for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
             const std::int64_t n = end - i < tile ? end - i : tile;
             const T* g;
-            const T scale = load_averaged(step, *job, contiguous(*job, i, n, gathered), i, n, g, buffer);
+            const T scale = prepare(step, *job, contiguous(*job, i, n, gathered), i, n, g, buffer);
             empty_accumulator<T>(*job, i, n);
             if (job->storage) {
                 reconcile(*job, i, n);
             }
             partials[job->first_partial + static_cast<std::size_t>(i / tile)] =
-                advance_tile(rule, scale, clip, keep, n, w + i, g, m + i, v + i);
+                advance_tile(rule, scale, keep, n, w + i, g, m + i, v + i);
         }
     }
 }

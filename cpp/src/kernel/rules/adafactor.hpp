@@ -91,7 +91,7 @@ FUSEDOPT_INLINE void add_columns(const T* x, double* columns, Lanes& row) {
 
 /// Squares of a row's gradient into the sums of its columns, of its weight into lanes; returns the gradient's sum.
 template <class T>
-FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, std::int64_t n, double* columns,
+FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T keep, std::int64_t n, double* columns,
                                Lanes& weight) {
     alignas(64) T x[span];
     alignas(64) T y[span];
@@ -105,7 +105,7 @@ FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, 
                     prefetch_far(g + begin + first);
 #pragma omp simd
                     for (std::int64_t j = first; j < last; ++j) {
-                        x[j] = larger(-clip, smaller(clip, g[begin + j] * scale));
+                        x[j] = g[begin + j] * scale;
                         y[j] = w[begin + j] * keep;
                     }
                 });
@@ -126,7 +126,6 @@ FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T clip, T keep, 
 
 template <class T>
 void adafactor_sums(const Step& step, const Job& job, const Block& block) {
-    const T clip = static_cast<T>(step.clipvalue);
     const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
@@ -139,9 +138,9 @@ void adafactor_sums(const Step& step, const Job& job, const Block& block) {
         const T* w = static_cast<const T*>(job.weight) + chunk.begin;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
-        const T scale = load_averaged(step, job, source, chunk.begin, chunk.size(), g, buffer);
+        const T scale = prepare(step, job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            const double sum = sum_row(w + k * chunk.columns, g + k * chunk.columns, scale, clip, keep, chunk.columns,
+            const double sum = sum_row(w + k * chunk.columns, g + k * chunk.columns, scale, keep, chunk.columns,
                                        block.column_sums + chunk.column, weight);
             double& row_sum = block.row_sums[chunk.row + k];
             row_sum = chunk.column == 0 ? sum : row_sum + sum;
@@ -164,12 +163,10 @@ struct RowFactors {
 /// The update of a row of a matrix.
 template <class T>
 struct Whitening {
-    T scale, clip, row;
+    T scale, row;
     const T* columns;
 
-    FUSEDOPT_INLINE T operator()(T g, std::int64_t j) const {
-        return (larger(-clip, smaller(clip, g * scale)) * row) * columns[j];
-    }
+    FUSEDOPT_INLINE T operator()(T g, std::int64_t j) const { return g * scale * row * columns[j]; }
 };
 
 template <class T>
@@ -191,7 +188,6 @@ FUSEDOPT_INLINE void lengthen_row(const T* g, Whitening<T> whiten, std::int64_t 
 
 template <class T>
 void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
-    const T clip = static_cast<T>(step.clipvalue);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     Lanes direction;
@@ -200,9 +196,9 @@ void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
         const T* columns = static_cast<const T*>(block.column_factors) + chunk.column;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
-        const T scale = load_averaged(step, job, source, chunk.begin, chunk.size(), g, buffer);
+        const T scale = prepare(step, job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            lengthen_row(g + k * chunk.columns, {scale, clip, rows[k], columns}, chunk.columns, direction);
+            lengthen_row(g + k * chunk.columns, {scale, rows[k], columns}, chunk.columns, direction);
         }
     });
     block.norms->direction = direction.sum();
@@ -224,7 +220,6 @@ FUSEDOPT_INLINE void settle_row(T* w, T keep, T a, const T* g, Whitening<T> whit
 
 template <class T>
 void adafactor_settle(const Step& step, const Job& job, const Block& block) {
-    const T clip = static_cast<T>(step.clipvalue);
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
     alignas(64) T buffer[tile];
@@ -235,10 +230,9 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
         T* w = static_cast<T*>(job.weight) + chunk.begin;
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
-        const T scale = load_averaged(step, job, source, chunk.begin, chunk.size(), g, buffer);
+        const T scale = prepare(step, job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            settle_row(w + k * chunk.columns, keep, a, g + k * chunk.columns, {scale, clip, rows[k], columns},
-                       chunk.columns);
+            settle_row(w + k * chunk.columns, keep, a, g + k * chunk.columns, {scale, rows[k], columns}, chunk.columns);
         }
         empty_accumulator<T>(job, chunk.begin, chunk.size());
         finish_tile<T>(step, job, chunk.begin, chunk.size());
@@ -248,7 +242,6 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
 template <class T>
 void adafactor_advance_whole(const Step& step, const Job& job, const Block& block) {
     const AdafactorScalars scalars(step.scalars);
-    const T clip = static_cast<T>(step.clipvalue);
     const T keep = static_cast<T>(scalars.keep), move = static_cast<T>(1.0 - scalars.keep);
     const T epsilon_1 = static_cast<T>(scalars.epsilon_1);
     const T weight_keep = keep_of<T>(step, job);
@@ -269,10 +262,10 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
         norms.weight += measure_elements(buffer, n).sum_of_squares;
         T* v = static_cast<T*>(job.slots[2]) + i;
         const T* g;
-        const T scale = load_averaged(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
+        const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
-            const T x = larger(-clip, smaller(clip, g[j] * scale));
+            const T x = g[j] * scale;
             v[j] = keep * v[j] + move * (x * x + epsilon_1);
             buffer[j] = whitened(x, v[j]);
         }
@@ -283,7 +276,6 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
 
 template <class T>
 void adafactor_settle_whole(const Step& step, const Job& job, const Block& block) {
-    const T clip = static_cast<T>(step.clipvalue);
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
     alignas(64) T update[tile];
@@ -293,10 +285,10 @@ void adafactor_settle_whole(const Step& step, const Job& job, const Block& block
         const std::int64_t n = rest < tile ? rest : tile;
         const T* v = static_cast<const T*>(job.slots[2]) + i;
         const T* g;
-        const T scale = load_averaged(step, job, contiguous(job, i, n, gathered), i, n, g, update);
+        const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, update);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
-            update[j] = whitened(larger(-clip, smaller(clip, g[j] * scale)), v[j]);
+            update[j] = whitened(g[j] * scale, v[j]);
         }
         T* w = static_cast<T*>(job.weight) + i;
 #pragma omp simd

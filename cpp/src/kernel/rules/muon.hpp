@@ -29,7 +29,6 @@ struct Muon {
 template <class T>
 void muon_direct(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, double* sums) {
     const Muon<T> rule(step.scalars);
-    const T clip = static_cast<T>(step.clipvalue);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     for (std::int64_t i = begin; i < end; i += tile) {
@@ -37,10 +36,10 @@ void muon_direct(const Step& step, const Job& job, std::int64_t begin, std::int6
         const T* m = static_cast<const T*>(job.slots[0]) + i;
         T* d = static_cast<T*>(job.slots[1]) + i;
         const T* g;
-        const T scale = load_averaged(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
+        const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
-            d[j] = rule.direction(larger(-clip, smaller(clip, g[j] * scale)), m[j]);
+            d[j] = rule.direction(g[j] * scale, m[j]);
         }
         sums[i / tile] = measure_elements(d, n).sum_of_squares;
     }
