@@ -309,7 +309,7 @@ def test_levels_share_no_symbols(tree: Path) -> None:
 # Loops over elements besides the rules' own: the average and 16 bits, gradients, norms, Adafactor, Muon.
 SWEEPS = [
     "finish_tile",
-    "load_averaged",
+    "prepare",
     "adafactor_sums",
     "adafactor_lengthen",
     "adafactor_settle",
@@ -335,7 +335,8 @@ def hot_functions(object_file: Path) -> Iterator[tuple[str, str, str, list[str]]
         for sweep in SWEEPS:
             head = re.compile(rf"::{sweep}<{number}>\(")
             code = "\n".join(code for name, _, code in functions if head.search(name))
-            yield sweep, number, code, ["mul"]
+            clips = ["(min|cmg[et])"] if sweep == "prepare" else []
+            yield sweep, number, code, ["mul", *clips]
         # Norms are sums in double. A square of a number of float32 may be added without being rounded.
         head = re.compile(rf"::measure_elements<{number}>\(")
         code = "\n".join(code for name, _, code in functions if head.search(name))
