@@ -63,11 +63,11 @@ struct Refined {
 
 struct Adam {
     Vector alpha = all(1e-3f), one_minus_beta_1 = all(0.1f), one_minus_beta_2 = all(1e-3f), epsilon = all(1e-7f);
-    Vector keep = all(0.9999f), scale = all(1.0f), clip = all(1e30f), minus_clip = all(-1e30f);
+    Vector keep = all(0.9999f), scale = all(1.0f);
 
     template <class Root, class Quotient>
     void step(float* w, const float* g, float* m, float* v) const {
-        const Vector x = FUSEDOPT_OP(max)(minus_clip, FUSEDOPT_OP(min)(clip, FUSEDOPT_OP(loadu)(g) * scale));
+        const Vector x = FUSEDOPT_OP(loadu)(g) * scale;
         Vector first = FUSEDOPT_OP(loadu)(m), second = FUSEDOPT_OP(loadu)(v);
         first += (x - first) * one_minus_beta_1;
         second += (x * x - second) * one_minus_beta_2;
@@ -89,14 +89,16 @@ void adam(float* w, const float* g, float* m, float* v, std::int64_t size) {
     }
 }
 
+/// A division waits for a root, as in Adam's step, and for nothing of the round before.
 template <int divisions, int roots>
 void busy(std::int64_t size) {
     Vector a = all(1.37f), b = all(2.11f);
     for (std::int64_t i = 0; i < size; i += lanes) {
         // The compiler must not know the operands, nor that nobody wants the results.
         asm volatile("" : "+x"(a), "+x"(b));
-        for (int k = 0; k < divisions; ++k) asm volatile("" ::"x"(a / b));
-        for (int k = 0; k < roots; ++k) asm volatile("" ::"x"(FUSEDOPT_OP(sqrt)(k == 0 ? a : b)));
+        if (roots > 1) asm volatile("" ::"x"(FUSEDOPT_OP(sqrt)(a)));
+        const Vector divisor = roots > 0 ? FUSEDOPT_OP(sqrt)(b) : b;
+        asm volatile("" ::"x"(divisions > 0 ? a / divisor : divisor));
     }
 }
 
