@@ -66,12 +66,12 @@ class Workload:
 
     def variables(self) -> list[Array]:
         """Make fresh arrays with the same values each time."""
-        noise = _noise(seed=1)
+        noise = noise_of(seed=1)
         return [_filled(shape, noise, 5 * STAGGER) for shape in self.shapes]
 
     def gradients(self) -> list[Array]:
         """Make fresh arrays with the same values each time."""
-        noise = _noise(seed=2)
+        noise = noise_of(seed=2)
         if self.gradient is not None:
             noise[:] = self.gradient
         if self.is_mixed:
@@ -94,6 +94,18 @@ def touch(array: npt.NDArray[np.float32]) -> None:
     _core.move_bytes([array], [])
 
 
+def noise_of(seed: int) -> Array:
+    """Make a short array of ordinary numbers to fill others with."""
+    return np.random.default_rng(seed).standard_normal(2**16, np.float32)
+
+
+def fill(array: Array, noise: Array) -> None:
+    """Repeat the noise over a whole array."""
+    for begin in range(0, array.size, noise.size):
+        piece = array[begin : begin + noise.size]
+        piece[:] = noise[: piece.size]
+
+
 def power_of_two(elements: int) -> str:
     """Write a number of elements, as 2^24 where it is one."""
     power = elements.bit_length() - 1
@@ -106,10 +118,6 @@ def squarest(elements: int) -> tuple[int, int]:
     return rows, elements // rows
 
 
-def _noise(seed: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(2**16, np.float32)
-
-
 def _filled(shape: tuple[int, ...], noise: Array, offset: int) -> Array:
     """Make an array that, where it is large, begins that many bytes after a page, where no slots begin."""
     elements = math.prod(shape)
@@ -120,7 +128,5 @@ def _filled(shape: tuple[int, ...], noise: Array, offset: int) -> Array:
         array = memory[begin : begin + array.nbytes].view(noise.dtype)
     if noise.dtype == np.float32:
         touch(array)
-    for begin in range(0, elements, noise.size):
-        piece = array[begin : begin + noise.size]
-        piece[:] = noise[: piece.size]
+    fill(array, noise)
     return array.reshape(shape)
