@@ -166,7 +166,7 @@ def limit_step(traffic: Traffic, arrays: Sequence[Array]) -> Step | None:
 def staggered(count: int, elements: int) -> list[npt.NDArray[np.float32]]:
     """Cut arrays out of one block, so that no two of them begin at the same place of a page.
 
-    They hold ordinary numbers: memory full of zeros is some hundredths faster.
+    They hold ordinary numbers: large arrays of zeros are moved somewhat faster.
     """
     distance = elements + STAGGER // FLOAT_BYTES
     block = np.empty(count * distance, np.float32)
