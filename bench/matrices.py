@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from unittest import mock
 
 import fusedopt as fo
@@ -15,7 +14,7 @@ from fusedopt.runtime import _core
 
 def three_sweeps(workload: Workload, ours: Ready, gradients: list[Array]) -> Step:
     """The plainest loop that reads gradients and updates variables, three times."""
-    sweep = partial(_core.move_bytes, ours.variables, gradients)
+    sweep = _core.PlainLoop([(ours.variables, gradients)])
 
     def step() -> None:
         for _ in range(3):

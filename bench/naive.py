@@ -58,4 +58,4 @@ def in_numpy(workload: Workload, variables: list[Array], gradients: list[Array])
             momentum = np.float32(settings["ema_momentum"] if steps > 1 else 0.0)
             average[...] = momentum * average + (1 - momentum) * w
 
-    return Ready(step, variables, lambda: [slot for own in slots for slot in own.values()])
+    return Ready(step, variables, lambda: [[*own.values()] for own in slots])

@@ -7,7 +7,6 @@ from functools import partial
 import fusedopt as fo
 import numpy as np
 from fusedopt.bench.workload import Array, Step, Workload
-from fusedopt.runtime import _core
 
 PLAIN_LOOP = "plain loop"
 
@@ -18,9 +17,3 @@ def skipped_step(workload: Workload, gradients: list[Array]) -> Step:
     optimizer = fo.LossScaleOptimizer(getattr(fo, workload.rule)(**workload.arguments))
     optimizer.build(workload.variables())
     return partial(optimizer.apply, gradients)
-
-
-def plain_loop(gradients: list[Array]) -> Step:
-    """Make the plainest loop that reads as many bytes, from the same place."""
-    (gradient,) = gradients
-    return partial(_core.move_bytes, [], [gradient.reshape(-1).view(np.float32)])

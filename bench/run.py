@@ -22,7 +22,7 @@ from contestants import FUSEDOPT, PACKAGES, PEERS, Contestant
 from fusedopt.bench import environment
 from fusedopt.bench.command import count
 from fusedopt.bench.contestants import prepare
-from fusedopt.bench.limit import FLOAT_BYTES, traffic_of
+from fusedopt.bench.limit import FLOAT_BYTES, reading_loop, traffic_of
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import NO_THREADS, Growth, Results, load, save
 from fusedopt.bench.tables import console as make_console
@@ -78,7 +78,7 @@ class Thorough(Bench):
 
     def _measure_reading(self, workload: Workload, _: list[Contestant]) -> None:
         gradients = workload.gradients()
-        step, name = reading.plain_loop(gradients), reading.PLAIN_LOOP
+        step, name = reading_loop(gradients), reading.PLAIN_LOOP
         participants = [Participant(name, threads, step) for threads in self.results.threads]
         skipped = reading.skipped_step(workload, gradients)
         participants += [

@@ -28,7 +28,7 @@ def entrances(
 ) -> dict[str, Callable[[], None]]:
     """For each kind what fills gradients, variables and slots with its numbers."""
     ready.step()
-    slots = ready.slots()
+    slots = [slot for own in ready.slots() for slot in own]
     found = {}
     for kind, value in KINDS.items():
         _copy(replace(workload, gradient=value).gradients(), gradients)

@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,21 @@ from cases import RULES
 from fusedopt.bench import contestants, environment, picture, report, rules
 from fusedopt.bench.command import main
 from fusedopt.bench.contestants import COMPILED_PEERS, PEERS, Contestant, installed, prepare
-from fusedopt.bench.limit import SWEEPS, Layout, Traffic, layout_of, limit_step, traffic_of
-from fusedopt.bench.measuring import Bench, arrays_of_limit
+from fusedopt.bench.limit import (
+    SWEEPS,
+    Layout,
+    Traffic,
+    layout_of,
+    limit_step,
+    reading_loop,
+    traffic_of,
+)
+from fusedopt.bench.measuring import Bench, tensors_of
 from fusedopt.bench.pytorch import torch_compiled
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Entry, Measurement, Results, load, save
-from fusedopt.bench.timing import QUICK
+from fusedopt.bench.timing import QUICK, Participant, race
 from fusedopt.bench.workload import Absent, Array, Ready, Workload
+from fusedopt.runtime import _core
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "bench" / "results" / "rules.json"
@@ -217,57 +227,97 @@ def address(array: Array) -> int:
     return array.__array_interface__["data"][0]
 
 
-def limit_of(workload: Workload) -> tuple[Ready, list[Array], list[Array]]:
-    """fusedopt's step, its gradients and the limit's arrays."""
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_ema": True, "global_clipnorm": 1.0}],
+    ids=["plain", "with an average and a norm"],
+)
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["float32", "mixed"])
+@pytest.mark.parametrize("shapes", [((8, 9),), ((72,),), ((3, 5), (2, 64))], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_limit_runs_on_the_optimizers_memory(
+    rule: str, shapes: tuple[tuple[int, ...], ...], is_mixed: bool, options: dict[str, Any]
+) -> None:
+    workload = Workload("", "", rule, options, shapes, is_mixed=is_mixed)
     gradients = workload.gradients()
     ours = prepare(contestants.FUSEDOPT, workload, gradients)
-    return ours, gradients, arrays_of_limit(workload, traffic_of(workload), ours, gradients)
-
-
-@pytest.mark.parametrize("options", [{}, {"use_ema": True, "global_clipnorm": 1.0}], ids=str)
-@pytest.mark.parametrize("shape", [(8, 9), (72,)], ids=str)
-@pytest.mark.parametrize("rule", RULES)
-def test_the_limit_of_one_tensor_runs_on_the_optimizers_memory(
-    rule: str, shape: tuple[int, ...], options: dict[str, Any]
-) -> None:
-    workload = Workload("", "", rule, options, (shape,))
-    ours, gradients, arrays = limit_of(workload)
+    ours.step()
+    tensors = tensors_of(ours, gradients)
+    assert len(tensors) == len(shapes)
     optimizer = ours.step.func.__self__  # type: ignore[attr-defined]
     kept = {address(array): name for name, array in optimizer._named_variables()}
-    *state, gradient = arrays
-    names = [kept.get(address(array), "variable").partition("/")[0] for array in state]
-    assert names == layout_of(workload).state
-    assert state[0] is ours.variables[0]
-    assert gradient is gradients[0]
-    ours.step()
-    before = [array.copy() for array in arrays]
-    step = limit_step(traffic_of(workload), arrays)
-    assert (step is None) == (rule == "Muon" and len(shape) == 2)
+    for arrays, variable, gradient in zip(tensors, ours.variables, gradients, strict=True):
+        *state, last = arrays
+        assert state[0] is variable
+        assert last is gradient
+        names = [kept[address(array)].partition("/")[0] for array in state[1:]]
+        assert names == layout_of(workload).state[1:]
+    step = limit_step(traffic_of(workload), tensors)
+    assert (step is None) == (rule == "Muon" and len(shapes[0]) == 2)
     if step:
+        before = copy.deepcopy(tensors)
         step()
-    for array, old in zip(arrays, before, strict=True):
-        np.testing.assert_array_equal(array, old)
+        for arrays, old in zip(tensors, before, strict=True):
+            for array, same in zip(arrays, old, strict=True):
+                np.testing.assert_array_equal(array, same)
 
 
-def test_only_the_gradient_of_a_mixed_limit_is_its_own() -> None:
-    workload = replace(MIXED, shapes=((8, 9),))
-    ours, _, arrays = limit_of(workload)
-    own = [ours.variables[0], *ours.slots()]
-    assert list(map(address, arrays[:-1])) == list(map(address, own))
-    assert (arrays[-1].dtype, arrays[-1].shape) == (np.float32, (8, 9))
-    assert traffic_of(workload).bytes == 36
+@pytest.mark.parametrize(
+    ("updated", "read"),
+    [(updated, read) for updated in range(6) for read in range(3)],
+)
+@pytest.mark.parametrize("level", fo.show_config()["levels_supported"])
+@pytest.mark.parametrize("narrow", [None, np.float16], ids=["float32", "and float16"])
+@pytest.mark.parametrize("sizes", [(0,), (1,), (1023, 0, 5000)], ids=str)
+def test_a_plain_loop_leaves_every_value(
+    level: str, updated: int, read: int, narrow: type[np.float16] | None, sizes: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(0)
+    tensors = []
+    for size in sizes:
+        arrays = [random.standard_normal(size).astype(np.float32) for _ in range(updated + read)]
+        more = [random.standard_normal(size).astype(narrow)] if narrow else []
+        tensors.append((arrays[:updated], [*arrays[updated:], *more]))
+    before = copy.deepcopy(tensors)
+    in_use = _core.level()
+    _core.set_level(level)
+    try:
+        _core.PlainLoop(tensors)()
+    finally:
+        _core.set_level(in_use)
+    for now, old in zip(tensors, before, strict=True):
+        for array, same in zip([*now[0], *now[1]], [*old[0], *old[1]], strict=True):
+            np.testing.assert_array_equal(array, same)
 
 
-def test_the_limit_of_many_tensors_is_one_long_loop() -> None:
-    _, _, arrays = limit_of(MIXED)
-    assert [array.shape for array in arrays] == [(MIXED.elements,)] * 5
+FLOATS = np.zeros(4, np.float32)
 
 
-def test_the_limit_of_many_tensors_moves_no_zeros() -> None:
-    """Memory full of them is faster, and a step's is not."""
-    _, _, arrays = limit_of(Workload("", "", "AdamW", {}, ((70_000,), (100,))))
-    for array in arrays:
-        assert np.count_nonzero(array) == array.size == 70_100
+@pytest.mark.parametrize(
+    ("updated", "read", "message"),
+    [
+        ([FLOATS], [FLOATS[:3]], "arrays of one size"),
+        ([FLOATS[::2]], [], "incompatible|contiguous"),
+        ([], [FLOATS[::2]], "contiguous"),
+        ([], [FLOATS.astype(np.float64)], "at most one of 16 bits"),
+        ([], [FLOATS.astype(np.float16)] * 2, "at most one of 16 bits"),
+        ([FLOATS] * 6, [], "at most 5 arrays to update and 2 to read"),
+        ([], [FLOATS] * 3, "at most 5 arrays to update and 2 to read"),
+        ([FLOATS.astype(np.float64)], [], "incompatible"),
+    ],
+    ids=range(8),
+)
+def test_a_plain_loop_refuses_other_arrays(
+    updated: list[Array], read: list[Array], message: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        _core.PlainLoop([(updated, read)])
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 64])
+def test_any_gradient_is_read_as_float32(size: int) -> None:
+    for dtype in (np.float16, np.float32):
+        reading_loop([np.ones(size, dtype), np.ones((3, size), dtype)])()
 
 
 def test_a_norm_reads_the_gradients_once_more() -> None:
@@ -352,6 +402,23 @@ def test_a_peer_skips_an_overflow(peer: Contestant) -> None:
         assert np.array_equal(plain(after), before)
 
 
+def test_a_turn_begins_warm() -> None:
+    def steps_of(warm_seconds: float) -> int:
+        times: list[float] = []
+
+        def step() -> None:
+            time.sleep(0.001)
+            times.append(time.perf_counter())
+
+        one = Participant("one", 1, step)
+        race([one], replace(QUICK, budget_seconds=9.0, warm_seconds=warm_seconds), lambda _: None)
+        assert [seconds > 0.001 for seconds in one.seconds] == [True] * QUICK.rounds
+        return len(times)
+
+    # Each of three turns has at most twenty more, unless the machine is very busy.
+    assert steps_of(0.0) + QUICK.rounds <= steps_of(0.02)
+
+
 def test_what_takes_minutes_to_compile_is_left_out() -> None:
     many = replace(MIXED, name="very many", shapes=((1,),) * 1000)
     with pytest.raises(Absent, match="minutes to compile very many"):
@@ -384,8 +451,8 @@ def test_those_without_memory_are_left_out_and_named(
     workload = Workload("sizes", "2^20", "AdamW", {}, ((2**20,),))
     peers = list(PEERS[:2])
     traffic = traffic_of(workload)
-    # Four besides the peers: ours, the limit's and two for temporaries.
-    available = (room + 4) * traffic.state * 4 * 2**20
+    # Three besides the peers: ours and two for temporaries.
+    available = (room + 3) * traffic.state * 4 * 2**20
     monkeypatch.setattr(environment, "available_bytes", lambda: available)
     bench = Bench([], [], [1], QUICK)
     fitting = bench.fitting(workload, traffic, peers)
@@ -550,10 +617,11 @@ def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
 def test_a_reading_sweep_reads_everything_and_writes_nothing() -> None:
     program = """
 import reading, numpy as np
+from fusedopt.bench.limit import reading_loop
 from workloads import reading as workloads
 for workload in workloads([64]):
     gradients = workload.gradients()
-    plain = reading.plain_loop(gradients)
+    plain = reading_loop(gradients)
     step = reading.skipped_step(workload, gradients)
     before = gradients[0].copy()
     plain()
@@ -601,7 +669,7 @@ workload = Workload("", "", "AdamW", {}, ((8, 8),))
 gradients = workload.gradients()
 ours = prepare(FUSEDOPT, workload, gradients)
 enter = values.entrances(ours, workload, gradients)
-arrays = [*ours.variables, *ours.slots()]
+arrays = [*ours.variables, *ours.slots()[0]]
 for kind in [*enter, "ordinary"]:
     enter[kind]()
     ours.step()

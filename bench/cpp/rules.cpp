@@ -15,7 +15,7 @@
 
 #include "arrays.hpp"
 #include "cases.hpp"
-#include "traffic.hpp"
+#include "plain_loop.hpp"
 
 namespace {
 
@@ -58,10 +58,12 @@ void step(benchmark::State& state, const fusedopt::Rule& rule, const std::string
 void plain_loop(benchmark::State& state, std::size_t count, const std::string& level) {
     fusedopt::set_level(level);
     Arrays arrays(count + 1, state.range(0));
-    std::vector<void*> updated;
+    std::vector<float*> updated;
     for (std::size_t i = 0; i < count; ++i) updated.push_back(arrays[i].data());
-    const std::array<const void*, 1> read = {arrays[count].data()};
-    for (auto _ : state) fusedopt::move_bytes(updated, read, state.range(0));
+    const std::array<const float*, 1> read = {arrays[count].data()};
+    fusedopt::PlainLoop loop;
+    loop.add(updated, read, nullptr, state.range(0));
+    for (auto _ : state) loop.run();
     report(state, bytes_an_element(count));
 }
 

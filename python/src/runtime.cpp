@@ -5,8 +5,8 @@
 
 #include <vector>
 
+#include "plain_loop.hpp"
 #include "register.hpp"
-#include "traffic.hpp"
 
 namespace fusedopt::python {
 
@@ -16,25 +16,52 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 
-void move_bytes_of(const std::vector<Floats>& updated, const std::vector<Floats>& read) {
-    std::vector<void*> written;
-    std::vector<const void*> sources;
-    py::ssize_t size = -1;
-    const auto check = [&](const Floats& array) {
-        if (size >= 0 && array.size() != size) throw std::invalid_argument("move_bytes: expected arrays of one size");
-        size = array.size();
-    };
-    for (Floats array : updated) {
-        check(array);
-        written.push_back(array.mutable_data());
+/// With the arrays it runs on, which live as long.
+class PlainLoopOfArrays {
+public:
+    explicit PlainLoopOfArrays(const std::vector<std::pair<std::vector<Floats>, std::vector<py::array>>>& tensors) {
+        for (const auto& [updated, read] : tensors) add(updated, read);
     }
-    for (const Floats& array : read) {
-        check(array);
-        sources.push_back(array.data());
+
+    void operator()() const {
+        const py::gil_scoped_release release;
+        loop_.run();
     }
-    const py::gil_scoped_release release;
-    move_bytes(written, sources, size < 0 ? 0 : size);
-}
+
+private:
+    void add(const std::vector<Floats>& updated, const std::vector<py::array>& read) {
+        std::vector<float*> written;
+        std::vector<const float*> sources;
+        const std::uint16_t* narrow = nullptr;
+        py::ssize_t size = -1;
+        const auto keep = [&](const py::array& array) {
+            if (size >= 0 && array.size() != size)
+                throw std::invalid_argument("PlainLoop: expected arrays of one size");
+            size = array.size();
+            arrays_.push_back(array);
+        };
+        for (Floats array : updated) {
+            keep(array);
+            written.push_back(array.mutable_data());
+        }
+        for (const py::array& array : read) {
+            keep(array);
+            if (!(array.flags() & py::array::c_style))
+                throw std::invalid_argument("PlainLoop: expected contiguous arrays");
+            if (py::isinstance<Floats>(array)) {
+                sources.push_back(static_cast<const float*>(array.data()));
+            } else if (array.itemsize() == sizeof(std::uint16_t) && !narrow) {
+                narrow = static_cast<const std::uint16_t*>(array.data());
+            } else {
+                throw std::invalid_argument("PlainLoop: expected float32 arrays and at most one of 16 bits to read");
+            }
+        }
+        loop_.add(written, sources, narrow, size < 0 ? 0 : size);
+    }
+
+    std::vector<py::array> arrays_;
+    PlainLoop loop_;
+};
 
 }  // namespace
 
@@ -50,7 +77,10 @@ void register_runtime(py::module_& module) {
     module.def("level", &level);
     module.def("set_level", &set_level, py::arg("name"));
     module.def("read_environment", &read_environment);
-    module.def("move_bytes", &move_bytes_of, py::arg("updated").noconvert(), py::arg("read").noconvert());
+    py::class_<PlainLoopOfArrays>(module, "PlainLoop")
+        .def(py::init<const std::vector<std::pair<std::vector<Floats>, std::vector<py::array>>>&>(),
+             py::arg("tensors").noconvert())
+        .def("__call__", &PlainLoopOfArrays::operator());
 }
 
 }  // namespace fusedopt::python

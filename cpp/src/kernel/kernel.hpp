@@ -126,6 +126,18 @@ struct MuonKernels {
     void (*combine)(double a, const void* x, double b, const void* y, void* out, std::int64_t begin, std::int64_t end);
 };
 
+inline constexpr int most_updated = 5;
+inline constexpr int most_read = 2;
+
+/// The arrays of one tensor that the benchmarks' plain loop moves.
+struct Moved {
+    float* updated[most_updated];
+    const float* read[most_read];
+    const std::uint16_t* narrow;  // read, too; null: none
+    int updated_count;
+    int read_count;
+};
+
 /// One level's kernels. `begin` is always a multiple of the tile, `sums` and `partials` those of all variables.
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];     // [rule][computes in double]
@@ -135,8 +147,7 @@ struct Kernels {
     MuonKernels muon[2];
     /// Each tile's sum of squares. False where an element of a gradient is not finite.
     bool (*measure)(double unscale, const Stretch&, double* sums);
-    void (*traffic)(void* const* updated, int updated_count, const void* const* read, int read_count,
-                    std::int64_t begin, std::int64_t end);
+    void (*plain_loop)(const Moved&, std::int64_t begin, std::int64_t end);
 };
 
 }  // namespace fusedopt::kernel

@@ -2,6 +2,7 @@
 #include "kernel/levels.hpp"
 
 #include "kernel/measure.hpp"
+#include "kernel/plain_loop.hpp"
 #include "kernel/rules/adadelta.hpp"
 #include "kernel/rules/adafactor.hpp"
 #include "kernel/rules/adagrad.hpp"
@@ -16,7 +17,6 @@
 #include "kernel/rules/schedule_free_adamw.hpp"
 #include "kernel/rules/sgd.hpp"
 #include "kernel/sweep.hpp"
-#include "kernel/traffic.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
@@ -35,7 +35,7 @@ const Kernels kernels = {
     {adafactor_kernels<float>, adafactor_kernels<double>},
     {muon_kernels<float>, muon_kernels<double>},
     measure,
-    traffic,
+    plain_loop,
 };
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -36,7 +36,10 @@ def fusedopt(workload: Workload, variables: list[Array], gradients: list[Array])
     """The library itself."""
     optimizer = optimizer_of(workload)
     optimizer.build(variables)
-    slots = [state for state in optimizer.variables if state.ndim]
+    slots: list[list[Array]] = [[] for _ in variables]
+    for name, state in optimizer._named_variables():
+        if state.ndim:
+            slots[int(name.rpartition("/")[2])].append(state)
     return Ready(partial(optimizer.apply, gradients), variables, lambda: slots)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from fusedopt.bench.workload import (
 from fusedopt.runtime import _core
 
 FLOAT_BYTES = 4
+HALF_BYTES = 2
 VARIABLE = "variable"
 
 Sweep = tuple[list[int], list[int]]
@@ -96,13 +96,18 @@ class Traffic:
     state: int
     """Variables and all that is kept for them; after them comes the gradient."""
     sweeps: list[Sweep] | None
+    gradient_bytes: int = FLOAT_BYTES
 
     @property
     def bytes(self) -> int | None:
         """For each element; None where the bytes are no limit."""
         if self.sweeps is None:
             return None
-        return sum(FLOAT_BYTES * (2 * len(updated) + len(read)) for updated, read in self.sweeps)
+        moved = [
+            position for updated, read in self.sweeps for position in (*updated, *updated, *read)
+        ]
+        of_gradient = moved.count(self.state)
+        return FLOAT_BYTES * (len(moved) - of_gradient) + self.gradient_bytes * of_gradient
 
 
 def traffic_of(workload: Workload) -> Traffic:
@@ -111,7 +116,7 @@ def traffic_of(workload: Workload) -> Traffic:
     sweeps = SWEEPS.get(workload.rule, _one_sweep)(layout)
     if sweeps is not None:
         sweeps = [*_sweeps_before(workload, layout), *sweeps]
-    return Traffic(len(layout.state), sweeps)
+    return Traffic(len(layout.state), sweeps, HALF_BYTES if workload.is_mixed else FLOAT_BYTES)
 
 
 def layout_of(workload: Workload) -> Layout:
@@ -123,12 +128,12 @@ def layout_of(workload: Workload) -> Layout:
 
 
 def _sweeps_before(workload: Workload, arrays: Layout) -> list[Sweep]:
-    """A norm over all gradients comes before the first update.
-
-    float16 gradients are read twice, too: as many bytes as float32 ones that are read once.
-    """
-    has_norm = workload.arguments.keys() & {"clipnorm", "global_clipnorm"}
-    return [([], [arrays.gradient])] if has_norm and not workload.is_mixed else []
+    """A norm over all gradients comes before the first update, and so does an overflow check."""
+    is_read_before = workload.is_mixed or workload.arguments.keys() & {
+        "clipnorm",
+        "global_clipnorm",
+    }
+    return [([], [arrays.gradient])] if is_read_before else []
 
 
 def slots_of(workload: Workload) -> list[str]:
@@ -145,12 +150,16 @@ def _kept(
     return [(name.partition("/")[0], array) for name, array in named if array.ndim]
 
 
-def limit_step(traffic: Traffic, arrays: Sequence[Array]) -> Step | None:
-    """Make the loop over a step's state and gradient, whose values stay; None where there is no limit."""
+def limit_step(traffic: Traffic, tensors: Sequence[Sequence[Array]]) -> Step | None:
+    """Make the loop over the state and gradient of each tensor, whose values stay; None where there is no limit."""
     if traffic.sweeps is None:
         return None
     calls = [
-        partial(_core.move_bytes, [arrays[i] for i in updated], [arrays[i] for i in read])
+        _core.PlainLoop(
+            [([arrays[i] for i in updated], [arrays[i] for i in read]) for arrays in tensors]
+        )
+        if updated
+        else reading_loop(arrays[i] for arrays in tensors for i in read)
         for updated, read in traffic.sweeps
     ]
     if len(calls) == 1:
@@ -161,6 +170,17 @@ def limit_step(traffic: Traffic, arrays: Sequence[Array]) -> Step | None:
             call()
 
     return step
+
+
+def reading_loop(arrays: Iterable[Array]) -> Step:
+    """Make the plainest loop that reads the memory of arrays, as float32 whatever it holds."""
+    return _core.PlainLoop([([], [_floats(array)]) for array in arrays])
+
+
+def _floats(array: Array) -> npt.NDArray[np.float32]:
+    """See memory as float32; a last element of 16 bits that has no second is left out."""
+    flat = array.reshape(-1)
+    return flat[: flat.nbytes // FLOAT_BYTES * FLOAT_BYTES // flat.itemsize].view(np.float32)
 
 
 def staggered(count: int, elements: int) -> list[npt.NDArray[np.float32]]:

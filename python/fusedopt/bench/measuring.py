@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
-from functools import partial
 
 from fusedopt.bench import environment
 from fusedopt.bench.contestants import FUSEDOPT, Contestant, installed, prepare
@@ -52,9 +50,9 @@ class Bench:
         available = environment.available_bytes()
         if available is None:
             return peers
-        # Ours, the limit's arrays and two for temporaries.
+        # Ours and two for temporaries.
         one = traffic.state * FLOAT_BYTES * workload.elements
-        room = available // one - 4
+        room = available // one - 3
         name = f"{workload.label}, {workload.name}"
         if room < 0:
             self.results.absent[name] = "too little memory"
@@ -72,7 +70,7 @@ class Bench:
         environment.set_threads(self.results.threads[-1])
         gradients = workload.gradients()
         ours = prepare(FUSEDOPT, workload, gradients)
-        limit = limit_step(traffic, arrays_of_limit(workload, traffic, ours, gradients))
+        limit = limit_step(traffic, tensors_of(ours, gradients))
         participants = [
             Participant(LIMIT, threads, limit) for threads in self.results.threads if limit
         ]
@@ -89,11 +87,8 @@ class Bench:
         arrays = staggered(max(map(sum, LOOPS.values())), elements)
         found = {}
         for name, (updated, read) in LOOPS.items():
-            lists = arrays[:updated], arrays[updated : updated + read]
-            found[name] = [
-                Participant(name, threads, partial(_core.move_bytes, *lists))
-                for threads in self.results.threads
-            ]
+            loop = _core.PlainLoop([(arrays[:updated], arrays[updated : updated + read])])
+            found[name] = [Participant(name, threads, loop) for threads in self.results.threads]
         race([one for each in found.values() for one in each], self.effort, environment.set_threads)
         for name, (updated, read) in LOOPS.items():
             entries = [Entry(LIMIT, one.threads, one.seconds) for one in found[name]]
@@ -151,18 +146,9 @@ class Bench:
         )
 
 
-def arrays_of_limit(
-    workload: Workload, traffic: Traffic, ours: Ready, gradients: list[Array]
-) -> list[Array]:
-    """Find the state and gradient that the limit's loop runs on.
-
-    Of one tensor they are fusedopt's own, as where arrays lie shows in the times; float16 gradients
-    stand as one float32 array. Many tensors are one long loop over arrays of its own.
-    """
-    if len(workload.shapes) > 1:
-        return [*staggered(traffic.state + 1, workload.elements)]
-    if workload.is_mixed:
-        gradients = replace(workload, is_mixed=False).gradients()
-    (shape,) = workload.shapes
-    whole = [slot for slot in ours.slots() if slot.shape == shape]
-    return [*ours.variables, *whole, *gradients]
+def tensors_of(ours: Ready, gradients: list[Array]) -> list[list[Array]]:
+    """Find each tensor's state and gradient, fusedopt's own: where arrays lie shows in the times."""
+    return [
+        [variable, *(slot for slot in slots if slot.shape == variable.shape), gradient]
+        for variable, slots, gradient in zip(ours.variables, ours.slots(), gradients, strict=True)
+    ]

@@ -88,9 +88,11 @@ def _torch_ready(
     parameters = optimizer.param_groups[0]["params"]
     settings = settings_of(workload)
 
-    def slots() -> list[Array]:
-        states = [value for state in optimizer.state.values() for value in state.values()]
-        return [state.numpy() for state in states if torch.is_tensor(state) and state.ndim]
+    def slots() -> list[list[Array]]:
+        states = [optimizer.state[parameter].values() for parameter in parameters]
+        return [
+            [one.numpy() for one in state if torch.is_tensor(one) and one.ndim] for state in states
+        ]
 
     if workload.is_mixed:
         step = _torch_mixed_step(torch, optimizer, parameters, gradients, settings)
@@ -214,4 +216,5 @@ def torch_compiled(workload: Workload, variables: list[Array], gradients: list[A
             compiled_update(factor)
         torch._amp_update_scale_(scale, growth, overflow, GROWTH, BACKOFF, GROWTH_STEPS)
 
-    return Ready(step, variables, lambda: [slot.numpy() for slot in (*momenta, *velocities)])
+    slots = [[slot.numpy() for slot in own] for own in zip(momenta, velocities, strict=True)]
+    return Ready(step, variables, lambda: slots)

@@ -33,6 +33,8 @@ class Effort:
     fewest_rounds: int = 3
     settle_seconds: float = 0.01
     """A pause is over when the process has rested for so long."""
+    warm_seconds: float = 0.003
+    """Steps before a turn: a shared cache forgets in a pause, and fills again only over several steps."""
 
 
 NORMAL = Effort(rounds=21, piece_seconds=0.001, budget_seconds=3.0)
@@ -44,6 +46,7 @@ QUICK = Effort(
     budget_seconds=0.05,
     fewest_rounds=1,
     settle_seconds=0.001,
+    warm_seconds=0.0,
 )
 
 
@@ -87,8 +90,7 @@ def race(
                 if participant.enter:
                     participant.enter()
                 _settle(effort.settle_seconds)
-                # What the others left in the caches is nobody's business.
-                participant.step()
+                _warm(participant.step, effort.warm_seconds)
                 participant.seconds.append(_turn(participant))
     finally:
         gc.enable()
@@ -103,6 +105,14 @@ def _settle(seconds: float) -> None:
             return
 
 
+def _warm(step: Step, seconds: float) -> None:
+    """Fill the caches with what the step needs: what the others left there is nobody's business."""
+    end = time.perf_counter() + seconds
+    step()
+    while time.perf_counter() < end:
+        step()
+
+
 def _calibrate(participant: Participant, effort: Effort) -> None:
     # The first steps allocate, fault pages in and start threads.
     first = _time(participant.step, 1)
@@ -111,7 +121,7 @@ def _calibrate(participant: Participant, effort: Effort) -> None:
     estimate = _time(participant.step, max(1, int(0.5 * effort.piece_seconds / single)))
     participant.repetitions = max(1, round(effort.piece_seconds / estimate))
     participant.pieces = PIECES if estimate < effort.piece_seconds * PIECES else 1
-    turn = estimate * (participant.repetitions * participant.pieces + 1)
+    turn = estimate * (participant.repetitions * participant.pieces + 1) + effort.warm_seconds
     affordable = int(effort.budget_seconds / turn)
     participant.rounds = min(effort.rounds, max(effort.fewest_rounds, affordable))
 

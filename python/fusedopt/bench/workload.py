@@ -35,8 +35,8 @@ class Ready(NamedTuple):
 
     step: Step
     variables: list[Any]
-    slots: Callable[[], list[Array]]
-    """The arrays of its rule's state; after the first step."""
+    slots: Callable[[], list[list[Array]]]
+    """The arrays of its rule's state for each variable; after the first step."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def optimizer_of(workload: Workload) -> fo.Optimizer:
 
 def touch(array: npt.NDArray[np.float32]) -> None:
     """Let the threads that will use each page of a new array be the first to write to it."""
-    _core.move_bytes([array], [])
+    _core.PlainLoop([([array], [])])()
 
 
 def noise_of(seed: int) -> Array:

@@ -1,0 +1,58 @@
+// The limit a benchmark compares with: the plainest loop that reads some arrays and reads and writes others. It writes
+// back what it read (0 x is added), so it can run on an optimizer's own memory: where arrays lie changes the limit.
+#pragma once
+
+#include "kernel/kernel.hpp"
+#include "kernel/math.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+template <int updated, int read, int narrow>
+void plain_loop_over(const Moved& moved, std::int64_t begin, std::int64_t end) {
+    float* w[updated > 0 ? updated : 1];
+    const float* r[read > 0 ? read : 1];
+    const std::uint16_t* n = moved.narrow;
+    for (int k = 0; k < updated; ++k) w[k] = moved.updated[k];
+    for (int k = 0; k < read; ++k) r[k] = moved.read[k];
+    float seen = 0;
+#pragma omp simd reduction(+ : seen)
+    for (std::int64_t i = begin; i < end; ++i) {
+        float x = 0;
+        for (int k = 0; k < read; ++k) x += r[k][i];
+        if constexpr (narrow != 0) x += static_cast<float>(n[i]);
+        for (int k = 0; k < updated; ++k) w[k][i] += x * 0.0f;
+        if constexpr (updated == 0) seen += x;
+    }
+    if constexpr (updated == 0) {
+        volatile float sink = seen;
+        (void)sink;
+    }
+}
+
+template <int updated, int narrow>
+void plain_loop_reading(const Moved& moved, std::int64_t begin, std::int64_t end) {
+    if (moved.read_count == 0) plain_loop_over<updated, 0, narrow>(moved, begin, end);
+    if (moved.read_count == 1) plain_loop_over<updated, 1, narrow>(moved, begin, end);
+    if (moved.read_count == 2) plain_loop_over<updated, 2, narrow>(moved, begin, end);
+}
+
+template <int updated>
+void plain_loop_updating(const Moved& moved, std::int64_t begin, std::int64_t end) {
+    if (moved.narrow) {
+        plain_loop_reading<updated, 1>(moved, begin, end);
+    } else {
+        plain_loop_reading<updated, 0>(moved, begin, end);
+    }
+}
+
+inline void plain_loop(const Moved& moved, std::int64_t begin, std::int64_t end) {
+    static_assert(most_updated == 5 && most_read == 2);
+    if (moved.updated_count == 0) plain_loop_updating<0>(moved, begin, end);
+    if (moved.updated_count == 1) plain_loop_updating<1>(moved, begin, end);
+    if (moved.updated_count == 2) plain_loop_updating<2>(moved, begin, end);
+    if (moved.updated_count == 3) plain_loop_updating<3>(moved, begin, end);
+    if (moved.updated_count == 4) plain_loop_updating<4>(moved, begin, end);
+    if (moved.updated_count == 5) plain_loop_updating<5>(moved, begin, end);
+}
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -1,0 +1,26 @@
+// The limit benchmarks compare with, on the same threads and in the same shares as a step.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "plan.hpp"
+
+namespace fusedopt {
+
+/// Reads and writes some arrays of each tensor and reads others, in the plainest possible loop.
+class PlainLoop {
+public:
+    /// Arrays of `size` elements. `narrow` is read, too, and has 16 bits an element, or is null.
+    void add(std::span<float* const> updated, std::span<const float* const> read, const std::uint16_t* narrow,
+             std::int64_t size);
+
+    void run() const;
+
+private:
+    std::vector<kernel::Moved> tensors_;
+    SweepPlan plan_;
+};
+
+}  // namespace fusedopt
