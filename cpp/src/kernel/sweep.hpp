@@ -1,4 +1,4 @@
-// The sweep over one variable, tile by tile: prepare the gradient, update, finish. The rule is its parameter.
+// The sweep over variables: prepare the gradient, update, finish. The rule is its parameter.
 #pragma once
 
 #include "kernel/finish.hpp"
@@ -31,15 +31,26 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T keep, const Av
     }
 }
 
-/// Elements that `at` widens at once, at most.
+/// Elements that `at` below widens at once, at most.
 inline constexpr std::int64_t widened_at_once = 128;
+
+/// Two cache lines of every array: what one iteration of the sweep does.
+template <class T>
+inline constexpr std::int64_t line_pair = 2 * line<T>;
+
+/// The cache lines of a pair, or the one line that it takes up in 16 bits.
+template <class T, class G>
+FUSEDOPT_INLINE void prefetch_pair(const G* elements) {
+#pragma GCC unroll 2
+    for (std::int64_t k = 0; k < line_pair<T>; k += line<G>) prefetch(elements + k);
+}
 
 /// A tile's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all.
 template <class T>
 struct WideGradient {
     const T* g;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_pair<T>(g + i); }
     FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t, std::int64_t, T*) const { return g + i; }
 };
 
@@ -50,10 +61,11 @@ template <Element element>
 struct NarrowGradient {
     const std::uint16_t* g;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_pair<float>(g + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t, float* batch) const {
-        if (count == line<float>) {
+        if (count == line_pair<float>) {
             widen_line<element>(g + i, batch);
+            widen_line<element>(g + i + line<float>, batch + line<float>);
         } else {
             widen(element, g + i, count, batch);
         }
@@ -79,7 +91,7 @@ struct NarrowGradient {
     const std::uint16_t* g;
     Element element;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_pair<float>(g + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t, std::int64_t end, float* batch) const {
         if (i % widened_at_once == 0) {
             widen(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
@@ -102,15 +114,15 @@ void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64
                   T* b, T* c, T* average) {
     alignas(64) T batch[widened_at_once];
     std::int64_t i = 0;
-    for (; i + line<T> <= n; i += line<T>) {
-        prefetch(w + i);
+    for (; i + line_pair<T> <= n; i += line_pair<T>) {
+        prefetch_pair<T>(w + i);
         gradient.prefetch_at(i);
-        if constexpr (Rule::slot_count > 0) prefetch(a + i);
-        if constexpr (Rule::slot_count > 1) prefetch(b + i);
-        if constexpr (Rule::slot_count > 2) prefetch(c + i);
-        if constexpr (averages) prefetch(average + i);
-        update_elements<averages>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch),
-                                  a + i, b + i, c + i, average + i);
+        if constexpr (Rule::slot_count > 0) prefetch_pair<T>(a + i);
+        if constexpr (Rule::slot_count > 1) prefetch_pair<T>(b + i);
+        if constexpr (Rule::slot_count > 2) prefetch_pair<T>(c + i);
+        if constexpr (averages) prefetch_pair<T>(average + i);
+        update_elements<averages>(rule, scale, keep, averaging, line_pair<T>, w + i,
+                                  gradient.at(i, line_pair<T>, n, batch), a + i, b + i, c + i, average + i);
     }
     if (i < n) {
         update_elements<averages>(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i,
@@ -118,10 +130,19 @@ void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64
     }
 }
 
-/// A tile of a variable: finds or makes its gradient, and the factor on it that is still to be applied.
+/// True where the rule takes the numbers of a gradient as they are: nothing is converted, averaged or clipped before.
+template <class T>
+FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
+    const bool is_widened_by_line = sizeof(T) == 4 && bytes_of(job.gradient_element) == 2;
+    return (job.gradient_element == ElementOf<T>::value || is_widened_by_line) && !job.accumulator &&
+           is_representable<T>(scale_of(step, job)) && !clips_values(step);
+}
+
+/// Some elements of a variable, a tile at most where the gradient is not direct: finds or makes that, and the factor on
+/// it that is still to be applied.
 template <class Rule, class T>
-FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& job, std::int64_t begin, std::int64_t n,
-                                 const Averaging<T>& averaging, const void* source, T* buffer) {
+FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
+                                  std::int64_t n, const Averaging<T>& averaging, const void* source, T* buffer) {
     const T keep = keep_of<T>(step, job);
     T* w = static_cast<T*>(job.weight) + begin;
     T* slots[3];
@@ -135,19 +156,17 @@ FUSEDOPT_INLINE void update_tile(const Rule& rule, const Step& step, const Job& 
                                 static_cast<T*>(nullptr));
         }
     };
-    const double factor = scale_of(step, job);
-    const bool needs_buffer = job.accumulator || !is_representable<T>(factor) || clips_values(step);
+    const T* g = static_cast<const T*>(source);
+    T scale = static_cast<T>(scale_of(step, job));
     if constexpr (sizeof(T) == 4) {
-        if (bytes_of(job.gradient_element) == 2 && !needs_buffer) {
+        if (direct && bytes_of(job.gradient_element) == 2) {
             const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
-                update(static_cast<T>(factor), gradient);
+                update(scale, gradient);
             };
             return with_narrow_gradient(source, job.gradient_element, update_narrow);
         }
     }
-    const T* g = static_cast<const T*>(source);
-    T scale = static_cast<T>(factor);
-    if (job.gradient_element != ElementOf<T>::value || needs_buffer) {
+    if (!direct) {
         scale = prepare(step, job, source, begin, n, g, buffer);
         empty_accumulator<T>(job, begin, n);
     }
@@ -161,9 +180,13 @@ void update(const Step& step, const Stretch& stretch) {
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const Averaging<T> averaging(step, *job);
+        const bool direct = is_direct<T>(step, *job);
+        // A buffer holds a tile, and what comes after an update finds it in a cache. Each break costs ten to twenty
+        // nanoseconds, so that where neither counts a variable is gone through at once.
+        const bool in_tiles = Rule<T>::has_trust_ratio || !direct || job->strides || job->storage || step.overwrite;
         const std::int64_t end = end_in(stretch, job);
-        for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
-            const std::int64_t n = end - i < tile ? end - i : tile;
+        for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {
+            n = in_tiles && end - i > tile ? tile : end - i;
             if constexpr (Rule<T>::has_trust_ratio) {
                 settle_tile(rule, static_cast<T>(job->ratio), keep_of<T>(step, *job), n,
                             static_cast<T*>(job->weight) + i, static_cast<const T*>(job->slots[0]) + i,
@@ -174,7 +197,7 @@ void update(const Step& step, const Stretch& stretch) {
                 if (job->storage) {
                     reconcile(*job, i, n);
                 }
-                update_tile(rule, step, *job, i, n, averaging, source, buffer);
+                update_piece(rule, step, *job, direct, i, n, averaging, source, buffer);
                 if (job->average || job->storage) {
                     store_tile<T>(step, *job, i, n);
                 }
