@@ -1,6 +1,6 @@
 // Every rule's step on one vector, through the public API, on every level and over sizes; and beside it the plain loop
-// that moves as many arrays, the mixed pipeline, and its reading sweep alone. Rules and variants are those of the
-// tests: a new one joins by itself.
+// that moves as many arrays, the mixed pipeline with its own, and its reading sweep alone. Rules and variants are those
+// of the tests: a new one joins by itself.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -87,18 +87,46 @@ void skipped_step(benchmark::State& state, fusedopt::DType dtype, const std::str
 }
 
 /// The whole pipeline for float16 gradients: overflow check, unscaling, global norm, AdamW and a moving average.
-void mixed_pipeline(benchmark::State& state, const std::string& level) {
-    fusedopt::set_level(level);
-    Arrays arrays(1, state.range(0));
+struct MixedPipeline {
+    explicit MixedPipeline(std::int64_t size) : arrays(1, size), narrow(static_cast<std::size_t>(size), 0x3000) {
+        optimizer.build({fusedopt::Tensor(arrays[0])});
+    }
+
+    Arrays arrays;
+    std::vector<std::uint16_t> narrow;
     fusedopt::LossScaleOptimizer optimizer{
         fusedopt::Optimizer(fusedopt::AdamW{}, {.global_clipnorm = 1.0, .use_ema = true})};
-    optimizer.build({fusedopt::Tensor(arrays[0])});
-    const std::vector<std::uint16_t> narrow(static_cast<std::size_t>(state.range(0)), 0x3000);
+};
+
+// Twice the gradient; variable, two moments and average.
+constexpr std::size_t mixed_bytes = 2 * sizeof(std::uint16_t) + 2 * 4 * sizeof(float);
+
+void mixed_pipeline(benchmark::State& state, const std::string& level) {
+    fusedopt::set_level(level);
+    MixedPipeline pipeline(state.range(0));
     const std::array shape = {state.range(0)};
-    const std::array gradients = {fusedopt::Tensor(narrow.data(), fusedopt::DType::float16, shape)};
-    for (auto _ : state) optimizer.apply(gradients);
-    // Twice the gradient; variable, two moments and average.
-    report(state, 2 * fusedopt::item_size(fusedopt::DType::float16) + 2 * 4 * sizeof(float));
+    const std::array gradients = {fusedopt::Tensor(pipeline.narrow.data(), fusedopt::DType::float16, shape)};
+    for (auto _ : state) pipeline.optimizer.apply(gradients);
+    report(state, mixed_bytes);
+}
+
+/// Its limit, in its own arrays: the gradient is read, as float32, then everything is moved.
+void mixed_loop(benchmark::State& state, const std::string& level) {
+    fusedopt::set_level(level);
+    MixedPipeline pipeline(state.range(0));
+    std::vector<float*> updated = {pipeline.arrays[0].data()};
+    for (const auto& [name, tensor] : pipeline.optimizer.variables()) {
+        if (tensor.size() == state.range(0)) updated.push_back(static_cast<float*>(tensor.data()));
+    }
+    const std::array read = {reinterpret_cast<const float*>(pipeline.narrow.data())};
+    fusedopt::PlainLoop reading, updating;
+    reading.add({}, read, nullptr, state.range(0) / 2);
+    updating.add(updated, {}, pipeline.narrow.data(), state.range(0));
+    for (auto _ : state) {
+        reading.run();
+        updating.run();
+    }
+    report(state, mixed_bytes);
 }
 
 template <class Body>
@@ -133,6 +161,7 @@ int main(int count, char** words) {
         add("skipped step, " + std::string(fusedopt::to_string(dtype)), run);
     }
     add("mixed pipeline", mixed_pipeline);
+    add("plain loops of the mixed pipeline", mixed_loop);
     for (const RuleCase& one : rule_cases()) {
         const auto run = [rule = one.rule](benchmark::State& state, const std::string& level) {
             step(state, rule, level);

@@ -34,38 +34,26 @@ FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T keep, const Av
 /// Elements that `at` below widens at once, at most.
 inline constexpr std::int64_t widened_at_once = 128;
 
-/// Two cache lines of every array: what one iteration of the sweep does.
-template <class T>
-inline constexpr std::int64_t line_pair = 2 * line<T>;
-
-/// The cache lines of a pair, or the one line that it takes up in 16 bits.
-template <class T, class G>
-FUSEDOPT_INLINE void prefetch_pair(const G* elements) {
-#pragma GCC unroll 2
-    for (std::int64_t k = 0; k < line_pair<T>; k += line<G>) prefetch(elements + k);
-}
-
-/// A tile's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all.
+/// A piece's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all.
 template <class T>
 struct WideGradient {
     const T* g;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_pair<T>(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
     FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t, std::int64_t, T*) const { return g + i; }
 };
 
 #if defined(__AVX512F__)
 
-/// A tile's gradient in 16 bits, widened line by line. The compiler knows from what, or `batch` would lie in memory.
+/// A piece's gradient in 16 bits, widened line by line. The compiler knows from what, or `batch` would lie in memory.
 template <Element element>
 struct NarrowGradient {
     const std::uint16_t* g;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_pair<float>(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t, float* batch) const {
-        if (count == line_pair<float>) {
+        if (count == line<float>) {
             widen_line<element>(g + i, batch);
-            widen_line<element>(g + i + line<float>, batch + line<float>);
         } else {
             widen(element, g + i, count, batch);
         }
@@ -85,13 +73,13 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 
 #else
 
-/// A tile's gradient in 16 bits, widened 128 elements at a time, which stay in `batch`: what waits for a division, or
+/// A piece's gradient in 16 bits, widened 128 elements at a time, which stay in `batch`: what waits for a division, or
 /// is waited for by one, keeps a processor from looking far enough ahead when it comes right beside it.
 struct NarrowGradient {
     const std::uint16_t* g;
     Element element;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_pair<float>(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t, std::int64_t end, float* batch) const {
         if (i % widened_at_once == 0) {
             widen(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
@@ -107,22 +95,23 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 
 #endif
 
-/// One tile, a cache line of every array at a time: each is prefetched once, and memory and arithmetic work side by
-/// side. The rule comes by value: a reference could alias the arrays, and its scalars would be loaded again and again.
+/// A piece of a variable, a cache line of every array at a time: each is prefetched once, and memory and arithmetic
+/// work side by side. The rule comes by value: a reference could alias the arrays, and its scalars would be loaded
+/// again and again.
 template <bool averages, class Rule, class T, class Gradient>
 void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64_t n, T* w, Gradient gradient, T* a,
                   T* b, T* c, T* average) {
     alignas(64) T batch[widened_at_once];
     std::int64_t i = 0;
-    for (; i + line_pair<T> <= n; i += line_pair<T>) {
-        prefetch_pair<T>(w + i);
+    for (; i + line<T> <= n; i += line<T>) {
+        prefetch(w + i);
         gradient.prefetch_at(i);
-        if constexpr (Rule::slot_count > 0) prefetch_pair<T>(a + i);
-        if constexpr (Rule::slot_count > 1) prefetch_pair<T>(b + i);
-        if constexpr (Rule::slot_count > 2) prefetch_pair<T>(c + i);
-        if constexpr (averages) prefetch_pair<T>(average + i);
-        update_elements<averages>(rule, scale, keep, averaging, line_pair<T>, w + i,
-                                  gradient.at(i, line_pair<T>, n, batch), a + i, b + i, c + i, average + i);
+        if constexpr (Rule::slot_count > 0) prefetch(a + i);
+        if constexpr (Rule::slot_count > 1) prefetch(b + i);
+        if constexpr (Rule::slot_count > 2) prefetch(c + i);
+        if constexpr (averages) prefetch(average + i);
+        update_elements<averages>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch),
+                                  a + i, b + i, c + i, average + i);
     }
     if (i < n) {
         update_elements<averages>(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i,
@@ -138,7 +127,7 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
            is_representable<T>(scale_of(step, job)) && !clips_values(step);
 }
 
-/// Some elements of a variable, a tile at most where the gradient is not direct: finds or makes that, and the factor on
+/// A piece of a variable, a tile at most where the gradient is not direct: finds or makes that, and the factor on
 /// it that is still to be applied.
 template <class Rule, class T>
 FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
