@@ -6,7 +6,8 @@
 #include <span>
 #include <vector>
 
-/// Arrays out of one block. Where they begin a power of two apart they meet in the same cache sets (STAGGER in workload.py).
+/// Arrays out of one block. Where they begin a power of two apart they meet in the same cache sets: see STAGGER in
+/// workload.py.
 class Arrays {
 public:
     Arrays(std::size_t count, std::int64_t size)

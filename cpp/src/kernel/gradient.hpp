@@ -7,8 +7,8 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-inline constexpr int prefetch_bytes =
-    384;  // more costs up to a fifth on AMD Zen 4, a quarter on Zen 5; none up to a tenth
+// More costs up to a fifth on AMD Zen 4, a quarter on Zen 5; none up to a tenth.
+inline constexpr int prefetch_bytes = 384;
 inline constexpr int far_prefetch_bytes = 4096;
 
 template <class T>
