@@ -1,4 +1,6 @@
 // Every rule on every pair of dtypes and every size, at every level, on one to three threads, between guard pages.
+#include <numeric>
+
 #include "check.hpp"
 #include "matrix.hpp"
 
@@ -9,18 +11,36 @@ TEST(every_rule_has_a_case) {
     }
 }
 
-TEST(rules_give_the_bits_of_the_reference) {
-    std::vector<Problem> problems;  // the same numbers in other places
-    for (const Placement placement : all_placements) {
-        problems.emplace_back(std::vector<std::int64_t>{0, 1, 15, 1023, 1025, 5000}, 3, placement);
-    }
+namespace {
+
+/// On problems of the same numbers in different places.
+void check_every_rule(const std::vector<Problem>& problems, const fusedopt::Options& options) {
     for (const auto& [name, rule] : rule_cases()) {
-        const reference::Optimizer expected = solve(problems[0], rule, {});
+        const reference::Optimizer expected = solve(problems[0], rule, options);
         on_every_level_and_thread_count([&, &name = name, &rule = rule](const std::string& where) {
             for (const Problem& problem : problems) {
-                const std::string found = difference(problem, rule, {}, expected);
+                const std::string found = difference(problem, rule, options, expected);
                 CHECK_EQUAL(found.empty() ? "" : name + ", " + where + ": " + found, "");
             }
         });
     }
+}
+
+}  // namespace
+
+TEST(rules_give_the_bits_of_the_reference) {
+    std::vector<Problem> problems;
+    for (const Placement placement : all_placements) {
+        problems.emplace_back(std::vector<std::int64_t>{0, 1, 15, 1023, 1025, 5000}, 3, placement);
+    }
+    check_every_rule(problems, {});
+}
+
+// All that can be left of a cache line, and of a row of a norm's sum.
+TEST(rules_and_norms_of_few_elements) {
+    std::vector<std::int64_t> sizes(33);
+    std::iota(sizes.begin(), sizes.end(), 1);
+    std::vector<Problem> problems;
+    problems.emplace_back(sizes, 2);
+    check_every_rule(problems, {.clipnorm = 1.0, .use_ema = true});
 }

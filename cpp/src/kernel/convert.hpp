@@ -140,10 +140,11 @@ inline void widen(Element element, const void* in, std::int64_t n, float* out) {
 }
 
 #if defined(__AVX512F__)
-/// Sixteen elements.
+/// n of sixteen elements; the others are 0.
 template <Element element>
-FUSEDOPT_INLINE void widen_line(const std::uint16_t* in, float* out) {
-    const __m256i line = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+FUSEDOPT_INLINE void widen_line(const std::uint16_t* in, std::int64_t n, float* out) {
+    const __m256i line = n == 16 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in))
+                                 : _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), in);
     if constexpr (element == Element::float16) {
         _mm512_storeu_ps(out, _mm512_cvtph_ps(line));
     } else {

@@ -14,6 +14,22 @@ inline constexpr int far_prefetch_bytes = 4096;
 template <class T>
 inline constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
 
+// Where a level has masks for elements, a part of a register takes no longer than a whole one. AVX2 can write by mask
+// as well, but AMD's processors then take longer than one element after the other.
+#if defined(__AVX512F__)
+template <class T>
+inline constexpr bool reads_by_mask = true;
+inline constexpr bool writes_by_mask = true;
+#elif defined(__AVX2__)
+template <class T>
+inline constexpr bool reads_by_mask = sizeof(T) >= 4;
+inline constexpr bool writes_by_mask = false;
+#else
+template <class T>
+inline constexpr bool reads_by_mask = false;
+inline constexpr bool writes_by_mask = false;
+#endif
+
 template <class T>
 FUSEDOPT_INLINE void prefetch(const T* address) {
     __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);

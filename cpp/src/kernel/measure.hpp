@@ -79,6 +79,18 @@ FUSEDOPT_INLINE void prefetch_row(const G* row) {
     for (int k = 0; k < lanes; k += 64 / static_cast<int>(sizeof(G))) prefetch_far(row + k);
 }
 
+/// The first n numbers of a row, then zeros.
+template <class G>
+FUSEDOPT_INLINE void copy_part(const G* in, std::int64_t n, G* row) {
+    if constexpr (reads_by_mask<G>) {
+#pragma omp simd
+        for (int k = 0; k < lanes; ++k) row[k] = k < n ? in[k] : G{};
+    } else {
+        __builtin_memset(row, 0, lanes * sizeof(G));
+        __builtin_memcpy(row, in, static_cast<unsigned long>(n) * sizeof(G));
+    }
+}
+
 /// Calls add(row) for each row of as many elements as lanes; a last, short row is filled with zeros.
 template <class G, class Add>
 FUSEDOPT_INLINE void for_each_row(const G* g, std::int64_t n, const Add& add) {
@@ -88,8 +100,8 @@ FUSEDOPT_INLINE void for_each_row(const G* g, std::int64_t n, const Add& add) {
         add(g + i);
     }
     if (i < n) {
-        G row[lanes] = {};
-        __builtin_memcpy(row, g + i, static_cast<unsigned long>(n - i) * sizeof(G));
+        alignas(64) G row[lanes];
+        copy_part(g + i, n - i, row);
         add(row);
     }
 }

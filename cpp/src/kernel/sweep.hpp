@@ -7,14 +7,15 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-/// The rule on elements [0, n), with every factor folded into scale and keep, and the moving average of what it makes.
-/// No array overlaps another: without that promise a slot just written would be loaded again.
+/// The rule on the first n elements of a cache line, with every factor folded into scale and keep, and the moving
+/// average of what it makes. No array overlaps another: without that promise a slot just written would be loaded again.
 template <bool averages, class Rule, class T>
-FUSEDOPT_INLINE void update_elements(const Rule& rule, T scale, T keep, const Averaging<T>& averaging, std::int64_t n,
-                                     T* __restrict w, const T* __restrict g, T* __restrict a, T* __restrict b,
-                                     T* __restrict c, T* __restrict average) {
+FUSEDOPT_INLINE void update_line(const Rule& rule, T scale, T keep, const Averaging<T>& averaging, std::int64_t n,
+                                 T* __restrict w, const T* __restrict g, T* __restrict a, T* __restrict b,
+                                 T* __restrict c, T* __restrict average) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t i = 0; i < (writes_by_mask ? line<T> : n); ++i) {
+        if (writes_by_mask && i >= n) continue;
         const T x = g[i] * scale;
         T y = w[i] * keep;
         if constexpr (Rule::slot_count == 0) {
@@ -52,11 +53,7 @@ struct NarrowGradient {
 
     FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t, float* batch) const {
-        if (count == line<float>) {
-            widen_line<element>(g + i, batch);
-        } else {
-            widen(element, g + i, count, batch);
-        }
+        widen_line<element>(g + i, count, batch);
         return batch;
     }
 };
@@ -110,12 +107,12 @@ void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64
         if constexpr (Rule::slot_count > 1) prefetch(b + i);
         if constexpr (Rule::slot_count > 2) prefetch(c + i);
         if constexpr (averages) prefetch(average + i);
-        update_elements<averages>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch),
-                                  a + i, b + i, c + i, average + i);
+        update_line<averages>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch), a + i,
+                              b + i, c + i, average + i);
     }
     if (i < n) {
-        update_elements<averages>(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i,
-                                  b + i, c + i, average + i);
+        update_line<averages>(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i, b + i,
+                              c + i, average + i);
     }
 }
 
