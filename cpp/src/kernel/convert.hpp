@@ -42,6 +42,16 @@ FUSEDOPT_INLINE std::uint16_t narrow_float16(float x) {
     return __builtin_bit_cast(std::uint16_t, static_cast<__fp16>(x));
 }
 
+#elif defined(__F16C__)
+
+FUSEDOPT_INLINE float widen_float16(std::uint16_t x) {
+    return _cvtsh_ss(x);
+}
+
+FUSEDOPT_INLINE std::uint16_t narrow_float16(float x) {
+    return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+}
+
 #else
 
 FUSEDOPT_INLINE float widen_float16(std::uint16_t x) {
