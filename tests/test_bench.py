@@ -6,7 +6,6 @@ import copy
 import math
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -402,21 +401,21 @@ def test_a_peer_skips_an_overflow(peer: Contestant) -> None:
         assert np.array_equal(plain(after), before)
 
 
-def test_a_turn_begins_warm() -> None:
-    def steps_of(warm_seconds: float) -> int:
-        times: list[float] = []
+@pytest.mark.parametrize(("warm_seconds", "warm_steps"), [(60.0, 20), (0.0, 1)])
+def test_a_turn_begins_warm(warm_seconds: float, warm_steps: int) -> None:
+    begun = 0
 
-        def step() -> None:
-            time.sleep(0.001)
-            times.append(time.perf_counter())
+    def step() -> None:
+        nonlocal begun
+        begun += 1
 
-        one = Participant("one", 1, step)
-        race([one], replace(QUICK, budget_seconds=9.0, warm_seconds=warm_seconds), lambda _: None)
-        assert [seconds > 0.001 for seconds in one.seconds] == [True] * QUICK.rounds
-        return len(times)
-
-    # Each of three turns has at most twenty more, unless the machine is very busy.
-    assert steps_of(0.0) + QUICK.rounds <= steps_of(0.02)
+    one = Participant("one", 1, step, enter=lambda: starts.append(begun))
+    starts: list[int] = []
+    effort = replace(QUICK, budget_seconds=60.0, warm_steps=20, warm_seconds=warm_seconds)
+    race([one], effort, lambda _: None)
+    starts.append(begun)
+    timed = one.repetitions * one.pieces
+    assert np.diff(starts[1:]).tolist() == [warm_steps + timed] * effort.rounds
 
 
 def test_what_takes_minutes_to_compile_is_left_out() -> None:

@@ -33,8 +33,9 @@ class Effort:
     fewest_rounds: int = 3
     settle_seconds: float = 0.01
     """A pause is over when the process has rested for so long."""
-    warm_seconds: float = 0.003
-    """Steps before a turn: a shared cache forgets in a pause, and fills again only over several steps."""
+    warm_steps: int = 150
+    """Before a turn, as far as there is time: caches that threads share take so many to settle after a pause."""
+    warm_seconds: float = 0.02
 
 
 NORMAL = Effort(rounds=21, piece_seconds=0.001, budget_seconds=3.0)
@@ -46,7 +47,7 @@ QUICK = Effort(
     budget_seconds=0.05,
     fewest_rounds=1,
     settle_seconds=0.001,
-    warm_seconds=0.0,
+    warm_steps=1,
 )
 
 
@@ -59,6 +60,7 @@ class Participant:
     step: Step
     enter: Callable[[], None] | None = None
     """What a turn begins with."""
+    warm_steps: int = 1
     pieces: int = 1
     repetitions: int = 1
     rounds: int = 1
@@ -90,7 +92,7 @@ def race(
                 if participant.enter:
                     participant.enter()
                 _settle(effort.settle_seconds)
-                _warm(participant.step, effort.warm_seconds)
+                _time(participant.step, participant.warm_steps)
                 participant.seconds.append(_turn(participant))
     finally:
         gc.enable()
@@ -105,14 +107,6 @@ def _settle(seconds: float) -> None:
             return
 
 
-def _warm(step: Step, seconds: float) -> None:
-    """Fill the caches with what the step needs: what the others left there is nobody's business."""
-    end = time.perf_counter() + seconds
-    step()
-    while time.perf_counter() < end:
-        step()
-
-
 def _calibrate(participant: Participant, effort: Effort) -> None:
     # The first steps allocate, fault pages in and start threads.
     first = _time(participant.step, 1)
@@ -120,9 +114,10 @@ def _calibrate(participant: Participant, effort: Effort) -> None:
     single = min(_time(participant.step, 1) for _ in range(tries))
     estimate = _time(participant.step, max(1, int(0.5 * effort.piece_seconds / single)))
     participant.repetitions = max(1, round(effort.piece_seconds / estimate))
+    participant.warm_steps = max(1, min(effort.warm_steps, int(effort.warm_seconds / estimate)))
     participant.pieces = PIECES if estimate < effort.piece_seconds * PIECES else 1
-    turn = estimate * (participant.repetitions * participant.pieces + 1) + effort.warm_seconds
-    affordable = int(effort.budget_seconds / turn)
+    steps = participant.warm_steps + participant.repetitions * participant.pieces
+    affordable = int(effort.budget_seconds / (estimate * steps))
     participant.rounds = min(effort.rounds, max(effort.fewest_rounds, affordable))
 
 
