@@ -27,10 +27,10 @@ BorrowedStaging::~BorrowedStaging() {
 }
 
 void Built::refuse_memory(std::size_t index) const {
-    const py::array& array = arrays_[index];
-    if (array.data() != memory_[index].data || array.size() != memory_[index].size) {
-        throw std::invalid_argument(describe(index) + ": expected the memory it was built with, found it moved or " +
-                                    "resized; build a new optimizer on it");
+    if (arrays_[index].data() != memory_[index]) {
+        throw std::invalid_argument(describe(index) +
+                                    ": expected the memory it was built with, found it moved; build a " +
+                                    "new optimizer on it");
     }
     throw std::invalid_argument(describe(index) + ": expected writable memory, found it made read-only after build; " +
                                 "set its flags.writeable to True");

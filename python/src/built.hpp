@@ -58,7 +58,11 @@ public:
         arrays_ = std::move(arrays);
         names_ = std::move(names);
         memory_.clear();
-        for (const py::array& array : arrays_) memory_.push_back({array.data(), array.size()});
+        locks_.clear();
+        for (const py::array& array : arrays_) {
+            memory_.push_back(array.data());
+            locks_.emplace_back(py::handle(array));
+        }
     }
 
     std::string describe(std::size_t index) const {
@@ -69,15 +73,12 @@ public:
         return in_built_order ? "gradient of " + describe(position) : "gradient " + std::to_string(position);
     }
 
-    /// numpy.ndarray.resize and assignment to .data can swap an array's memory behind everybody's back; its owner can
-    /// also have made it read-only.
+    /// An array's memory can be swapped behind everybody's back, by __setstate__ for one, and made read-only.
     void check_memory() const {
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
             const auto* fields = py::detail::array_proxy(arrays_[i].ptr());
-            std::int64_t size = 1;
-            for (int d = 0; d < fields->nd; ++d) size *= fields->dimensions[d];
             const bool is_writable = fields->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-            if (fields->data != memory_[i].data || size != memory_[i].size || !is_writable) refuse_memory(i);
+            if (fields->data != memory_[i] || !is_writable) refuse_memory(i);
         }
     }
 
@@ -87,13 +88,12 @@ public:
 private:
     [[noreturn]] void refuse_memory(std::size_t index) const;
 
-    struct Memory {
-        const void* data;
-        std::int64_t size;
-    };
     std::vector<py::array> arrays_;
     std::vector<std::string> names_;
-    std::vector<Memory> memory_;
+    std::vector<const void*> memory_;
+    // NumPy does not resize an array that has weak references. To ask for its size in each step would be slow: NumPy
+    // keeps that near the elements of small arrays, in cache lines that another thread writes.
+    std::vector<py::weakref> locks_;
 };
 
 /// Reads the objects of a call into the staging area; warns of gradients that are None.
