@@ -186,8 +186,8 @@ class Optimizer:
         variables : sequence or dict of numpy.ndarray
             float32, float64, float16 or bfloat16 (``ml_dtypes``), C-contiguous, writable, aligned,
             not overlapping. Other objects that share writable CPU memory are welcome too. They
-            are kept alive. With a dict, the names serve messages, `exclude_from_weight_decay` and
-            gradients given by name.
+            are kept alive, and NumPy refuses to resize them as long as the optimizer is. With a
+            dict, the names serve messages, `exclude_from_weight_decay` and gradients given by name.
 
         Raises
         ------
