@@ -247,23 +247,26 @@ def measured(program: Path, wanted: str, out: Path) -> dict[str, dict[str, Any]]
     return {one["name"]: one for one in json.loads(out.read_text())["benchmarks"]}
 
 
-def test_benchmark_of_the_rules(benchmarks: Path, tree: Path, tmp_path: Path) -> None:
-    found = measured(benchmarks / "fusedopt_bench", "/64/", tmp_path / "out.json")
+@pytest.mark.parametrize("elements", [63, 64])
+def test_benchmark_of_the_rules(
+    benchmarks: Path, tree: Path, tmp_path: Path, elements: int
+) -> None:
+    found = measured(benchmarks / "fusedopt_bench", f"/{elements}/", tmp_path / "out.json")
     levels = {name.split("/")[1] for name in found}
     assert levels <= level_objects(tree).keys()
     assert levels
     labels = set()
     for level in levels:
         for case in CASES:
-            one = found.pop(f"{case}/{level}/64/real_time")
+            one = found.pop(f"{case}/{level}/{elements}/real_time")
             assert one["bytes_per_second"] > 0
             labels.add(one["label"])
         for name in ("mixed pipeline", "plain loops of the mixed pipeline"):
-            one = found.pop(f"{name}/{level}/64/real_time")
+            one = found.pop(f"{name}/{level}/{elements}/real_time")
             assert one["bytes_per_second"] > 0
             assert one["label"] == "36 bytes an element"
         for dtype in ("float16", "bfloat16", "float32"):
-            one = found.pop(f"skipped step, {dtype}/{level}/64/real_time")
+            one = found.pop(f"skipped step, {dtype}/{level}/{elements}/real_time")
             assert not one.get("error_occurred")
             assert one["bytes_per_second"] > 0
     assert labels == {one["label"] for one in found.values()}
