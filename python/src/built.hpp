@@ -91,8 +91,8 @@ private:
     std::vector<py::array> arrays_;
     std::vector<std::string> names_;
     std::vector<const void*> memory_;
-    // NumPy does not resize an array that has weak references. To ask for its size in each step would be slow: NumPy
-    // keeps that near the elements of small arrays, in cache lines that another thread writes.
+    // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
+    // small arrays up to half as long again: NumPy keeps it beside some array's elements.
     std::vector<py::weakref> locks_;
 };
 
