@@ -150,7 +150,7 @@ def test_pkg_config(tree: Path, prefix: Path, tmp_path: Path) -> None:
     if shutil.which("pkg-config"):
         command = ("pkg-config", "--cflags", "--libs", "fusedopt")
         assert run(*command, PKG_CONFIG_PATH=str(file.parent)).split() == flags
-    run(compiler_of(tree), "-std=c++20", EXAMPLE / "iris.cpp", *flags, "-o", tmp_path / "iris")
+    run(compiler_of(tree), EXAMPLE / "iris.cpp", *flags, "-o", tmp_path / "iris")
     run_example(tmp_path / "iris")
 
 

@@ -26,6 +26,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/fusedopt-config.cmake
 
 # pkg-config's file finds its neighbours from where it lies, so that the installed tree can be moved.
 file(RELATIVE_PATH FUSEDOPT_PC_TO_INCLUDEDIR ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+set(FUSEDOPT_PC_STANDARD "${CMAKE_CXX20_STANDARD_COMPILE_OPTION}")
 set(FUSEDOPT_PC_LIBS "")
 if(FUSEDOPT_LINKS_OPENMP)
   set(FUSEDOPT_PC_LIBS "${OpenMP_CXX_FLAGS}")

@@ -9,7 +9,8 @@
 
 #include "kernel/levels.hpp"
 
-#if defined(FUSEDOPT_HAS_x86_64_v3)
+#if defined(__x86_64__) || defined(_M_X64)
+#define FUSEDOPT_ASKS_CPUID
 #if defined(_MSC_VER)
 #include <intrin.h>
 #else
@@ -24,7 +25,7 @@ bool always() {
     return true;
 }
 
-#if defined(FUSEDOPT_HAS_x86_64_v3)
+#if defined(FUSEDOPT_ASKS_CPUID)
 
 struct Registers {
     unsigned eax, ebx, ecx, edx;
@@ -57,7 +58,7 @@ bool saves_registers(unsigned bits) {
 }
 
 // The psABI's x86-64-v3: AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE.
-bool is_x86_64_v3() {
+[[maybe_unused]] bool is_x86_64_v3() {
     constexpr unsigned fma = 1u << 12, movbe = 1u << 22, avx = 1u << 28, f16c = 1u << 29;
     constexpr unsigned bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8, lzcnt = 1u << 5;
     constexpr unsigned leaf_1 = fma | movbe | avx | f16c, leaf_7 = bmi1 | avx2 | bmi2;
@@ -67,7 +68,7 @@ bool is_x86_64_v3() {
 
 // The psABI's x86-64-v4: AVX-512 F, DQ, CD, BW, VL. And AVX-512 VBMI, which came with Intel's Ice Lake and AMD's Zen 4:
 // processors before them lower their clock while they work on 512 bits, so they stay with v3.
-bool is_x86_64_v4() {
+[[maybe_unused]] bool is_x86_64_v4() {
     constexpr unsigned f = 1u << 16, dq = 1u << 17, cd = 1u << 28, bw = 1u << 30, vl = 1u << 31, vbmi = 1u << 1;
     constexpr unsigned leaf_7 = f | dq | cd | bw | vl;
     return is_x86_64_v3() && (cpuid(7).ebx & leaf_7) == leaf_7 && (cpuid(7).ecx & vbmi) && saves_registers(0xe6);

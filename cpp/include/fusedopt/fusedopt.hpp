@@ -2,6 +2,8 @@
 // This header is the whole public C++ API.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <fusedopt/loss_scale_optimizer.hpp>
 #include <fusedopt/multi_optimizer.hpp>
 #include <fusedopt/optimizer.hpp>

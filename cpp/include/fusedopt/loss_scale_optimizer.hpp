@@ -1,6 +1,8 @@
 // Dynamic loss scaling around an optimizer: gradients are checked and unscaled in the same sweeps as the step.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <cstdint>
 #include <initializer_list>
 #include <memory>

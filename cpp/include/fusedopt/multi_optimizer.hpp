@@ -1,6 +1,8 @@
 // Several optimizers, each for some of the variables, stepped as one.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>

@@ -1,6 +1,8 @@
 // One optimizer: a rule, the options every rule shares, and all state between steps.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <cstdint>
 #include <initializer_list>
 #include <memory>

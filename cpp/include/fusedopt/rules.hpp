@@ -1,6 +1,8 @@
 // The update rules and their hyperparameters, with Keras 3's names and defaults.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <concepts>
 #include <cstdint>
 #include <functional>

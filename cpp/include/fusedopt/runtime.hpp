@@ -1,6 +1,8 @@
 // What runs the kernels: threads and instruction-set levels.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <string>
 #include <string_view>
 #include <vector>

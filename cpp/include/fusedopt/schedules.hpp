@@ -1,6 +1,8 @@
 // Learning-rate schedules: functions of the step counter, given in place of a number. Names and defaults are Keras 3's.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <concepts>
 #include <optional>
 #include <vector>

@@ -1,6 +1,8 @@
 // A view of memory that somebody else owns: where it is, what it holds, how it is laid out.
 #pragma once
 
+#include <fusedopt/language.hpp>
+
 #include <array>
 #include <concepts>
 #include <cstddef>
