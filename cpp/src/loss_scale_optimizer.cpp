@@ -181,4 +181,8 @@ void LossScaleOptimizer::set_state(std::span<const Tensor> values) {
     load(values, true);
 }
 
+void LossScaleOptimizer::between_steps(const std::function<void()>& function) const {
+    std::visit([&](const auto& inner) { inner->between_steps(function); }, inner_);
+}
+
 }  // namespace fusedopt

@@ -206,6 +206,11 @@ void MultiOptimizer::State::copy_weights(std::span<const Tensor> values, Extent 
                   [&](Optimizer::State& state, std::span<const Tensor> part) { state.copy_weights(part, extent); });
 }
 
+void MultiOptimizer::State::between_steps(const std::function<void()>& function) const {
+    const Locks locks = lock_all();
+    function();
+}
+
 void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
     require_built("finalize_variable_values");
     if (tensors.size() != places.size()) {
@@ -281,6 +286,11 @@ void MultiOptimizer::set_state(std::span<const Tensor> values) {
     const std::lock_guard lock(state_->mutex);
     state_->check_weights(values, Extent::complete);
     state_->copy_weights(values, Extent::complete);
+}
+
+void MultiOptimizer::between_steps(const std::function<void()>& function) const {
+    const std::lock_guard lock(state_->mutex);
+    state_->between_steps(function);
 }
 
 void MultiOptimizer::finalize_variable_values(std::span<const Tensor> variables) {

@@ -25,6 +25,7 @@ struct MultiOptimizer::State {
     std::vector<NamedTensor> named_variables(Extent extent);
     void check_weights(std::span<const Tensor> values, Extent extent);
     void copy_weights(std::span<const Tensor> values, Extent extent);
+    void between_steps(const std::function<void()>& function) const;
     void finalize(std::span<const Tensor> tensors);
 
     std::vector<std::shared_ptr<Optimizer>> optimizers;

@@ -101,6 +101,11 @@ void Optimizer::set_state(std::span<const Tensor> values) {
     state_->copy_weights(values, Extent::complete);
 }
 
+void Optimizer::between_steps(const std::function<void()>& function) const {
+    const std::lock_guard lock(state_->mutex);
+    function();
+}
+
 void Optimizer::finalize_variable_values(std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
     state_->finalize(variables);

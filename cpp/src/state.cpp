@@ -186,7 +186,8 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
 void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
     const std::vector<NamedTensor> own = named_variables(extent);
     for (std::size_t k = 0; k < own.size(); ++k) {
-        if (const std::int64_t bytes = own[k].tensor.size_bytes()) {
+        const std::int64_t bytes = own[k].tensor.size_bytes();
+        if (bytes > 0 && own[k].tensor.data() != values[k].data()) {
             std::memmove(own[k].tensor.data(), values[k].data(), static_cast<std::size_t>(bytes));
         }
     }

@@ -1,87 +1,286 @@
-"""State in one file, in the safetensors format, written whole or not at all."""
+"""State in one file, in the safetensors format: written whole or not at all, and read in pieces."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fusedopt.runtime import __version__
-from fusedopt.state import Array, checked_values
+import numpy as np
 
-FORMAT = "fusedopt-1"
+from fusedopt.replacement import naming, open_regular, replacement
+from fusedopt.runtime import __version__
+from fusedopt.state import Array
+
+FORMAT = "fusedopt-2"  # has the CRC-32 of every tensor
+OLD_FORMAT = "fusedopt-1"
+VARIABLE = "variable/"  # begins the names of variables, as "momentum/" begins those of momenta
+_PIECE = (
+    1 << 20
+)  # bytes read or written at once: they stay in the caches while they are summed and copied
+_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
 
 
 def write(
-    path: str | os.PathLike[str], state: list[tuple[str, Array]], description: Mapping[str, Any]
+    path: str | bytes | os.PathLike[Any],
+    tensors: Sequence[tuple[str, Array]],
+    description: Mapping[str, Any],
 ) -> None:
-    """Write state and description to a new file, then put it in the place of the old one."""
+    """Write C-contiguous tensors and a description to a new file, then put it in the place of the old one."""
     library = _library()
-    target = Path(path)
-    metadata = {
-        "format": FORMAT,
-        "version": __version__,
-        "optimizer": json.dumps(description, default=lambda value: None),
+    target = os.fsdecode(path)
+    try:
+        configuration = json.dumps(description, default=lambda value: None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{target}: expected a configuration without cycles that JSON can hold, found another ({error})"
+        ) from None
+    ordered = sorted(tensors, key=lambda tensor: (-tensor[1].dtype.itemsize, tensor[0]))
+    sums = dict.fromkeys((name for name, _ in ordered), 0)
+    with replacement(target) as file:
+        file.seek(len(_header(ordered, configuration, sums)))
+        for name, array in ordered:
+            data = _bytes_of(array)
+            for begin in range(0, len(data), _PIECE):
+                piece = data[begin : begin + _PIECE]
+                sums[name] = zlib.crc32(piece, sums[name])
+                _write(file, piece)
+        file.seek(0)
+        _write(file, memoryview(_header(ordered, configuration, sums)))
+        try:
+            with library.safe_open(os.fspath(file.name), framework="numpy"):
+                pass
+        except (library.SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{target}: expected names that the safetensors format can hold, found others ({error})"
+            ) from None
+
+
+def _header(
+    ordered: Sequence[tuple[str, Array]], configuration: str, sums: Mapping[str, int]
+) -> bytes:
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": FORMAT,
+            "version": __version__,
+            "optimizer": configuration,
+            "crc32": json.dumps({name: f"{value:08x}" for name, value in sums.items()}),
+        }
     }
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    temporary = Path(name)
-    try:
-        os.close(descriptor)
-        library.numpy.save_file(dict(state), temporary, metadata=metadata)
-        _flush(temporary)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        _flush(target.parent)
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        dtype = _DTYPES[array.dtype.name]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
-def read(
-    path: str | os.PathLike[str], state: list[tuple[str, Array]], class_name: str
-) -> list[Array]:
-    """Read the values of `state` from a file; ValueError where it is not the file of such state."""
-    library = _library()
-    source = Path(path)
-    try:
-        with library.safe_open(source, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise
-    except (library.SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{source}: expected a whole safetensors file, found one that cannot be read ({error})"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{source}: expected a file that save wrote ({FORMAT}), found {metadata.get('format')!r}"
+def _bytes_of(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _write(file: io.FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+class SavedFile:
+    """A file that `write` wrote, open for reading.
+
+    ValueError, naming the file, for everything that is wrong with what is in it.
+    """
+
+    def __init__(self, path: str | bytes | os.PathLike[Any], class_name: str) -> None:
+        library = _library()
+        self._path = os.fsdecode(path)
+        self._file: io.FileIO | io.BytesIO = self._opened(library)
+        try:
+            self._read_header(class_name)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether variables are in the file, too."""
+        return any(name.startswith(VARIABLE) for name in self._spans)
+
+    def _opened(self, library: Any) -> io.FileIO | io.BytesIO:
+        while True:
+            file = open_regular(self._path)
+            with contextlib.ExitStack() as stack:
+                stack.callback(file.close)
+                found = os.fstat(file.fileno())
+                try:
+                    with library.safe_open(self._path, framework="numpy"):
+                        pass
+                except FileNotFoundError:
+                    raise
+                except (library.SafetensorError, OSError, ValueError) as error:
+                    raise self.error(
+                        f"expected a whole safetensors file, found one that cannot be read ({error})"
+                    ) from error
+                if not os.path.samestat(found, os.stat(self._path)):  # noqa: PTH116
+                    continue  # a save has replaced it meanwhile
+                if found.st_size <= _PIECE:
+                    with naming(self._path):
+                        return io.BytesIO(file.read())
+                stack.pop_all()
+                return file
+
+    def _read_header(self, class_name: str) -> None:
+        try:
+            with naming(self._path):
+                length = int.from_bytes(self._file.read(8), "little")
+                header = json.loads(self._file.read(length))
+            metadata = header.pop("__metadata__", {})
+            self._format = metadata.get("format")
+            self._tensors = {
+                name: (tensor["dtype"], tuple(tensor["shape"])) for name, tensor in header.items()
+            }
+            self._spans = {
+                name: tuple(8 + length + offset for offset in tensor["data_offsets"])
+                for name, tensor in header.items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self.error(f"expected a safetensors header, found another ({error})") from None
+        if self._format not in {FORMAT, OLD_FORMAT}:
+            raise self.error(
+                f"expected a file that save wrote ({FORMAT} or {OLD_FORMAT}), found {self._format!r}"
+            )
+        try:
+            stored = json.loads(metadata["optimizer"])["class_name"]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self.error(
+                f"expected a description of the optimizer, found another ({error!r})"
+            ) from None
+        if stored != class_name:
+            raise self.error(f"expected the state of {class_name}, found that of {stored}")
+        self._expected_sums = self._checksums(metadata) if self._format == FORMAT else {}
+        self._sums: dict[str, list[int]] = {}
+
+    def _checksums(self, metadata: Mapping[str, str]) -> dict[str, int]:
+        try:
+            sums = json.loads(metadata["crc32"])
+            numbers = {name: int(value, 16) for name, value in sums.items()}
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self.error(
+                f"expected the CRC-32 of each tensor, found none ({error!r})"
+            ) from None
+        if numbers.keys() != self._tensors.keys():
+            raise self.error("expected the CRC-32 of each tensor, found those of others")
+        return numbers
+
+    def require(self, state: Sequence[tuple[str, Array]]) -> None:
+        """Refuse the file if it does not hold exactly these tensors; variables may be there besides."""
+        expected = {name for name, _ in state}
+        missing = sorted(
+            name
+            for name, array in state
+            if name not in self._tensors and not self._is_later(name, array)
         )
-    try:
-        stored = json.loads(metadata["optimizer"])["class_name"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source}: expected a description of the optimizer") from error
-    if stored != class_name:
-        raise ValueError(f"{source}: expected the state of {class_name}, found that of {stored}")
-    expected = {name for name, _ in state}
-    if found.keys() != expected:
-        missing, unknown = sorted(expected - found.keys()), sorted(found.keys() - expected)
-        raise ValueError(
-            f"{source}: expected state of the same variables and options; "
-            f"missing: {missing[:8]}, unknown: {unknown[:8]}"
+        unknown = sorted(
+            name for name in self._tensors if name not in expected and not name.startswith(VARIABLE)
         )
-    return checked_values(str(source), state, [found[name] for name, _ in state])
+        if missing or unknown:
+            raise self.error(_difference(missing, unknown))
+        for name, array in state:
+            wanted = (_DTYPES[array.dtype.name], array.shape)
+            found = self._tensors.get(name, wanted)
+            if found != wanted:
+                raise self.error(
+                    f"{name}: expected {wanted[0]} of shape {wanted[1]}, "
+                    f"found {found[0]} of shape {found[1]}"
+                )
+
+    def _is_later(self, name: str, array: Array) -> bool:
+        """Whether this is a counter that files of the old format may not have; it begins at 0."""
+        is_counter = array.ndim == 0 and array.dtype.kind == "i" and name.startswith("loss_scale/")
+        return self._format == OLD_FORMAT and is_counter
+
+    def verify(self) -> None:
+        """Read everything once, and refuse the file if it is not what was written."""
+        for name in self._spans:
+            total = 0
+            sums = self._sums[name] = []
+            for piece in self._pieces(name):
+                total = zlib.crc32(piece, total)
+                sums.append(total)
+            if total != self._expected_sums.get(name, total):
+                raise self.error(
+                    f"{name}: expected the bytes that save wrote, of CRC-32 "
+                    f"{self._expected_sums[name]:08x}, found {total:08x}; the file is damaged"
+                )
+
+    def number(self, name: str, like: Array) -> Array:
+        """Return a tensor without dimensions; 0 if the file is too old to have it."""
+        value = np.zeros_like(like)
+        if name in self._spans:
+            self.copy_to(name, value)
+        return value
+
+    def copy_to(self, name: str, array: Array) -> None:
+        """Copy what `verify` has read into an array, each piece only if it is still the same."""
+        data = _bytes_of(array)
+        total, begin = 0, 0
+        for piece, verified in zip(self._pieces(name), self._sums[name], strict=True):
+            total = zlib.crc32(piece, total)
+            if total != verified:
+                raise self.error(
+                    f"{name}: expected bytes that stay, found them changed while loading"
+                )
+            data[begin : begin + len(piece)] = piece
+            begin += len(piece)
+
+    def _pieces(self, name: str) -> Iterator[memoryview]:
+        begin, end = self._spans[name]
+        buffer = memoryview(bytearray(min(_PIECE, end - begin)))
+        with naming(self._path):
+            self._file.seek(begin)
+            for start in range(begin, end, _PIECE):
+                piece = buffer[: end - start]
+                rest = piece
+                while rest:
+                    count = self._file.readinto(rest)
+                    if not count:
+                        raise self.error("expected a whole file, found it cut while loading")
+                    rest = rest[count:]
+                yield piece
+
+    def error(self, text: str) -> ValueError:
+        """Make an error that names the file."""
+        return ValueError(f"{self._path}: {text}")
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _difference(missing: Sequence[str], unknown: Sequence[str]) -> str:
+    rates = [name for name in (*missing, *unknown) if name.rsplit("/", 1)[-1] == "learning_rate"]
+    if len(rates) == len(missing) + len(unknown):
+        here, there = "a number", "a schedule or callable"
+        if unknown:
+            here, there = there, here
+        return (
+            f"{rates[0]}: expected the state of an optimizer whose learning rate is {here}, "
+            f"found one with {there}; load it into an optimizer made like that"
+        )
+    if all(name.startswith(VARIABLE) for name in missing) and not unknown:
+        return (
+            "expected the variables, too, as save(path, variables=True) writes them, "
+            f"found none of {list(missing[:8])}"
+        )
+    return (
+        "expected state of the same variables and options; "
+        f"missing: {list(missing[:8])}, unknown: {list(unknown[:8])}"
+    )
 
 
 def _library() -> Any:

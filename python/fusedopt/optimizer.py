@@ -10,6 +10,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import closing
 from typing import Any, TypeVar
 
 import numpy as np
@@ -414,7 +415,13 @@ class Optimizer:
         """
         if not self.built:
             raise ValueError("stateless_apply: the optimizer is not built; call build first")
-        copies = [np.array(_as_array(variable), order="C") for variable in trainable_variables]
+        _require_iterable("optimizer_variables", optimizer_variables)
+        given = [_as_array(variable) for variable in trainable_variables]
+        values = [_as_array(value) for value in optimizer_variables]
+        # They may be this optimizer's own, which another thread steps.
+        copies, values = self._core.between_steps(
+            lambda: [[np.array(array, order="C") for array in arrays] for arrays in (given, values)]
+        )
         own = [(array.shape, array.dtype) for array in self._core.arrays]
         found = [(array.shape, array.dtype) for array in copies]
         if found != own:
@@ -427,7 +434,7 @@ class Optimizer:
         other._exclude_like(self, copies)
         names = self._variable_names()
         other.build(dict(zip(names, copies, strict=True)) if names else copies)
-        other.set_weights(optimizer_variables)
+        other.set_weights(values)
         other.apply(grads)
         return copies, [np.array(variable) for variable in other.variables]
 
@@ -521,21 +528,28 @@ class Optimizer:
         if not self.built:
             raise ValueError("set_weights: the optimizer is not built; call build first")
         _require_iterable("weights", weights)
-        weights = list(weights)
+        values = [np.asarray(value) for value in weights]
+        self._core.between_steps(lambda: self._set_values(values))
+
+    def _set_values(self, values: list[Array]) -> None:
         named_variables = self._named_variables()
-        if len(weights) != len(named_variables):
+        if len(values) != len(named_variables):
             raise ValueError(
-                f"set_weights: expected {len(named_variables)} arrays, found {len(weights)}"
+                f"set_weights: expected {len(named_variables)} arrays, found {len(values)}"
             )
-        self._core_set_weights(checked_values("set_weights", named_variables, weights))
+        self._core_set_weights(checked_values("set_weights", named_variables, values))
 
     def _core_set_weights(self, values: list[Array]) -> None:
         self._core.set_weights(values)
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Put copies of `variables` into a mapping, under "0", "1" and so on, as Keras does."""
-        for position, variable in enumerate(self.variables):
-            store[str(position)] = np.array(variable)
+        """Put copies of `variables` into a mapping, under "0", "1" and so on, as Keras does.
+
+        All of them are of one moment, even if another thread steps.
+        """
+        copies = self._core.between_steps(lambda: _core.copies(self.variables))
+        for position, copy in enumerate(copies):
+            store[str(position)] = copy
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Take `variables` from a mapping that `save_own_variables` filled, here or in Keras.
@@ -559,73 +573,168 @@ class Optimizer:
             )
         self.set_weights([store[key] for key in expected])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | bytes | os.PathLike[Any], variables: bool = False) -> None:
         """Write all state to one file, whole or not at all.
 
         The file is in the safetensors format (package ``safetensors``, extra ``files``). It holds
-        `variables`, what it takes besides to go on bit for bit (master copies of 16-bit variables),
-        and the configuration, where functions have no place. The variables themselves are not in
-        it. A crash or a full disk leaves an old file as it was.
+        everything in `variables`, what it takes besides to go on bit for bit (master copies of 16-bit
+        variables), a checksum of each array, and the configuration, without functions. All of it is
+        of one moment, even if another thread steps. That thread waits only while the state is copied
+        to memory: a save needs as much memory again as what it saves.
+
+        The file is written beside the old one and takes its place when it is whole. A crash or a full
+        disk leaves the old file as it was. What a killed process has left there (a file whose name begins
+        with a dot and ends with ``.saving``) is removed by the next save to the same path; on Windows it
+        stays. Otherwise the path is treated as `open` treats it. Links are followed. A new file has
+        the mode that the umask leaves; an old file's mode is kept, and its owner if the system allows.
+        Another hard link to the old file keeps the old contents.
 
         Parameters
         ----------
-        path : str or path
+        path : str, bytes or path
             The file to write or replace.
+        variables : bool
+            Also write the variables given to `build`, as ``variable/<name>``. `load` restores them.
 
         Raises
         ------
         ValueError
-            If the optimizer is not built.
+            If the optimizer is not built, or a `load` has failed half-way.
         ImportError
             If safetensors is not installed.
         OSError
-            If the file cannot be written.
+            If the file cannot be written. PermissionError also if the file could be written but its
+            folder takes no new one. The error names `path` and has the system's ``errno``.
 
         Examples
         --------
         >>> import tempfile, pathlib
         >>> import numpy as np
         >>> import fusedopt as fo
+        >>> w = np.zeros(3)
         >>> optimizer = fo.Adam()
-        >>> optimizer.build({"w": np.zeros(3)})
+        >>> optimizer.build({"w": w})
         >>> optimizer.apply({"w": np.ones(3)})
+        >>> new_w = np.zeros(3)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder) / "adam.safetensors"
-        ...     optimizer.save(path)
+        ...     optimizer.save(path, variables=True)
         ...     other = fo.Adam()
-        ...     other.build({"w": np.zeros(3)})
+        ...     other.build({"w": new_w})
         ...     other.load(path)
-        >>> other.iterations
-        1
+        >>> other.iterations, (new_w == w).all()
+        (1, np.True_)
         """
         if not self.built:
             raise ValueError("save: the optimizer is not built; call build first")
-        files.write(path, self._core_state(), self._description())
+        with_variables = arguments.flag("variables", variables)
+        files.write(path, *self._core.between_steps(lambda: self._moment(with_variables)))
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def _moment(self, with_variables: bool) -> tuple[list[tuple[str, Array]], dict[str, Any]]:
+        """Copy what is saved, and the configuration."""
+        named = self._saved(with_variables)
+        if any(count < 0 for count in self._own_counts()):
+            raise ValueError(
+                "save: expected a whole state, found an iteration below 0, as a failed load leaves it; "
+                "load a whole file first"
+            )
+        copies = _core.copies([array for _, array in named])
+        return [
+            (name, copy) for (name, _), copy in zip(named, copies, strict=True)
+        ], self._description()
+
+    def _saved(self, with_variables: bool) -> list[tuple[str, Array]]:
+        """Return live views of what is saved."""
+        state = self._core_state()
+        if not with_variables:
+            return state
+        arrays = self._core.checked_arrays()
+        names = self._variable_names() or [str(position) for position in range(len(arrays))]
+        return state + [
+            (files.VARIABLE + name, array) for name, array in zip(names, arrays, strict=True)
+        ]
+
+    def _own_counts(self) -> list[Array]:
+        """Return live views of the counters without which no step is taken."""
+        return [
+            array
+            for name, array in self._core.state()
+            if name.rsplit("/", 1)[-1] == "iteration" and array.dtype.kind == "i"
+        ]
+
+    def load(self, path: str | bytes | os.PathLike[Any], variables: bool | None = None) -> None:
         """Take the state from a file that `save` wrote.
+
+        It replaces everything in `variables`, so the learning rate if it is a number, the counters,
+        averages and accumulators, and also master copies of 16-bit variables and loss scales. The other
+        hyperparameters stay as they are, and so does a schedule or callable. Whether the learning rate
+        is a number or not must be the same here and in the file.
+
+        The file is read twice in small pieces, so that loading takes hardly any memory. The first time all
+        of it is checked, and nothing has changed. If reading fails only the second time (a broken
+        disk, or another process that writes into the file meanwhile), the state is half of the file. Then
+        the error says so, and steps and saves are refused until a load succeeds.
 
         Parameters
         ----------
-        path : str or path
+        path : str, bytes or path
             A file of the same class of optimizer, built on variables of the same names, shapes
             and types with the same options.
+        variables : bool, optional
+            Whether to overwrite the variables, too, with those in the file. Default: if there are any.
 
         Raises
         ------
         ValueError
-            If the optimizer is not built, or the file is truncated, corrupted or another's; then
+            If the optimizer is not built, or the file is truncated, damaged or another's; then
             nothing has changed.
-        FileNotFoundError
-            If there is no such file.
         ImportError
             If safetensors is not installed.
+        OSError
+            If the file cannot be read: FileNotFoundError, PermissionError, IsADirectoryError and so on.
         """
         if not self.built:
             raise ValueError("load: the optimizer is not built; call build first")
-        state = self._core_state()
-        values = files.read(path, state, self._description()["class_name"])
-        self._core_set_state(values)
+        if variables is not None:
+            variables = arguments.flag("variables", variables)
+        with closing(files.SavedFile(path, self._description()["class_name"])) as file:
+            with_variables = file.has_variables if variables is None else variables
+            file.require(self._saved(with_variables))
+            file.verify()
+            self._core.between_steps(lambda: self._take(file, with_variables))
+
+    def _take(self, file: files.SavedFile, with_variables: bool) -> None:
+        state, everything = self._core_state(), self._saved(with_variables)
+        file.require(everything)
+        # Numbers come first, as only they can be refused.
+        numbers = [file.number(*item) if item[1].ndim == 0 else item[1] for item in state]
+        try:
+            self._core_set_state(numbers)
+        except ValueError as error:
+            raise file.error(str(error)) from None
+        counts = self._own_counts()
+        values = [count.copy() for count in counts]
+        for count in counts:
+            count[...] = -1
+        remaining = [
+            item for item in everything if item[1].ndim or item[0].startswith(files.VARIABLE)
+        ]
+        interruption = None
+        while remaining:
+            try:
+                file.copy_to(*remaining[-1])
+                remaining.pop()
+            except Exception as error:
+                raise ValueError(
+                    f"{error}; the state is now partly that of the file; load a whole one "
+                    "before the next step"
+                ) from error
+            except BaseException as error:  # noqa: BLE001
+                interruption = error  # what was begun is finished first
+        for count, value in zip(counts, values, strict=True):
+            count[...] = value
+        if interruption:
+            raise interruption
 
     def _description(self) -> dict[str, Any]:
         return serialized(self, "keras.optimizers")

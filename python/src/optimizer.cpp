@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -148,6 +149,45 @@ void set_state(Held& held, const std::vector<py::array>& arrays) {
     held.core->set_state(tensors);
 }
 
+/// Calls a function while no step runs.
+template <class Held>
+py::object between_steps(const Held& held, const py::object& function) {
+    const auto core = held.core;
+    py::object result;
+    {
+        const py::gil_scoped_release release;
+        core->between_steps([&] {
+            const py::gil_scoped_acquire acquire;
+            result = function();
+        });
+    }
+    return result;
+}
+
+/// Copies C-contiguous arrays without the GIL.
+std::vector<py::array> copies(const std::vector<py::array>& arrays) {
+    std::vector<py::array> copied;
+    std::vector<void*> targets;
+    for (const py::array& array : arrays) {
+        const std::vector<py::ssize_t> shape(array.shape(), array.shape() + array.ndim());
+        copied.emplace_back(array.dtype(), shape);
+        targets.push_back(copied.back().mutable_data());
+    }
+    const py::gil_scoped_release release;
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        const auto size = static_cast<std::size_t>(arrays[i].nbytes());
+        if (size > 0) std::memcpy(targets[i], arrays[i].data(), size);
+    }
+    return copied;
+}
+
+/// The variables, if they still lie where they were built.
+template <class Held>
+std::vector<py::array> checked_arrays(const Held& held) {
+    held.built.check_memory();
+    return held.built.arrays();
+}
+
 template <class Held>
 void finalize_variable_values(Held& held, const py::sequence& objects) {
     held.built.check_memory();
@@ -194,6 +234,8 @@ py::cpp_function unlocked(Value (Core::*get)() const) {
 }  // namespace
 
 void register_optimizers(py::module_& module) {
+    module.def("copies", &copies, py::arg("arrays"));
+
     py::class_<PyOptimizer, std::shared_ptr<PyOptimizer>> optimizer(module, "Optimizer");
     define_state<PyOptimizer>(optimizer);
     optimizer
@@ -213,6 +255,8 @@ void register_optimizers(py::module_& module) {
                 self.core->set_learning_rate(std::move(learning_rate));
             },
             py::arg("learning_rate"))
+        .def("between_steps", &between_steps<PyOptimizer>, py::arg("function"))
+        .def("checked_arrays", &checked_arrays<PyOptimizer>)
         .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built.arrays(); })
         .def_property_readonly("built", unlocked<PyOptimizer>(&Optimizer::built))
         .def_property_readonly("iterations", unlocked<PyOptimizer>(&Optimizer::iterations))
@@ -229,6 +273,8 @@ void register_optimizers(py::module_& module) {
         .def("build", &PyMulti::build, py::arg("variables"), py::arg("names"), py::arg("assignment"))
         .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
         .def("finalize_variable_values", &finalize_variable_values<PyMulti>, py::arg("variables"))
+        .def("between_steps", &between_steps<PyMulti>, py::arg("function"))
+        .def("checked_arrays", &checked_arrays<PyMulti>)
         .def_property_readonly("arrays", [](const PyMulti& self) { return self.built.arrays(); })
         .def_property_readonly("built", unlocked<PyMulti>(&MultiOptimizer::built))
         .def_property_readonly("iterations", unlocked<PyMulti>(&MultiOptimizer::iterations))

@@ -4,6 +4,7 @@
 #include <fusedopt/language.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <span>
@@ -58,6 +59,11 @@ public:
     /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
+
+    /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the
+    /// variables themselves is then all of one moment. Steps on other threads wait. It may call this object, and must
+    /// not wait for another thread that does.
+    void between_steps(const std::function<void()>& function) const;
 
 private:
     struct Counters;

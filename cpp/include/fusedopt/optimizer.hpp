@@ -4,6 +4,7 @@
 #include <fusedopt/language.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <optional>
@@ -38,7 +39,8 @@ struct NamedTensor {
 
 /// Updates variables in place. Every refusal is a std::invalid_argument thrown before anything is written.
 ///
-/// One object may be used from several threads: its calls are serialised. Different objects run in parallel.
+/// One object may be used from several threads: its calls are serialised. Different objects run in parallel. Live views
+/// are memory that a step on another thread writes: `between_steps` keeps such steps out while they are read.
 class Optimizer {
 public:
     explicit Optimizer(Rule rule, Options options = {});
@@ -87,6 +89,11 @@ public:
     /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
+
+    /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the
+    /// variables themselves is then all of one moment. Steps on other threads wait. It may call this object, and must
+    /// not wait for another thread that does.
+    void between_steps(const std::function<void()>& function) const;
 
     /// Writes the averages into the variables, which must be the built ones in their order. Nothing without EMA.
     void finalize_variable_values(std::span<const Tensor> variables);
