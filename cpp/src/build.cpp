@@ -66,8 +66,8 @@ std::vector<Range> sorted_ranges(const std::vector<Variable>& variables) {
 
 }  // namespace
 
-Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tensors,
-                                                   std::span<const std::string> names) const {
+Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tensors, std::span<const std::string> names,
+                                                   std::span<const Tensor> all) const {
     if (is_built) throw std::invalid_argument("build: the optimizer is built already");
     if (!names.empty() && names.size() != tensors.size()) {
         throw std::invalid_argument("build: expected a name for each of " + std::to_string(tensors.size()) +
@@ -84,22 +84,24 @@ Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tenso
     }
     layout.ranges = sorted_ranges(layout.variables);
     for (const Tensor& tensor : excluded) {
-        const auto same = [&](const Variable& v) {
-            return v.tensor.data() == tensor.data() && v.tensor.size_bytes() == tensor.size_bytes();
+        const auto same = [&](const Tensor& other) {
+            return other.data() == tensor.data() && other.size_bytes() == tensor.size_bytes();
         };
-        const auto found = std::ranges::find_if(layout.variables, same);
-        if (found == layout.variables.end()) {
+        const auto found = std::ranges::find_if(layout.variables, same, &Variable::tensor);
+        if (found != layout.variables.end()) {
+            found->decays = false;
+        } else if (std::ranges::none_of(all, same)) {
             throw std::invalid_argument(
                 "exclude_from_weight_decay: expected variables given to build, found one of shape " +
                 to_string(tensor.shape()) + " that is not among them");
         }
-        found->decays = false;
     }
     return layout;
 }
 
-void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {
-    Layout layout = lay_out(tensors, names);
+void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names,
+                             std::span<const Tensor> all) {
+    Layout layout = lay_out(tensors, names, all);
     std::vector<kernel::Job> new_jobs;
     Arena new_arena = allocate(layout, new_jobs);
     SweepPlan new_whole, new_selected;

@@ -1,21 +1,48 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
 
 #include "check.hpp"
+#include "float_environment.hpp"
 #include "multi_state.hpp"
 
 namespace fusedopt {
 namespace {
 
-constexpr std::size_t own_count = 2;
+void require_no_clip(const Options& options, std::size_t number) {
+    const auto check = [&](const char* name, const std::optional<double>& value) {
+        if (!value) return;
+        throw std::invalid_argument("global_clipnorm: expected optimizers that do not clip by themselves, found " +
+                                    std::string(name) + " on number " + std::to_string(number) +
+                                    "; leave out one of the two");
+    };
+    check("clipnorm", options.clipnorm);
+    check("clipvalue", options.clipvalue);
+    check("global_clipnorm", options.global_clipnorm);
+}
+
+std::int64_t count_in(std::span<const Tensor> values, std::size_t k, const char* name) {
+    if (!values[k] || values[k].rank() != 0 || values[k].dtype() != DType::int64) {
+        throw std::invalid_argument("set_weights: array " + std::to_string(k) + " (" + name +
+                                    "): expected one int64 number");
+    }
+    std::int64_t count;
+    std::memcpy(&count, values[k].data(), sizeof(count));
+    return count;
+}
 
 }  // namespace
 
-MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_, double loss_scale_factor_)
-    : optimizers(std::move(optimizers_)), loss_scale_factor(loss_scale_factor_) {
+MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_, double loss_scale_factor_,
+                             std::optional<double> global_clipnorm_, bool skip_nonfinite_)
+    : optimizers(std::move(optimizers_)),
+      loss_scale_factor(loss_scale_factor_),
+      global_clipnorm(global_clipnorm_),
+      skip_nonfinite(skip_nonfinite_) {
     require_positive("loss_scale_factor", loss_scale_factor);
+    if (global_clipnorm) require_positive("global_clipnorm", *global_clipnorm);
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         if (!optimizers[k]) throw std::invalid_argument("optimizers: expected an optimizer at " + std::to_string(k));
         if (std::find(optimizers.begin(), optimizers.begin() + static_cast<std::ptrdiff_t>(k), optimizers[k]) !=
@@ -31,6 +58,9 @@ MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_
     for (const auto& optimizer : optimizers) {
         if (optimizer->state_->is_built)
             throw std::invalid_argument("optimizers: expected unbuilt ones, found one built");
+    }
+    for (std::size_t k = 0; k < optimizers.size() && global_clipnorm; ++k) {
+        require_no_clip(optimizers[k]->state_->options, k);
     }
     for (const auto& optimizer : optimizers) optimizer->state_->loss_scale_factor = loss_scale_factor;
 }
@@ -78,17 +108,20 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     for (const std::vector<Tensor>& variables : own) {
         const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
-        new_parts.push_back({places_of_part, places_of_part, 0, {}});
+        new_parts.push_back({places_of_part, places_of_part, 0, {}, 0.0});
     }
     std::vector<Share> new_shares;
     new_shares.reserve(optimizers.size());
     const Locks locks = lock_all();
     // All together first: a variable of one part could overlap one of another.
-    static_cast<void>(Optimizer::State(SGD{}, {}).lay_out(tensors, names));
+    static_cast<void>(Optimizer::State(SGD{}, {}).lay_out(tensors, names, tensors));
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        static_cast<void>(optimizers[k]->state_->lay_out(own[k], own_names[k]));
+        static_cast<void>(optimizers[k]->state_->lay_out(own[k], own_names[k], tensors));
     }
-    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->build(own[k], own_names[k]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        optimizers[k]->state_->build(own[k], own_names[k], tensors);
+        optimizers[k]->state_->is_idle = own[k].empty();
+    }
     places = std::move(new_places);
     parts = std::move(new_parts);
     shares = std::move(new_shares);
@@ -121,6 +154,28 @@ void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owne
     }
 }
 
+// In the built order and in units of one optimizer's factor, so that equal factors give the bits of one optimizer over
+// all variables.
+std::optional<double> MultiOptimizer::State::measured_norm() {
+    const FloatEnvironment environment;
+    double unit = 0.0;
+    for (Part& part : parts) part.factor = 0.0;
+    for (const Share& share : shares) unit = std::max(unit, share.state->is_update ? share.factor() : 0.0);
+    if (unit == 0.0) return std::nullopt;
+    for (std::size_t k = 0, s = 0; k < parts.size(); ++k) {
+        if (parts[k].count == 0) continue;
+        const Share& share = shares[s++];
+        if (share.state->is_update) parts[k].factor = share.factor() / unit;
+    }
+    double sum = 0.0;
+    for (const Place& place : places) {
+        const double factor = parts[place.optimizer].factor;
+        if (factor == 0.0) continue;
+        sum += factor * (factor * optimizers[place.optimizer]->state_->sum_of_squares(place.index));
+    }
+    return unit * std::sqrt(sum);
+}
+
 bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
                                  const Scaling& scaling) {
     if (gradients.empty() && (!tensors || tensors->empty())) return true;
@@ -146,23 +201,52 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
         part.tensors[part.count] = optimizers[place.optimizer]->state_->variables[place.index].tensor;
         ++part.count;
     }
+    const Scaling scaling_of_all{scaling.unscale, scaling.skips_overflow || skip_nonfinite,
+                                 global_clipnorm.has_value()};
     shares.clear();
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         Part& part = parts[k];
         if (part.count == 0) continue;
         part.variables = std::span(part.tensors).first(part.count);
-        shares.push_back(
-            {optimizers[k]->state_.get(), std::span(part.gradients).first(part.count), &part.variables, scaling});
+        shares.push_back({optimizers[k]->state_.get(), std::span(part.gradients).first(part.count), &part.variables,
+                          scaling_of_all});
     }
-    if (!step_together(shares)) return false;
+    JointStep joint(shares);
+    if (!joint.prepare()) {
+        if (!scaling.skips_overflow) count_skipped_step();
+        return false;
+    }
+    std::optional<double> norm;
+    if (global_clipnorm) norm = measured_norm();
+    for (Share& share : shares) {
+        if (norm) share.scaling.clip_factor = global_clip_factor(*norm, *global_clipnorm);
+    }
+    joint.finish();
+    if (norm) global_norm = norm;
     ++calls;
     return true;
+}
+
+void MultiOptimizer::State::count_skipped_step() {
+    ++skipped_steps;
+    for (const Share& share : shares) {
+        if (share.state->options.skip_nonfinite) ++share.state->skipped_steps;
+    }
+}
+
+// Iteration, learning rate and, if there can be any, skipped steps.
+std::size_t MultiOptimizer::State::own_count(Extent extent) const {
+    const bool skips = skip_nonfinite || std::ranges::any_of(optimizers, [](const auto& optimizer) {
+                           return optimizer->state_->options.skip_nonfinite;
+                       });
+    return skips && extent == Extent::complete ? 3 : 2;
 }
 
 std::vector<NamedTensor> MultiOptimizer::State::named_variables(Extent extent) {
     const std::span<const std::int64_t> scalar;
     std::vector<NamedTensor> list = {{"iteration", Tensor(&calls, DType::int64, scalar)},
                                      {"learning_rate", Tensor(&learning_rate, DType::float64, scalar)}};
+    if (own_count(extent) > 2) list.push_back({"skipped_steps", Tensor(&skipped_steps, DType::int64, scalar)});
     const Locks locks = lock_all();
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         for (NamedTensor& variable : optimizers[k]->state_->named_variables(extent)) {
@@ -175,7 +259,7 @@ std::vector<NamedTensor> MultiOptimizer::State::named_variables(Extent extent) {
 template <class Visit>
 void MultiOptimizer::State::for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit) {
     const Locks locks = lock_all();
-    std::size_t first = own_count;
+    std::size_t first = own_count(extent);
     for (const auto& optimizer : optimizers) {
         const std::size_t count = optimizer->state_->named_variables(extent).size();
         visit(*optimizer->state_, values.subspan(first, count));
@@ -190,18 +274,15 @@ void MultiOptimizer::State::check_weights(std::span<const Tensor> values, Extent
         throw std::invalid_argument("set_weights: expected " + std::to_string(expected) + " arrays, found " +
                                     std::to_string(values.size()));
     }
-    if (!values[0] || values[0].rank() != 0 || values[0].dtype() != DType::int64) {
-        throw std::invalid_argument("set_weights: array 0 (iteration): expected one int64 number");
-    }
-    std::int64_t count;
-    std::memcpy(&count, values[0].data(), sizeof(count));
-    require_count("set_weights: iteration", count, 0);
+    require_count("set_weights: iteration", count_in(values, 0, "iteration"), 0);
+    if (own_count(extent) > 2) require_count("set_weights: skipped_steps", count_in(values, 2, "skipped_steps"), 0);
     for_each_part(values, extent,
                   [&](Optimizer::State& state, std::span<const Tensor> part) { state.check_weights(part, extent); });
 }
 
 void MultiOptimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
     std::memcpy(&calls, values[0].data(), sizeof(calls));
+    if (own_count(extent) > 2) std::memcpy(&skipped_steps, values[2].data(), sizeof(skipped_steps));
     for_each_part(values, extent,
                   [&](Optimizer::State& state, std::span<const Tensor> part) { state.copy_weights(part, extent); });
 }
@@ -225,8 +306,10 @@ void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
 }
 
 MultiOptimizer::MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
-                               std::optional<double> loss_scale_factor)
-    : state_(std::make_unique<State>(std::move(optimizers), loss_scale_factor.value_or(1.0))) {}
+                               std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
+                               bool skip_nonfinite)
+    : state_(std::make_unique<State>(std::move(optimizers), loss_scale_factor.value_or(1.0), global_clipnorm,
+                                     skip_nonfinite)) {}
 MultiOptimizer::MultiOptimizer(MultiOptimizer&&) noexcept = default;
 MultiOptimizer& MultiOptimizer::operator=(MultiOptimizer&&) noexcept = default;
 MultiOptimizer::~MultiOptimizer() = default;
@@ -242,14 +325,14 @@ bool MultiOptimizer::built() const {
     return state_->is_built;
 }
 
-void MultiOptimizer::apply(std::span<const Tensor> gradients) {
+bool MultiOptimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
 }
 
-void MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
+bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {
@@ -259,6 +342,16 @@ std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {
 std::int64_t MultiOptimizer::iterations() const {
     const std::lock_guard lock(state_->mutex);
     return state_->calls;
+}
+
+std::int64_t MultiOptimizer::skipped_steps() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->skipped_steps;
+}
+
+std::optional<double> MultiOptimizer::global_norm() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->global_norm;
 }
 
 double MultiOptimizer::loss_scale_factor() const {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,7 +17,8 @@
 namespace fusedopt {
 
 struct MultiOptimizer::State {
-    State(std::vector<std::shared_ptr<Optimizer>> optimizers, double loss_scale_factor);
+    State(std::vector<std::shared_ptr<Optimizer>> optimizers, double loss_scale_factor,
+          std::optional<double> global_clipnorm, bool skip_nonfinite);
 
     void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                std::span<const std::string> names);
@@ -30,6 +32,10 @@ struct MultiOptimizer::State {
 
     std::vector<std::shared_ptr<Optimizer>> optimizers;
     double loss_scale_factor;
+    std::optional<double> global_clipnorm;
+    bool skip_nonfinite;
+    std::int64_t skipped_steps = 0;
+    std::optional<double> global_norm;
     std::int64_t calls = 0;
     double learning_rate = 0.0;  // Keras stores one that is never used
     bool is_built = false;
@@ -48,6 +54,7 @@ private:
         std::vector<Tensor> tensors;
         std::size_t count;                  // how many of both belong to the call
         std::span<const Tensor> variables;  // those of `tensors`
+        double factor;                      // on its sums of squares, in a norm; 0: it has no part in it
     };
 
     /// Holds every optimizer's lock.
@@ -65,6 +72,9 @@ private:
     };
 
     Locks lock_all() const { return Locks(in_lock_order); }
+    void count_skipped_step();
+    std::size_t own_count(Extent extent) const;
+    std::optional<double> measured_norm();
     Place place_of(const Tensor& tensor) const;
     void check_apart(const Tensor& gradient, std::size_t owner) const;
     template <class Visit>

@@ -25,7 +25,7 @@ void Optimizer::exclude_from_weight_decay(std::span<const Tensor> variables) {
 
 void Optimizer::build(std::span<const Tensor> variables, std::span<const std::string> names) {
     const std::lock_guard lock(state_->mutex);
-    state_->build(variables, names);
+    state_->build(variables, names, variables);
 }
 
 bool Optimizer::built() const {
@@ -33,14 +33,14 @@ bool Optimizer::built() const {
     return state_->is_built;
 }
 
-void Optimizer::apply(std::span<const Tensor> gradients) {
+bool Optimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
 }
 
-void Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
+bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::int64_t Optimizer::iterations() const {
@@ -51,6 +51,11 @@ std::int64_t Optimizer::iterations() const {
 std::int64_t Optimizer::calls() const {
     const std::lock_guard lock(state_->mutex);
     return state_->calls;
+}
+
+std::int64_t Optimizer::skipped_steps() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->skipped_steps;
 }
 
 double Optimizer::learning_rate() const {

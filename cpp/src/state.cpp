@@ -144,11 +144,14 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
             }
         }
     }
-    if (branches[0].has_product && extent != Extent::wrapped)
+    const bool keras_has_product = extent == Extent::keras && is_built && !is_idle;
+    if (branches[0].has_product && (keras_has_product || extent == Extent::complete))
         list.push_back({"product", Tensor(&product, DType::float64, scalar)});
     for (std::size_t i = 0; i < jobs.size() && extent == Extent::complete; ++i) {
         if (jobs[i].storage) add("master", i, jobs[i].weight);
     }
+    if (options.skip_nonfinite && extent == Extent::complete)
+        list.push_back({"skipped_steps", Tensor(&skipped_steps, DType::int64, scalar)});
     return list;
 }
 
@@ -180,6 +183,10 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
         double value;
         std::memcpy(&value, values[1].data(), sizeof(value));
         require_not_negative("set_weights: learning_rate", value);
+    }
+    if (options.skip_nonfinite && extent == Extent::complete) {
+        std::memcpy(&count, values.back().data(), sizeof(count));
+        require_count("set_weights: skipped_steps", count, 0);
     }
 }
 

@@ -57,10 +57,12 @@ enum class Extent {
     complete,  // what it takes to go on bit for bit: with master copies, and without what is derived
 };
 
-/// What LossScaleOptimizer adds to a step.
+/// What an optimizer around adds to a step.
 struct Scaling {
     double unscale;
-    bool skips_overflow;
+    bool skips_overflow;       // whatever the optimizer's own skip_nonfinite
+    bool needs_norm = false;   // for a norm over several optimizers,
+    double clip_factor = 1.0;  // which gives this
 };
 
 struct Optimizer::State {
@@ -72,9 +74,11 @@ struct Optimizer::State {
         std::vector<Range> ranges;  // sorted by address, without empty variables
     };
 
-    /// Refuses everything that build refuses.
-    Layout lay_out(std::span<const Tensor> tensors, std::span<const std::string> names) const;
-    void build(std::span<const Tensor> tensors, std::span<const std::string> names);
+    /// Refuses everything that build refuses. `all` are the variables of all optimizers that are built together, which
+    /// exclude_from_weight_decay may name.
+    Layout lay_out(std::span<const Tensor> tensors, std::span<const std::string> names,
+                   std::span<const Tensor> all) const;
+    void build(std::span<const Tensor> tensors, std::span<const std::string> names, std::span<const Tensor> all);
     std::vector<NamedTensor> named_variables(Extent extent);
     void check_weights(std::span<const Tensor> values, Extent extent);
     void copy_weights(std::span<const Tensor> values, Extent extent);
@@ -95,6 +99,12 @@ struct Optimizer::State {
     /// True where a gradient lies in this optimizer's state.
     bool owns(const Tensor& gradient) const;
 
+    /// What a sum over all calls of an update, or a single gradient, is multiplied by.
+    double averaging_factor(const Scaling& scaling) const;
+
+    /// Of the gradient of a variable in the step in progress, as measured; 0 if there is none.
+    double sum_of_squares(std::size_t index) const;
+
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;
 
@@ -104,7 +114,7 @@ struct Optimizer::State {
     // The phases of a step. Each of several optimizers that step together finishes one before any begins the next, and
     // only the last one writes. `tensors` null: gradients are in the built order.
     void check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
-    bool measure(const Scaling& scaling);  // false: a gradient is not finite and scaling.skips_overflow
+    bool measure(const Scaling& scaling);  // false: a gradient is not finite, and the step is to be skipped
     void evaluate(const Scaling& scaling);
     void commit();
 
@@ -116,12 +126,14 @@ struct Optimizer::State {
     Hyperparameter learning_rate;  // where it is a function; a number lives in learning_rate_value
     double learning_rate_value = 0.0;
     std::int64_t calls = 0;  // Keras's stored counter
+    std::int64_t skipped_steps = 0;
     double product = 1.0;
     std::int64_t placeholder = 0;
     std::optional<double> global_norm;
     std::vector<Tensor> excluded;
 
     bool is_built = false;
+    bool is_idle = false;  // in a MultiOptimizer, without variables: Keras builds no such optimizer
     std::vector<Variable> variables;
     std::vector<kernel::Job> jobs;
     std::vector<Range> ranges;
@@ -130,6 +142,7 @@ struct Optimizer::State {
 
     mutable std::recursive_mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
     bool is_stepping = false;
+    bool is_update = false;  // the step in progress
 
 private:
     const RuleSpec& branch_of(const kernel::Job& job) const { return branches[job.branch]; }
@@ -147,13 +160,11 @@ private:
     void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors);
-    double sum_of_squares(const kernel::Job& job) const;
     void set_factors(const Scaling& scaling, double learning_rate);
 
     void set_trust_ratios();
 
     // Of the step in progress.
-    bool is_update = false;
     std::vector<kernel::Step> common;  // of each branch
     double next_product = 1.0;
     std::optional<double> next_global_norm;

@@ -62,12 +62,6 @@ void for_each_kind(const kernel::Stretch& whole, const Sweep& sweep) {
     }
 }
 
-// A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
-double global_clip_factor(double norm, double limit) {
-    if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
-    return norm > limit ? limit / norm : 1.0;
-}
-
 // An infinite norm zeroes what is finite; a NaN stays NaN.
 double clip_factor(double norm, double limit) {
     return norm <= limit ? 1.0 : limit / norm;
@@ -196,15 +190,23 @@ const SweepPlan& Optimizer::State::sweep_over(bool all, const Chosen& chosen) {
     return selected;
 }
 
-double Optimizer::State::sum_of_squares(const kernel::Job& job) const {
+double Optimizer::State::averaging_factor(const Scaling& scaling) const {
+    // Accumulated gradients are unscaled already and only need averaging.
+    return accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
+}
+
+double Optimizer::State::sum_of_squares(std::size_t index) const {
+    const kernel::Job& job = jobs[index];
     double sum = 0.0;
+    if (!job.gradient) return sum;
     for (std::size_t k = 0; k < tile_count(job); ++k) sum += sums_of_squares[job.first_partial + k];
     return sum;
 }
 
 bool Optimizer::State::measure(const Scaling& scaling) {
-    const bool needs_norm = is_update && (options.clipnorm || options.global_clipnorm);
-    if (!needs_norm && !scaling.skips_overflow) return true;
+    const bool needs_norm = is_update && (options.clipnorm || options.global_clipnorm || scaling.needs_norm);
+    const bool skips_overflow = scaling.skips_overflow || options.skip_nonfinite;
+    if (!needs_norm && !skips_overflow) return true;
     const SweepPlan& plan = sweep_over(has_all_gradients(), [](const kernel::Job& job) { return job.gradient; });
     const auto measure_stretch = current_kernels().measure;
     std::atomic<bool> is_finite = true;
@@ -214,24 +216,21 @@ bool Optimizer::State::measure(const Scaling& scaling) {
             is_finite.store(false, std::memory_order_relaxed);
         }
     });
-    return is_finite || !scaling.skips_overflow;
+    return is_finite || !skips_overflow;
 }
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
-    // Accumulated gradients are unscaled already and only need averaging.
-    const double factor = accumulation_steps > 1 ? 1.0 / static_cast<double>(accumulation_steps) : scaling.unscale;
+    const double factor = averaging_factor(scaling);
     if (options.clipnorm) {
-        for (kernel::Job& job : jobs) {
-            if (!job.gradient) continue;
-            job.clip_factor = clip_factor(factor * std::sqrt(sum_of_squares(job)), *options.clipnorm);
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            if (!jobs[i].gradient) continue;
+            jobs[i].clip_factor = clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm);
         }
     }
-    double scale = factor;
+    double scale = factor * scaling.clip_factor;
     if (options.global_clipnorm) {
         double sum = 0.0;
-        for (const kernel::Job& job : jobs) {
-            if (job.gradient) sum += sum_of_squares(job);
-        }
+        for (std::size_t i = 0; i < jobs.size(); ++i) sum += sum_of_squares(i);
         next_global_norm = factor * std::sqrt(sum);
         scale *= global_clip_factor(*next_global_norm, *options.global_clipnorm);
     }
@@ -338,7 +337,13 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<c
     if (gradients.empty() && (!tensors || tensors->empty())) return true;
     require_built("apply");
     const Share share{this, gradients, tensors, scaling};
-    return step_together({&share, 1});
+    JointStep step({&share, 1});
+    if (!step.prepare()) {
+        if (!scaling.skips_overflow) ++skipped_steps;
+        return false;
+    }
+    step.finish();
+    return true;
 }
 
 void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {

@@ -1,28 +1,11 @@
 #include "stepping.hpp"
 
+#include <cmath>
+#include <limits>
+
 #include "float_environment.hpp"
 
 namespace fusedopt {
-namespace {
-
-// A learning rate or beta that is a function could call apply on the optimizer it serves.
-class SteppingFlags {
-public:
-    explicit SteppingFlags(std::span<const Share> shares) : shares_(shares) {
-        for (const Share& share : shares_) share.state->require_not_stepping("apply");
-        for (const Share& share : shares_) share.state->is_stepping = true;
-    }
-    ~SteppingFlags() {
-        for (const Share& share : shares_) share.state->is_stepping = false;
-    }
-    SteppingFlags(const SteppingFlags&) = delete;
-    SteppingFlags& operator=(const SteppingFlags&) = delete;
-
-private:
-    std::span<const Share> shares_;
-};
-
-}  // namespace
 
 // A compiler may move arithmetic across a change of the floating-point state, but no access to a volatile variable.
 
@@ -40,15 +23,32 @@ float nearest_float(double value) {
     return narrow;
 }
 
-bool step_together(std::span<const Share> shares) {
-    const SteppingFlags flags(shares);
-    for (const Share& share : shares) share.state->check(share.gradients, share.tensors);
+// A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
+double global_clip_factor(double norm, double limit) {
+    if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
+    return norm > limit ? limit / norm : 1.0;
+}
+
+// A learning rate or beta that is a function could call apply on the optimizer it serves.
+JointStep::JointStep(std::span<const Share> shares) : shares_(shares) {
+    for (const Share& share : shares_) share.state->require_not_stepping("apply");
+    for (const Share& share : shares_) share.state->is_stepping = true;
+}
+
+JointStep::~JointStep() {
+    for (const Share& share : shares_) share.state->is_stepping = false;
+}
+
+bool JointStep::prepare() {
+    for (const Share& share : shares_) share.state->check(share.gradients, share.tensors);
     bool is_finite = true;
-    for (const Share& share : shares) is_finite = share.state->measure(share.scaling) && is_finite;
-    if (!is_finite) return false;
-    for (const Share& share : shares) share.state->evaluate(share.scaling);
-    for (const Share& share : shares) share.state->commit();
-    return true;
+    for (const Share& share : shares_) is_finite = share.state->measure(share.scaling) && is_finite;
+    return is_finite;
+}
+
+void JointStep::finish() {
+    for (const Share& share : shares_) share.state->evaluate(share.scaling);
+    for (const Share& share : shares_) share.state->commit();
 }
 
 }  // namespace fusedopt

@@ -13,6 +13,8 @@ struct Share {
     std::span<const Tensor> gradients;
     const std::span<const Tensor>* tensors;
     Scaling scaling;
+
+    double factor() const { return state->averaging_factor(scaling); }
 };
 
 /// 1 / scale, whatever the caller's rounding mode.
@@ -21,7 +23,26 @@ double reciprocal(double scale);
 /// The nearest float32, whatever the caller's rounding mode.
 float nearest_float(double value);
 
-/// False where the step was skipped because a gradient was not finite. The caller holds every lock.
-bool step_together(std::span<const Share> shares);
+/// What a global_clipnorm multiplies gradients by.
+double global_clip_factor(double norm, double limit);
+
+/// A step of several optimizers. The caller holds every lock.
+class JointStep {
+public:
+    explicit JointStep(std::span<const Share> shares);
+    ~JointStep();
+    JointStep(const JointStep&) = delete;
+    JointStep& operator=(const JointStep&) = delete;
+
+    /// Checks the call, then reads the gradients if a norm or a check needs it. False: one is not finite, and the step
+    /// is to be skipped.
+    bool prepare();
+
+    /// Evaluates what may still refuse the step, then writes.
+    void finish();
+
+private:
+    std::span<const Share> shares_;
+};
 
 }  // namespace fusedopt

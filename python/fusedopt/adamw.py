@@ -23,7 +23,7 @@ class AdamW(Adam):
         :math:`\lambda`, >= 0. None is refused: that would be Adam.
     clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
         As in `Optimizer`.
-    loss_scale_factor, gradient_accumulation_steps, name
+    loss_scale_factor, gradient_accumulation_steps, name, skip_nonfinite
         As in `Optimizer`.
 
     Raises
@@ -65,6 +65,8 @@ class AdamW(Adam):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
         **kwargs: Any,
     ) -> None:
         arguments.none_left(kwargs)
@@ -88,4 +90,5 @@ class AdamW(Adam):
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
+            skip_nonfinite=skip_nonfinite,
         )

@@ -38,7 +38,7 @@ class Lamb(Optimizer):
     weight_decay : float, optional
     clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency
         As in `Optimizer`.
-    loss_scale_factor, gradient_accumulation_steps, name
+    loss_scale_factor, gradient_accumulation_steps, name, skip_nonfinite
         As in `Optimizer`.
 
     Raises
@@ -79,6 +79,8 @@ class Lamb(Optimizer):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
         **kwargs: Any,
     ) -> None:
         arguments.none_left(kwargs)
@@ -102,6 +104,7 @@ class Lamb(Optimizer):
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def get_config(self) -> dict[str, Any]:

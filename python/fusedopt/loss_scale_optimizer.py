@@ -27,6 +27,9 @@ class LossScaleOptimizer(Optimizer):
 
     The wrapped optimizer's ``loss_scale_factor`` is taken over: it becomes None.
 
+    The wrapped optimizer's ``skip_nonfinite`` changes nothing here, because this check includes that one. Its
+    `Optimizer.skipped_steps` does not count the steps that are skipped here; see `consecutive_skipped_steps`.
+
     Parameters
     ----------
     inner_optimizer : Optimizer
@@ -110,6 +113,14 @@ class LossScaleOptimizer(Optimizer):
     def consecutive_skipped_steps(self) -> int:
         """How many of the last steps in a row were skipped."""
         return self._scaled.consecutive_skipped_steps
+
+    @property
+    def skipped_steps(self) -> int:
+        """Raise AttributeError: see `consecutive_skipped_steps`."""
+        raise AttributeError(
+            "LossScaleOptimizer has no skipped_steps; it has consecutive_skipped_steps, "
+            "and the inner optimizer counts what it skips without a loss scale"
+        )
 
     def scale_loss(self, loss: Any) -> Any:
         """Return the loss times `dynamic_scale`, for computing gradients from."""
@@ -208,4 +219,5 @@ _COMMON_OPTIONS = {
     "ema_overwrite_frequency": None,
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
+    "skip_nonfinite": False,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -133,7 +134,11 @@ class MultiOptimizer(Optimizer):
 
     `build` gives each variable to the optimizer its name is mapped to. A call of `apply` is checked
     for all of them before the first one writes. Clipping, moving averages, accumulation and learning
-    rates are each optimizer's own.
+    rates are each optimizer's own, but for a ``global_clipnorm`` given here.
+
+    All optimizers step or none does. If one with ``skip_nonfinite`` finds a NaN or an infinity in its gradients,
+    no optimizer steps. `skipped_steps` here then grows, and so does that of each optimizer with ``skip_nonfinite``
+    that has a variable in the call.
 
     Parameters
     ----------
@@ -144,11 +149,26 @@ class MultiOptimizer(Optimizer):
         Replaces that of every optimizer, also where it is None.
     name : str, optional
         Default ``"multi_optimizer"``.
+    global_clipnorm : float, optional
+        All gradients of a call, over all optimizers, are scaled down together to at most this norm. An
+        optimizer that accumulates has a part in it only in the calls in which it updates, with its averaged
+        gradients; in other calls its gradients are neither measured nor clipped. No optimizer of the map may have a
+        clip argument of its own besides. Keras does not have this argument, so configurations hold it only if it is
+        given.
+    skip_nonfinite : bool
+        Skip a step if any gradient has a NaN or an infinity in it, whichever optimizer it belongs to. See
+        `Optimizer`. Configurations hold it only if it is on.
 
     Raises
     ------
     ValueError, TypeError
-        For an argument of another kind, or an optimizer that is built already.
+        For an argument of another kind, an optimizer that is built already, or one that clips besides
+        ``global_clipnorm``.
+
+    Warns
+    -----
+    UserWarning
+        At `build`, if a key of the map matches no variable's name: its optimizer may update nothing.
 
     Examples
     --------
@@ -172,17 +192,26 @@ class MultiOptimizer(Optimizer):
         optimizer_map: OptimizerMap,
         loss_scale_factor: float | None = None,
         name: str | None = None,
+        *,
+        global_clipnorm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         if not isinstance(optimizer_map, OptimizerMap):
             raise TypeError(f"optimizer_map: expected an OptimizerMap, found {optimizer_map!r}")
         self.name = self._name_or_default(name)
         self.loss_scale_factor = arguments.optional_real("loss_scale_factor", loss_scale_factor)
+        self.global_clipnorm = arguments.optional_real("global_clipnorm", global_clipnorm)
+        self.skip_nonfinite = arguments.flag("skip_nonfinite", skip_nonfinite)
         self.optimizer_map = optimizer_map
         self.optimizers = optimizer_map.optimizers()
         self._names: dict[str, int] = {}
         self._assignment: list[int] = []
+        self._original: MultiOptimizer | None = None
         self._multi = _core.MultiOptimizer(
-            [optimizer._core for optimizer in self.optimizers], self.loss_scale_factor
+            [optimizer._core for optimizer in self.optimizers],
+            self.loss_scale_factor,
+            self.global_clipnorm,
+            self.skip_nonfinite,
         )
         for optimizer in self.optimizers:
             optimizer.loss_scale_factor = self.loss_scale_factor
@@ -191,26 +220,42 @@ class MultiOptimizer(Optimizer):
     def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
         """Give each variable to its optimizer, and build them. See `Optimizer.build`.
 
-        Variables without names all go to the default optimizer.
+        Variables without names all go to the default optimizer. A key of the map that matches no variable's
+        name warns. Without names no key matches.
         """
         names, arrays = named(variables)
         if self.built:
             self._require_same(arrays)
             return
-        default = self.optimizer_map.default_optimizer
-        owners = [self.optimizer_map[name] for name in names] or [default] * len(arrays)
-        self._assignment = [
-            next(k for k, optimizer in enumerate(self.optimizers) if optimizer is owner)
-            for owner in owners
-        ]
+        # A twin is built on copies of the original's variables, of whose keys the original has warned.
+        self._assignment = (
+            self._original._assignment if self._original else self._assign(names, len(arrays))
+        )
         parts = [self._variables_of(k) for k in range(len(self.optimizers))]
         own_names = [[names[i] for i in part] if names else [] for part in parts]
         for optimizer, part, own in zip(self.optimizers, parts, own_names, strict=True):
-            optimizer._pass_exclusions(own, [arrays[i] for i in part])
+            optimizer._pass_exclusions(own, [arrays[i] for i in part], names)
         self._multi.build(arrays, names, self._assignment)
         for optimizer, own in zip(self.optimizers, own_names, strict=True):
             optimizer._note_built(own)
         self._names = {name: i for i, name in enumerate(names)}
+
+    def _assign(self, names: Sequence[str], count: int) -> list[int]:
+        """Return which optimizer updates each variable; warn of keys that match none."""
+        default = self.optimizer_map.default_optimizer
+        owners = [self.optimizer_map[name] for name in names] or [default] * count
+        for key in self.optimizer_map:
+            if not any(key == name or re.fullmatch(key, name) for name in names):
+                hint = (
+                    "" if names else "; build was given no names, so the default optimizer has all"
+                )
+                warnings.warn(
+                    f"optimizer_map: no variable's name matches {key!r}{hint}", stacklevel=3
+                )
+        return [
+            next(k for k, optimizer in enumerate(self.optimizers) if optimizer is owner)
+            for owner in owners
+        ]
 
     def exclude_from_weight_decay(
         self,
@@ -233,15 +278,23 @@ class MultiOptimizer(Optimizer):
 
     @property
     def global_norm(self) -> float | None:
-        """None: each optimizer has its own."""
-        return None
+        """The norm over all gradients of the last update, before clipping; None without ``global_clipnorm`` here."""
+        return self._core.global_norm
 
     def _twin(self) -> MultiOptimizer:
         twins = {id(optimizer): optimizer._twin() for optimizer in self.optimizers}
         optimizers = OptimizerMap(twins[id(self.optimizer_map.default_optimizer)])
         for key in self.optimizer_map:
             optimizers[key] = twins[id(self.optimizer_map[key])]
-        return MultiOptimizer(optimizers, self.loss_scale_factor, self.name)
+        twin = MultiOptimizer(
+            optimizers,
+            self.loss_scale_factor,
+            self.name,
+            global_clipnorm=self.global_clipnorm,
+            skip_nonfinite=self.skip_nonfinite,
+        )
+        twin._original = self
+        return twin
 
     def _exclude_like(self, original: Any, variables: Sequence[Any]) -> None:
         for k, (mine, theirs) in enumerate(zip(self.optimizers, original.optimizers, strict=True)):
@@ -256,7 +309,7 @@ class MultiOptimizer(Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""
-        return {
+        config = {
             "optimizer_map": {
                 "module": "keras.optimizers",
                 "class_name": "OptimizerMap",
@@ -266,6 +319,10 @@ class MultiOptimizer(Optimizer):
             "loss_scale_factor": self.loss_scale_factor,
             "name": self.name,
         }
+        # Keras refuses arguments that it does not know.
+        if self.global_clipnorm is not None:
+            config["global_clipnorm"] = self.global_clipnorm
+        return config | ({"skip_nonfinite": True} if self.skip_nonfinite else {})
 
     @classmethod
     def from_config(

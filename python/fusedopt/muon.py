@@ -66,6 +66,8 @@ class Muon(Optimizer):
     nesterov : bool
     rms_rate : float, optional
         > 0. None leaves the factor :math:`\sqrt{\max(\text{rows}, \text{columns})}\, \texttt{rms\_rate}` out.
+    skip_nonfinite : bool
+        As in `Optimizer`.
 
     Raises
     ------
@@ -118,6 +120,8 @@ class Muon(Optimizer):
         ns_steps: int = 5,
         nesterov: bool = True,
         rms_rate: float | None = 0.2,
+        *,
+        skip_nonfinite: bool = False,
         **kwargs: Any,
     ) -> None:
         arguments.none_left(kwargs)
@@ -165,6 +169,7 @@ class Muon(Optimizer):
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
+            skip_nonfinite=skip_nonfinite,
         )
         self.weight_decay = own_weight_decay
 

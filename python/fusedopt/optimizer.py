@@ -64,6 +64,12 @@ class Optimizer:
         Update only on every so many calls, with the mean gradient. At least 2.
     name : str, optional
         For your own use and for the configuration. Default: the class's name in snake case.
+    skip_nonfinite : bool
+        Skip a step if a gradient has a NaN or an infinity in it. A skipped step changes nothing but
+        `skipped_steps`. It does not count for ``gradient_accumulation_steps`` either, and no schedule or
+        callable is evaluated. A finite float64 gradient counts as infinite if its variable is not float64 and
+        float32 cannot hold it, divided by ``loss_scale_factor``. Without a norm to clip, the check costs one reading
+        sweep over the gradients. Keras does not have this option, so configurations hold it only if it is on.
 
     Raises
     ------
@@ -101,6 +107,7 @@ class Optimizer:
         loss_scale_factor: float | None,
         gradient_accumulation_steps: int | None,
         name: str | None,
+        skip_nonfinite: bool,
     ) -> None:
         self.name = self._name_or_default(name)
         self.weight_decay = arguments.optional_real("weight_decay", weight_decay)
@@ -116,6 +123,7 @@ class Optimizer:
         self.gradient_accumulation_steps = arguments.optional_integer(
             "gradient_accumulation_steps", gradient_accumulation_steps
         )
+        self.skip_nonfinite = arguments.flag("skip_nonfinite", skip_nonfinite)
         self._learning_rate = _checked_learning_rate(learning_rate)
         self._names: dict[str, int] = {}
         self._excluded_variables: list[Any] = []
@@ -135,6 +143,7 @@ class Optimizer:
                 ema_overwrite_frequency=self.ema_overwrite_frequency or None,
                 loss_scale_factor=self.loss_scale_factor,
                 gradient_accumulation_steps=self.gradient_accumulation_steps,
+                skip_nonfinite=self.skip_nonfinite,
             ),
         )
 
@@ -210,17 +219,25 @@ class Optimizer:
         if self.built:
             self._require_same(arrays)
             return
-        self._pass_exclusions(names, arrays)
+        self._pass_exclusions(names, arrays, names)
         self._core.build(arrays, names)
         self._note_built(names)
 
-    def _pass_exclusions(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
-        """Tell the core which of these variables weight decay leaves out."""
+    def _pass_exclusions(
+        self, names: Sequence[str], arrays: Sequence[Any], all_names: Sequence[str]
+    ) -> None:
+        """Tell the core which of these variables weight decay leaves out.
+
+        Warn of a pattern that finds nothing in `all_names`, which are those of all optimizers that are built together.
+        """
         excluded = list(self._excluded_variables)
         for pattern in self._excluded_names:
-            matching = [i for i, name in enumerate(names) if re.search(pattern, name)]
-            excluded += [arrays[i] for i in matching]
-            if not matching:
+            excluded += [
+                array
+                for name, array in zip(names, arrays, strict=False)
+                if re.search(pattern, name)
+            ]
+            if not any(re.search(pattern, name) for name in all_names):
                 warnings.warn(
                     f"exclude_from_weight_decay: no variable's name matches {pattern!r}",
                     stacklevel=3,
@@ -246,7 +263,7 @@ class Optimizer:
         Parameters
         ----------
         var_list : sequence of numpy.ndarray, optional
-            Variables, recognised by their memory.
+            Variables, recognised by their memory. In a `MultiOptimizer` another optimizer may update them.
         var_names : sequence of str, optional
             Regular expressions, searched for in the names given to `build`.
 
@@ -254,7 +271,8 @@ class Optimizer:
         ------
         ValueError
             If the optimizer is built; at `build`, if a variable of `var_list` is not among its
-            variables. A pattern that matches no name only warns.
+            variables, or those of the `MultiOptimizer` that it is in. A pattern that matches none of
+            their names only warns.
         TypeError
             If an argument is of another kind.
 
@@ -498,6 +516,25 @@ class Optimizer:
     def global_norm(self) -> float | None:
         """The norm over all gradients of the last update, before clipping; None without ``global_clipnorm``."""
         return self._core.global_norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps ``skip_nonfinite`` has skipped so far.
+
+        The count is saved with the state if ``skip_nonfinite`` is on. It is not one of `variables`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> w = np.ones(2)
+        >>> optimizer = fo.SGD(learning_rate=1.0, skip_nonfinite=True)
+        >>> optimizer.build([w])
+        >>> optimizer.apply([np.array([0.5, np.nan])])
+        >>> w, optimizer.iterations, optimizer.skipped_steps
+        (array([1., 1.]), 0, 1)
+        """
+        return self._core.skipped_steps
 
     @property
     def variables(self) -> list[Array]:
@@ -750,7 +787,7 @@ class Optimizer:
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""
         rate = self._learning_rate
-        return {
+        config = {
             "name": self.name,
             "learning_rate": self._configured_learning_rate(rate),
             "weight_decay": self.weight_decay,
@@ -763,6 +800,8 @@ class Optimizer:
             "loss_scale_factor": self.loss_scale_factor,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
         }
+        # Keras refuses arguments that it does not know.
+        return config | ({"skip_nonfinite": True} if self.skip_nonfinite else {})
 
     def _configured_learning_rate(self, rate: LearningRate) -> Any:
         if isinstance(rate, LearningRateSchedule):

@@ -59,10 +59,9 @@ public:
         excluded.clear();
     }
 
-    void apply(const py::object& gradients, const py::object& variables) {
-        call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-            return 0;
+    bool apply(const py::object& gradients, const py::object& variables) {
+        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
+            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
         });
     }
 
@@ -74,11 +73,12 @@ public:
 /// Several optimizers; each also keeps its own variables, so that it can be used by itself.
 class PyMulti {
 public:
-    PyMulti(std::vector<std::shared_ptr<PyOptimizer>> members_, std::optional<double> loss_scale_factor)
+    PyMulti(std::vector<std::shared_ptr<PyOptimizer>> members_, std::optional<double> loss_scale_factor,
+            std::optional<double> global_clipnorm, bool skip_nonfinite)
         : members(std::move(members_)) {
         std::vector<std::shared_ptr<Optimizer>> cores;
         for (const auto& member : members) cores.push_back(member->core);
-        core = std::make_shared<MultiOptimizer>(std::move(cores), loss_scale_factor);
+        core = std::make_shared<MultiOptimizer>(std::move(cores), loss_scale_factor, global_clipnorm, skip_nonfinite);
     }
 
     void build(const py::sequence& objects, std::vector<std::string> names,
@@ -97,10 +97,9 @@ public:
         }
     }
 
-    void apply(const py::object& gradients, const py::object& variables) {
-        call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-            return 0;
+    bool apply(const py::object& gradients, const py::object& variables) {
+        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
+            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
         });
     }
 
@@ -261,6 +260,7 @@ void register_optimizers(py::module_& module) {
         .def_property_readonly("built", unlocked<PyOptimizer>(&Optimizer::built))
         .def_property_readonly("iterations", unlocked<PyOptimizer>(&Optimizer::iterations))
         .def_property_readonly("calls", unlocked<PyOptimizer>(&Optimizer::calls))
+        .def_property_readonly("skipped_steps", unlocked<PyOptimizer>(&Optimizer::skipped_steps))
         .def_property_readonly("learning_rate", unlocked<PyOptimizer>(&Optimizer::learning_rate))
         .def_property_readonly("loss_scale_factor", unlocked<PyOptimizer>(&Optimizer::loss_scale_factor))
         .def_property_readonly("global_norm", unlocked<PyOptimizer>(&Optimizer::global_norm));
@@ -268,8 +268,9 @@ void register_optimizers(py::module_& module) {
     py::class_<PyMulti, std::shared_ptr<PyMulti>> multi(module, "MultiOptimizer");
     define_state<PyMulti>(multi);
     multi
-        .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>>(), Unlocked(),
-             py::arg("optimizers"), py::arg("loss_scale_factor"))
+        .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>, std::optional<double>, bool>(),
+             Unlocked(), py::arg("optimizers"), py::arg("loss_scale_factor"), py::arg("global_clipnorm"),
+             py::arg("skip_nonfinite"))
         .def("build", &PyMulti::build, py::arg("variables"), py::arg("names"), py::arg("assignment"))
         .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
         .def("finalize_variable_values", &finalize_variable_values<PyMulti>, py::arg("variables"))
@@ -279,6 +280,8 @@ void register_optimizers(py::module_& module) {
         .def_property_readonly("built", unlocked<PyMulti>(&MultiOptimizer::built))
         .def_property_readonly("iterations", unlocked<PyMulti>(&MultiOptimizer::iterations))
         .def_property_readonly("calls", unlocked<PyMulti>(&MultiOptimizer::iterations))
+        .def_property_readonly("skipped_steps", unlocked<PyMulti>(&MultiOptimizer::skipped_steps))
+        .def_property_readonly("global_norm", unlocked<PyMulti>(&MultiOptimizer::global_norm))
         .def_property_readonly("loss_scale_factor", unlocked<PyMulti>(&MultiOptimizer::loss_scale_factor));
 
     py::class_<PyLossScale> loss_scale(module, "LossScale");

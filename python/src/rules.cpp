@@ -50,7 +50,7 @@ Options make_options(const py::object& learning_rate, std::optional<double> weig
                      std::optional<double> clipnorm, std::optional<double> clipvalue,
                      std::optional<double> global_clipnorm, bool use_ema, double ema_momentum,
                      std::optional<std::int64_t> ema_overwrite_frequency, std::optional<double> loss_scale_factor,
-                     std::optional<std::int64_t> gradient_accumulation_steps) {
+                     std::optional<std::int64_t> gradient_accumulation_steps, bool skip_nonfinite) {
     Options options;
     options.learning_rate = hyperparameter(learning_rate, "learning_rate");
     options.weight_decay = weight_decay;
@@ -62,6 +62,7 @@ Options make_options(const py::object& learning_rate, std::optional<double> weig
     options.ema_overwrite_frequency = ema_overwrite_frequency;
     options.loss_scale_factor = loss_scale_factor;
     options.gradient_accumulation_steps = gradient_accumulation_steps;
+    options.skip_nonfinite = skip_nonfinite;
     return options;
 }
 
@@ -169,7 +170,7 @@ void register_rules(py::module_& module) {
         .def(py::init(&make_options), py::kw_only(), py::arg("learning_rate"), py::arg("weight_decay"),
              py::arg("clipnorm"), py::arg("clipvalue"), py::arg("global_clipnorm"), py::arg("use_ema"),
              py::arg("ema_momentum"), py::arg("ema_overwrite_frequency"), py::arg("loss_scale_factor"),
-             py::arg("gradient_accumulation_steps"));
+             py::arg("gradient_accumulation_steps"), py::arg("skip_nonfinite"));
 }
 
 }  // namespace fusedopt::python

@@ -25,7 +25,9 @@ struct LossScaleOptions {
 /// Wraps an optimizer and takes over its loss_scale_factor.
 ///
 /// A step whose gradients are not all finite is skipped and halves the scale; after `dynamic_growth_steps` good steps
-/// the scale doubles. The scale stays within the finite normal powers of two of float32.
+/// the scale doubles. The scale stays within the finite normal powers of two of float32. The check includes that of
+/// skip_nonfinite, so an inner optimizer's skip_nonfinite changes nothing here: the inner optimizer counts none of the
+/// skipped steps.
 class LossScaleOptimizer {
 public:
     explicit LossScaleOptimizer(Optimizer inner, LossScaleOptions options = {});

@@ -18,12 +18,22 @@
 namespace fusedopt {
 
 /// A call is checked for all optimizers before the first one writes. Clipping, averages and so on are each optimizer's
-/// own.
+/// own, but for a global_clipnorm given here.
+///
+/// All step or none does: if an optimizer with skip_nonfinite finds a gradient that is not finite, no optimizer steps.
+/// Each optimizer with skip_nonfinite that takes part in the call then counts the step in its skipped_steps().
 class MultiOptimizer {
 public:
     /// `loss_scale_factor`, also where it is none, replaces that of every optimizer.
+    ///
+    /// `global_clipnorm` scales all gradients of a call down to at most this norm together. An optimizer that only
+    /// accumulates in this call has no part in the norm; one that updates has its averaged gradients in it. No
+    /// optimizer may clip besides.
+    ///
+    /// `skip_nonfinite` skips a step if any gradient is not finite, whichever optimizer it belongs to.
     explicit MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
-                            std::optional<double> loss_scale_factor = std::nullopt);
+                            std::optional<double> loss_scale_factor = std::nullopt,
+                            std::optional<double> global_clipnorm = std::nullopt, bool skip_nonfinite = false);
     MultiOptimizer(MultiOptimizer&&) noexcept;
     MultiOptimizer& operator=(MultiOptimizer&&) noexcept;
     ~MultiOptimizer();
@@ -33,14 +43,24 @@ public:
                std::span<const std::string> names = {});
     bool built() const;
 
-    void apply(std::span<const Tensor> gradients);
-    void apply(std::initializer_list<Tensor> gradients) { apply(std::span(gradients.begin(), gradients.size())); }
-    void apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+    /// False if the step was skipped because a gradient was not finite.
+    bool apply(std::span<const Tensor> gradients);
+    bool apply(std::initializer_list<Tensor> gradients) {
+        return apply(std::span(gradients.begin(), gradients.size()));
+    }
+    bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
 
     std::span<const std::shared_ptr<Optimizer>> optimizers() const;
 
     /// Steps taken so far.
     std::int64_t iterations() const;
+
+    /// Steps skipped so far because a gradient was not finite. Steps that a LossScaleOptimizer around skips are not
+    /// among them.
+    std::int64_t skipped_steps() const;
+
+    /// The norm over all gradients before clipping, of the last update under the global_clipnorm given here.
+    std::optional<double> global_norm() const;
 
     double loss_scale_factor() const;
     double scale_loss(double loss) const { return loss * loss_scale_factor(); }

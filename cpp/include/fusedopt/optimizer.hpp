@@ -29,6 +29,8 @@ struct Options {
     std::optional<std::int64_t> ema_overwrite_frequency = {};
     std::optional<double> loss_scale_factor = {};
     std::optional<std::int64_t> gradient_accumulation_steps = {};
+    bool skip_nonfinite =
+        false;  // not Keras's: a step with a NaN or infinity in a gradient changes nothing but a count
 };
 
 /// A piece of optimizer state by name, for example "momentum/dense/kernel".
@@ -48,7 +50,8 @@ public:
     Optimizer& operator=(Optimizer&&) noexcept;
     ~Optimizer();
 
-    /// Leaves these variables out of weight decay; before build. A later call replaces an earlier one.
+    /// Leaves these variables out of weight decay; before build. A later call replaces an earlier one. Each must be
+    /// given to build. Inside a MultiOptimizer another member may update it.
     void exclude_from_weight_decay(std::span<const Tensor> variables);
 
     /// Takes the variables to update and allocates all state. `names` serve messages and `variables()`.
@@ -57,17 +60,23 @@ public:
     bool built() const;
 
     /// One step: a gradient for each built variable, in order; an empty Tensor where there is none.
-    void apply(std::span<const Tensor> gradients);
-    void apply(std::initializer_list<Tensor> gradients) { apply(std::span(gradients.begin(), gradients.size())); }
+    /// False if skip_nonfinite is on and the step was skipped because a gradient was not finite.
+    bool apply(std::span<const Tensor> gradients);
+    bool apply(std::initializer_list<Tensor> gradients) {
+        return apply(std::span(gradients.begin(), gradients.size()));
+    }
 
     /// One step for these variables only, recognised by their memory.
-    void apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+    bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
 
     /// Updates done so far: calls() divided by gradient_accumulation_steps, where that is set.
     std::int64_t iterations() const;
 
     /// Steps taken so far, also those that only accumulated; what a learning-rate function is called with.
     std::int64_t calls() const;
+
+    /// Steps that skip_nonfinite has skipped so far. Steps that a LossScaleOptimizer around skips are not among them.
+    std::int64_t skipped_steps() const;
 
     /// The learning rate of the next step. A function is called.
     double learning_rate() const;
