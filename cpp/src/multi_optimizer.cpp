@@ -125,6 +125,7 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
                                  const Scaling& scaling) {
     if (gradients.empty() && (!tensors || tensors->empty())) return true;
     require_built("apply");
+    require_room("apply: iteration", calls);
     const std::size_t expected = tensors ? tensors->size() : places.size();
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +
@@ -195,7 +196,7 @@ void MultiOptimizer::State::check_weights(std::span<const Tensor> values, Extent
     }
     std::int64_t count;
     std::memcpy(&count, values[0].data(), sizeof(count));
-    require_count("set_weights: iteration", count, 0);
+    require_counter("set_weights: iteration", count);
     for_each_part(values, extent,
                   [&](Optimizer::State& state, std::span<const Tensor> part) { state.check_weights(part, extent); });
 }

@@ -175,7 +175,7 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
     }
     std::int64_t count;
     std::memcpy(&count, values[0].data(), sizeof(count));
-    require_count("set_weights: iteration", count, 0);
+    require_counter("set_weights: iteration", count);
     if (learning_rate.is_number()) {
         double value;
         std::memcpy(&value, values[1].data(), sizeof(value));
