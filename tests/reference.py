@@ -139,6 +139,10 @@ def raised(x: Array, power: float) -> Array:
 def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     n, z = slots["accumulator"], slots["linear"]
+    if lr == 0 or not 1 / lr <= np.finfo(T).max:
+        for x in (n, z, w):
+            x[...] = np.where(np.isfinite(g), x, T(np.nan))
+        return
     power = -a["learning_rate_power"]
     l1 = T(a["l1_regularization_strength"])
     l2 = T(2 * (a["l2_regularization_strength"] + a["beta"] / (2 * lr)))
@@ -150,7 +154,7 @@ def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     z[...] = z + (shrunk - ((new_root - root) * T(1 / lr)) * w)
     denominator = new_root * T(1 / lr) + l2
     with np.errstate(divide="ignore", invalid="ignore"):
-        w[...] = np.where(denominator > 0, (np.clip(z, -l1, l1) - z) / denominator, w)
+        w[...] = np.where(denominator != 0, (np.clip(z, -l1, l1) - z) / denominator, w)
     n[...] = new_n
 
 
@@ -225,7 +229,7 @@ def adafactor_mean(mean: Array, keep: float, epsilon: float, sums: list[Array], 
 def inverse_root(mean: Array, over: float) -> Array:
     x = mean.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(x == 0, 0.0, 1 / np.sqrt(x / over)).astype(mean.dtype)
+        return np.where(x == 0, x * over, 1 / np.sqrt(x / over)).astype(mean.dtype)
 
 
 def adafactor_direction(x: Array, r: Array, c: Array, keep: float, epsilon: float) -> Array:
@@ -275,13 +279,13 @@ def adafactor(
         c = slots["c"].reshape(-1, x.shape[2])
         u = np.stack([adafactor_direction(x[k], r[k], c[k], keep, epsilon) for k in range(len(x))])
         means = r.astype(np.float64).cumsum(axis=1)[:, -1:] / r.shape[1]
-        factor = np.where(r == 0, 0, r.astype(np.float64) / means).astype(r.dtype)
+        factor = np.where(r == 0, r * means, r.astype(np.float64) / means).astype(r.dtype)
         slots["velocity"][...] = (factor[:, :, None] * c[:, None, :]).reshape(w.shape)
         u = u.reshape(w.shape)
     length = math.sqrt(adafactor_norm(w) / w.size)
     excess = math.sqrt(adafactor_norm(u) / w.size) / a["clip_threshold"]
     rho = min(lr, 1 / math.sqrt(t))
-    w[...] = w - T(max(a["epsilon_2"], length) * rho / max(1.0, excess)) * u
+    w[...] = w - T(np.maximum(a["epsilon_2"], length) * rho / np.maximum(1.0, excess)) * u
 
 
 def muon(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:

@@ -17,6 +17,10 @@ namespace fusedopt {
     throw std::invalid_argument(message.str());
 }
 
+inline void require_finite(const char* name, double value) {
+    if (!std::isfinite(value)) refuse(name, "a finite number", value);
+}
+
 inline void require_not_negative(const char* name, double value) {
     if (!(value >= 0.0 && std::isfinite(value))) refuse(name, "a finite number >= 0", value);
 }
@@ -41,7 +45,23 @@ inline void require_at_most_one(const char* name, double value) {
 }
 
 inline void require_count(const char* name, std::int64_t value, std::int64_t least) {
-    if (value < least) refuse(name, "an integer >= " + std::to_string(least), static_cast<double>(value));
+    if (value >= least) return;
+    throw std::invalid_argument(std::string(name) + ": expected an integer >= " + std::to_string(least) + ", found " +
+                                std::to_string(value));
+}
+
+/// Scalars are computed in double, which holds each integer up to this one.
+inline constexpr std::int64_t largest_count = std::int64_t{1} << 53;
+
+inline void require_counter(const char* name, std::int64_t value, std::int64_t largest = largest_count) {
+    if (value >= 0 && value <= largest) return;
+    throw std::invalid_argument(std::string(name) + ": expected a count from 0 to " + std::to_string(largest) +
+                                ", found " + std::to_string(value) + "; set the true count");
+}
+
+/// For a counter that a step is about to advance, and that the caller can write through its live view.
+inline void require_room(const char* name, std::int64_t value) {
+    require_counter(name, value, largest_count - 1);
 }
 
 }  // namespace fusedopt

@@ -83,6 +83,8 @@ bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const std::span
     return with_inner([&](auto& state) {
         Counters& own = *counters_;
         require_scale("dynamic_scale", static_cast<double>(own.dynamic_scale));
+        require_room("apply: step_counter", own.step_counter);
+        require_room("apply: consecutive_skipped_steps", own.consecutive_skipped_steps);
         const std::int64_t calls = state.calls;
         if (!state.step(gradients, variables, {reciprocal(static_cast<double>(own.dynamic_scale)), true})) {
             own.step_counter = 0;
@@ -154,8 +156,8 @@ void LossScaleOptimizer::load(std::span<const Tensor> values, bool complete) {
         std::memcpy(&counter, values[2].data(), sizeof(counter));
         std::memcpy(&scale, values[3].data(), sizeof(scale));
         if (complete) std::memcpy(&skipped, values[4].data(), sizeof(skipped));
-        require_count("set_weights: step_counter", counter, 0);
-        require_count("set_weights: consecutive_skipped_steps", skipped, 0);
+        require_counter("set_weights: step_counter", counter);
+        require_counter("set_weights: consecutive_skipped_steps", skipped);
         require_scale("set_weights: dynamic_scale", static_cast<double>(scale));
         state.check_weights(values.subspan(own_count), extent);
         counters_->step_counter = counter;

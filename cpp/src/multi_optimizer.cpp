@@ -180,6 +180,7 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
                                  const Scaling& scaling) {
     if (gradients.empty() && (!tensors || tensors->empty())) return true;
     require_built("apply");
+    require_room("apply: iteration", calls);
     const std::size_t expected = tensors ? tensors->size() : places.size();
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +
@@ -274,8 +275,8 @@ void MultiOptimizer::State::check_weights(std::span<const Tensor> values, Extent
         throw std::invalid_argument("set_weights: expected " + std::to_string(expected) + " arrays, found " +
                                     std::to_string(values.size()));
     }
-    require_count("set_weights: iteration", count_in(values, 0, "iteration"), 0);
-    if (own_count(extent) > 2) require_count("set_weights: skipped_steps", count_in(values, 2, "skipped_steps"), 0);
+    require_counter("set_weights: iteration", count_in(values, 0, "iteration"));
+    if (own_count(extent) > 2) require_counter("set_weights: skipped_steps", count_in(values, 2, "skipped_steps"));
     for_each_part(values, extent,
                   [&](Optimizer::State& state, std::span<const Tensor> part) { state.check_weights(part, extent); });
 }

@@ -6,6 +6,7 @@
 #include <fusedopt/schedules.hpp>
 
 #include "check.hpp"
+#include "float_environment.hpp"
 
 namespace fusedopt {
 
@@ -13,6 +14,15 @@ namespace {
 
 std::string element(const char* name, std::size_t i) {
     return std::string(name) + "[" + std::to_string(i) + "]";
+}
+
+// A schedule at a step, the same number in every state of the caller. A step below zero is none, but a schedule of one's
+// own may evaluate this one there and choose another value.
+template <class Schedule, class Formula>
+double evaluate(const Schedule& schedule, double step, const Formula& formula) {
+    schedule.check();
+    require_finite("step", step);
+    return compute_in(Subnormals::kept, step, formula);
 }
 
 // (1 - alpha) * height * (1 + cos(pi p)) / 2 + alpha
@@ -30,11 +40,11 @@ ArgumentsChecked ExponentialDecay::check() const {
 }
 
 // initial_learning_rate * decay_rate^p
-double ExponentialDecay::operator()(Number step) const {
-    check();
-    require_not_negative("step", step);
-    const double p = step / decay_steps;
-    return initial_learning_rate * std::pow(decay_rate, staircase ? std::floor(p) : p);
+double ExponentialDecay::operator()(Number at) const {
+    return evaluate(*this, at, [this](double step) {
+        const double p = step / decay_steps;
+        return initial_learning_rate * std::pow(decay_rate, staircase ? std::floor(p) : p);
+    });
 }
 
 ArgumentsChecked InverseTimeDecay::check() const {
@@ -45,11 +55,11 @@ ArgumentsChecked InverseTimeDecay::check() const {
 }
 
 // initial_learning_rate / (1 + decay_rate p)
-double InverseTimeDecay::operator()(Number step) const {
-    check();
-    require_not_negative("step", step);
-    const double p = step / decay_steps;
-    return initial_learning_rate / (1.0 + decay_rate * (staircase ? std::floor(p) : p));
+double InverseTimeDecay::operator()(Number at) const {
+    return evaluate(*this, at, [this](double step) {
+        const double p = step / decay_steps;
+        return initial_learning_rate / (1.0 + decay_rate * (staircase ? std::floor(p) : p));
+    });
 }
 
 ArgumentsChecked PolynomialDecay::check() const {
@@ -61,12 +71,14 @@ ArgumentsChecked PolynomialDecay::check() const {
 }
 
 // (initial_learning_rate - end_learning_rate) (1 - p)^power + end_learning_rate
-double PolynomialDecay::operator()(Number step) const {
-    check();
-    require_not_negative("step", step);
-    const double cycles = cycle ? std::max(1.0, std::ceil(step / decay_steps)) : 1.0;
-    const double p = std::min(step / (decay_steps * cycles), 1.0);
-    return (initial_learning_rate - end_learning_rate) * std::pow(1.0 - p, power) + end_learning_rate;
+double PolynomialDecay::operator()(Number at) const {
+    return evaluate(*this, at, [this](double step) {
+        const double x = step / decay_steps;
+        const double cycles = cycle && x != 0.0 ? std::ceil(x) : 1.0;
+        const double quotient = step / (decay_steps * cycles);
+        const double p = cycle && step < 0.0 ? quotient : std::min(quotient, 1.0);
+        return (initial_learning_rate - end_learning_rate) * std::pow(1.0 - p, power) + end_learning_rate;
+    });
 }
 
 ArgumentsChecked PiecewiseConstantDecay::check() const {
@@ -91,7 +103,7 @@ ArgumentsChecked PiecewiseConstantDecay::check() const {
 // values[i], step <= boundaries[i]
 double PiecewiseConstantDecay::operator()(Number step) const {
     check();
-    require_not_negative("step", step);
+    require_finite("step", step);
     const auto boundary = std::lower_bound(boundaries.begin(), boundaries.end(), static_cast<double>(step));
     return values[static_cast<std::size_t>(boundary - boundaries.begin())];
 }
@@ -106,13 +118,15 @@ ArgumentsChecked CosineDecay::check() const {
 }
 
 // initial_learning_rate + (warmup_target - initial_learning_rate) step / warmup_steps, then start * cosine(p)
-double CosineDecay::operator()(Number step) const {
-    check();
-    require_not_negative("step", step);
-    const double start = warmup_target.value_or(initial_learning_rate);
-    const double warmup = warmup_target ? static_cast<double>(warmup_steps) : 0.0;
-    if (step < warmup) return (start - initial_learning_rate) * (step / warmup) + initial_learning_rate;
-    return start * cosine(std::min((step - warmup) / decay_steps, 1.0), 1.0, alpha);
+double CosineDecay::operator()(Number at) const {
+    return evaluate(*this, at, [this](double step) {
+        const double start = warmup_target.value_or(initial_learning_rate);
+        const double warmup = warmup_target ? static_cast<double>(warmup_steps) : 0.0;
+        if (warmup_target && step < warmup) {
+            return (start - initial_learning_rate) * (step / warmup) + initial_learning_rate;
+        }
+        return start * cosine(std::min((step - warmup) / decay_steps, 1.0), 1.0, alpha);
+    });
 }
 
 ArgumentsChecked CosineDecayRestarts::check() const {
@@ -126,23 +140,23 @@ ArgumentsChecked CosineDecayRestarts::check() const {
 
 // initial_learning_rate * cosine(p, m_mul^i);  i = floor(log(1 - x (1 - t_mul)) / log(t_mul)), x = step / first;
 // p = (x - (1 - t_mul^i) / (1 - t_mul)) / t_mul^i;  for t_mul = 1 i is the floor of x and p the rest
-double CosineDecayRestarts::operator()(Number step) const {
-    check();
-    require_not_negative("step", step);
+double CosineDecayRestarts::operator()(Number at) const {
     // Of a period. On a restart both quotients should be whole but can come out just below, which would give the end
     // of the period before; so a step this close to a restart is on it.
     constexpr double tolerance = 1e-9;
-    const double x = step / first_decay_steps;
-    const double growth = t_mul - 1.0;
-    if (growth == 0.0) {
-        const double i = std::floor(x + tolerance);
-        return initial_learning_rate * cosine(x - i, std::pow(m_mul, i), alpha);
-    }
-    if (1.0 + x * growth < tolerance) return initial_learning_rate * alpha;
-    const double i = std::floor(std::log1p(x * growth) / std::log1p(growth) + tolerance);
-    const double length = std::pow(t_mul, i);
-    const double p = (x - (length - 1.0) / growth) / length;
-    return initial_learning_rate * cosine(p, std::pow(m_mul, i), alpha);
+    return evaluate(*this, at, [this](double step) {
+        const double x = step / first_decay_steps;
+        const double growth = t_mul - 1.0;
+        if (growth == 0.0) {
+            const double i = std::floor(x + tolerance);
+            return initial_learning_rate * cosine(x - i, std::pow(m_mul, i), alpha);
+        }
+        if (step > 0.0 && 1.0 + x * growth < tolerance) return initial_learning_rate * alpha;
+        const double i = std::floor(std::log1p(x * growth) / std::log1p(growth) + tolerance);
+        const double length = std::pow(t_mul, i);
+        const double p = (x - (length - 1.0) / growth) / length;
+        return initial_learning_rate * cosine(p, std::pow(m_mul, i), alpha);
+    });
 }
 
 }  // namespace fusedopt

@@ -178,7 +178,7 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
     }
     std::int64_t count;
     std::memcpy(&count, values[0].data(), sizeof(count));
-    require_count("set_weights: iteration", count, 0);
+    require_counter("set_weights: iteration", count);
     if (learning_rate.is_number()) {
         double value;
         std::memcpy(&value, values[1].data(), sizeof(value));
@@ -186,7 +186,7 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
     }
     if (options.skip_nonfinite && extent == Extent::complete) {
         std::memcpy(&count, values.back().data(), sizeof(count));
-        require_count("set_weights: skipped_steps", count, 0);
+        require_counter("set_weights: skipped_steps", count);
     }
 }
 

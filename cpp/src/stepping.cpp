@@ -7,20 +7,13 @@
 
 namespace fusedopt {
 
-// A compiler may move arithmetic across a change of the floating-point state, but no access to a volatile variable.
-
 double reciprocal(double scale) {
-    const FloatEnvironment environment;
-    const volatile double divisor = scale;
-    volatile double quotient = 1.0 / divisor;
-    return quotient;
+    return compute_in(Subnormals::flushed, scale, [](double x) { return 1.0 / x; });
 }
 
 float nearest_float(double value) {
-    const FloatEnvironment environment;
-    const volatile double wide = value;
-    volatile float narrow = static_cast<float>(wide);
-    return narrow;
+    const auto nearest = [](double x) { return static_cast<double>(static_cast<float>(x)); };
+    return static_cast<float>(compute_in(Subnormals::flushed, value, nearest));
 }
 
 // A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 _Hyperparameter: TypeAlias = float | Callable[[int], float]
 _Result = TypeVar("_Result")
+_Steps = TypeVar("_Steps", float, npt.NDArray[np.float64])
 
 def version() -> str: ...
 def compiler() -> str: ...
@@ -20,6 +21,7 @@ def supported_levels() -> list[str]: ...
 def level() -> str: ...
 def set_level(name: str) -> None: ...
 def read_environment() -> None: ...
+def in_default_state(function: Callable[[], _Result]) -> _Result: ...
 
 class PlainLoop:
     def __init__(
@@ -31,51 +33,51 @@ class PlainLoop:
     def __call__(self) -> None: ...
 
 def exponential_decay(
-    step: float,
+    step: _Steps,
     *,
     initial_learning_rate: float,
     decay_steps: float,
     decay_rate: float,
     staircase: bool,
-) -> float: ...
+) -> _Steps: ...
 def inverse_time_decay(
-    step: float,
+    step: _Steps,
     *,
     initial_learning_rate: float,
     decay_steps: float,
     decay_rate: float,
     staircase: bool,
-) -> float: ...
+) -> _Steps: ...
 def polynomial_decay(
-    step: float,
+    step: _Steps,
     *,
     initial_learning_rate: float,
     decay_steps: float,
     end_learning_rate: float,
     power: float,
     cycle: bool,
-) -> float: ...
+) -> _Steps: ...
 def piecewise_constant_decay(
-    step: float, *, boundaries: Sequence[float], values: Sequence[float]
-) -> float: ...
+    step: _Steps, *, boundaries: Sequence[float], values: Sequence[float]
+) -> _Steps: ...
 def cosine_decay(
-    step: float,
+    step: _Steps,
     *,
     initial_learning_rate: float,
     decay_steps: float,
     alpha: float,
     warmup_target: float | None,
     warmup_steps: float,
-) -> float: ...
+) -> _Steps: ...
 def cosine_decay_restarts(
-    step: float,
+    step: _Steps,
     *,
     initial_learning_rate: float,
     first_decay_steps: float,
     t_mul: float,
     m_mul: float,
     alpha: float,
-) -> float: ...
+) -> _Steps: ...
 
 class Rule: ...
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import numbers
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 
 def real(name: str, value: Any) -> float:
     """Any real number as a float; TypeError for everything else."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a real number, found {value!r}")
+        way_out = "; leave the argument out if it has a default" if value is None else ""
+        raise TypeError(f"{name}: expected a real number, found {value!r}{way_out}")
     try:
         return float(value)
     except OverflowError:
@@ -21,6 +27,35 @@ def real(name: str, value: Any) -> float:
 def optional_real(name: str, value: Any) -> float | None:
     """Like `real`, where None is allowed."""
     return None if value is None else real(name, value)
+
+
+def single(value: Any) -> Any:
+    """Return the number in an array or tensor of one element; anything else as it is."""
+    if isinstance(value, numbers.Number) or getattr(value, "shape", None) is None:
+        return value
+    if isinstance(value, type) or math.prod(value.shape) != 1:
+        return value
+    array = value if hasattr(value, "item") else np.asarray(value)
+    return array.item()
+
+
+def number_or_function(name: str, value: Any) -> Any:
+    """Check a real number, or a callable without arguments; TypeError for everything else."""
+    if not callable(value):
+        return real(name, value)
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # of some built-in functions it is not known
+        return value
+    try:
+        signature.bind()
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected a callable without arguments, found {value!r}, which takes {signature}; "
+            "for a function of the step derive a class from fusedopt.schedules.LearningRateSchedule, "
+            "or read the step yourself, as in lambda: function(optimizer.iterations)"
+        ) from None
+    return value
 
 
 def integer(name: str, value: Any) -> int:
@@ -78,6 +113,28 @@ def configuration(config: Any) -> dict[str, Any]:
 
 
 def none_left(kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that no optimizer has."""
-    if kwargs:
-        raise ValueError(f"unknown argument(s): {', '.join(sorted(kwargs))}")
+    """Refuse arguments that no optimizer has; warn of Keras 2's decay, which Keras 3 ignores."""
+    unknown = dict(kwargs)
+    if unknown.pop("decay", None):
+        warnings.warn(
+            "decay: no longer supported, as in Keras 3, and ignored; for the same effect give "
+            "schedules.InverseTimeDecay(learning_rate, decay_steps=1, decay_rate=decay) as learning_rate",
+            stacklevel=3,
+        )
+    if unknown:
+        raise unknown_arguments(unknown)
+
+
+def unknown_arguments(names: Iterable[str]) -> ValueError:
+    """Return the error that names arguments, with what to write instead of Keras 2's."""
+    ordered = sorted(names)
+    ways_out = "".join(f"; {_LEGACY[name]}" for name in ordered if name in _LEGACY)
+    return ValueError(f"unknown argument(s): {', '.join(ordered)}{ways_out}")
+
+
+_LEGACY = {
+    "decay": "instead of decay give the inner optimizer a schedule",
+    "lr": "write learning_rate instead of lr",
+    "is_legacy_optimizer": "leave is_legacy_optimizer out, as it changes nothing",
+    "jit_compile": "leave jit_compile out, as nothing is compiled at run time",
+}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusedopt import arguments
+from fusedopt.losses import scaled
 from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.runtime import _core
 from fusedopt.serialized import find_class, serialized
@@ -40,6 +41,9 @@ class LossScaleOptimizer(Optimizer):
         At least 1.
     name : str, optional
         Default ``"loss_scale_optimizer"``.
+    dynamic : bool
+        Keras 2's argument, True. For a scale that does not adapt, give the optimizer itself a
+        ``loss_scale_factor``.
 
     Raises
     ------
@@ -76,9 +80,14 @@ class LossScaleOptimizer(Optimizer):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if not arguments.flag("dynamic", kwargs.pop("dynamic", True)):
+            raise ValueError(
+                "dynamic: expected True, found False; for a scale that does not adapt, set "
+                "loss_scale_factor on the optimizer itself"
+            )
         for option, value in kwargs.items():
             if option not in _COMMON_OPTIONS:
-                arguments.none_left({option: value})
+                raise arguments.unknown_arguments([option])
             elif value is not None and value != _COMMON_OPTIONS[option]:
                 raise ValueError(
                     f"{option}: expected on the inner optimizer, found {value!r} on LossScaleOptimizer"
@@ -123,8 +132,8 @@ class LossScaleOptimizer(Optimizer):
         )
 
     def scale_loss(self, loss: Any) -> Any:
-        """Return the loss times `dynamic_scale`, for computing gradients from."""
-        return loss * self.dynamic_scale
+        """Return the loss times `dynamic_scale`, for computing gradients from. See `Optimizer.scale_loss`."""
+        return scaled(loss, self.dynamic_scale)
 
     # What the inner optimizer does
 

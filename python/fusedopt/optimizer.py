@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fusedopt import arguments, files
+from fusedopt.losses import scaled
 from fusedopt.runtime import _core
-from fusedopt.schedules import LearningRateSchedule
-from fusedopt.serialized import find_class, serialized
+from fusedopt.schedules import LearningRateSchedule, deserialize
+from fusedopt.serialized import serialized
 from fusedopt.state import Array, checked_values
 
 LearningRate = float | LearningRateSchedule | Callable[[], float]
@@ -39,8 +40,8 @@ class Optimizer:
     Parameters
     ----------
     learning_rate : float, LearningRateSchedule or callable
-        A callable takes no arguments. Schedules and callables are evaluated exactly once in each step
-        that updates the variables.
+        An array or tensor of one element counts as a number. A callable takes no arguments. Schedules
+        and callables are evaluated exactly once in each step that updates the variables.
     weight_decay : float, optional
         Decoupled weight decay, >= 0.
     clipnorm : float, optional
@@ -486,8 +487,22 @@ class Optimizer:
         self._core.finalize_variable_values(list(variables))
 
     def scale_loss(self, loss: Any) -> Any:
-        """Return the loss times ``loss_scale_factor``, for computing gradients from."""
-        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+        """Return the loss times ``loss_scale_factor``, for computing gradients from.
+
+        Parameters
+        ----------
+        loss : float, array or tensor
+            float16 and bfloat16 are widened to float32 first, because the product would overflow.
+            Other types stay what they are.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> float(fo.SGD(loss_scale_factor=32768.0).scale_loss(np.float16(3.0)))
+        98304.0
+        """
+        return loss if self.loss_scale_factor is None else scaled(loss, self.loss_scale_factor)
 
     # State
 
@@ -498,7 +513,11 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step. A schedule or callable is evaluated."""
+        """The learning rate of the next step. A schedule or callable is evaluated.
+
+        Whatever the constructor takes can be assigned. As in Keras, a number cannot take the place of a
+        schedule, but a callable that returns it can.
+        """
         return self._core.learning_rate
 
     @learning_rate.setter
@@ -507,7 +526,8 @@ class Optimizer:
         if isinstance(new, float) and isinstance(self._learning_rate, LearningRateSchedule):
             raise TypeError(
                 "learning_rate: expected a schedule or callable in the place of a schedule, "
-                f"found {learning_rate!r}"
+                f"found {learning_rate!r}; assign a callable that returns it, lambda: {new!r}, or "
+                "make a new optimizer with a number"
             )
         self._core.set_learning_rate(self._core_learning_rate(new))
         self._learning_rate = new
@@ -826,23 +846,26 @@ class Optimizer:
         arguments_of_class = arguments.configuration(config)
         rate = arguments_of_class.get("learning_rate")
         if isinstance(rate, Mapping):
-            schedule, own = find_class(rate, custom_objects, LearningRateSchedule)
-            arguments_of_class["learning_rate"] = schedule.from_config(own)
+            arguments_of_class["learning_rate"] = deserialize(rate, custom_objects)
         return cls(**arguments_of_class)
 
 
 def _checked_learning_rate(value: Any) -> LearningRate:
-    checked: LearningRate = (
-        value
-        if isinstance(value, LearningRateSchedule) or callable(value)
-        else arguments.real("learning_rate", value)
-    )
+    if isinstance(value, LearningRateSchedule):
+        return value
+    if any(base.__module__.split(".")[0] in ("keras", "tf_keras") for base in type(value).__mro__):
+        if callable(value):
+            raise TypeError(
+                f"learning_rate: expected a schedule of fusedopt, found Keras's {type(value).__name__}; build "
+                "fusedopt.schedules.deserialize(keras.optimizers.schedules.serialize(schedule)) of it"
+            )
+    checked: LearningRate = arguments.number_or_function("learning_rate", arguments.single(value))
     return checked
 
 
 def hyperparameter(name: str, value: Any) -> Any:
     """Check a number, or a callable without arguments, that a rule takes."""
-    return value if callable(value) else arguments.real(name, value)
+    return arguments.number_or_function(name, value)
 
 
 def named(variables: Any) -> tuple[list[str], list[Any]]:

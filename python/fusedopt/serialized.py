@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 
@@ -13,9 +15,42 @@ def serialized(instance: Any, module: str) -> dict[str, Any]:
     return {
         "module": module if own else None,
         "class_name": name,
-        "config": instance.get_config(),
+        "config": _with_schedules(instance.get_config()),
         "registered_name": None if own else name,
     }
+
+
+def _with_schedules(config: Any) -> Any:
+    """Serialise the schedules in a configuration."""
+    if isinstance(config, Mapping):
+        return {name: _with_schedules(value) for name, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_with_schedules(value) for value in config)
+    if hasattr(config, "get_config") and not isinstance(config, type):
+        return serialized(config, "keras.optimizers.schedules")
+    return config
+
+
+_custom_objects: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default={})
+
+
+@contextmanager
+def custom_classes(custom_objects: Mapping[str, Any] | None) -> Iterator[None]:
+    """Let `find_class` know these also where it is called for an object inside another."""
+    token = _custom_objects.set({**_custom_objects.get(), **(custom_objects or {})})
+    try:
+        yield
+    finally:
+        _custom_objects.reset(token)
+
+
+def made_of(
+    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None, base: type
+) -> Any:
+    """Make the object, of a subclass of `base`, that a dictionary stands for."""
+    with custom_classes(custom_objects):
+        cls, arguments = find_class(config, None, base)
+        return cls.from_config(arguments)
 
 
 def known_classes(base: type) -> dict[str, type]:
@@ -38,7 +73,8 @@ def find_class(
     name, arguments = config["class_name"], config["config"]
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
         raise TypeError(f"config: expected a class_name string and a config dict, found {config!r}")
-    cls = (custom_objects or {}).get(name) or known_classes(base).get(name.lower())
+    custom_objects = {**_custom_objects.get(), **(custom_objects or {})}
+    cls = custom_objects.get(name) or known_classes(base).get(name.lower())
     if cls is None:
         known = ", ".join(sorted(found.__name__ for found in known_classes(base).values()))
         raise ValueError(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusedopt.runtime import _core
+
 Array = npt.NDArray[Any]
 
 
@@ -27,11 +29,17 @@ def checked_values(
             raise ValueError(f"{who}: expected {kind} dtype, found {value.dtype}")
         if value.shape != target.shape:
             raise ValueError(f"{who}: expected shape {target.shape}, found {value.shape}")
+        if value.dtype.kind == "u" and np.any(value > np.iinfo(np.int64).max):
+            raise ValueError(f"{who}: expected an integer of 64 bits with a sign, found {value}")
         try:
             with np.errstate(over="raise"):
-                checked.append(np.array(value, dtype=target.dtype, order="C"))
+                checked.append(_core.in_default_state(lambda: _cast(value, target.dtype)))  # noqa: B023
         except FloatingPointError:
             raise ValueError(
                 f"{who}: expected values that {target.dtype} can hold, found larger ones"
             ) from None
     return checked
+
+
+def _cast(value: Array, dtype: np.dtype[Any]) -> Array:
+    return np.array(value, dtype=dtype, order="C")

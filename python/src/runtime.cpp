@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "float_environment.hpp"
 #include "plain_loop.hpp"
 #include "register.hpp"
 
@@ -77,6 +78,13 @@ void register_runtime(py::module_& module) {
     module.def("level", &level);
     module.def("set_level", &set_level, py::arg("name"));
     module.def("read_environment", &read_environment);
+    module.def(
+        "in_default_state",
+        [](const py::object& function) {
+            const FloatEnvironment environment(Subnormals::kept);
+            return function();
+        },
+        py::arg("function"));
     py::class_<PlainLoopOfArrays>(module, "PlainLoop")
         .def(py::init<const std::vector<std::pair<std::vector<Floats>, std::vector<py::array>>>&>(),
              py::arg("tensors").noconvert())

@@ -69,6 +69,12 @@ std::vector<std::string> slot_names(const AdamLike& rule) {
     return names;
 }
 
+/// NaN if either is, as np.maximum.
+template <class T>
+T larger(T a, T b) {
+    return a > b || std::isnan(a) ? a : b;
+}
+
 /// One update: its learning rate, its number from 1, and Nadam's product of momentum factors so far.
 struct Moment {
     double rate, t;
@@ -135,7 +141,7 @@ auto formula(const AdamLike& rule, const Moment& now) {
         T& u = slots[2];
         m = m + (g - m) * one_minus_beta_1;
         v = v + (g * g - v) * one_minus_beta_2;
-        if (amsgrad && !(u > v)) u = v;
+        if (amsgrad) u = larger(u, v);
         w = w - (alpha * m) / (std::sqrt(amsgrad ? u : v) + epsilon);
     };
 }
@@ -174,7 +180,7 @@ auto formula(const fusedopt::Adamax& rule, const Moment& now) {
         T& m = slots[0];
         T& u = slots[1];
         m = m + (g - m) * one_minus_beta_1;
-        u = std::max(beta_2 * u, std::fabs(g));
+        u = larger(beta_2 * u, std::fabs(g));
         w = w - (alpha * m) / (u + epsilon);
     };
 }
@@ -218,6 +224,7 @@ auto formula(const fusedopt::Lion& rule, const Moment& now) {
 
 template <class T>
 auto formula(const fusedopt::Ftrl& rule, const Moment& now) {
+    const bool has_rate = 1.0 / now.rate <= static_cast<double>(std::numeric_limits<T>::max());
     const T inverse_lr = static_cast<T>(1.0 / now.rate), l1 = static_cast<T>(rule.l1_regularization_strength);
     const T twice_l2 = static_cast<T>(2.0 * (rule.l2_regularization_strength + rule.beta / (2.0 * now.rate)));
     const T twice_shrinkage = static_cast<T>(2.0 * rule.l2_shrinkage_regularization_strength);
@@ -226,10 +233,15 @@ auto formula(const fusedopt::Ftrl& rule, const Moment& now) {
     return [=](T& w, T g, T* slots) {
         T& n = slots[0];
         T& z = slots[1];
+        if (!has_rate && std::isfinite(g)) return;
+        if (!has_rate) {
+            w = n = z = std::numeric_limits<T>::quiet_NaN();
+            return;
+        }
         const T new_n = n + g * g;
         z = z + ((g + twice_shrinkage * w) - ((raised(new_n) - raised(n)) * inverse_lr) * w);
         const T denominator = raised(new_n) * inverse_lr + twice_l2;
-        if (denominator > 0) w = (std::clamp(z, -l1, l1) - z) / denominator;
+        if (denominator != 0) w = ((z < -l1 ? -l1 : z > l1 ? l1 : z) - z) / denominator;
         n = new_n;
     };
 }
@@ -342,8 +354,8 @@ void apply_rule(const fusedopt::Adafactor& rule, const Moment& now, Values& weig
         }
         return std::sqrt(sum / static_cast<double>(values.size()));
     };
-    const double a = std::max(rule.epsilon_2, root_mean_square(weight)) * std::min(now.rate, 1.0 / std::sqrt(now.t)) /
-                     std::max(1.0, root_mean_square(direction) / rule.clip_threshold);
+    const double a = larger(rule.epsilon_2, root_mean_square(weight)) * std::min(now.rate, 1.0 / std::sqrt(now.t)) /
+                     larger(1.0, root_mean_square(direction) / rule.clip_threshold);
     for (std::size_t k = 0; k < weight.size(); ++k) {
         weight[k] = static_cast<double>(static_cast<T>(weight[k]) - static_cast<T>(a) * static_cast<T>(direction[k]));
     }

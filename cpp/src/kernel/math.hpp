@@ -30,7 +30,7 @@ FUSEDOPT_INLINE double raise(double x, double power) {
     return __builtin_pow(x, power);
 }
 
-// Selects, not fmin/fmax: a NaN in the last operand must stay NaN, as in np.clip and np.maximum.
+// Selects, not fmin/fmax: a NaN in the last operand must stay NaN, as in np.clip. The first one is a bound, never NaN.
 template <class T>
 FUSEDOPT_INLINE T larger(T low, T x) {
     return low > x ? low : x;
@@ -42,6 +42,13 @@ FUSEDOPT_INLINE T smaller(T high, T x) {
 template <class T>
 FUSEDOPT_INLINE T not_below_zero(T x) {
     return larger(T(0), x);
+}
+
+/// The larger of two numbers of the state, NaN if either is, as np.maximum.
+template <class T>
+FUSEDOPT_INLINE T maximum(T a, T b) {
+    const T chosen = larger(a, b);  // b if either is NaN
+    return a == a ? chosen : a;
 }
 
 template <class T>

@@ -19,8 +19,6 @@ RuleSpec specify(const Ftrl& rule) {
 }
 
 void compute_scalars(const Ftrl& rule, const Moment& moment, double* scalars) {
-    // The rule divides by it.
-    require_positive("learning_rate", moment.learning_rate);
     scalars[0] = 1.0 / moment.learning_rate;
     scalars[1] = rule.l1_regularization_strength;
     scalars[2] = 2.0 * (rule.l2_regularization_strength + rule.beta / (2.0 * moment.learning_rate));

@@ -26,10 +26,6 @@ Adam adam_of(const Muon& rule) {
     return {.beta_1 = rule.adam_beta_1, .beta_2 = rule.adam_beta_2, .epsilon = rule.epsilon};
 }
 
-void require_finite(const char* name, double value) {
-    if (!std::isfinite(value)) refuse(name, "a finite number", value);
-}
-
 class MuonProcedure final : public Procedure {
 public:
     MuonProcedure(const Muon& rule, std::span<const Variable> variables, std::span<const kernel::Job> jobs)

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "check.hpp"
+#include "float_environment.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
@@ -37,10 +38,11 @@ void compute_scalars(const Nadam& rule, const Moment& moment, double* scalars) {
 }
 
 double product_after(const Nadam& rule, std::int64_t step, std::int64_t updates) {
-    const double beta_1 = rule.beta_1(step);
-    double product = 1.0;
-    for (std::int64_t t = 1; t <= updates && product != 0.0; ++t) product *= momentum_at(beta_1, t);
-    return product;
+    return compute_in(Subnormals::flushed, rule.beta_1(step), [&](double beta_1) {
+        double product = 1.0;
+        for (std::int64_t t = 1; t <= updates && product != 0.0; ++t) product *= momentum_at(beta_1, t);
+        return product;
+    });
 }
 
 }  // namespace fusedopt

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from fusedopt import arguments
+
+Steps = TypeVar("Steps", float, npt.NDArray[Any])
+
+
+def steps(value: Any) -> Any:
+    """Check a step or several: a float for a number of Python's, float64 for a list, an array or a tensor."""
+    if isinstance(value, numbers.Real) and not isinstance(value, np.generic):
+        return arguments.real("step", value)
+    if not hasattr(value, "dtype") and not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"step: expected a real number or an array of them, found {value!r}")
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"step: expected real numbers, found {array.dtype}")
+    return array.astype(np.float64)
 
 
 def number(name: str, value: Any) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fusedopt import arguments
 from fusedopt.runtime import _core
-from fusedopt.schedules.arguments import number, optional_text
+from fusedopt.schedules.arguments import Steps, number, optional_text, steps
 from fusedopt.schedules.learning_rate_schedule import LearningRateSchedule
 
 
@@ -32,7 +32,7 @@ class ExponentialDecay(LearningRateSchedule):
     Raises
     ------
     ValueError
-        If a number is out of its range; in a call, if the step is negative or not finite.
+        If a number is out of its range; in a call, if the step is not finite.
     TypeError
         If an argument is of another type.
 
@@ -63,10 +63,10 @@ class ExponentialDecay(LearningRateSchedule):
         self.name = optional_text("name", name)
         ExponentialDecay.__call__(self, 0)  # refuses what is out of range
 
-    def __call__(self, step: float) -> float:
-        """Return the learning rate after so many steps."""
+    def __call__(self, step: Steps) -> Steps:
+        """Return the learning rate after so many steps, or an array of them for an array of steps."""
         return _core.exponential_decay(
-            arguments.real("step", step),
+            steps(step),
             initial_learning_rate=self.initial_learning_rate,
             decay_steps=self.decay_steps,
             decay_rate=self.decay_rate,

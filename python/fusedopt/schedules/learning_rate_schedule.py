@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusedopt import arguments
+from fusedopt.serialized import custom_classes, made_of
 
 
 class LearningRateSchedule(ABC):
@@ -17,7 +18,7 @@ class LearningRateSchedule(ABC):
     ``gradient_accumulation_steps`` that number counts every call of ``apply``.
 
     To be serialised, a subclass also defines ``get_config``, whose result its ``from_config``
-    takes.
+    takes. Schedules in that configuration are serialised with it.
 
     Examples
     --------
@@ -50,16 +51,31 @@ class LearningRateSchedule(ABC):
         )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> LearningRateSchedule:
-        """Make a schedule from what `get_config` returned, here or in Keras."""
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> LearningRateSchedule:
+        """Make a schedule from what `get_config` returned, here or in Keras.
+
+        Parameters
+        ----------
+        config : dict
+            Arguments of the class. A schedule among them may be one, or what `serialize` returned for it.
+        custom_objects : dict, optional
+            Classes by name, for schedules of your own in the configuration.
+        """
         own = arguments.configuration(config)
-        return cls(**{name: _plain(value) for name, value in own.items()})
+        with custom_classes(custom_objects):
+            return cls(**{name: _plain(value) for name, value in own.items()})
 
 
 def _plain(value: Any) -> Any:
-    """Take the number or list out of the dictionary that Keras writes for a NumPy value."""
-    if isinstance(value, list):
-        return [_plain(element) for element in value]
+    """Make what a dictionary stands for: a schedule, or the number or list that Keras writes for a NumPy value."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(element) for element in value)
     if isinstance(value, Mapping) and value.get("class_name") in ("__tensor__", "__numpy__"):
         return value["config"]["value"]
+    if isinstance(value, Mapping) and {"class_name", "config"} <= value.keys():
+        return made_of(value, None, LearningRateSchedule)
+    if isinstance(value, Mapping):
+        return {name: _plain(element) for name, element in value.items()}
     return value

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fusedopt import arguments
 from fusedopt.runtime import _core
-from fusedopt.schedules.arguments import numbers_list, optional_text
+from fusedopt.schedules.arguments import Steps, numbers_list, optional_text, steps
 from fusedopt.schedules.learning_rate_schedule import LearningRateSchedule
 
 
@@ -32,7 +31,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     ------
     ValueError
         If the lists do not fit each other, or a number is out of its range; in a call, if the step
-        is negative or not finite.
+        is not finite.
     TypeError
         If an argument is of another type.
 
@@ -59,10 +58,10 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         self.name = optional_text("name", name)
         PiecewiseConstantDecay.__call__(self, 0)  # refuses what is out of range
 
-    def __call__(self, step: float) -> float:
-        """Return the learning rate after so many steps."""
+    def __call__(self, step: Steps) -> Steps:
+        """Return the learning rate after so many steps, or an array of them for an array of steps."""
         return _core.piecewise_constant_decay(
-            arguments.real("step", step), boundaries=self.boundaries, values=self.values
+            steps(step), boundaries=self.boundaries, values=self.values
         )
 
     def get_config(self) -> dict[str, Any]:

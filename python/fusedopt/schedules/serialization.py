@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusedopt.schedules.learning_rate_schedule import LearningRateSchedule
-from fusedopt.serialized import find_class, serialized
+from fusedopt.serialized import made_of, serialized
 
 
 def serialize(learning_rate_schedule: LearningRateSchedule) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def deserialize(
     config : dict
         With ``class_name`` and ``config``.
     custom_objects : dict, optional
-        Classes by name, for schedules of your own.
+        Classes by name, for schedules of your own, also for those inside others.
 
     Raises
     ------
@@ -68,6 +68,5 @@ def deserialize(
     >>> fo.schedules.deserialize({"class_name": "ExponentialDecay", "config": config})(10)
     0.05
     """
-    schedule_class, arguments = find_class(config, custom_objects, LearningRateSchedule)
-    schedule: LearningRateSchedule = schedule_class.from_config(arguments)
+    schedule: LearningRateSchedule = made_of(config, custom_objects, LearningRateSchedule)
     return schedule

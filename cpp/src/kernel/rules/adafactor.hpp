@@ -24,13 +24,13 @@ FUSEDOPT_INLINE T whitened(T g, T moment) {
     return moment == T(0) ? T(0) : g / square_root(moment);  // a NaN stays one
 }
 
-/// out <- 1 / sqrt(means / mean), or 0 where they are.
+/// out <- 1 / sqrt(means / mean), or 0 where they are, unless the mean is infinite or NaN.
 template <class T>
 void inverse_roots(const T* means, double mean, std::int64_t n, T* out) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
         const double x = static_cast<double>(means[i]);
-        out[i] = static_cast<T>(x == 0.0 ? 0.0 : 1.0 / square_root(x / mean));
+        out[i] = static_cast<T>(x == 0.0 ? x * mean : 1.0 / square_root(x / mean));
     }
 }
 
@@ -333,7 +333,7 @@ double adafactor_average(void* means, void* factors, double keep, double epsilon
 template <class T>
 void adafactor_expand(double row_mean, double mean, const void* column_means, std::int64_t columns, void* out) {
     const T* c = static_cast<const T*>(column_means);
-    const T factor = static_cast<T>(row_mean == 0.0 ? 0.0 : row_mean / mean);
+    const T factor = static_cast<T>(row_mean == 0.0 ? row_mean * mean : row_mean / mean);
     T* v = static_cast<T*>(out);
     for (std::int64_t j = 0; j < columns; ++j) {
         v[j] = factor * c[j];

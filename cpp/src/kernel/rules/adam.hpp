@@ -46,7 +46,7 @@ struct AdamAmsgrad : AdamScalars<T> {
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v, T& u) const {
         this->moments(g, m, v);
-        u = larger(u, v);
+        u = maximum(u, v);
         w = w - this->direction(m, u);
     }
 };

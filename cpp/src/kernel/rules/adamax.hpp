@@ -20,7 +20,7 @@ struct Adamax {
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& u) const {
         m = m + (g - m) * one_minus_beta_1;
-        u = larger(beta_2 * u, absolute(g));
+        u = maximum(beta_2 * u, absolute(g));
         w = w - (alpha * m) / (u + epsilon);
     }
 };
