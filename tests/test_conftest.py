@@ -20,7 +20,7 @@ SETTINGS = """
 pythonpath = .
 markers = maintainer
 filterwarnings = error
-faulthandler_timeout = 1
+faulthandler_timeout = 2
 faulthandler_exit_on_timeout = true
 """
 HEAD = """
@@ -34,7 +34,7 @@ LOG = Path(__file__).with_name("log")
 def make(folder):
     with LOG.open("a") as log:
         log.write("x")
-    time.sleep(2.5)
+    time.sleep(3)
 """
 TAIL = """
     (folder / "made").write_text("whole")

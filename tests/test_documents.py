@@ -65,7 +65,7 @@ def test_pictures_are_shown_as_such() -> None:
 
 # `fusedopt` and `"fusedopt[bench]"`, but no path and no package that is only called alike.
 FROM_AN_INDEX = re.compile(
-    r"""(?:pip|pipx|uv|poetry) (?:install|add)[^\n]*[\s"']fusedopt\b(?![-_./])"""
+    r"""(?:pip|pipx|uv|poetry) (?:install|add)[^\n]*[\s"']fusedopt\b(?![-_/]|\.\w)"""
 )
 
 
