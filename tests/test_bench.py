@@ -146,7 +146,7 @@ def test_a_missing_library_is_one_clear_line(name: str, tmp_path: Path) -> None:
     )
     done = python("-c", program, folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == f'fusedopt.bench needs {name}: pip install "fusedopt[bench]"\n'
+    assert done.stderr == f"fusedopt.bench needs {name}: pip install {name}\n"
 
 
 def test_the_package_does_not_import_it(tmp_path: Path) -> None:
@@ -524,6 +524,7 @@ print([peer.name for one in plain for peer in run.PEERS if peer.is_for_mixed and
     assert others == ["[]"]
 
 
+@pytest.mark.maintainer
 def test_sections_are_measured_again(tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         few = ("--quick", "--threads", "1", "--sizes", "64", "--peers")
@@ -577,6 +578,7 @@ print(len(large), {run._takes_part(foreach, one) for one in large})
     ]
 
 
+@pytest.mark.maintainer
 def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
     words = "--quick --threads 1 2 --sections tensors reading arithmetic matrices threads values --peers --rounds 1"
     files = ["--json", str(tmp_path / "run.json"), "--markdown", str(tmp_path / "run.md")]

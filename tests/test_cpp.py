@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from once import Once, without_time_limit
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="written for GCC's and Clang's tools"),
-    pytest.mark.xdist_group("cpp"),  # one process, so that what these tests share is built once
+    pytest.mark.maintainer,
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +58,17 @@ def run(*command: Any, **environment: str) -> str:
 
 
 def cmake(source: Path, build: Path, *options: str, targets: tuple[str, ...] = ("all",)) -> None:
+    without_time_limit()
     run("cmake", "-S", source, "-B", build, "-G", "Ninja", *options)
     run("cmake", "--build", build, "--target", *targets)
+
+
+def compile_program(tree: Path, source: Path, program: Path, *flags: str) -> None:
+    """Compile by the compiler of a tree."""
+    without_time_limit()
+    cache = (tree / "CMakeCache.txt").read_text()
+    compiler = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.*)", cache, re.MULTILINE)[1]  # type: ignore[index]
+    run(compiler, source, *flags, "-o", program)
 
 
 def run_example(program: Path) -> None:
@@ -66,42 +76,50 @@ def run_example(program: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library as it is by default, and its tests."""
-    build = tmp_path_factory.mktemp("static")
-    cmake(ROOT, build, "-DFUSEDOPT_TESTS=ON")
-    return build
+def tree(once: Once) -> Path:
+    """The library as it is by default, its tests and, where Google Benchmark is installed, its benchmarks."""
+
+    def make(folder: Path) -> None:
+        benchmarks = "ON" if has_package("benchmark", folder / "probe") else "OFF"
+        cmake(ROOT, folder, "-DFUSEDOPT_TESTS=ON", f"-DFUSEDOPT_BENCHMARKS={benchmarks}")
+
+    return once("tree", "the C++ library and its tests", make)
 
 
 @pytest.fixture(scope="session")
-def prefix(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prefix(tree: Path, once: Once) -> Path:
     """The library installed, and then moved to another place."""
-    folder = tmp_path_factory.mktemp("installed")
-    run("cmake", "--install", tree, "--prefix", folder / "first")
-    return (folder / "first").rename(folder / "second")
+
+    def make(folder: Path) -> None:
+        run("cmake", "--install", tree, "--prefix", folder / "first")
+        (folder / "first").rename(folder / "second")
+
+    return once("prefix", "an installation of it", make) / "second"
 
 
 @pytest.fixture(scope="session")
-def embedding_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def embedding_tree(once: Once) -> Path:
     """A project that contains the library, as a shared one without threads."""
-    project = tmp_path_factory.mktemp("embedding")
-    (project / "CMakeLists.txt").write_text(f"""
+
+    def make(folder: Path) -> None:
+        (folder / "CMakeLists.txt").write_text(f"""
 cmake_minimum_required(VERSION 3.20)
 project(embedding LANGUAGES CXX)
 add_subdirectory({ROOT} fusedopt)
 add_executable(iris {EXAMPLE}/iris.cpp)
 target_link_libraries(iris PRIVATE fusedopt::fusedopt)
 """)
-    cmake(
-        project,
-        project / "build",
-        "-DBUILD_SHARED_LIBS=ON",
-        "-DFUSEDOPT_OPENMP=OFF",
-        "-DFUSEDOPT_INSTALL=ON",
-        "-DFUSEDOPT_TESTS=ON",
-        targets=("iris", "fusedopt_test_rules", "fusedopt_test_threads"),
-    )
-    return project / "build"
+        cmake(
+            folder,
+            folder / "build",
+            "-DBUILD_SHARED_LIBS=ON",
+            "-DFUSEDOPT_OPENMP=OFF",
+            "-DFUSEDOPT_INSTALL=ON",
+            "-DFUSEDOPT_TESTS=ON",
+            targets=("iris", "fusedopt_test_rules", "fusedopt_test_threads"),
+        )
+
+    return once("embedding", "a C++ project that contains the library", make) / "build"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -128,11 +146,6 @@ def test_find_package_shared(embedding_tree: Path, tmp_path: Path) -> None:
     run_example(tmp_path / "build" / "iris")
 
 
-def compiler_of(tree: Path) -> str:
-    cache = (tree / "CMakeCache.txt").read_text()
-    return re.search(r"^CMAKE_CXX_COMPILER:\w+=(.*)", cache, re.MULTILINE)[1]  # type: ignore[index]
-
-
 def pkg_config_flags(file: Path) -> list[str]:
     """Flags as `pkg-config --cflags --libs` gives them, for machines that do not have it."""
     variables = {"pcfiledir": str(file.parent)}
@@ -150,7 +163,7 @@ def test_pkg_config(tree: Path, prefix: Path, tmp_path: Path) -> None:
     if shutil.which("pkg-config"):
         command = ("pkg-config", "--cflags", "--libs", "fusedopt")
         assert run(*command, PKG_CONFIG_PATH=str(file.parent)).split() == flags
-    run(compiler_of(tree), EXAMPLE / "iris.cpp", *flags, "-o", tmp_path / "iris")
+    compile_program(tree, EXAMPLE / "iris.cpp", tmp_path / "iris", *flags)
     run_example(tmp_path / "iris")
 
 
@@ -213,12 +226,13 @@ def test_matrix_product_of_the_readme(tree: Path, prefix: Path, tmp_path: Path) 
     (tmp_path / "program.cpp").write_text(program)
     (file,) = prefix.glob("lib*/**/fusedopt.pc")
     folders = (f"-I{tmp_path}", f"-I{ROOT / 'tests' / 'cpp'}")
-    flags = ("-std=c++20", *folders, *pkg_config_flags(file))
-    run(compiler_of(tree), tmp_path / "program.cpp", *flags, "-o", tmp_path / "program")
+    flags = (*folders, *pkg_config_flags(file))
+    compile_program(tree, tmp_path / "program.cpp", tmp_path / "program", *flags)
     run(tmp_path / "program")
 
 
 def has_package(name: str, folder: Path) -> bool:
+    folder.mkdir()
     (folder / "CMakeLists.txt").write_text(f"""
 cmake_minimum_required(VERSION 3.20)
 project(probe LANGUAGES CXX)
@@ -232,12 +246,12 @@ endif()
 
 
 @pytest.fixture(scope="session")
-def benchmarks(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def benchmarks(tree: Path) -> Path:
     """The folder of the C++ benchmarks."""
-    if not has_package("benchmark", tmp_path_factory.mktemp("probe")):
+    folder = tree / "bench" / "cpp"
+    if not folder.exists():
         pytest.skip("Google Benchmark is not installed (Debian: libbenchmark-dev)")
-    cmake(ROOT, tree, "-DFUSEDOPT_BENCHMARKS=ON", targets=("bench/cpp/all",))
-    return tree / "bench" / "cpp"
+    return folder
 
 
 def measured(program: Path, wanted: str, out: Path) -> dict[str, dict[str, Any]]:

@@ -52,12 +52,18 @@ def _recording(run: Run, dtype: str) -> Recording:
     return recording
 
 
+@functools.cache
+def _signatures() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(
+        (problem.FOLDER / "signatures.json").read_text(encoding="utf-8")
+    )["signatures"]
+    return found
+
+
 def _signature(name: str) -> dict[str, Any]:
-    signatures = json.loads((problem.FOLDER / "signatures.json").read_text())["signatures"]
-    if name not in signatures:
+    if name not in _signatures():
         pytest.fail(f"no recorded signature of {name}; record it: {problem.COMMAND}")
-    signature: dict[str, Any] = signatures[name]
-    return signature
+    return _signatures()[name]
 
 
 def _slot(name: str) -> str:

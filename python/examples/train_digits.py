@@ -5,12 +5,17 @@ float16 too: a matrix product takes float16 operands, sums in float32 and rounds
 matrix units do. float16 ends at 65504, so scaled gradients truly overflow whenever the loss scale
 is too high; `LossScaleOptimizer` then skips the step and halves its scale. No overflow is planted.
 
-    pip install fusedopt scikit-learn tqdm matplotlib
-    python train_digits.py --output digits.png
+In a clone of the repository:
+
+    pip install ".[examples]"
+    python python/examples/train_digits.py
+
+The curves are drawn into digits.png in the current folder; `--output` names another file.
 
 One file, though long: a program to copy from and to run by itself.
 
-The exit status is 1 if the averaged weights classify less than 97 % of the test images correctly.
+The exit status is 1 if the averaged weights classify less than 97 % of the test images correctly,
+or if the picture cannot be written.
 """
 
 from __future__ import annotations
@@ -246,7 +251,7 @@ def save_plot(history: History, path: Path) -> None:
     epochs = np.arange(1, len(history.test_accuracy) + 1)
     steps = np.linspace(0, len(epochs), len(history.losses), endpoint=False)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 9.5), layout="constrained")  # without pyplot: no window, Agg
+        figure = Figure(figsize=(8, 8.5), layout="constrained")  # without pyplot: no window, Agg
         loss_axes, accuracy_axes, scale_axes = figure.subplots(3, 1, sharex=True)
         plot_loss(loss_axes, steps, epochs, history)
         plot_accuracy(accuracy_axes, epochs, history)
@@ -254,7 +259,7 @@ def save_plot(history: History, path: Path) -> None:
         scale_axes.set_xlabel("epoch")
         figure.align_ylabels()
         figure.suptitle("Handwritten digits in mixed precision", fontsize=15, fontweight="bold")
-        figure.savefig(path, format="png", dpi=150)
+        figure.savefig(path, format="png", dpi=100)
 
 
 def plot_loss(
@@ -310,7 +315,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=40, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, help="write the curves to this PNG file")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("digits.png"),
+        help="draw the curves into this PNG file; default: %(default)s in the current folder",
+    )
     arguments = parser.parse_args()
     if arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
@@ -323,9 +333,17 @@ def main() -> int:
     with threadpool_limits(1, user_api="blas"):
         history = train(arguments.epochs, arguments.seed)
     print_summary(history)
-    if arguments.output:
-        save_plot(history, arguments.output)
-        print(f"curves         {arguments.output}")
+    picture = arguments.output.resolve()
+    try:
+        save_plot(history, picture)
+    except OSError as error:
+        print(
+            f"picture        NOT WRITTEN: {picture}: {error.strerror or error}."
+            " Name a file in a folder that you may write to: --output PATH",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"picture        {picture}")
     return 0 if history.averaged_accuracy >= TARGET_ACCURACY else 1
 
 

@@ -288,6 +288,6 @@ def _library() -> Any:
         import safetensors.numpy  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            'save and load need the package safetensors: pip install "fusedopt[files]"'
+            "save and load need the package safetensors: pip install safetensors"
         ) from error
     return safetensors

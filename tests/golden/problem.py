@@ -6,6 +6,7 @@ fusedopt; neither library is imported here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -131,6 +132,7 @@ def weights(dtype: str) -> list[Array]:
     return _split(_uniform(0), dtype)
 
 
+@functools.cache
 def gradients(step: int, dtype: str) -> list[Array]:
     """Of changing size, so that norms are clipped on some steps only; zeros now and then."""
     flat = _uniform(step) * (0.125, 1.0, 0.25, 2.0, 0.5)[step % 5]

@@ -12,5 +12,5 @@ def require() -> None:
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise ImportError(
-            f'fusedopt.bench needs {" and ".join(missing)}: pip install "fusedopt[bench]"'
+            f"fusedopt.bench needs {' and '.join(missing)}: pip install {' '.join(missing)}"
         )
