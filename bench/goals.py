@@ -46,6 +46,8 @@ class Measured:
     best: float
     who: str = ""
     """The worst of all, where a goal is for all."""
+    is_doubtful: bool = False
+    """The machine was busy, or the rounds differ much."""
 
 
 @dataclass
@@ -184,7 +186,7 @@ def _by_threads(results: Results, pairs: list[_Pair]) -> dict[int, Measured]:
         mine = [measured for count, measured in pairs if count == threads]
         if mine:
             worst = max(mine, key=lambda measured: measured.median)
-            found[threads] = worst if len(mine) > 1 else Measured(worst.median, worst.best)
+            found[threads] = worst if len(mine) > 1 else replace(worst, who="")
     return found
 
 
@@ -193,7 +195,10 @@ def _times(measurements: list[Measurement]) -> list[_Pair]:
         (
             threads,
             Measured(
-                entry.median * MICRO / one.tensors, entry.minimum * MICRO / one.tensors, one.label
+                entry.median * MICRO / one.tensors,
+                entry.minimum * MICRO / one.tensors,
+                one.label,
+                entry.is_doubtful,
             ),
         )
         for one in measurements
@@ -206,7 +211,7 @@ def _ratios(
     measurements: list[Measurement], name: str = FUSEDOPT, to: str | None = None
 ) -> list[_Pair]:
     return [
-        (threads, Measured(median, best, one.label))
+        (threads, Measured(median, best, one.label, one.is_doubtful(name, threads, to)))
         for one in measurements
         for threads in one.thread_counts
         if (median := one.ratio(name, threads, to))

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
-from fusedopt.bench.tables import MISSING, Table, thread_count, times
+from fusedopt.bench.tables import (
+    ABOUT_RATIOS,
+    MISSING,
+    Table,
+    legend,
+    marked,
+    thread_count,
+    times,
+)
 from goals import Goal, goals
 
 SECTIONS = {
@@ -54,14 +62,23 @@ def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
 def markdown(results: Results) -> str:
     """Write everything as one page."""
     parts = ["# Results\n", "Written by `python bench/run.py --markdown`; not edited by hand.\n"]
+    parts += [f"**{doubt}**\n" for doubt in results.doubts]
     parts += [f"- {name}: {value}" for name, value in results.environment.items()]
     parts += [f"- not measured, {who}: {why}" for who, why in results.absent.items()]
     parts += ["\n## Goals\n", goal_table(results).markdown(), ABOUT_GOALS, HOW_TO_READ]
+    parts += [ABOUT_RATIOS + "\n", *(f"{note}\n" for note in notes(results))]
     for title, found in tables(results):
         parts.append(f"## {title}\n")
         for table in found:
             parts += [f"**{table.title}**\n", table.markdown()]
     return "\n".join(parts)
+
+
+def notes(results: Results) -> list[str]:
+    """Explain the marks."""
+    return legend(
+        [goal_table(results), *(table for _, found in tables(results) for table in found)]
+    )
 
 
 def _section(results: Results, section: str) -> Iterator[Table]:
@@ -119,7 +136,9 @@ def _arithmetic(results: Results) -> Iterator[Table]:
 
 def _nanoseconds(one: Measurement, name: str, threads: int) -> str:
     entry = one.find(name, threads)
-    return f"{entry.median / one.elements * 1e9:.3f}" if entry else MISSING
+    if entry is None:
+        return MISSING
+    return marked(f"{entry.median / one.elements * 1e9:.3f}", entry.is_doubtful)
 
 
 def _memory(results: Results) -> Table:
@@ -137,9 +156,12 @@ def _cell(one: Measurement, name: str, threads: int) -> str:
     if entry is None:
         return MISSING
     if name == LIMIT and one.bytes is not None:
-        return f"{times(entry)}, {one.bytes * one.elements / entry.median / 1e9:.0f} GB/s"
+        bandwidth = f"{one.bytes * one.elements / entry.median / 1e9:.0f} GB/s"
+        return marked(f"{times(entry)}, {bandwidth}", entry.is_doubtful)
     ratio = one.ratio(name, threads)
-    return f"{times(entry)} {ratio:.2f}" if ratio is not None else times(entry)
+    if ratio is None:
+        return marked(times(entry), entry.is_doubtful)
+    return marked(f"{times(entry)} {ratio:.2f}", one.is_doubtful(name, threads))
 
 
 def _bytes(one: Measurement) -> str:
@@ -152,7 +174,7 @@ def _verdict(goal: Goal, threads: int) -> str:
         return MISSING
     words = [f"{measured.median:.2f} ({measured.best:.2f})", measured.who]
     words.append("yes" if goal.is_met(threads) else "NO")
-    return " ".join(word for word in words if word)
+    return marked(" ".join(word for word in words if word), measured.is_doubtful)
 
 
 def _mebibytes(count: int) -> str:

@@ -20,11 +20,12 @@ import values
 import workloads
 from contestants import FUSEDOPT, PACKAGES, PEERS, Contestant
 from fusedopt.bench import environment
-from fusedopt.bench.command import count
+from fusedopt.bench.command import count, say_doubts
 from fusedopt.bench.contestants import prepare
 from fusedopt.bench.limit import FLOAT_BYTES, reading_loop, traffic_of
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import NO_THREADS, Growth, Results, load, save
+from fusedopt.bench.tables import ABOUT_RATIOS
 from fusedopt.bench.tables import console as make_console
 from fusedopt.bench.timing import NORMAL, QUICK, Participant
 from fusedopt.bench.workload import Workload
@@ -213,6 +214,7 @@ def mended(earlier: Results, again: Results, sections: list[str]) -> Results:
         kept + again.measurements,
         again.growths if "memory" in sections else earlier.growths,
         earlier.absent | again.absent,
+        earlier.is_quick or again.is_quick,
     )
 
 
@@ -225,6 +227,7 @@ def main() -> None:
         results = measured(arguments, console, results)
     if arguments.json:
         save(results, arguments.json)
+    say_doubts(results, console)
     for title, tables in report.tables(results):
         console.rule(title)
         for table in tables:
@@ -232,6 +235,8 @@ def main() -> None:
     goals = report.goal_table(results)
     if goals.rows:
         console.print(goals.rich())
+    for note in (ABOUT_RATIOS, *report.notes(results)):
+        console.print(note, highlight=False, style="dim")
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
         arguments.markdown.write_text(report.markdown(results), encoding="utf-8")
@@ -246,7 +251,11 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure fusedopt's speed and memory.")
     add = parser.add_argument
-    add("--quick", action="store_true", help="everything once, on small sizes, without peers")
+    add(
+        "--quick",
+        action="store_true",
+        help="everything once, on small sizes, without peers; its figures mean nothing",
+    )
     add("--threads", type=count, nargs="+", help="numbers of threads (default: 1 and all)")
     add("--sizes", type=count, nargs="+", help="elements of one tensor, such as 1000 or 2^20")
     add("--sections", nargs="+", choices=SECTIONS, help="what to measure (default: all)")

@@ -138,15 +138,18 @@ def test_runs_that_share_nothing_are_no_success(run: Path) -> None:
     assert compared(run / "new.json", new) == 1
 
 
-@pytest.mark.parametrize("name", ["rich", "matplotlib"])
-def test_a_missing_library_is_one_clear_line(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "project"),
+    [(name, name) for name in ("rich", "matplotlib", "psutil")] + [("cpuinfo", "py-cpuinfo")],
+)
+def test_a_missing_library_is_one_clear_line(name: str, project: str, tmp_path: Path) -> None:
     program = (
         f"import runpy, sys; sys.modules[{name!r}] = None; "
         "runpy.run_module('fusedopt.bench', run_name='__main__')"
     )
     done = python("-c", program, folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == f"fusedopt.bench needs {name}: pip install {name}\n"
+    assert done.stderr == f"fusedopt.bench needs {project}: pip install {project}\n"
 
 
 def test_the_package_does_not_import_it(tmp_path: Path) -> None:

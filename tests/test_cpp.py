@@ -375,3 +375,81 @@ def test_hot_loops_are_vectorised(tree: Path) -> None:
                     f"{level}: {name} on {number} has no vector {operation}"
                 )
         assert seen >= {*RULES, *SWEEPS} - {"FtrlPower"}
+
+
+HEADERS = sorted(path.name for path in (ROOT / "cpp" / "include" / "fusedopt").glob("*.hpp"))
+COMPILERS = [name for name in ("c++", "g++", "clang++") if shutil.which(name)]
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("header", HEADERS)
+def test_an_old_standard_is_one_clear_error(compiler: str, header: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.cpp"
+    program.write_text(f"#include <fusedopt/{header}>\n")
+    include = f"-I{ROOT / 'cpp' / 'include'}"
+    run(compiler, "-std=c++20", include, "-fsyntax-only", program)
+    for standard in ("c++11", "c++17"):
+        done = subprocess.run(
+            [compiler, f"-std={standard}", include, "-fsyntax-only", program],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        errors = [line for line in done.stderr.splitlines() if "error: " in line]
+        assert done.returncode != 0
+        assert "expected C++20 or newer" in errors[0]
+        # The second is what stops the compiler.
+        assert ["needs_cxx20" in line for line in errors[1:]] == [True]
+
+
+def levels_of(build: Path) -> list[str]:
+    return sorted(
+        re.findall(
+            r"^build cpp/CMakeFiles/fusedopt_(\w+)\.dir/src/kernel/level",
+            (build / "build.ninja").read_text(),
+            re.MULTILINE,
+        )
+    )
+
+
+def test_unknown_levels_are_refused(tmp_path: Path) -> None:
+    for levels in ("x86_64_v9", "all;x86_64_v9", ""):
+        done = subprocess.run(
+            ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", f"-DFUSEDOPT_LEVELS={levels}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            },
+        )
+        assert done.returncode != 0
+        message = " ".join(done.stderr.split())
+        assert "FUSEDOPT_LEVELS: expected all, or a list of levels for" in message
+        assert f"found '{levels}'" in message
+
+
+def test_one_level_alone(tmp_path: Path) -> None:
+    cmake(ROOT, tmp_path / "all", targets=("help",))
+    every = levels_of(tmp_path / "all")
+    for level in every:
+        build = tmp_path / level
+        run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DFUSEDOPT_LEVELS={level}")
+        assert levels_of(build) == [level]
+        # Whatever the level, the code that chooses one compiles without a warning.
+        run("cmake", "-B", build, "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON")
+        run("cmake", "--build", build, "--target", "cpp/CMakeFiles/fusedopt.dir/src/levels.cpp.o")
+    (tmp_path / "program.cpp").write_text("""
+#include <cstdio>
+#include <fusedopt/fusedopt.hpp>
+int main() { for (const auto& level : fusedopt::compiled_levels()) std::puts(level.c_str()); }
+""")
+    build = tmp_path / every[0]
+    run("cmake", "--build", build)
+    run("cmake", "--install", build, "--prefix", tmp_path / "prefix")
+    (file,) = (tmp_path / "prefix").glob("lib*/**/fusedopt.pc")
+    flags = pkg_config_flags(file)
+    assert "-std=c++20" in flags
+    run(compiler_of(build), tmp_path / "program.cpp", *flags, "-o", tmp_path / "program")
+    assert run(tmp_path / "program").split() == every[:1]

@@ -21,7 +21,7 @@
 namespace fusedopt {
 namespace {
 
-bool always() {
+[[maybe_unused]] bool always() {
     return true;
 }
 

@@ -49,7 +49,9 @@ FUSEDOPT_INLINE float widen_float16(std::uint16_t x) {
 }
 
 FUSEDOPT_INLINE std::uint16_t narrow_float16(float x) {
-    return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+    // _cvtss_sh is a macro in Clang, with a compound literal that is not C++.
+    const __m128i half = _mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT);
+    return static_cast<std::uint16_t>(_mm_cvtsi128_si32(half));
 }
 
 #else

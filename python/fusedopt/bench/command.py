@@ -15,8 +15,8 @@ from fusedopt.bench import comparison, environment, report, rules
 from fusedopt.bench.contestants import PEERS
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import Results, load, save
+from fusedopt.bench.tables import ABOUT_RATIOS, legend, thread_count
 from fusedopt.bench.tables import console as make_console
-from fusedopt.bench.tables import thread_count
 from fusedopt.bench.timing import BRIEF, QUICK
 
 ELEMENTS, QUICK_ELEMENTS = 2**24, 2**12
@@ -70,14 +70,24 @@ def measured(arguments: argparse.Namespace, console: rich.console.Console) -> Re
 
 def show(results: Results, console: rich.console.Console) -> None:
     """Print tables."""
+    say_doubts(results, console)
     for name, value in results.environment.items():
         console.print(f"{name}: {value}", highlight=False)
     console.print(f"threads: {', '.join(map(str, results.threads))}\n", highlight=False)
-    console.print(report.limit_table(results).rich())
-    for threads in results.threads:
-        console.print(report.cost_table(results, threads).rich())
+    tables = [report.limit_table(results)]
+    tables += [report.cost_table(results, threads) for threads in results.threads]
+    for table in tables:
+        console.print(table.rich())
+    for note in (ABOUT_RATIOS, *legend(tables)):
+        console.print(note, highlight=False, style="dim")
     for who, why in results.absent.items():
         console.print(f"not measured, {who}: {why}", highlight=False, style="dim")
+
+
+def say_doubts(results: Results, console: rich.console.Console) -> None:
+    """Say first what takes the meaning from the figures."""
+    for doubt in results.doubts:
+        console.print(doubt, highlight=False, style="bold red")
 
 
 def compared(old: Results, new: Results, tolerance: float, console: rich.console.Console) -> int:
@@ -87,11 +97,19 @@ def compared(old: Results, new: Results, tolerance: float, console: rich.console
     for name, results in (("old", old), ("new", new)):
         about = results.environment
         console.print(f"{name}: {about['date']}, {about['fusedopt']}, {about['processor']}")
+        say_doubts(results, console)
     for _, label, elements, threads in found.alone:
         console.print(f"in one of them only: {label}, {elements}, {thread_count(threads)}")
     if not found.shared:
         console.print("nothing to compare: no rule with a limit is in both")
         return SLOWER
+    if found.doubtful >= found.shared.keys():
+        console.print("nothing to compare: no figure is to be believed in both runs")
+        return SLOWER
+    noisy = found.noisy(tolerance)
+    if noisy:
+        title = "Not to be believed: the machine was busy, or the rounds differ too much"
+        console.print(comparison.table(title, noisy).rich())
     if slower:
         title = f"Slower by more than {tolerance:.0%}, relative to the limit"
         console.print(comparison.table(title, slower).rich())
@@ -106,7 +124,11 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
         description="Measure in about a minute what fusedopt's rules cost on this machine.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="on few elements without peers: to see that it runs")
+    add(
+        "--quick",
+        action="store_true",
+        help="on few elements without peers: shows that it runs; its figures mean nothing",
+    )
     add("--elements", type=count, help="of each variable, such as 1000 or 2^20 (default: 2^24)")
     add("--threads", type=count, nargs="+", help="numbers of threads (default: all)")
     add("--peers", nargs="*", choices=PACKAGES, help="libraries to compare with (default: all)")

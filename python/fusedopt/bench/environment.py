@@ -8,7 +8,9 @@ import os
 import platform
 import sys
 from datetime import datetime, timezone
-from pathlib import Path
+
+import cpuinfo  # type: ignore[import-untyped]
+import psutil
 
 import fusedopt as fo
 
@@ -39,20 +41,16 @@ def describe(packages: list[str]) -> dict[str, str]:
     versions = [f"{name} {_version(name)}" for name in packages if importlib.util.find_spec(name)]
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "processor": f"{_processor()}, {os.cpu_count()} processors",
+        "processor": f"{_processor()}, {psutil.cpu_count()} processors",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "fusedopt": f"{config['version']}, {config['compiler']}, level {config['level']}",
         "libraries": ", ".join(versions),
     }
 
 
-def available_bytes() -> int | None:
-    """Return how much memory can be taken without swapping; None where the system does not say."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    fields = dict(line.split(":") for line in path.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
+def available_bytes() -> int:
+    """Return how much memory can be taken without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def _version(package: str) -> str:
@@ -65,7 +63,5 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+    found = cpuinfo.get_cpu_info()
+    return str(found.get("brand_raw") or platform.processor() or "unknown")

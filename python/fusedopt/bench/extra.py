@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-LIBRARIES = ("rich", "matplotlib")
+LIBRARIES = {
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "psutil": "psutil",
+    "cpuinfo": "py-cpuinfo",
+}
+"""What is imported, and the project that has it."""
 
 
 def require() -> None:
     """Raise ImportError, with what to do, unless all of them are installed."""
-    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    missing = [project for name, project in LIBRARIES.items() if find_spec(name) is None]
     if missing:
         raise ImportError(
             f"fusedopt.bench needs {' and '.join(missing)}: pip install {' '.join(missing)}"

@@ -8,7 +8,8 @@ from fusedopt.bench import environment
 from fusedopt.bench.contestants import FUSEDOPT, Contestant, installed, prepare
 from fusedopt.bench.limit import FLOAT_BYTES, Traffic, limit_step, staggered, traffic_of
 from fusedopt.bench.results import LIMIT, NO_THREADS, Entry, Measurement, Results
-from fusedopt.bench.timing import Effort, Participant, race
+from fusedopt.bench.timing import QUICK, Effort, Participant, race
+from fusedopt.bench.watch import Watch
 from fusedopt.bench.workload import Absent, Array, Ready, Workload, power_of_two
 from fusedopt.runtime import _core
 
@@ -34,7 +35,7 @@ class Bench:
         self.effort = effort
         packages = ["numpy", *(peer.package for peer in known)]
         described = environment.describe([*dict.fromkeys(packages)])
-        self.results = Results(described, threads)
+        self.results = Results(described, threads, is_quick=effort == QUICK)
         for peer in known:
             if peer not in self.peers:
                 why = "left out" if installed(peer) else f"{peer.package} is not installed"
@@ -48,8 +49,6 @@ class Bench:
         Whatever is left out is noted.
         """
         available = environment.available_bytes()
-        if available is None:
-            return peers
         # Ours and two for temporaries.
         one = traffic.state * FLOAT_BYTES * workload.elements
         room = available // one - 3
@@ -89,9 +88,11 @@ class Bench:
         for name, (updated, read) in LOOPS.items():
             loop = _core.PlainLoop([(arrays[:updated], arrays[updated : updated + read])])
             found[name] = [Participant(name, threads, loop) for threads in self.results.threads]
-        race([one for each in found.values() for one in each], self.effort, environment.set_threads)
+        doubts = self.watched([one for each in found.values() for one in each])
         for name, (updated, read) in LOOPS.items():
-            entries = [Entry(LIMIT, one.threads, one.seconds) for one in found[name]]
+            entries = [
+                Entry(LIMIT, one.threads, one.seconds, doubts[id(one)]) for one in found[name]
+            ]
             moved = FLOAT_BYTES * (2 * updated + read)
             size = power_of_two(elements)
             self.results.measurements.append(
@@ -131,7 +132,7 @@ class Bench:
         participants: list[Participant],
     ) -> None:
         """Time everybody and keep the times."""
-        race(participants, self.effort, environment.set_threads)
+        doubts = self.watched(participants)
         self.results.measurements.append(
             Measurement(
                 workload.section,
@@ -141,9 +142,19 @@ class Bench:
                 len(workload.shapes),
                 moved_bytes,
                 baseline,
-                [Entry(one.name, one.threads, one.seconds) for one in participants],
+                [
+                    Entry(one.name, one.threads, one.seconds, doubts[id(one)])
+                    for one in participants
+                ],
             )
         )
+
+    def watched(self, participants: list[Participant]) -> dict[int, str]:
+        """Time everybody, and return why the times of each are not to be believed."""
+        watch = Watch()
+        race(participants, self.effort, environment.set_threads)
+        others = watch.others()
+        return {id(one): watch.doubt(one, others) for one in participants}
 
 
 def tensors_of(ours: Ready, gradients: list[Array]) -> list[list[Array]]:

@@ -12,7 +12,7 @@ from fusedopt.bench import rules
 from fusedopt.bench.limit import slots_of, traffic_of
 from fusedopt.bench.measuring import LIMITS
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
-from fusedopt.bench.tables import MISSING, Table, thread_count
+from fusedopt.bench.tables import ABOUT_RATIOS, MISSING, Table, legend, marked, thread_count
 
 NANO = 1e9
 
@@ -78,15 +78,21 @@ def rules_block(results: Results) -> str:
         "Bytes are those that a step moves for each element of a float32 matrix; of the limit: its time, in multiples "
         "of the time in which the plainest loop moves them.\n"
     )
-    return f"{rule_table(results).markdown()}\n{about}{_source(results)}"
+    table = rule_table(results)
+    notes = "".join(f"{note}\n" for note in (*legend([table]), *results.doubts))
+    return f"{table.markdown()}\n{about}{notes}{_source(results)}"
 
 
 def measurements_block(results: Results) -> str:
     """The figures of one machine."""
-    parts = [f"{_source(results)}", limit_table(results).markdown()]
-    for threads in results.threads:
-        table = cost_table(results, threads)
+    limits = limit_table(results)
+    costs = [cost_table(results, threads) for threads in results.threads]
+    notes = [ABOUT_RATIOS, *legend([limits, *costs])]
+    parts = [f"**{doubt}**\n" for doubt in results.doubts]
+    parts += [f"{_source(results)}", limits.markdown()]
+    for table in costs:
         parts += [f"{table.title}:\n", table.markdown()]
+    parts.append("\n".join(notes) + "\n")
     parts += [f"- not measured, {who}: {why}" for who, why in results.absent.items()]
     return "\n".join(parts).rstrip("\n") + "\n"
 
@@ -143,16 +149,21 @@ def _source(results: Results) -> str:
 
 def _nanoseconds(one: Measurement, name: str, threads: int) -> str:
     entry = one.find(name, threads)
-    return f"{entry.median * NANO / one.elements:.3g}" if entry else MISSING
+    if entry is None:
+        return MISSING
+    return marked(f"{entry.median * NANO / one.elements:.3g}", entry.is_doubtful)
 
 
 def _ratio(one: Measurement, threads: int) -> str:
     ratio = one.ratio(FUSEDOPT, threads)
-    return MISSING if ratio is None else f"{ratio:.2f}"
+    if ratio is None:
+        return MISSING
+    return marked(f"{ratio:.2f}", one.is_doubtful(FUSEDOPT, threads))
 
 
 def _bandwidth(one: Measurement, threads: int) -> str:
     entry = one.find(LIMIT, threads)
     if entry is None or one.bytes is None:
         return MISSING
-    return f"{one.bytes * one.elements / entry.median / NANO:.1f} GB/s"
+    bandwidth = f"{one.bytes * one.elements / entry.median / NANO:.1f} GB/s"
+    return marked(bandwidth, entry.is_doubtful)

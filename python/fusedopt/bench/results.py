@@ -13,6 +13,36 @@ from typing import Any
 LIMIT = "limit"
 FUSEDOPT = "fusedopt"
 NO_THREADS = 0
+WIDEST = 0.2
+"""A figure is not to be believed if the middle half of its rounds spans more than this share of the median."""
+FEWEST_ROUNDS = 5
+"""The quartiles of fewer say little."""
+MEANS_NOTHING = (
+    "These figures mean nothing: --quick only shows that the benchmarks run. Measure without it."
+)
+
+
+@dataclass(frozen=True)
+class Middle:
+    """The middle half of some rounds' figures."""
+
+    low: float
+    median: float
+    high: float
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the rounds differ too much."""
+        return self.high - self.low > WIDEST * self.median
+
+
+def middle(values: list[float]) -> Middle:
+    """Find the quartiles; too few values have no width."""
+    median = statistics.median(values)
+    if len(values) < FEWEST_ROUNDS:
+        return Middle(median, median, median)
+    low, _, high = statistics.quantiles(values, method="inclusive")
+    return Middle(low, median, high)
 
 
 @dataclass
@@ -23,6 +53,8 @@ class Entry:
     threads: int
     """0 for a library that has none."""
     seconds: list[float]
+    doubt: str = ""
+    """Why its times are not to be believed, as far as the machine showed it."""
 
     @property
     def times(self) -> list[float]:
@@ -39,12 +71,19 @@ class Entry:
         """The shortest time, which other programs disturb least."""
         return min(self.times)
 
-    def ratio_to(self, other: Entry) -> float:
-        """Take the median over the rounds in which both ran."""
-        return statistics.median(
-            mine / theirs
-            for mine, theirs in zip(self.seconds, other.seconds, strict=True)
-            if not math.isnan(mine + theirs)
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether its times are not to be believed."""
+        return bool(self.doubt) or middle(self.times).is_wide
+
+    def ratio_to(self, other: Entry) -> Middle:
+        """Compare the rounds in which both ran."""
+        return middle(
+            [
+                mine / theirs
+                for mine, theirs in zip(self.seconds, other.seconds, strict=True)
+                if not math.isnan(mine + theirs)
+            ]
         )
 
 
@@ -77,8 +116,23 @@ class Measurement:
 
     def ratio(self, name: str, threads: int, to: str | None = None) -> float | None:
         """Compare times of the same rounds, with the baseline's unless somebody else is named."""
+        found = self.middle(name, threads, to)
+        return found.median if found else None
+
+    def middle(self, name: str, threads: int, to: str | None = None) -> Middle | None:
+        """Find the ratio as `ratio` does, and how much the rounds differ."""
         entry, base = self.find(name, threads), self.find(to or self.baseline, threads)
         return entry.ratio_to(base) if entry and base else None
+
+    def doubt(self, name: str, threads: int, to: str | None = None) -> str:
+        """Why the machine makes a ratio one not to be believed."""
+        found = (self.find(who, threads) for who in (name, to or self.baseline))
+        return next((one.doubt for one in found if one and one.doubt), "")
+
+    def is_doubtful(self, name: str, threads: int, to: str | None = None) -> bool:
+        """Whether a ratio is not to be believed."""
+        found = self.middle(name, threads, to)
+        return bool(self.doubt(name, threads, to)) or (found is not None and found.is_wide)
 
     @property
     def names(self) -> list[str]:
@@ -111,6 +165,21 @@ class Results:
     measurements: list[Measurement] = field(default_factory=list)
     growths: list[Growth] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    is_quick: bool = False
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader must know before the figures."""
+        said = [MEANS_NOTHING] if self.is_quick else []
+        entries = [entry for one in self.measurements for entry in one.entries]
+        busy = [entry.doubt for entry in entries if entry.doubt]
+        if busy:
+            example = max(dict.fromkeys(busy), key=busy.count)
+            said.append(
+                f"The machine was busy during {len(busy)} of {len(entries)} timings, so do not believe them. "
+                f"For example, {example}. Measure again on a quiet machine."
+            )
+        return said
 
     def of(self, section: str) -> list[Measurement]:
         """Look a section up."""
@@ -132,13 +201,14 @@ class Results:
 def save(results: Results, path: Path) -> None:
     """Write a file that `load` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = _without_nan(asdict(results))
+    plain = {"doubts": results.doubts, **_without_nan(asdict(results))}
     path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Results:
     """Read a file that `save` wrote."""
     plain = json.loads(path.read_text(encoding="utf-8"))
+    plain.pop("doubts", None)  # derived from the others, for whoever reads the file
     for measurement in plain["measurements"]:
         measurement["entries"] = [
             Entry(**entry | {"seconds": [_number(time) for time in entry["seconds"]]})

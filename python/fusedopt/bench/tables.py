@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import rich.box
 import rich.console
 import rich.table
 
-from fusedopt.bench.results import Entry
+from fusedopt.bench.results import WIDEST, Entry
 
 MISSING = "-"
+DOUBTFUL = "?"
+ABOUT_DOUBTFUL = (
+    "? is not to be believed: the machine was busy, or the middle half of the rounds spans more than "
+    f"{WIDEST:.0%} of the median."
+)
+ABOUT_RATIOS = (
+    "A ratio is the median of the ratios of each round, because a machine's speed wanders between rounds. "
+    "So it can differ from the quotient of the two times, which are medians of their own."
+)
 WIDTH_OF_A_FILE = 160
 
 
@@ -56,6 +66,17 @@ def times(entry: Entry) -> str:
         if median * factor >= 1:
             return f"{median * factor:.3g} ({minimum * factor:.3g}) {unit}"
     return MISSING
+
+
+def marked(text: str, is_doubtful: bool) -> str:
+    """Mark a figure that is not to be believed."""
+    return text + DOUBTFUL if is_doubtful else text
+
+
+def legend(tables: Iterable[Table]) -> list[str]:
+    """Explain the mark, if a table has it."""
+    cells = (cell for table in tables for row in table.rows for cell in row)
+    return [ABOUT_DOUBTFUL] if any(cell.endswith(DOUBTFUL) for cell in cells) else []
 
 
 def thread_count(threads: int) -> str:

@@ -65,6 +65,9 @@ class Participant:
     repetitions: int = 1
     rounds: int = 1
     seconds: list[float] = field(default_factory=list)
+    wall_seconds: float = 0.0
+    process_seconds: float = 0.0
+    """Of all its turns, what the clock says and what processors gave."""
 
     def takes_part(self, number: int, rounds: int) -> bool:
         """Spread its rounds evenly over all."""
@@ -122,9 +125,13 @@ def _calibrate(participant: Participant, effort: Effort) -> None:
 
 
 def _turn(participant: Participant) -> float:
-    return statistics.median(
+    begin, begin_process = time.perf_counter(), time.process_time()
+    median = statistics.median(
         _time(participant.step, participant.repetitions) for _ in range(participant.pieces)
     )
+    participant.wall_seconds += time.perf_counter() - begin
+    participant.process_seconds += time.process_time() - begin_process
+    return median
 
 
 def _time(step: Step, repetitions: int) -> float:
