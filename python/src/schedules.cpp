@@ -23,7 +23,7 @@ py::object evaluate(const Schedule& schedule, const py::object& steps) {
     py::array_t<double> rates(std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()));
     double* const rate = rates.mutable_data();
     for (py::ssize_t i = 0; i < array.size(); ++i) rate[i] = schedule(array.data()[i]);
-    return rates;
+    return rates[py::tuple()];  // of no dimensions, a scalar
 }
 
 }  // namespace
