@@ -120,7 +120,7 @@ def test_unsigned_integers_do_not_wrap() -> None:
     weights[0] = np.array(2**63 + 5, np.uint64)
     with pytest.raises(
         ValueError,
-        match=r"iteration\): expected an integer of 64 bits with a sign, found 9223372036854775813",
+        match=r"iteration: expected a number that int64 can hold, found 9223372036854775813",
     ):
         optimizer.set_weights(weights)
     weights[0] = np.array(5, np.uint64)

@@ -69,7 +69,7 @@ def test_steps_below_zero(name: str) -> None:
 def test_steps_below_zero_against_keras(name: str) -> None:
     keras = pytest.importorskip("keras")
     theirs = keras.optimizers.schedules.deserialize(schedules.serialize(SCHEDULES[name]))
-    for step in [*STEPS, -7, -20, 0, 3, 8, 25]:
+    for step in [*STEPS, -7, -20, 0, 3, 8]:
         expected = float(theirs(np.float32(step)))
         np.testing.assert_allclose(
             np.float32(SCHEDULES[name](step)), expected, rtol=2e-5, atol=1e-7
