@@ -1,4 +1,5 @@
-// The schedules as functions of a step, or of an array of steps, and their arguments: Python keeps no object of the core.
+// The schedules as functions of a step, or of an array of steps, and their arguments: Python keeps no object of the
+// core.
 #include <fusedopt/schedules.hpp>
 
 #include <pybind11/numpy.h>

@@ -30,7 +30,8 @@ void check_counters(Optimizer& optimizer, const Array& variable, const std::vect
         for (std::int64_t value : beyond) {
             std::vector<Tensor> values = state;
             for (Tensor& tensor : values) {
-                if (tensor.data() == view.data()) tensor = Tensor(&value, DType::int64, std::span<const std::int64_t>());
+                if (tensor.data() == view.data())
+                    tensor = Tensor(&value, DType::int64, std::span<const std::int64_t>());
             }
             const std::vector<std::byte> untouched = snapshot(optimizer, tensors);
             CHECK_REFUSED(optimizer.set_state(values), last);

@@ -195,11 +195,8 @@ TEST(schedules_do_not_depend_on_the_callers_state) {
     same_in_every_state(PolynomialDecay{.initial_learning_rate = 0.1, .decay_steps = 333, .power = 0.7});
     same_in_every_state(PolynomialDecay{.initial_learning_rate = 0.1, .decay_steps = 33, .power = 2.0, .cycle = true});
     same_in_every_state(PiecewiseConstantDecay{.boundaries = {7, 70}, .values = {0.1, 0.01, 0.001}});
-    same_in_every_state(CosineDecay{.initial_learning_rate = 0.1,
-                                    .decay_steps = 333,
-                                    .alpha = 0.1,
-                                    .warmup_target = 0.3,
-                                    .warmup_steps = 33});
+    same_in_every_state(CosineDecay{
+        .initial_learning_rate = 0.1, .decay_steps = 333, .alpha = 0.1, .warmup_target = 0.3, .warmup_steps = 33});
     same_in_every_state(CosineDecayRestarts{.initial_learning_rate = 0.1, .first_decay_steps = 7, .m_mul = 0.9});
     same_in_every_state(CosineDecayRestarts{.initial_learning_rate = 0.1, .first_decay_steps = 7, .t_mul = 1.0});
 }

@@ -50,9 +50,10 @@ TEST(nan_and_infinity_show_as_in_the_reference) {
 }
 
 TEST(a_maximum_keeps_a_nan_of_the_state) {
-    for (const auto& [rule, slot] : {std::pair<fusedopt::Rule, std::string>{fusedopt::Adam{.amsgrad = true}, "velocity_hat/0"},
-                                     {fusedopt::AdamW{.amsgrad = true}, "velocity_hat/0"},
-                                     {fusedopt::Adamax{}, "norm/0"}}) {
+    for (const auto& [rule, slot] :
+         {std::pair<fusedopt::Rule, std::string>{fusedopt::Adam{.amsgrad = true}, "velocity_hat/0"},
+          {fusedopt::AdamW{.amsgrad = true}, "velocity_hat/0"},
+          {fusedopt::Adamax{}, "norm/0"}}) {
         for (const DType dtype : {DType::float32, DType::float64}) {
             for (const std::string& level : fusedopt::supported_levels()) {
                 fusedopt::set_level(level);

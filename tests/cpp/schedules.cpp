@@ -154,8 +154,8 @@ TEST(refused_where_they_are_given) {
 
 TEST(refused_in_a_call) {
     CosineDecay cosine{.initial_learning_rate = 0.1, .decay_steps = 10};
-    for (const double bad : {not_a_number, infinity, -1.0}) {
-        CHECK_REFUSED(cosine(bad), "step: expected a finite number >= 0");
+    for (const double bad : {not_a_number, infinity, -infinity}) {
+        CHECK_REFUSED(cosine(bad), "step: expected a finite number, found ");
     }
     cosine.decay_steps = 0;
     CHECK_REFUSED(cosine(1), "decay_steps: expected");
@@ -207,8 +207,7 @@ TEST(steps_below_zero) {
     CHECK_EQUAL(cycle(-15), 0.25);
     CHECK_EQUAL((PiecewiseConstantDecay{.boundaries = {10}, .values = {0.5, 0.25}}(-5)), 0.5);
     CHECK(near(CosineDecay{.initial_learning_rate = 1, .decay_steps = 10}(-5), 0.5));
-    const CosineDecay warm{
-        .initial_learning_rate = 0.5, .decay_steps = 10, .warmup_target = 1.0, .warmup_steps = 10};
+    const CosineDecay warm{.initial_learning_rate = 0.5, .decay_steps = 10, .warmup_target = 1.0, .warmup_steps = 10};
     CHECK_EQUAL(warm(-5), 0.25);
     const CosineDecayRestarts doubling{.initial_learning_rate = 1, .first_decay_steps = 10};
     CHECK(std::isnan(doubling(-10)));

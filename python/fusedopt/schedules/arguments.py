@@ -32,6 +32,8 @@ def steps(value: Any) -> Any:
 
 def number(name: str, value: Any) -> float:
     """Any real number as a Python one; a whole one stays an int, for the configuration's sake."""
+    if value is None:  # there is no default to take instead, which the other check would speak of
+        raise TypeError(f"{name}: expected a real number, found None")
     checked = arguments.real(name, value)
     return int(value) if isinstance(value, numbers.Integral) else checked
 
