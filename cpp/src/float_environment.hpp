@@ -44,8 +44,8 @@ public:
     FloatEnvironment& operator=(const FloatEnvironment&) = delete;
 };
 
-/// compute(x) in this state, whatever the caller's. A compiler may move arithmetic across a change of the floating-point
-/// state, but no access to a volatile variable.
+/// compute(x) in this state, whatever the caller's. A compiler may move arithmetic across a change of the
+/// floating-point state, but no access to a volatile variable.
 template <class Compute>
 double compute_in(Subnormals subnormals, double x, const Compute& compute) {
     const FloatEnvironment environment(subnormals);

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 _Hyperparameter: TypeAlias = float | Callable[[int], float]
 _Result = TypeVar("_Result")
-_Steps = TypeVar("_Steps", float, npt.NDArray[np.float64])
+_Steps = TypeVar("_Steps", float, npt.NDArray[Any])
 
 def version() -> str: ...
 def compiler() -> str: ...

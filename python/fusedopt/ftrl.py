@@ -22,7 +22,11 @@ class Ftrl(Optimizer):
     with :math:`p` = -learning_rate_power. The weights are written anew in each step: what they were before
     the first survives only through :math:`z`. Where the denominator is zero, which takes a zero
     accumulator and a zero gradient, Keras gives NaN and the weight stays as it is here.
-    The learning rate must be above zero.
+
+    The rule divides by the learning rate. A rate of 0, with which a schedule may end, is no step: weights,
+    :math:`n` and :math:`z` stay as they are, and only the counter and a moving average move. Keras gives NaN
+    there. The same holds for a rate so small that the computing type cannot hold its inverse (below about
+    3e-39 for float32).
 
     Parameters
     ----------

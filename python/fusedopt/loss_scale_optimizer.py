@@ -88,7 +88,7 @@ class LossScaleOptimizer(Optimizer):
         for option, value in kwargs.items():
             if option not in _COMMON_OPTIONS:
                 raise arguments.unknown_arguments([option])
-            elif value is not None and value != _COMMON_OPTIONS[option]:
+            if value is not None and value != _COMMON_OPTIONS[option]:
                 raise ValueError(
                     f"{option}: expected on the inner optimizer, found {value!r} on LossScaleOptimizer"
                 )

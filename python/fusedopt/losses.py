@@ -13,9 +13,9 @@ from fusedopt.runtime import _core
 def scaled(loss: Any, factor: float) -> Any:
     """Multiply a loss by a factor, in float32 at least: in float16 the product would overflow."""
     loss = _widened(loss)
-    if isinstance(loss, (np.ndarray, np.generic)) and loss.dtype.kind == "f":
-        number = loss.dtype.type(factor)
-        return _core.in_default_state(lambda: loss * number)
+    if isinstance(loss, (np.ndarray, np.generic)):
+        as_number = loss.dtype.type if loss.dtype.kind == "f" else float
+        return _core.in_default_state(lambda: np.multiply(loss, as_number(factor)))
     if isinstance(loss, numbers.Real):
         return _core.in_default_state(lambda: loss * factor)
     return loss * factor

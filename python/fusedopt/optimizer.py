@@ -33,6 +33,9 @@ class Optimizer:
     it, clip, decay the variable (``w <- w - learning_rate * weight_decay * w``), apply the rule, update the
     moving average. A call is checked entirely before the first byte is written.
 
+    A NaN in a gradient or in the state makes what is computed from it NaN, as in Keras. An infinite
+    weight stays infinite under weight decay, which makes it NaN in Keras.
+
     float64 variables compute in float64; all others in float32 with float32 state. float16 and
     bfloat16 variables keep a float32 master copy, so small updates are not lost; what you write into
     such a variable between two steps replaces the master's value.
@@ -853,12 +856,12 @@ class Optimizer:
 def _checked_learning_rate(value: Any) -> LearningRate:
     if isinstance(value, LearningRateSchedule):
         return value
-    if any(base.__module__.split(".")[0] in ("keras", "tf_keras") for base in type(value).__mro__):
-        if callable(value):
-            raise TypeError(
-                f"learning_rate: expected a schedule of fusedopt, found Keras's {type(value).__name__}; build "
-                "fusedopt.schedules.deserialize(keras.optimizers.schedules.serialize(schedule)) of it"
-            )
+    origins = {base.__module__.split(".")[0] for base in type(value).__mro__}
+    if callable(value) and not origins.isdisjoint({"keras", "tf_keras"}):
+        raise TypeError(
+            f"learning_rate: expected a schedule of fusedopt, found Keras's {type(value).__name__}; "
+            "build fusedopt.schedules.deserialize(keras.optimizers.schedules.serialize(schedule)) of it"
+        )
     checked: LearningRate = arguments.number_or_function("learning_rate", arguments.single(value))
     return checked
 

@@ -31,22 +31,24 @@ def _with_schedules(config: Any) -> Any:
     return config
 
 
-_custom_objects: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default={})
+_custom_objects: ContextVar[Mapping[str, Any] | None] = ContextVar("custom_objects", default=None)
+
+
+def _known_objects(custom_objects: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**(_custom_objects.get() or {}), **(custom_objects or {})}
 
 
 @contextmanager
 def custom_classes(custom_objects: Mapping[str, Any] | None) -> Iterator[None]:
     """Let `find_class` know these also where it is called for an object inside another."""
-    token = _custom_objects.set({**_custom_objects.get(), **(custom_objects or {})})
+    token = _custom_objects.set(_known_objects(custom_objects))
     try:
         yield
     finally:
         _custom_objects.reset(token)
 
 
-def made_of(
-    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None, base: type
-) -> Any:
+def made_of(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None, base: type) -> Any:
     """Make the object, of a subclass of `base`, that a dictionary stands for."""
     with custom_classes(custom_objects):
         cls, arguments = find_class(config, None, base)
@@ -73,8 +75,7 @@ def find_class(
     name, arguments = config["class_name"], config["config"]
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
         raise TypeError(f"config: expected a class_name string and a config dict, found {config!r}")
-    custom_objects = {**_custom_objects.get(), **(custom_objects or {})}
-    cls = custom_objects.get(name) or known_classes(base).get(name.lower())
+    cls = _known_objects(custom_objects).get(name) or known_classes(base).get(name.lower())
     if cls is None:
         known = ", ".join(sorted(found.__name__ for found in known_classes(base).values()))
         raise ValueError(

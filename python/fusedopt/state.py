@@ -30,7 +30,9 @@ def checked_values(
         if value.shape != target.shape:
             raise ValueError(f"{who}: expected shape {target.shape}, found {value.shape}")
         if value.dtype.kind == "u" and np.any(value > np.iinfo(np.int64).max):
-            raise ValueError(f"{who}: expected an integer of 64 bits with a sign, found {value}")
+            raise ValueError(
+                f"{source}: {name}: expected a number that int64 can hold, found {value}"
+            )
         try:
             with np.errstate(over="raise"):
                 checked.append(_core.in_default_state(lambda: _cast(value, target.dtype)))  # noqa: B023

@@ -1,4 +1,5 @@
-// The schedules as functions of a step, or of an array of steps, and their arguments: Python keeps no object of the core.
+// The schedules as functions of a step, or of an array of steps, and their arguments: Python keeps no object of the
+// core.
 #include <fusedopt/schedules.hpp>
 
 #include <pybind11/numpy.h>
@@ -23,7 +24,7 @@ py::object evaluate(const Schedule& schedule, const py::object& steps) {
     py::array_t<double> rates(std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()));
     double* const rate = rates.mutable_data();
     for (py::ssize_t i = 0; i < array.size(); ++i) rate[i] = schedule(array.data()[i]);
-    return rates;
+    return rates[py::tuple()];  // of no dimensions, a scalar
 }
 
 }  // namespace

@@ -171,6 +171,53 @@ TEST(loss_scales_do_not_depend_on_the_callers_state) {
     }
 }
 
+TEST(schedules_do_not_depend_on_the_callers_state) {
+    const auto same_in_every_state = [](const auto& schedule) {
+        Values expected;
+        in_every_caller_state([&] {
+            const std::uint64_t state = control_state();
+            Values found;
+            for (int step = -50; step < 400; ++step) found.push_back(schedule(step));
+            CHECK_EQUAL(control_state(), state);
+            CHECK_REFUSED(schedule(std::nan("")), "step");
+            CHECK_EQUAL(control_state(), state);
+            // The rate of a step, and the one that the optimizer names.
+            fusedopt::Optimizer optimizer(fusedopt::SGD{}, {.learning_rate = schedule});
+            found.push_back(optimizer.learning_rate());
+            if (expected.empty()) expected = found;
+            CHECK_EQUAL(difference(found, expected), "");
+        });
+    };
+    using namespace fusedopt;
+    same_in_every_state(ExponentialDecay{.initial_learning_rate = 0.1, .decay_steps = 7, .decay_rate = 0.3});
+    same_in_every_state(ExponentialDecay{.initial_learning_rate = 1e-300, .decay_steps = 7, .decay_rate = 0.3});
+    same_in_every_state(InverseTimeDecay{.initial_learning_rate = 0.1, .decay_steps = 7, .decay_rate = 0.3});
+    same_in_every_state(PolynomialDecay{.initial_learning_rate = 0.1, .decay_steps = 333, .power = 0.7});
+    same_in_every_state(PolynomialDecay{.initial_learning_rate = 0.1, .decay_steps = 33, .power = 2.0, .cycle = true});
+    same_in_every_state(PiecewiseConstantDecay{.boundaries = {7, 70}, .values = {0.1, 0.01, 0.001}});
+    same_in_every_state(CosineDecay{
+        .initial_learning_rate = 0.1, .decay_steps = 333, .alpha = 0.1, .warmup_target = 0.3, .warmup_steps = 33});
+    same_in_every_state(CosineDecayRestarts{.initial_learning_rate = 0.1, .first_decay_steps = 7, .m_mul = 0.9});
+    same_in_every_state(CosineDecayRestarts{.initial_learning_rate = 0.1, .first_decay_steps = 7, .t_mul = 1.0});
+}
+
+// Loaded without it, Nadam's product is computed again.
+TEST(a_recomputed_product_does_not_depend_on_the_callers_state) {
+    std::vector<std::byte> expected;
+    in_every_caller_state([&] {
+        const Array variable(DType::float64, Values{1.0});
+        fusedopt::LossScaleOptimizer optimizer(fusedopt::Optimizer(fusedopt::Nadam{}, {}));
+        optimizer.build({variable.tensor()});
+        for (int k = 0; k < 30; ++k) optimizer.apply({Array(DType::float64, Values{1.0}).tensor()});
+        std::vector<Tensor> values;
+        for (const auto& [name, tensor] : optimizer.variables()) values.push_back(tensor);
+        optimizer.set_weights(values);
+        const std::vector<std::byte> found = snapshot(optimizer, std::vector{variable.tensor()});
+        if (expected.empty()) expected = found;
+        CHECK(found == expected);
+    });
+}
+
 TEST(the_numbers_of_matrices_do_not_depend_on_it_either) {
     std::uint64_t state = 0;
     const auto in_the_callers_state = [&](const Tensor& a, const Tensor& b, const Tensor& product) {

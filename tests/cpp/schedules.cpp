@@ -154,8 +154,8 @@ TEST(refused_where_they_are_given) {
 
 TEST(refused_in_a_call) {
     CosineDecay cosine{.initial_learning_rate = 0.1, .decay_steps = 10};
-    for (const double bad : {not_a_number, infinity, -1.0}) {
-        CHECK_REFUSED(cosine(bad), "step: expected a finite number >= 0");
+    for (const double bad : {not_a_number, infinity, -infinity}) {
+        CHECK_REFUSED(cosine(bad), "step: expected a finite number, found ");
     }
     cosine.decay_steps = 0;
     CHECK_REFUSED(cosine(1), "decay_steps: expected");
@@ -192,4 +192,26 @@ TEST(every_schedule_is_a_hyperparameter) {
         CHECK(!each.is_number());
         CHECK_EQUAL(each(12345), 0.5);
     }
+}
+
+// A step below zero is none, but a schedule that chooses between others may evaluate them there. Keras's values.
+TEST(steps_below_zero) {
+    CHECK_EQUAL((ExponentialDecay{.initial_learning_rate = 0.5, .decay_steps = 10, .decay_rate = 0.25}(-5)), 1.0);
+    CHECK_EQUAL((InverseTimeDecay{.initial_learning_rate = 0.5, .decay_steps = 10, .decay_rate = 1}(-5)), 1.0);
+    CHECK_EQUAL((InverseTimeDecay{.initial_learning_rate = 0.5, .decay_steps = 10, .decay_rate = 1}(-10)), infinity);
+    CHECK_EQUAL((PolynomialDecay{.initial_learning_rate = 1, .decay_steps = 10, .end_learning_rate = 0.5}(-5)), 1.25);
+    const PolynomialDecay cycle{
+        .initial_learning_rate = 1, .decay_steps = 10, .end_learning_rate = 0.5, .power = 1.0, .cycle = true};
+    CHECK_EQUAL(cycle(-5), -infinity);
+    CHECK_EQUAL(cycle(-10), 0.5);
+    CHECK_EQUAL(cycle(-15), 0.25);
+    CHECK_EQUAL((PiecewiseConstantDecay{.boundaries = {10}, .values = {0.5, 0.25}}(-5)), 0.5);
+    CHECK(near(CosineDecay{.initial_learning_rate = 1, .decay_steps = 10}(-5), 0.5));
+    const CosineDecay warm{.initial_learning_rate = 0.5, .decay_steps = 10, .warmup_target = 1.0, .warmup_steps = 10};
+    CHECK_EQUAL(warm(-5), 0.25);
+    const CosineDecayRestarts doubling{.initial_learning_rate = 1, .first_decay_steps = 10};
+    CHECK(std::isnan(doubling(-10)));
+    CHECK(std::isnan(doubling(-1000)));
+    const CosineDecayRestarts even{.initial_learning_rate = 1, .first_decay_steps = 10, .t_mul = 1.0, .m_mul = 0.5};
+    CHECK(near(even(-5), 1.0));
 }

@@ -102,7 +102,8 @@ struct Lion {
     Hyperparameter beta_2 = 0.99;
 };
 
-/// Ftrl-proximal. A learning_rate_power of -0.5 runs at full speed; others call pow for each element.
+/// Ftrl-proximal. A learning_rate_power of -0.5 runs at full speed; others call pow for each element. A learning rate
+/// of 0, by which the rule cannot divide, leaves weights and slots as they are.
 struct Ftrl {
     double learning_rate_power = -0.5;
     double initial_accumulator_value = 0.1;

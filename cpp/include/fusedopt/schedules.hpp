@@ -23,7 +23,9 @@ private:
 };
 
 // A schedule checks its arguments where they are given, in the initializer of its last member, and again in each call.
-// What is wrong is a std::invalid_argument that names the argument. All arithmetic is in double.
+// What is wrong is a std::invalid_argument that names the argument. All arithmetic is in double, rounded to nearest
+// whatever the caller's rounding mode. A step may be below zero, as in Keras, whose formula then holds: what comes out
+// need not be a learning rate.
 struct ArgumentsChecked {};
 
 /// initial_learning_rate * decay_rate^p, where p = step / decay_steps, or its floor with staircase.

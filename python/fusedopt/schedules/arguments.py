@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,15 @@ from fusedopt import arguments
 Steps = TypeVar("Steps", float, npt.NDArray[Any])
 
 
+@overload
+def steps(value: float) -> float: ...
+@overload
+def steps(value: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
 def steps(value: Any) -> Any:
     """Check a step or several: a float for a number of Python's, float64 for a list, an array or a tensor."""
     if isinstance(value, numbers.Real) and not isinstance(value, np.generic):
         return arguments.real("step", value)
-    if not hasattr(value, "dtype") and not isinstance(value, Sequence) or isinstance(value, str):
+    if not hasattr(value, "dtype") and (isinstance(value, str) or not isinstance(value, Sequence)):
         raise TypeError(f"step: expected a real number or an array of them, found {value!r}")
     array = np.asarray(value)
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
@@ -28,6 +32,8 @@ def steps(value: Any) -> Any:
 
 def number(name: str, value: Any) -> float:
     """Any real number as a Python one; a whole one stays an int, for the configuration's sake."""
+    if value is None:  # there is no default to take instead, which the other check would speak of
+        raise TypeError(f"{name}: expected a real number, found None")
     checked = arguments.real(name, value)
     return int(value) if isinstance(value, numbers.Integral) else checked
 

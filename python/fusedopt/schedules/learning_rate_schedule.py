@@ -17,6 +17,10 @@ class LearningRateSchedule(ABC):
     anything is written, with the number of steps taken so far: 0 in the first. Under
     ``gradient_accumulation_steps`` that number counts every call of ``apply``.
 
+    The schedules of this package also take an array, a tensor or a list of steps, and return a float64 array of
+    the same shape. Their steps may be below zero, as in Keras. The same formula holds there, so the result
+    may be negative, infinite or NaN, which an optimizer refuses.
+
     To be serialised, a subclass also defines ``get_config``, whose result its ``from_config``
     takes. Schedules in that configuration are serialised with it.
 
