@@ -461,6 +461,7 @@ OPTIONS: dict[str, Any] = {
     "ema_overwrite_frequency": None,
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
+    "skip_nonfinite": False,
 }
 
 
@@ -497,12 +498,22 @@ def is_representable(factor: float, dtype: npt.DTypeLike) -> bool:
     return not (0 < size < limits.smallest_normal) and not (limits.max < size < math.inf)
 
 
+def is_finite(grads: list[Array | None]) -> bool:
+    return all(np.isfinite(g).all() for g in grads if g is not None)
+
+
 def load(g: Array, factor: float, dtype: npt.DTypeLike) -> tuple[Array, Any]:
     """Bring a gradient to the computing type; return it and the factor that is left to apply."""
     wider = g.dtype == np.float64 and dtype == np.float32
     if wider or not is_representable(factor, dtype):
         return (g.astype(np.float64) * factor).astype(dtype), np.dtype(dtype).type(1)
     return g.astype(dtype), np.dtype(dtype).type(factor)
+
+
+def global_clip_factor(norm: float, limit: float) -> float:
+    if not math.isfinite(norm):
+        return math.nan
+    return limit / norm if norm > limit else 1.0
 
 
 class Reference:
@@ -512,7 +523,9 @@ class Reference:
         self.formula, self.slot_groups, defaults = RULES[rule]
         self.a = {**OPTIONS, **defaults, **arguments}
         self.calls = 0
+        self.skipped_steps = 0
         self.global_norm: float | None = None
+        self.clip_factor = 1.0
         self.unscale = 1.0 / (self.a["loss_scale_factor"] or 1.0)
 
     def build(self, variables: list[Array], excluded: tuple[int, ...] = ()) -> None:
@@ -535,10 +548,12 @@ class Reference:
                 slots["momentum"][...] = w
 
     def apply(self, grads: list[Array | None]) -> None:
-        a, steps = self.a, self.a["gradient_accumulation_steps"] or 1
-        iteration = self.calls // steps
-        is_update = (self.calls + 1) % steps == 0
-        if is_update:
+        a = self.a
+        if a["skip_nonfinite"] and not is_finite(grads):
+            self.skipped_steps += 1
+            return
+        iteration = self.calls // self.steps
+        if self.is_update:
             self._update(grads, iteration + 1)
         else:
             for i, g in enumerate(grads):
@@ -554,29 +569,40 @@ class Reference:
                     w[...] = average
         self.calls += 1
 
+    @property
+    def steps(self) -> int:
+        return self.a["gradient_accumulation_steps"] or 1
+
+    @property
+    def is_update(self) -> bool:
+        """Whether the next call updates."""
+        return (self.calls + 1) % self.steps == 0
+
+    @property
+    def factor(self) -> float:
+        """What gradients, or their sums, are multiplied by."""
+        return 1.0 / self.steps if self.steps > 1 else self.unscale
+
+    def raw(self, i: int, g: Array) -> Array:
+        """Return what the factor applies to."""
+        return self._accumulated(i, g) if self.steps > 1 else g
+
     def _accumulated(self, i: int, g: Array) -> Array:
         x, unscale = load(g, self.unscale, self.weights[i].dtype)
         return self.accumulators[i] + x * unscale
 
     def _update(self, grads: list[Array | None], t: int) -> None:
         a = self.a
-        accumulates = a["gradient_accumulation_steps"] is not None
-        factor = 1.0 / a["gradient_accumulation_steps"] if accumulates else self.unscale
-        raw = [
-            None if g is None else self._accumulated(i, g) if accumulates else g
-            for i, g in enumerate(grads)
-        ]
-        global_factor = 1.0
+        factor = self.factor
+        raw = [None if g is None else self.raw(i, g) for i, g in enumerate(grads)]
+        global_factor = self.clip_factor
         if a["global_clipnorm"]:
             total = 0.0
             for g in raw:
                 if g is not None:
                     total += sum_of_squares(g)
             norm = self.global_norm = factor * math.sqrt(total)
-            limit = a["global_clipnorm"]
-            global_factor = limit / norm if norm > limit else 1.0
-            if not math.isfinite(norm):
-                global_factor = math.nan
+            global_factor = global_clip_factor(norm, a["global_clipnorm"])
         lr = a["learning_rate"]
         for i, g in enumerate(raw):
             if g is None:
@@ -596,7 +622,7 @@ class Reference:
             if weight_decay and i not in self.excluded:
                 w[...] = w * T(1 - weight_decay * lr)
             self.formula(w, x, self.slots[i], a, lr, t)
-        if accumulates:
+        if self.steps > 1:
             self.accumulators = [np.zeros_like(w) for w in self.weights]
 
     def stored(self) -> list[Array]:
@@ -612,9 +638,62 @@ class Reference:
             for slots, groups in zip(self.slots, self.groups, strict=True):
                 state += [slots[name] for name in groups[k]]
         if self.formula is nadam:
-            updates = self.calls // (self.a["gradient_accumulation_steps"] or 1)
+            updates = self.calls // self.steps
             state.append(np.array(nadam_product(self.a, updates)))
         return state
+
+
+class MultiReference:
+    """Several `Reference`s, stepped as one: `owners` has the number of each variable's."""
+
+    def __init__(
+        self,
+        members: list[Reference],
+        owners: list[int],
+        global_clipnorm: float | None = None,
+        skip_nonfinite: bool = False,
+    ) -> None:
+        self.members, self.owners = members, owners
+        self.global_clipnorm, self.skip_nonfinite = global_clipnorm, skip_nonfinite
+        self.global_norm: float | None = None
+        self.skipped_steps = 0
+
+    def apply(self, grads: list[Array | None]) -> None:
+        parts = [
+            [g for g, owner in zip(grads, self.owners, strict=True) if owner == number]
+            for number in range(len(self.members))
+        ]
+        guards = [m.a["skip_nonfinite"] for m in self.members]
+        finite = [is_finite(part) for part in parts]
+        guarded = [self.skip_nonfinite or guard for guard in guards]
+        if any(guard and not ok for guard, ok in zip(guarded, finite, strict=True)):
+            self.skipped_steps += 1
+            for member, guard in zip(self.members, guards, strict=True):
+                member.skipped_steps += guard
+            return
+        if self.global_clipnorm is not None:
+            self._clip(grads)
+        for member, part in zip(self.members, parts, strict=True):
+            if part:
+                member.apply(part)
+
+    def _clip(self, grads: list[Array | None]) -> None:
+        updating = [n for n in set(self.owners) if self.members[n].is_update]
+        if not updating:
+            return
+        unit = max(self.members[n].factor for n in updating)
+        index = [0] * len(self.members)
+        total = 0.0
+        for g, n in zip(grads, self.owners, strict=True):
+            if g is not None and n in updating:
+                ratio = self.members[n].factor / unit
+                total += ratio * (ratio * sum_of_squares(self.members[n].raw(index[n], g)))
+            index[n] += 1
+        self.global_norm = unit * math.sqrt(total)
+        for n in updating:
+            self.members[n].clip_factor = global_clip_factor(
+                self.global_norm, self.global_clipnorm or 0
+            )
 
 
 class ScaledReference:
@@ -628,7 +707,7 @@ class ScaledReference:
         self.skipped = 0
 
     def apply(self, grads: list[Array | None]) -> None:
-        if not all(np.isfinite(g).all() for g in grads if g is not None):
+        if not is_finite(grads):
             self.counter = 0
             self.skipped += 1
             self.scale = max(self.scale / 2, 2.0**-126)

@@ -746,6 +746,7 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "loss_scale_factor": (POSITIVE, NO_NUMBERS),
     "gradient_accumulation_steps": ([0, 1, -3, 2.5, 2.0, True, math.inf, 2**70], NO_INTEGERS),
     "name": ([], [5, b"adam", True]),
+    "skip_nonfinite": ([], NO_FLAGS),
     "initial_scale": ([*POSITIVE, 2.0**-127, 2.0**127 * 1.5, 2.0**128], [*NO_NUMBERS, None]),
     "dynamic_growth_steps": ([0, -1, 2.5, True, math.nan, 2**70], [*NO_INTEGERS, None]),
     "inner_optimizer": (
@@ -774,7 +775,7 @@ def classes() -> list[Any]:
 
 def arguments_of(cls: Any) -> list[str]:
     parameters = inspect.signature(cls).parameters.values()
-    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
 
 
 ARGUMENTS = [(cls, name) for cls in classes() for name in arguments_of(cls)]
@@ -841,6 +842,7 @@ BASE_ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "ema_overwrite_frequency": (None, 2),
     "loss_scale_factor": (None, 2.0),
     "gradient_accumulation_steps": (None, 2),
+    "skip_nonfinite": (False, True),
 }
 
 

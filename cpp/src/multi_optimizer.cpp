@@ -154,8 +154,8 @@ void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owne
     }
 }
 
-// In the built order and in units of one optimizer's factor, so that equal factors give the bits of one optimizer over
-// all variables.
+// None if no optimizer updates. In the built order and in units of the largest factor, so that equal factors give the
+// bits of one optimizer over all variables.
 std::optional<double> MultiOptimizer::State::measured_norm() {
     const FloatEnvironment environment;
     double unit = 0.0;
@@ -217,10 +217,9 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
         if (!scaling.skips_overflow) count_skipped_step();
         return false;
     }
-    std::optional<double> norm;
-    if (global_clipnorm) norm = measured_norm();
-    for (Share& share : shares) {
-        if (norm) share.scaling.clip_factor = global_clip_factor(*norm, *global_clipnorm);
+    const std::optional<double> norm = global_clipnorm ? measured_norm() : std::nullopt;
+    if (norm) {
+        for (Share& share : shares) share.scaling.clip_factor = global_clip_factor(*norm, *global_clipnorm);
     }
     joint.finish();
     if (norm) global_norm = norm;

@@ -141,6 +141,13 @@ TEST(a_step_of_several_optimizers_allocates_nothing) {
         CHECK_EQUAL(step(*optimizer), 0);
         fusedopt::LossScaleOptimizer scaled(optimizer);
         CHECK_EQUAL(step(scaled), 0);
+        fusedopt::MultiOptimizer clipped(
+            std::vector{std::make_shared<fusedopt::Optimizer>(fusedopt::Adam{}),
+                        std::make_shared<fusedopt::Optimizer>(fusedopt::Lamb{},
+                                                              fusedopt::Options{.gradient_accumulation_steps = 2})},
+            std::nullopt, 1.0, true);
+        clipped.build(targets, assignment);
+        CHECK_EQUAL(step(clipped), 0);
     }
     fusedopt::set_num_threads(1);
 }

@@ -96,6 +96,7 @@ inline std::vector<OptionCase> option_cases() {
         {"global_clipnorm", {.global_clipnorm = 0.7}},
         {"clip values out of reach", {.global_clipnorm = 1e6}},
         {"ema", {.use_ema = true, .ema_momentum = 0.9}},
+        {"skip_nonfinite", {.skip_nonfinite = true}},
         {"ema overwrite", {.use_ema = true, .ema_momentum = 0.9, .ema_overwrite_frequency = 2}},
         {"loss_scale_factor", {.loss_scale_factor = 1000.0}},
         {"accumulation", {.gradient_accumulation_steps = 3}},

@@ -135,6 +135,122 @@ TEST(an_overflow_in_one_stops_all) {
     }
 }
 
+namespace {
+
+std::vector<std::shared_ptr<Optimizer>> equal_optimizers(const Options& options) {
+    return {std::make_shared<Optimizer>(fusedopt::Adam{}, options),
+            std::make_shared<Optimizer>(fusedopt::Adam{}, options)};
+}
+
+}  // namespace
+
+TEST(one_norm_over_equal_optimizers_gives_the_bits_of_one_optimizer) {
+    on_every_level_and_thread_count([](const std::string&) {
+        for (const auto steps : {std::optional<std::int64_t>(), std::optional<std::int64_t>(2)}) {
+            Arrays together, alone;
+            MultiOptimizer optimizer(equal_optimizers({.gradient_accumulation_steps = steps}), 4.0, 0.5);
+            optimizer.build(tensors(together.variables), assignment);
+            Optimizer one(fusedopt::Adam{},
+                          {.global_clipnorm = 0.5, .loss_scale_factor = 4.0, .gradient_accumulation_steps = steps});
+            one.build(tensors(alone.variables));
+            CHECK(!optimizer.global_norm());
+            for (int k = 0; k < 4; ++k) {
+                CHECK(optimizer.apply(tensors(together.gradients)));
+                CHECK(one.apply(tensors(alone.gradients)));
+                CHECK(optimizer.global_norm() == one.global_norm());
+            }
+            CHECK(*one.global_norm() > 0.5);
+            for (std::size_t i = 0; i < 4; ++i) {
+                CHECK(values_of(together.variables[i].tensor()) == values_of(alone.variables[i].tensor()));
+            }
+        }
+    });
+}
+
+TEST(one_norm_takes_no_optimizer_that_clips_besides) {
+    const auto refused = [](const Options& options, const char* part) {
+        const auto member = std::make_shared<Optimizer>(fusedopt::SGD{}, options);
+        CHECK_REFUSED(MultiOptimizer({member}, 8.0, 1.0), part);
+        CHECK_EQUAL(member->loss_scale_factor(), 1.0);
+    };
+    refused({.clipnorm = 1.0}, "found clipnorm on number 0");
+    refused({.clipvalue = 1.0}, "found clipvalue on number 0");
+    refused({.global_clipnorm = 1.0}, "found global_clipnorm on number 0");
+    CHECK_REFUSED(MultiOptimizer(two_optimizers(), std::nullopt, 0.0), "global_clipnorm");
+}
+
+TEST(all_skip_a_step_with_a_gradient_that_is_not_finite) {
+    for (const bool by_members : {true, false}) {
+        Arrays arrays;
+        MultiOptimizer optimizer(equal_optimizers({.use_ema = true, .skip_nonfinite = by_members}), std::nullopt,
+                                 std::nullopt, !by_members);
+        optimizer.build(tensors(arrays.variables), assignment);
+        CHECK(optimizer.apply(tensors(arrays.gradients)));
+        const auto before = snapshot(optimizer, tensors(arrays.variables));
+        for (std::size_t i = 0; i < 4; ++i) {
+            std::vector<Tensor> list = tensors(arrays.gradients);
+            const Array bad(DType::float32, Values(20000 + i, HUGE_VAL));
+            list[i] = bad.tensor();
+            CHECK(!optimizer.apply(list));
+            CHECK(snapshot(optimizer, tensors(arrays.variables)) == before);
+        }
+        CHECK_EQUAL(optimizer.iterations(), 1);
+        CHECK_EQUAL(optimizer.skipped_steps(), 4);
+        for (const auto& member : optimizer.optimizers()) CHECK_EQUAL(member->skipped_steps(), by_members ? 4 : 0);
+        std::vector<Tensor> values;
+        for (const auto& [name, tensor] : optimizer.state()) values.push_back(tensor);
+        Arrays others;
+        MultiOptimizer other(equal_optimizers({.use_ema = true, .skip_nonfinite = by_members}), std::nullopt,
+                             std::nullopt, !by_members);
+        other.build(tensors(others.variables), assignment);
+        other.set_state(values);
+        CHECK_EQUAL(other.skipped_steps(), 4);
+        CHECK_EQUAL(other.optimizers()[1]->skipped_steps(), by_members ? 4 : 0);
+    }
+}
+
+TEST(exclusions_may_name_variables_of_another_optimizer) {
+    Arrays arrays, others;
+    const auto members = [] {
+        return std::vector{std::make_shared<Optimizer>(fusedopt::AdamW{}),
+                           std::make_shared<Optimizer>(fusedopt::AdamW{})};
+    };
+    auto some = members(), rest = members();
+    const std::vector<Tensor> all = tensors(arrays.variables);
+    some[0]->exclude_from_weight_decay(all);
+    MultiOptimizer one(some), other(rest);
+    one.build(all, assignment);
+    rest[0]->exclude_from_weight_decay(chosen(others.variables, 0, 3));
+    other.build(tensors(others.variables), assignment);
+    one.apply(tensors(arrays.gradients));
+    other.apply(tensors(others.gradients));
+    for (std::size_t i = 0; i < 4; ++i) {
+        CHECK(values_of(arrays.variables[i].tensor()) == values_of(others.variables[i].tensor()));
+    }
+    const Array stranger(DType::float32, Values(3));
+    auto last = members();
+    last[1]->exclude_from_weight_decay(std::vector{stranger.tensor()});
+    MultiOptimizer refused(last);
+    CHECK_REFUSED(refused.build(all, assignment), "exclude_from_weight_decay: expected variables given to build");
+    CHECK(!refused.built() && !last[0]->built());
+}
+
+TEST(an_optimizer_without_variables_lists_what_keras_lists) {
+    const Array array(DType::float32, Values(3));
+    const auto nadam = std::make_shared<Optimizer>(fusedopt::Nadam{});
+    MultiOptimizer optimizer({nadam, std::make_shared<Optimizer>(fusedopt::SGD{})});
+    CHECK_EQUAL(nadam->variables().size(), 2u);
+    optimizer.build(std::vector{array.tensor()}, std::vector<std::size_t>{1});
+    CHECK_EQUAL(nadam->variables().size(), 2u);
+    CHECK_EQUAL(optimizer.variables().size(), 6u);
+    std::vector<Tensor> values;
+    for (const auto& [name, tensor] : optimizer.variables()) values.push_back(tensor);
+    optimizer.set_weights(values);
+    Optimizer alone(fusedopt::Nadam{});
+    alone.build({});
+    CHECK_EQUAL(alone.variables().size(), 3u);
+}
+
 TEST(complete_state_goes_on_bit_for_bit) {
     Arrays arrays, others;
     MultiOptimizer one(two_optimizers()), other(two_optimizers());

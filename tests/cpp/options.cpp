@@ -33,3 +33,32 @@ TEST(options_on_threads) {
         }
     }
 }
+
+TEST(a_step_with_a_gradient_that_is_not_finite_is_skipped) {
+    for (const auto& [rule_name, rule] : rule_cases()) {
+        for (const auto& [option_name, given] : option_cases()) {
+            fusedopt::Options options = given;
+            options.skip_nonfinite = true;
+            fusedopt::Optimizer optimizer(rule, options);
+            const Array variable(DType::float32, Shape{30, 40}, numbers(DType::float32, 1200, 1));
+            const std::vector<Tensor> variables = {variable.tensor()};
+            optimizer.build(variables);
+            const Array good(DType::float32, Shape{30, 40}, numbers(DType::float32, 1200, 2));
+            CHECK(optimizer.apply({good.tensor()}));
+            const auto calls = optimizer.calls();
+            const auto before = values_of(variable.tensor());
+            std::int64_t skipped = 0;
+            for (const double value : {HUGE_VAL, -HUGE_VAL, std::nan("")}) {
+                Values values = numbers(DType::float32, 1200, 2);
+                values[1100] = value;
+                const Array bad(DType::float32, Shape{30, 40}, values);
+                CHECK(!optimizer.apply({bad.tensor()}));
+                CHECK(!optimizer.apply(std::vector{bad.tensor()}, variables));
+                skipped += 2;
+                CHECK_EQUAL(optimizer.skipped_steps(), skipped);
+                CHECK_EQUAL(optimizer.calls(), calls);
+                CHECK(values_of(variable.tensor()) == before);
+            }
+        }
+    }
+}
