@@ -345,7 +345,7 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path: Path) -> None:
     header = 8 + int.from_bytes(whole[:8], "little")
     assert loading(optimizer, path, saved, before)
     for position in range(len(whole)):
-        for flip in (0x01, 0x04, 0x20, 0x80, 0xFF):
+        for flip in (0x01, 0x20, 0xFF):
             damaged = bytearray(whole)
             damaged[position] ^= flip
             path.write_bytes(damaged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
+from fusedopt import _core
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-SIZE = 50_000
-STEPS = 40
+SIZE = 500
+STEPS = 30
 
 
 def make(kind: str) -> tuple[fo.Optimizer, dict[str, Any]]:
@@ -65,10 +67,54 @@ def stateless(optimizer: fo.Optimizer, weights: dict[str, Any], folder: Path) ->
     return [*variables, *own]
 
 
+@pytest.fixture
+def copying(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the fifth array has been copied; a copy of more then leaves time for steps between them."""
+    begun, left = threading.Event(), iter(range(3, -1, -1))
+    copies, array = _core.copies, np.array
+
+    is_slow = threading.Event()
+
+    def after_pause(copied: Any) -> Any:
+        if is_slow.is_set():
+            if next(left, 0) == 0:
+                begun.set()
+            time.sleep(0.005)
+        return copied
+
+    def slow_copies(arrays: list[Any]) -> list[Any]:
+        return [after_pause(copies([one])[0]) for one in arrays]
+
+    def slow_array(*arguments: Any, **options: Any) -> Any:
+        return after_pause(array(*arguments, **options))
+
+    monkeypatch.setattr(_core, "copies", slow_copies)
+    monkeypatch.setattr(np, "array", slow_array)
+    begun.slow_down = is_slow.set  # type: ignore[attr-defined]
+    return begun
+
+
+def beside_steps(optimizer: fo.Optimizer, gradients: list[Any], copying: Any, read: Any) -> None:
+    """Read while another thread takes all steps, which begin in the middle of the first reading."""
+
+    def step() -> None:
+        copying.wait(60)
+        for _ in range(STEPS):
+            optimizer.apply(gradients)
+
+    copying.slow_down()
+    thread = threading.Thread(target=step)
+    thread.start()
+    read()
+    while thread.is_alive():
+        read()
+    thread.join()
+
+
 @pytest.mark.parametrize("kind", ["alone", "scaled", "several", "several, scaled"])
 @pytest.mark.parametrize("read", [saved, saved_with_variables, own_variables, stateless])
 def test_what_is_read_is_that_of_one_step(
-    read: Callable[..., list[Any]], kind: str, tmp_path: Path
+    read: Callable[..., list[Any]], kind: str, tmp_path: Path, copying: Any
 ) -> None:
     optimizer, weights = make(kind)
     recorded = [digest(read(optimizer, weights, tmp_path))]
@@ -78,48 +124,34 @@ def test_what_is_read_is_that_of_one_step(
     assert len(set(recorded)) == STEPS + 1
 
     optimizer, weights = make(kind)
-    begun = threading.Event()
-
-    def step() -> None:
-        for _ in range(STEPS):
-            optimizer.apply(gradients())
-            begun.set()
-
-    thread = threading.Thread(target=step)
-    thread.start()
-    begun.wait(60)
-    found = []
-    while thread.is_alive():
-        found.append(digest(read(optimizer, weights, tmp_path)))
-    thread.join()
+    found: list[str] = []
+    beside_steps(
+        optimizer,
+        gradients(),
+        copying,
+        lambda: found.append(digest(read(optimizer, weights, tmp_path))),
+    )
     positions = [recorded.index(one) if one in recorded else None for one in found]
     assert None not in positions
     assert positions == sorted(positions)
     assert digest(read(optimizer, weights, tmp_path)) == recorded[-1]
 
 
-def test_weights_given_as_live_views_are_set_at_one_moment() -> None:
+def test_weights_given_as_live_views_are_set_at_one_moment(copying: Any) -> None:
     def build() -> fo.Optimizer:
         optimizer = fo.Adam(0.01)
         optimizer.build([np.ones(SIZE, np.float32)])
         return optimizer
 
     expected, optimizer = build(), build()
-    begun = threading.Event()
-
-    def step() -> None:
-        for _ in range(STEPS):
-            optimizer.apply(gradients()[:1])
-            begun.set()
-
-    thread = threading.Thread(target=step)
-    thread.start()
-    begun.wait(60)
-    while thread.is_alive():
-        optimizer.set_weights(optimizer.variables)
-    thread.join()
     for _ in range(STEPS):
         expected.apply(gradients()[:1])
+    beside_steps(
+        optimizer,
+        gradients()[:1],
+        copying,
+        lambda: optimizer.set_weights(optimizer.variables),
+    )
     assert digest(optimizer.variables) == digest(expected.variables)
 
 

@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -564,7 +565,8 @@ class Optimizer:
         """Live views of all state, in Keras's order.
 
         The iteration counter, the learning rate if it is a number, moving averages, gradient
-        accumulators, then the rule's slots. Writing into a view changes the optimizer.
+        accumulators, then the rule's slots. Writing into a view changes the optimizer. While another
+        thread steps, the views change one after the other; `save_own_variables` copies all of one moment.
         """
         return [array for _, array in self._named_variables()]
 
@@ -693,7 +695,7 @@ class Optimizer:
     def _moment(self, with_variables: bool) -> tuple[list[tuple[str, Array]], dict[str, Any]]:
         """Copy what is saved, and the configuration."""
         named = self._saved(with_variables)
-        if any(count < 0 for count in self._own_counts()):
+        if any(count < 0 for _, count in self._own_counts()):
             raise ValueError(
                 "save: expected a whole state, found an iteration below 0, as a failed load leaves it; "
                 "load a whole file first"
@@ -714,10 +716,10 @@ class Optimizer:
             (files.VARIABLE + name, array) for name, array in zip(names, arrays, strict=True)
         ]
 
-    def _own_counts(self) -> list[Array]:
+    def _own_counts(self) -> list[tuple[str, Array]]:
         """Return live views of the counters without which no step is taken."""
         return [
-            array
+            (name, array)
             for name, array in self._core.state()
             if name.rsplit("/", 1)[-1] == "iteration" and array.dtype.kind == "i"
         ]
@@ -766,33 +768,39 @@ class Optimizer:
     def _take(self, file: files.SavedFile, with_variables: bool) -> None:
         state, everything = self._core_state(), self._saved(with_variables)
         file.require(everything)
-        # Numbers come first, as only they can be refused.
         numbers = [file.number(*item) if item[1].ndim == 0 else item[1] for item in state]
-        try:
-            self._core_set_state(numbers)
-        except ValueError as error:
-            raise file.error(str(error)) from None
         counts = self._own_counts()
-        values = [count.copy() for count in counts]
-        for count in counts:
-            count[...] = -1
-        remaining = [
-            item for item in everything if item[1].ndim or item[0].startswith(files.VARIABLE)
+        values = [file.number(*item) for item in counts]
+
+        def begin() -> None:
+            self._core_set_state(numbers)  # first, as only numbers can be refused
+            for _, count in counts:
+                count[...] = -1
+
+        def end() -> None:
+            for (_, count), value in zip(counts, values, strict=True):
+                count[...] = value
+
+        copies = [
+            partial(file.copy_to, name, array)
+            for name, array in everything
+            if array.ndim > 0 or name.startswith(files.VARIABLE)
         ]
+        pending: list[Callable[[], None]] = [end, *copies, begin]
         interruption = None
-        while remaining:
+        while pending:
             try:
-                file.copy_to(*remaining[-1])
-                remaining.pop()
+                pending[-1]()
+                pending.pop()
             except Exception as error:
+                if pending[-1] is begin:
+                    raise file.error(str(error)) from None
                 raise ValueError(
                     f"{error}; the state is now partly that of the file; load a whole one "
                     "before the next step"
                 ) from error
             except BaseException as error:  # noqa: BLE001
                 interruption = error  # what was begun is finished first
-        for count, value in zip(counts, values, strict=True):
-            count[...] = value
         if interruption:
             raise interruption
 
