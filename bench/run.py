@@ -215,6 +215,7 @@ def mended(earlier: Results, again: Results, sections: list[str]) -> Results:
         again.growths if "memory" in sections else earlier.growths,
         earlier.absent | again.absent,
         earlier.is_quick or again.is_quick,
+        earlier.busy + again.busy,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ pytest.importorskip("psutil", reason="the bench needs the extra bench")
 
 from fusedopt.bench import report, rules, timing, watch
 from fusedopt.bench.command import main
+from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import (
     FUSEDOPT,
     LIMIT,
@@ -25,7 +27,7 @@ from fusedopt.bench.results import (
     save,
 )
 from fusedopt.bench.tables import ABOUT_DOUBTFUL, ABOUT_RATIOS
-from fusedopt.bench.timing import NORMAL, Participant, race
+from fusedopt.bench.timing import NORMAL, QUICK, Participant, race
 from fusedopt.bench.watch import Watch
 
 ABOUT = {name: name for name in ("date", "processor", "system", "fusedopt", "libraries")}
@@ -166,6 +168,21 @@ def test_quick_figures_mean_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert shown.startswith(MEANS_NOTHING)
     assert load(tmp_path / "run.json").is_quick
     assert MEANS_NOTHING in (tmp_path / "run.json").read_text()
+
+
+@pytest.mark.parametrize("is_quick", [False, True], ids=["normal", "quick"])
+def test_a_run_notes_who_was_disturbed(monkeypatch: pytest.MonkeyPatch, is_quick: bool) -> None:
+    monkeypatch.setattr(Watch, "doubt", lambda *_: BUSY)
+    bench = Bench([], [], [1], QUICK if is_quick else replace(QUICK, rounds=2))
+    before = fo.get_num_threads()
+    try:
+        bench.measure_limits(64)
+    finally:
+        fo.set_num_threads(before)
+    found = [entry.doubt for one in bench.results.measurements for entry in one.entries]
+    assert found == ["" if is_quick else BUSY] * 3
+    assert "during 3 of 3 timings" in bench.results.doubts[-1]
+    assert (MEANS_NOTHING in bench.results.doubts) == is_quick
 
 
 def compared(old: Results, new: Results, folder: Path) -> int:

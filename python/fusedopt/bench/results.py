@@ -166,13 +166,15 @@ class Results:
     growths: list[Growth] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     is_quick: bool = False
+    busy: list[str] = field(default_factory=list)
+    """Why timings of a quick run are not to be believed. Its figures are not marked: none of them means anything."""
 
     @property
     def doubts(self) -> list[str]:
         """What a reader must know before the figures."""
         said = [MEANS_NOTHING] if self.is_quick else []
         entries = [entry for one in self.measurements for entry in one.entries]
-        busy = [entry.doubt for entry in entries if entry.doubt]
+        busy = [*self.busy, *(entry.doubt for entry in entries if entry.doubt)]
         if busy:
             example = max(dict.fromkeys(busy), key=busy.count)
             said.append(
