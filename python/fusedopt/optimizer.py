@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from fusedopt.schedules import LearningRateSchedule
 from fusedopt.serialized import find_class, serialized
 from fusedopt.state import Array, checked_values
 
+_PREPARED = (list, tuple, dict)  # gradients that the core takes as they are
 LearningRate = float | LearningRateSchedule | Callable[[], float]
 Self = TypeVar("Self", bound="Optimizer")
 
@@ -225,7 +226,9 @@ class Optimizer:
                     stacklevel=3,
                 )
         self._core.exclude_from_weight_decay(excluded)
-        self._excluded_addresses = {_address(_as_array(variable)) for variable in excluded}
+        self._excluded_addresses = {
+            _address(_as_array(variable, "exclude_from_weight_decay")) for variable in excluded
+        }
 
     def _note_built(self, names: Sequence[str]) -> None:
         self._names = {name: i for i, name in enumerate(names)}
@@ -270,12 +273,15 @@ class Optimizer:
                 "exclude_from_weight_decay: expected before build, found the optimizer built"
             )
         names = arguments.patterns("var_names", var_names)
+        if var_list is not None:
+            _require_iterable("var_list", var_list)
         self._excluded_variables = [] if var_list is None else list(var_list)
         self._excluded_names = names
 
     def _require_same(self, variables: Sequence[Any]) -> None:
         mine = [_address(array) for array in self._core.arrays]
-        if mine != [_address(_as_array(variable)) for variable in variables]:
+        found = [_address(_as_array(w, f"build: variable {i}")) for i, w in enumerate(variables)]
+        if mine != found:
             raise ValueError(
                 f"build: the optimizer is built already, on {len(mine)} variables; found others"
             )
@@ -327,7 +333,7 @@ class Optimizer:
         array([-1.,  1.])
         """
         # Preparing takes a tenth of the time of a small step, and most calls need none.
-        if trainable_variables is not None or not isinstance(grads, (list, tuple)):
+        if trainable_variables is not None or type(grads) not in _PREPARED:
             grads, trainable_variables = self._prepare(grads, trainable_variables)
         self._core.apply(grads, trainable_variables)
 
@@ -353,10 +359,10 @@ class Optimizer:
         self, grads: Iterable[Any] | Mapping[str, Any], variables: Iterable[Any] | None
     ) -> tuple[Iterable[Any], Iterable[Any] | None]:
         if variables is None:
-            if isinstance(grads, (list, tuple)):
+            if type(grads) in _PREPARED:
                 return grads, None
             if isinstance(grads, Mapping):
-                return self._by_name(grads)
+                return {name: grads[name] for name in grads}, None
             _require_iterable("grads", grads)
             return list(grads), None
         if isinstance(grads, Mapping):
@@ -372,20 +378,6 @@ class Optimizer:
                 )
             self.build(variables)
         return gradients, variables
-
-    def _by_name(self, grads: Mapping[str, Any]) -> tuple[list[Any], list[Array] | None]:
-        if not self.built:
-            raise ValueError("apply: the optimizer is not built; call build first")
-        if not self._names:
-            raise ValueError("grads: expected a sequence, as build was given one, found a dict")
-        for name in grads:
-            if name not in self._names:
-                known = ", ".join(map(repr, self._names))
-                raise ValueError(f"grads: expected names given to build ({known}), found {name!r}")
-        if len(grads) == len(self._names):
-            return [grads[name] for name in self._names], None
-        arrays = self._core.arrays
-        return list(grads.values()), [arrays[self._names[name]] for name in grads]
 
     def stateless_apply(
         self,
@@ -414,7 +406,11 @@ class Optimizer:
         """
         if not self.built:
             raise ValueError("stateless_apply: the optimizer is not built; call build first")
-        copies = [np.array(_as_array(variable), order="C") for variable in trainable_variables]
+        _require_iterable("trainable_variables", trainable_variables)
+        copies = [
+            np.array(_as_array(variable, f"stateless_apply: {self._describe(i)}"), order="C")
+            for i, variable in enumerate(trainable_variables)
+        ]
         own = [(array.shape, array.dtype) for array in self._core.arrays]
         found = [(array.shape, array.dtype) for array in copies]
         if found != own:
@@ -444,6 +440,10 @@ class Optimizer:
     def _variable_names(self) -> list[str]:
         return list(self._names)
 
+    def _describe(self, index: int) -> str:
+        names = self._variable_names()
+        return f"variable {index}" + (f" ({names[index]!r})" if index < len(names) else "")
+
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
         """Overwrite the variables with their moving averages, at the end of training.
 
@@ -458,6 +458,7 @@ class Optimizer:
             If the optimizer is not built, or the list is another one.
         """
         variables = var_list.values() if isinstance(var_list, Mapping) else var_list
+        _require_iterable("var_list", variables)
         self._core.finalize_variable_values(list(variables))
 
     def scale_loss(self, loss: Any) -> Any:
@@ -703,20 +704,20 @@ def named(variables: Any) -> tuple[list[str], list[Any]]:
         return [arguments.text("variable name", name) for name in variables], list(
             variables.values()
         )
-    if not isinstance(variables, Iterable) or isinstance(variables, (str, bytes, np.ndarray)):
-        raise TypeError(
-            f"variables: expected a sequence or dict of arrays, found {type(variables).__name__}"
-        )
+    _require_iterable("variables", variables, "a sequence or dict of arrays")
     return [], list(variables)
 
 
-def _require_iterable(name: str, value: Any) -> None:
-    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, np.ndarray)):
-        raise TypeError(f"{name}: expected a sequence of arrays, found {type(value).__name__}")
+def _require_iterable(name: str, value: Any, expected: str = "a sequence of arrays") -> None:
+    """Refuse what has no arrays for items; an array itself would fall into its rows."""
+    is_array = not isinstance(value, (str, bytes)) and _core.offers_memory(value)
+    if is_array or not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping, Set)):
+        advice = "; put it into a list" if is_array else "; give a list"
+        raise TypeError(f"{name}: expected {expected}, found {type(value).__name__}{advice}")
 
 
-def _as_array(variable: Any) -> Array:
-    return variable if isinstance(variable, np.ndarray) else np.asarray(variable)
+def _as_array(variable: Any, who: str) -> Array:
+    return _core.value_array(variable, who)
 
 
 def _address(array: Array) -> tuple[int, int]:

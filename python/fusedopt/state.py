@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusedopt.runtime import _core
+
 Array = npt.NDArray[Any]
 
 
@@ -17,8 +19,8 @@ def checked_values(
     """Bring as many values as there is state to its dtypes; ValueError for another shape or kind."""
     checked = []
     for position, ((name, target), given) in enumerate(zip(state, values, strict=True)):
-        value = np.asarray(given)
         who = f"{source}: array {position} ({name})"
+        value = _core.value_array(given, who)
         is_integer = target.dtype.kind == "i"
         if (value.dtype.kind in "iu") != is_integer or not (
             is_integer or value.dtype.kind == "f" or value.dtype.name == "bfloat16"
