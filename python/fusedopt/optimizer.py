@@ -9,7 +9,8 @@ import os
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 import numpy as np
@@ -711,7 +712,11 @@ def named(variables: Any) -> tuple[list[str], list[Any]]:
 def _require_iterable(name: str, value: Any, expected: str = "a sequence of arrays") -> None:
     """Refuse what has no arrays for items; an array itself would fall into its rows."""
     is_array = not isinstance(value, (str, bytes)) and _core.offers_memory(value)
-    if is_array or not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping, Set)):
+    if (
+        is_array
+        or not isinstance(value, Iterable)
+        or isinstance(value, (str, bytes, Mapping, AbstractSet))
+    ):
         advice = "; put it into a list" if is_array else "; give a list"
         raise TypeError(f"{name}: expected {expected}, found {type(value).__name__}{advice}")
 

@@ -26,7 +26,10 @@ def checked_values(
             is_integer or value.dtype.kind == "f" or value.dtype.name == "bfloat16"
         ):
             kind = "an integer" if is_integer else "a floating"
-            raise ValueError(f"{who}: expected {kind} dtype, found {value.dtype}")
+            raise ValueError(
+                f"{who}: expected {kind} dtype, found {value.dtype}; "
+                f"convert it with .astype('{target.dtype}')"
+            )
         if value.shape != target.shape:
             raise ValueError(f"{who}: expected shape {target.shape}, found {value.shape}")
         try:

@@ -30,10 +30,11 @@ BorrowedStaging::~BorrowedStaging() {
     idle_staging = std::move(staging_);
 }
 
-void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names) {
+void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<py::str> keys) {
     objects_ = std::move(objects);
     arrays_ = std::move(arrays);
-    names_ = std::move(names);
+    keys_ = std::move(keys);
+    names_.assign(keys_.begin(), keys_.end());
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
         const py::array& array = arrays_[i];
         const auto* fields = py::detail::array_proxy(array.ptr());
@@ -42,11 +43,9 @@ void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays,
         locks_.emplace_back(py::handle(array));
         if (!py::isinstance<py::array>(objects_[i])) shared_.push_back({i, objects_[i], array.attr("shape")});
     }
-    for (std::size_t i = 0; i < names_.size(); ++i) {
-        keys_.emplace_back(names_[i]);
-        PyUnicode_InternInPlace(&keys_.back().ptr());
-        indices_[keys_.back()] = i;
-    }
+    py::dict indices;
+    for (std::size_t i = 0; i < keys_.size(); ++i) indices[py::str(names_[i])] = i;
+    indices_ = std::move(indices);
     is_built_ = true;
 }
 
@@ -123,10 +122,11 @@ py::tuple Built::by_name(const py::dict& gradients, std::vector<std::size_t>& in
         }
     }
     if (unknown) {
-        const auto known = py::str(", ").attr("join")(py::module_::import("builtins").attr("map")(
-            py::module_::import("builtins").attr("repr"), py::cast(names_)));
-        throw std::invalid_argument("grads: expected names given to build (" + known.cast<std::string>() +
-                                    "), found " + py::repr(unknown).cast<std::string>());
+        const auto known = py::str(", ").attr("join")(
+            py::module_::import("builtins")
+                .attr("map")(py::module_::import("builtins").attr("repr"), py::cast(names_)));
+        throw std::invalid_argument("grads: expected names given to build (" + known.cast<std::string>() + "), found " +
+                                    py::repr(unknown).cast<std::string>());
     }
     return held;
 }

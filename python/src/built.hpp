@@ -41,7 +41,8 @@ class Built {
 public:
     /// Calls build with the views of these objects and without the GIL, then keeps them.
     template <class Build>
-    void build(const py::sequence& objects, std::vector<std::string> names, const Build& build) {
+    void build(const py::sequence& objects, std::vector<py::str> keys, const Build& build) {
+        const std::vector<std::string> names(keys.begin(), keys.end());
         std::vector<py::object> given;
         std::vector<py::array> arrays;
         std::vector<Tensor> tensors;
@@ -55,11 +56,11 @@ public:
             const py::gil_scoped_release release;
             build(tensors, names);
         }
-        keep(std::move(given), std::move(arrays), std::move(names));
+        keep(std::move(given), std::move(arrays), std::move(keys));
     }
 
-    /// Keeps variables that are built: the objects that were given, and the arrays over their memory.
-    void keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names);
+    /// Keeps variables that are built: the objects that were given, the arrays over their memory, and their names.
+    void keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<py::str> keys);
 
     std::string describe(std::size_t index) const {
         return "variable " + std::to_string(index) + (index < names_.size() ? " ('" + names_[index] + "')" : "");
@@ -68,8 +69,7 @@ public:
     /// Refuses variables that are no longer what they were at build. An array's memory can be swapped behind
     /// everybody's back, by __setstate__ for one, its dtype and shape assigned, and it can be made read-only.
     void check_memory() const {
-        constexpr int needed =
-            py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+        constexpr int needed = py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
             const auto* fields = py::detail::array_proxy(arrays_[i].ptr());
             const Memory& memory = memory_[i];
@@ -92,11 +92,11 @@ public:
 
     const std::vector<py::object>& objects() const { return objects_; }
     const std::vector<py::array>& arrays() const { return arrays_; }
-    const std::vector<std::string>& names() const { return names_; }
+    const std::vector<py::str>& keys() const { return keys_; }
 
 private:
-    // What NumPy would change of an array. It puts an assigned shape elsewhere, and to read the sizes in each step would
-    // cost more than to see where they are.
+    // What NumPy would change of an array. It puts an assigned shape elsewhere, and to read the sizes in each step
+    // would cost more than to see where they are.
     struct Memory {
         const void* data;
         const void* dimensions;
@@ -118,8 +118,8 @@ private:
     std::vector<py::array> arrays_;
     std::vector<Tensor> tensors_;
     std::vector<std::string> names_;
-    std::vector<py::str> keys_;
-    py::dict indices_;  // by name; as it is from build on
+    std::vector<py::str> keys_;  // the same: these objects are likely to come again
+    py::object indices_;         // a dict by name, made by keep: an optimizer may be constructed without the GIL
     bool is_built_ = false;
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;

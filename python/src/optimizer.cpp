@@ -53,7 +53,7 @@ public:
         core->exclude_from_weight_decay(tensors);
     }
 
-    void build(const py::sequence& objects, std::vector<std::string> names) {
+    void build(const py::sequence& objects, std::vector<py::str> names) {
         built.build(objects, std::move(names), [&](const auto& tensors, const auto& n) { core->build(tensors, n); });
         excluded.clear();
     }
@@ -80,19 +80,18 @@ public:
         core = std::make_shared<MultiOptimizer>(std::move(cores), loss_scale_factor);
     }
 
-    void build(const py::sequence& objects, std::vector<std::string> names,
-               const std::vector<std::size_t>& assignment) {
+    void build(const py::sequence& objects, std::vector<py::str> names, const std::vector<std::size_t>& assignment) {
         built.build(objects, std::move(names),
                     [&](const auto& tensors, const auto& n) { core->build(tensors, assignment, n); });
         for (std::size_t k = 0; k < members.size(); ++k) {
             std::vector<py::object> objects_of_member;
             std::vector<py::array> arrays;
-            std::vector<std::string> own_names;
+            std::vector<py::str> own_names;
             for (std::size_t i = 0; i < assignment.size(); ++i) {
                 if (assignment[i] != k) continue;
                 objects_of_member.push_back(built.objects()[i]);
                 arrays.push_back(built.arrays()[i]);
-                if (!built.names().empty()) own_names.push_back(built.names()[i]);
+                if (!built.keys().empty()) own_names.push_back(built.keys()[i]);
             }
             members[k]->built.keep(std::move(objects_of_member), std::move(arrays), std::move(own_names));
         }
@@ -196,8 +195,8 @@ py::cpp_function unlocked(Value (Core::*get)() const) {
 }  // namespace
 
 void register_optimizers(py::module_& module) {
-    module.def("offers_memory", &offers_memory, py::arg("object"));
-    module.def("value_array", &value_array, py::arg("object"), py::arg("who"));
+    module.def("offers_memory", &offers_memory, py::arg("value"));
+    module.def("value_array", &value_array, py::arg("value"), py::arg("who"));
 
     py::class_<PyOptimizer, std::shared_ptr<PyOptimizer>> optimizer(module, "Optimizer");
     define_state<PyOptimizer>(optimizer);
