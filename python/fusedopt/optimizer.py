@@ -188,8 +188,10 @@ class Optimizer:
         variables : sequence or dict of numpy.ndarray
             float32, float64, float16 or bfloat16 (``ml_dtypes``), C-contiguous, writable, aligned,
             not overlapping. Other objects that share writable CPU memory are welcome too. They
-            are kept alive, and NumPy refuses to resize them as long as the optimizer is. With a
-            dict, the names serve messages, `exclude_from_weight_decay` and gradients given by name.
+            are kept alive, and NumPy refuses to resize them as long as the optimizer is. Each step
+            checks that they still have the memory, dtype and shape of the build. With a dict,
+            the names serve messages, `exclude_from_weight_decay` and gradients given by name.
+            A masked array is refused, even if no element is masked; give its ``.data``.
 
         Raises
         ------
@@ -303,8 +305,9 @@ class Optimizer:
             dict by name may leave variables out. float16, bfloat16, float32 or float64,
             whatever the variable's type; also read-only, and also objects that share CPU memory
             (buffer protocol, ``__array_interface__``, ``__array__``). A gradient that is not
-            C-contiguous is gathered element by element, which is slower. Without variables beside
-            it, an empty sequence changes nothing, as in Keras.
+            C-contiguous is gathered element by element, which is slower. A masked array is
+            refused, even if no element is masked; give its ``.filled(0)`` or ``.data``. Without
+            variables beside it, an empty sequence changes nothing, as in Keras.
         trainable_variables : sequence of numpy.ndarray, optional
             The variables these gradients belong to, in any order; builds on first use. As many as
             gradients: an empty list of gradients beside variables, which Keras ignores, is a
@@ -313,7 +316,8 @@ class Optimizer:
         Raises
         ------
         ValueError, TypeError
-            If anything is wrong with the call; then nothing has changed, but that an optimizer which
+            If anything is wrong with the call, or a variable's memory, dtype or shape is no
+            longer that of the build; then nothing has changed, but that an optimizer which
             the call has built stays built. A learning-rate function that fails or returns something
             that is not a finite number >= 0 stops the step as well.
 
@@ -456,7 +460,10 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If the optimizer is not built, or the list is another one.
+            If the optimizer is not built, the list is another one, or a variable's memory, dtype
+            or shape is no longer that of the build.
+        TypeError
+            If an item of the list gives no array, or one with a mask.
         """
         variables = var_list.values() if isinstance(var_list, Mapping) else var_list
         _require_iterable("var_list", variables)
@@ -519,6 +526,8 @@ class Optimizer:
         ValueError
             If the optimizer is not built, or count, a shape, a kind or a value is wrong; then
             nothing has changed.
+        TypeError
+            If an object gives no array, or one with a mask; then nothing has changed.
         """
         if not self.built:
             raise ValueError("set_weights: the optimizer is not built; call build first")
