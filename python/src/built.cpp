@@ -25,16 +25,14 @@ BorrowedStaging::BorrowedStaging() : staging_(std::move(idle_staging)) {
 
 BorrowedStaging::~BorrowedStaging() {
     staging_->variables.clear();
-    staging_->indices.clear();
     staging_->converted.clear();
     idle_staging = std::move(staging_);
 }
 
-void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<py::str> keys) {
+void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names) {
     objects_ = std::move(objects);
     arrays_ = std::move(arrays);
-    keys_ = std::move(keys);
-    names_.assign(keys_.begin(), keys_.end());
+    names_ = std::move(names);
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
         const py::array& array = arrays_[i];
         const auto* fields = py::detail::array_proxy(array.ptr());
@@ -44,7 +42,7 @@ void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays,
         if (!py::isinstance<py::array>(objects_[i])) shared_.push_back({i, objects_[i], array.attr("shape")});
     }
     py::dict indices;
-    for (std::size_t i = 0; i < keys_.size(); ++i) indices[py::str(names_[i])] = i;
+    for (std::size_t i = 0; i < names_.size(); ++i) indices[py::str(names_[i])] = i;
     indices_ = std::move(indices);
     is_built_ = true;
 }
@@ -87,8 +85,7 @@ std::optional<std::size_t> Built::find(const Tensor& tensor) const {
     return std::nullopt;
 }
 
-std::optional<std::size_t> Built::index_of(PyObject* name, std::size_t likely) const {
-    if (likely < keys_.size() && keys_[likely].ptr() == name) return likely;
+std::optional<std::size_t> Built::index_of(PyObject* name) const {
     if (!PyUnicode_Check(name)) return std::nullopt;
     // A subclass could run code of its own.
     const auto text = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));
@@ -96,29 +93,54 @@ std::optional<std::size_t> Built::index_of(PyObject* name, std::size_t likely) c
     return index ? std::optional(PyLong_AsSize_t(index)) : std::nullopt;
 }
 
-py::tuple Built::by_name(const py::dict& gradients, std::vector<std::size_t>& indices) const {
+std::unique_ptr<Names> Built::take_names() const {
+    std::unique_ptr<Names> names(idle_names_.exchange(nullptr));
+    return names ? std::move(names) : std::make_unique<Names>();
+}
+
+void Built::give_back(std::unique_ptr<Names> names) const {
+    const std::unique_ptr<Names> other(idle_names_.exchange(names.release()));
+}
+
+py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
     if (!is_built_) throw std::invalid_argument("apply: the optimizer is not built; call build first");
     if (names_.empty()) {
         throw std::invalid_argument("grads: expected a sequence, as build was given one, found a dict");
     }
     py::tuple held;
     py::object unknown;
+    std::vector<py::object> forgotten;  // may run code of their own when they die, so not within the loop
     {
         const py::scoped_critical_section alone(gradients);
-        const std::size_t count = gradients.size();
-        const bool is_whole = count == names_.size();
-        held = py::tuple(count);
+        std::size_t count;
+        do {  // to make a tuple can run the garbage collector, and that the caller's code
+            count = gradients.size();
+            held = py::tuple(count);
+        } while (gradients.size() != count);
+        names.are_some = count < names_.size();
+        for (; names.names.size() > count; names.names.pop_back()) forgotten.push_back(std::move(names.names.back()));
+        names.names.resize(count);
+        names.indices.resize(count);
+        names.variables.resize(count);
         Py_ssize_t cursor = 0;
         PyObject *name, *gradient;
         for (std::size_t position = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient); ++position) {
-            const std::optional<std::size_t> index = index_of(name, position);
-            const auto place = static_cast<py::ssize_t>(is_whole && index ? *index : position);
-            if (!index || PyTuple_GET_ITEM(held.ptr(), place)) {
+            std::size_t& index = names.indices[position];
+            if (names.names[position].ptr() != name) {
+                forgotten.push_back(std::move(names.names[position]));
+                const std::optional<std::size_t> found = index_of(name);
+                if (found) {
+                    index = *found;
+                    names.names[position] = py::reinterpret_borrow<py::object>(name);
+                    names.variables[position] = tensors_[index];
+                }
+            }
+            const auto place = static_cast<py::ssize_t>(names.are_some ? position : index);
+            if (!names.names[position] || PyTuple_GET_ITEM(held.ptr(), place)) {
                 unknown = py::reinterpret_borrow<py::object>(name);
                 break;
             }
             PyTuple_SET_ITEM(held.ptr(), place, py::handle(gradient).inc_ref().ptr());
-            if (!is_whole) indices.push_back(*index);
         }
     }
     if (unknown) {
@@ -131,7 +153,8 @@ py::tuple Built::by_name(const py::dict& gradients, std::vector<std::size_t>& in
     return held;
 }
 
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables) {
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
+           const Names* names) {
     const py::tuple variable_objects = variables.is_none() ? py::tuple() : py::tuple(variables);
     built.check_memory();
 
@@ -141,9 +164,8 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         staging->converted.push_back(variable_array(variable_objects[i], who));
         staging->variables.push_back(view(staging->converted.back(), who));
     }
-    for (const std::size_t index : staging->indices) staging->variables.push_back(built.tensor(index));
     const auto describe_variable = [&](std::size_t i) {
-        if (!staging->indices.empty()) return built.describe(staging->indices[i]);
+        if (names && names->are_some) return built.describe(names->indices[i]);
         return variables.is_none() ? built.describe(i) : "variable at position " + std::to_string(i);
     };
     const auto describe = [&](std::size_t i) {

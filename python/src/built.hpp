@@ -3,6 +3,7 @@
 
 #include <fusedopt/tensor.hpp>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,7 +21,6 @@ namespace fusedopt::python {
 struct Staging {
     std::vector<Tensor> gradients;  // those of the last call, until they are renewed
     std::vector<Tensor> variables;
-    std::vector<std::size_t> indices;  // whose gradients these are, where names give some only
     std::vector<py::array> converted;  // arrays made from other objects, alive until the step is done
 };
 
@@ -36,13 +36,25 @@ private:
     std::unique_ptr<Staging> staging_;
 };
 
+/// The names of a call by name, in its order. To see the same objects again is quicker than to look them up.
+struct Names {
+    std::vector<py::object> names;
+    std::vector<std::size_t> indices;  // which variables they name
+    std::vector<Tensor> variables;
+    bool are_some = false;  // not all of the variables
+};
+
 /// The variables given to build: their arrays keep the memory alive.
 class Built {
 public:
+    Built() = default;
+    ~Built() { delete idle_names_.load(); }
+    Built(const Built&) = delete;
+    Built& operator=(const Built&) = delete;
+
     /// Calls build with the views of these objects and without the GIL, then keeps them.
     template <class Build>
-    void build(const py::sequence& objects, std::vector<py::str> keys, const Build& build) {
-        const std::vector<std::string> names(keys.begin(), keys.end());
+    void build(const py::sequence& objects, std::vector<std::string> names, const Build& build) {
         std::vector<py::object> given;
         std::vector<py::array> arrays;
         std::vector<Tensor> tensors;
@@ -56,11 +68,11 @@ public:
             const py::gil_scoped_release release;
             build(tensors, names);
         }
-        keep(std::move(given), std::move(arrays), std::move(keys));
+        keep(std::move(given), std::move(arrays), std::move(names));
     }
 
     /// Keeps variables that are built: the objects that were given, the arrays over their memory, and their names.
-    void keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<py::str> keys);
+    void keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names);
 
     std::string describe(std::size_t index) const {
         return "variable " + std::to_string(index) + (index < names_.size() ? " ('" + names_[index] + "')" : "");
@@ -80,19 +92,19 @@ public:
         for (const Shared& variable : shared_) check_shared(variable);
     }
 
-    /// Gradients by name, held: in the order of build if there is one for each variable; else in their own order,
-    /// and `indices` says of which variables.
-    py::tuple by_name(const py::dict& gradients, std::vector<std::size_t>& indices) const;
+    /// Gradients by name, held: in the order of build if there is one for each variable, else in that of `names`.
+    py::tuple by_name(const py::dict& gradients, Names& names) const;
 
-    /// The view of a variable that build was given.
-    const Tensor& tensor(std::size_t index) const { return tensors_[index]; }
+    /// What is known of names from earlier calls; nothing, if another thread is using it.
+    std::unique_ptr<Names> take_names() const;
+    void give_back(std::unique_ptr<Names> names) const;
 
     /// The variable that lies in this memory, if there is one.
     std::optional<std::size_t> find(const Tensor& tensor) const;
 
     const std::vector<py::object>& objects() const { return objects_; }
     const std::vector<py::array>& arrays() const { return arrays_; }
-    const std::vector<py::str>& keys() const { return keys_; }
+    const std::vector<std::string>& names() const { return names_; }
 
 private:
     // What NumPy would change of an array. It puts an assigned shape elsewhere, and to read the sizes in each step
@@ -112,15 +124,15 @@ private:
 
     void check_array(std::size_t index, const py::array& array) const;
     void check_shared(const Shared& variable) const;
-    std::optional<std::size_t> index_of(PyObject* name, std::size_t likely) const;
+    std::optional<std::size_t> index_of(PyObject* name) const;
 
     std::vector<py::object> objects_;
     std::vector<py::array> arrays_;
     std::vector<Tensor> tensors_;
     std::vector<std::string> names_;
-    std::vector<py::str> keys_;  // the same: these objects are likely to come again
-    py::object indices_;         // a dict by name, made by keep: an optimizer may be constructed without the GIL
+    py::object indices_;  // a dict by name, made by keep: an optimizer may be constructed without the GIL
     bool is_built_ = false;
+    mutable std::atomic<Names*> idle_names_{nullptr};
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
@@ -128,21 +140,40 @@ private:
     std::vector<py::weakref> locks_;
 };
 
+class BorrowedNames {
+public:
+    BorrowedNames(const Built& built, bool are_given)
+        : built_(built), names_(are_given ? built.take_names() : nullptr) {}
+    ~BorrowedNames() {
+        if (names_) built_.give_back(std::move(names_));
+    }
+    BorrowedNames(const BorrowedNames&) = delete;
+    BorrowedNames& operator=(const BorrowedNames&) = delete;
+    Names* get() const { return names_.get(); }
+
+private:
+    const Built& built_;
+    std::unique_ptr<Names> names_;
+};
+
 /// Reads the objects of a call into the staging area; warns of gradients that are None.
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables);
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
+           const Names* names);
 
 /// Calls step with views of gradients and, where given, variables, and without the GIL.
 template <class Step>
 auto call_step(const Built& built, const py::object& gradients, const py::object& variables, const Step& step) {
     BorrowedStaging staging;
     // What holds them could change while the GIL is released.
-    const py::tuple held = PyDict_CheckExact(gradients.ptr())
-                               ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), staging->indices)
-                               : py::tuple(gradients);
-    stage(staging, built, held, variables);
-    const bool in_built_order = variables.is_none() && staging->indices.empty();
+    const BorrowedNames names(built, PyDict_CheckExact(gradients.ptr()));
+    const py::tuple held =
+        names.get() ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), *names.get()) : py::tuple(gradients);
+    stage(staging, built, held, variables, names.get());
+    const std::vector<Tensor>* given = !variables.is_none()                   ? &staging->variables
+                                       : names.get() && names.get()->are_some ? &names.get()->variables
+                                                                              : nullptr;
     const py::gil_scoped_release release;
-    return step(std::span<const Tensor>(staging->gradients), in_built_order ? nullptr : &staging->variables);
+    return step(std::span<const Tensor>(staging->gradients), given);
 }
 
 }  // namespace fusedopt::python

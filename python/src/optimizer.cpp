@@ -53,7 +53,7 @@ public:
         core->exclude_from_weight_decay(tensors);
     }
 
-    void build(const py::sequence& objects, std::vector<py::str> names) {
+    void build(const py::sequence& objects, std::vector<std::string> names) {
         built.build(objects, std::move(names), [&](const auto& tensors, const auto& n) { core->build(tensors, n); });
         excluded.clear();
     }
@@ -80,18 +80,19 @@ public:
         core = std::make_shared<MultiOptimizer>(std::move(cores), loss_scale_factor);
     }
 
-    void build(const py::sequence& objects, std::vector<py::str> names, const std::vector<std::size_t>& assignment) {
+    void build(const py::sequence& objects, std::vector<std::string> names,
+               const std::vector<std::size_t>& assignment) {
         built.build(objects, std::move(names),
                     [&](const auto& tensors, const auto& n) { core->build(tensors, assignment, n); });
         for (std::size_t k = 0; k < members.size(); ++k) {
             std::vector<py::object> objects_of_member;
             std::vector<py::array> arrays;
-            std::vector<py::str> own_names;
+            std::vector<std::string> own_names;
             for (std::size_t i = 0; i < assignment.size(); ++i) {
                 if (assignment[i] != k) continue;
                 objects_of_member.push_back(built.objects()[i]);
                 arrays.push_back(built.arrays()[i]);
-                if (!built.keys().empty()) own_names.push_back(built.keys()[i]);
+                if (!built.names().empty()) own_names.push_back(built.names()[i]);
             }
             members[k]->built.keep(std::move(objects_of_member), std::move(arrays), std::move(own_names));
         }
