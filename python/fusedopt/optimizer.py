@@ -10,6 +10,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from fusedopt.schedules import LearningRateSchedule, deserialize
 from fusedopt.serialized import serialized
 from fusedopt.state import Array, checked_values
 
+_PREPARED = (list, tuple, dict)  # gradients that the core takes as they are
 LearningRate = float | LearningRateSchedule | Callable[[], float]
 Self = TypeVar("Self", bound="Optimizer")
 
@@ -201,8 +203,10 @@ class Optimizer:
         variables : sequence or dict of numpy.ndarray
             float32, float64, float16 or bfloat16 (``ml_dtypes``), C-contiguous, writable, aligned,
             not overlapping. Other objects that share writable CPU memory are welcome too. They
-            are kept alive, and NumPy refuses to resize them as long as the optimizer is. With a
-            dict, the names serve messages, `exclude_from_weight_decay` and gradients given by name.
+            are kept alive, and NumPy refuses to resize them as long as the optimizer is. Each step
+            checks that they still have the memory, dtype and shape of the build. With a dict,
+            the names serve messages, `exclude_from_weight_decay` and gradients given by name.
+            A masked array is refused, even if no element is masked; give its ``.data``.
 
         Raises
         ------
@@ -248,7 +252,9 @@ class Optimizer:
                     stacklevel=3,
                 )
         self._core.exclude_from_weight_decay(excluded)
-        self._excluded_addresses = {_address(_as_array(variable)) for variable in excluded}
+        self._excluded_addresses = {
+            _address(_as_array(variable, "exclude_from_weight_decay")) for variable in excluded
+        }
 
     def _note_built(self, names: Sequence[str]) -> None:
         self._names = {name: i for i, name in enumerate(names)}
@@ -294,12 +300,15 @@ class Optimizer:
                 "exclude_from_weight_decay: expected before build, found the optimizer built"
             )
         names = arguments.patterns("var_names", var_names)
+        if var_list is not None:
+            _require_iterable("var_list", var_list)
         self._excluded_variables = [] if var_list is None else list(var_list)
         self._excluded_names = names
 
     def _require_same(self, variables: Sequence[Any]) -> None:
         mine = [_address(array) for array in self._core.arrays]
-        if mine != [_address(_as_array(variable)) for variable in variables]:
+        found = [_address(_as_array(w, f"build: variable {i}")) for i, w in enumerate(variables)]
+        if mine != found:
             raise ValueError(
                 f"build: the optimizer is built already, on {len(mine)} variables; found others"
             )
@@ -320,8 +329,9 @@ class Optimizer:
             dict by name may leave variables out. float16, bfloat16, float32 or float64,
             whatever the variable's type; also read-only, and also objects that share CPU memory
             (buffer protocol, ``__array_interface__``, ``__array__``). A gradient that is not
-            C-contiguous is gathered element by element, which is slower. Without variables beside
-            it, an empty sequence changes nothing, as in Keras.
+            C-contiguous is gathered element by element, which is slower. A masked array is
+            refused, even if no element is masked; give its ``.filled(0)`` or ``.data``. Without
+            variables beside it, an empty sequence changes nothing, as in Keras.
         trainable_variables : sequence of numpy.ndarray, optional
             The variables these gradients belong to, in any order; builds on first use. As many as
             gradients: an empty list of gradients beside variables, which Keras ignores, is a
@@ -330,7 +340,8 @@ class Optimizer:
         Raises
         ------
         ValueError, TypeError
-            If anything is wrong with the call; then nothing has changed, but that an optimizer which
+            If anything is wrong with the call, or a variable's memory, dtype or shape is no
+            longer that of the build; then nothing has changed, but that an optimizer which
             the call has built stays built. A learning-rate function that fails or returns something
             that is not a finite number >= 0 stops the step as well.
 
@@ -351,7 +362,7 @@ class Optimizer:
         array([-1.,  1.])
         """
         # Preparing takes a tenth of the time of a small step, and most calls need none.
-        if trainable_variables is not None or not isinstance(grads, (list, tuple)):
+        if trainable_variables is not None or type(grads) not in _PREPARED:
             grads, trainable_variables = self._prepare(grads, trainable_variables)
         self._core.apply(grads, trainable_variables)
 
@@ -377,10 +388,10 @@ class Optimizer:
         self, grads: Iterable[Any] | Mapping[str, Any], variables: Iterable[Any] | None
     ) -> tuple[Iterable[Any], Iterable[Any] | None]:
         if variables is None:
-            if isinstance(grads, (list, tuple)):
+            if type(grads) in _PREPARED:
                 return grads, None
             if isinstance(grads, Mapping):
-                return self._by_name(grads)
+                return {name: grads[name] for name in grads}, None
             _require_iterable("grads", grads)
             return list(grads), None
         if isinstance(grads, Mapping):
@@ -396,20 +407,6 @@ class Optimizer:
                 )
             self.build(variables)
         return gradients, variables
-
-    def _by_name(self, grads: Mapping[str, Any]) -> tuple[list[Any], list[Array] | None]:
-        if not self.built:
-            raise ValueError("apply: the optimizer is not built; call build first")
-        if not self._names:
-            raise ValueError("grads: expected a sequence, as build was given one, found a dict")
-        for name in grads:
-            if name not in self._names:
-                known = ", ".join(map(repr, self._names))
-                raise ValueError(f"grads: expected names given to build ({known}), found {name!r}")
-        if len(grads) == len(self._names):
-            return [grads[name] for name in self._names], None
-        arrays = self._core.arrays
-        return list(grads.values()), [arrays[self._names[name]] for name in grads]
 
     def stateless_apply(
         self,
@@ -438,9 +435,12 @@ class Optimizer:
         """
         if not self.built:
             raise ValueError("stateless_apply: the optimizer is not built; call build first")
-        _require_iterable("optimizer_variables", optimizer_variables)
-        given = [_as_array(variable) for variable in trainable_variables]
-        values = [_as_array(value) for value in optimizer_variables]
+        _require_iterable("trainable_variables", trainable_variables)
+        given = [
+            _as_array(variable, f"stateless_apply: {self._describe(i)}")
+            for i, variable in enumerate(trainable_variables)
+        ]
+        values = self._arrays_for_state(optimizer_variables)
         # They may be this optimizer's own, which another thread steps.
         copies, values = self._core.between_steps(
             lambda: [[np.array(array, order="C") for array in arrays] for arrays in (given, values)]
@@ -474,6 +474,10 @@ class Optimizer:
     def _variable_names(self) -> list[str]:
         return list(self._names)
 
+    def _describe(self, index: int) -> str:
+        names = self._variable_names()
+        return f"variable {index}" + (f" ({names[index]!r})" if index < len(names) else "")
+
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
         """Overwrite the variables with their moving averages, at the end of training.
 
@@ -485,9 +489,13 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If the optimizer is not built, or the list is another one.
+            If the optimizer is not built, the list is another one, or a variable's memory, dtype
+            or shape is no longer that of the build.
+        TypeError
+            If an item of the list gives no array, or one with a mask.
         """
         variables = var_list.values() if isinstance(var_list, Mapping) else var_list
+        _require_iterable("var_list", variables)
         self._core.finalize_variable_values(list(variables))
 
     def scale_loss(self, loss: Any) -> Any:
@@ -586,20 +594,27 @@ class Optimizer:
         ValueError
             If the optimizer is not built, or count, a shape, a kind or a value is wrong; then
             nothing has changed.
+        TypeError
+            If an object gives no array, or one with a mask; then nothing has changed.
         """
         if not self.built:
             raise ValueError("set_weights: the optimizer is not built; call build first")
-        _require_iterable("weights", weights)
-        values = [np.asarray(value) for value in weights]
+        values = self._arrays_for_state(weights)
         self._core.between_steps(lambda: self._set_values(values))
 
+    def _arrays_for_state(self, weights: Sequence[Any]) -> list[Array]:
+        _require_iterable("weights", weights)
+        weights = list(weights)
+        own = self._named_variables()
+        if len(weights) != len(own):
+            raise ValueError(f"set_weights: expected {len(own)} arrays, found {len(weights)}")
+        return [
+            _as_array(value, f"set_weights: array {i} ({name})")
+            for i, ((name, _), value) in enumerate(zip(own, weights, strict=True))
+        ]
+
     def _set_values(self, values: list[Array]) -> None:
-        named_variables = self._named_variables()
-        if len(values) != len(named_variables):
-            raise ValueError(
-                f"set_weights: expected {len(named_variables)} arrays, found {len(values)}"
-            )
-        self._core_set_weights(checked_values("set_weights", named_variables, values))
+        self._core_set_weights(checked_values("set_weights", self._named_variables(), values))
 
     def _core_set_weights(self, values: list[Array]) -> None:
         self._core.set_weights(values)
@@ -885,20 +900,24 @@ def named(variables: Any) -> tuple[list[str], list[Any]]:
         return [arguments.text("variable name", name) for name in variables], list(
             variables.values()
         )
-    if not isinstance(variables, Iterable) or isinstance(variables, (str, bytes, np.ndarray)):
-        raise TypeError(
-            f"variables: expected a sequence or dict of arrays, found {type(variables).__name__}"
-        )
+    _require_iterable("variables", variables, "a sequence or dict of arrays")
     return [], list(variables)
 
 
-def _require_iterable(name: str, value: Any) -> None:
-    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, np.ndarray)):
-        raise TypeError(f"{name}: expected a sequence of arrays, found {type(value).__name__}")
+def _require_iterable(name: str, value: Any, expected: str = "a sequence of arrays") -> None:
+    """Refuse what has no arrays for items; an array itself would fall into its rows."""
+    is_array = not isinstance(value, (str, bytes)) and _core.offers_memory(value)
+    if (
+        is_array
+        or not isinstance(value, Iterable)
+        or isinstance(value, (str, bytes, Mapping, AbstractSet))
+    ):
+        advice = "; put it into a list" if is_array else "; give a list"
+        raise TypeError(f"{name}: expected {expected}, found {type(value).__name__}{advice}")
 
 
-def _as_array(variable: Any) -> Array:
-    return variable if isinstance(variable, np.ndarray) else np.asarray(variable)
+def _as_array(variable: Any, who: str) -> Array:
+    return _core.value_array(variable, who)
 
 
 def _address(array: Array) -> tuple[int, int]:

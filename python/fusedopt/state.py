@@ -14,19 +14,21 @@ Array = npt.NDArray[Any]
 
 
 def checked_values(
-    source: str, state: Sequence[tuple[str, Array]], values: Sequence[Any]
+    source: str, state: Sequence[tuple[str, Array]], values: Sequence[Array]
 ) -> list[Array]:
     """Bring as many values as there is state to its dtypes; ValueError for another shape or kind."""
     checked = []
-    for position, ((name, target), given) in enumerate(zip(state, values, strict=True)):
-        value = np.asarray(given)
+    for position, ((name, target), value) in enumerate(zip(state, values, strict=True)):
         who = f"{source}: array {position} ({name})"
         is_integer = target.dtype.kind == "i"
         if (value.dtype.kind in "iu") != is_integer or not (
             is_integer or value.dtype.kind == "f" or value.dtype.name == "bfloat16"
         ):
             kind = "an integer" if is_integer else "a floating"
-            raise ValueError(f"{who}: expected {kind} dtype, found {value.dtype}")
+            raise ValueError(
+                f"{who}: expected {kind} dtype, found {value.dtype}; "
+                f"convert it with .astype('{target.dtype}')"
+            )
         if value.shape != target.shape:
             raise ValueError(f"{who}: expected shape {target.shape}, found {value.shape}")
         if value.dtype.kind == "u" and np.any(value > np.iinfo(np.int64).max):

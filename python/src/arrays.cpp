@@ -15,11 +15,15 @@ constexpr int float32_number = 11, float64_number = 12, float16_number = 23, fir
 // ml_dtypes registers bfloat16 at run time, so its number is found out once, by name.
 std::atomic<int> bfloat16_number{-1};
 
-// What every gradient that is no array is asked by; made once.
+// What every object that is no array is asked by; made once.
 struct Protocols {
     py::str array_interface;
     py::str array;
-    py::object asarray;
+    py::str mask;
+    py::str data_ptr;
+    py::str shape;
+    py::str is_contiguous;
+    py::object asanyarray;
 };
 
 const Protocols& protocols() {
@@ -30,15 +34,15 @@ const Protocols& protocols() {
             if (!text) throw py::error_already_set();
             return py::reinterpret_steal<py::str>(text);
         };
-        return Protocols{interned("__array_interface__"), interned("__array__"),
-                         py::module_::import("numpy").attr("asarray")};
+        return Protocols{interned("__array_interface__"),
+                         interned("__array__"),
+                         interned("mask"),
+                         interned("data_ptr"),
+                         interned("shape"),
+                         interned("is_contiguous"),
+                         py::module_::import("numpy").attr("asanyarray")};
     };
     return storage.call_once_and_store_result(make).get_stored();
-}
-
-bool offers_memory(py::handle object) {
-    return py::hasattr(object, protocols().array_interface) || py::hasattr(object, protocols().array) ||
-           PyObject_CheckBuffer(object.ptr()) != 0;
 }
 
 bool is_bfloat16(const py::dtype& dtype, int number) {
@@ -54,19 +58,76 @@ std::string type_name(py::handle object) {
     return py::type::handle_of(object).attr("__name__").cast<std::string>();
 }
 
+// Elements under a mask are no values to update or to update by. An array with no element masked is refused as well:
+// whether a call works must not depend on the data.
+void refuse_mask(py::handle object, const std::string& who) {
+    py::object mask = py::getattr(object, protocols().mask, py::none());
+    if (mask.is_none() && !py::isinstance<py::array>(object)) {
+        const py::object interface = py::getattr(object, protocols().array_interface, py::none());
+        if (py::isinstance<py::dict>(interface)) mask = interface.attr("get")(protocols().mask);
+    }
+    if (mask.is_none() || PyCallable_Check(mask.ptr())) return;  // pandas has a method of this name
+    throw py::type_error(who + ": expected an array without a mask, found " + type_name(object) +
+                         "; give .data to use every element, or .filled(0) for a copy with zeros under the mask");
+}
+
+const char* advice(py::handle object) {
+    if (PyDict_Check(object.ptr())) return "give one array here, in a flat dict if there are names";
+    if (py::hasattr(object, "toarray")) return "give its .toarray(), which is dense";
+    if (py::hasattr(object, "__cuda_array_interface__")) return "copy it to the CPU";
+    if (py::hasattr(object, "__dlpack__")) return "give numpy.from_dlpack of it, from the CPU";
+    if (PyUnicode_Check(object.ptr())) return "give the array itself";
+    if (PyIter_Check(object.ptr())) return "collect its items into a numpy.ndarray";
+    if (PySequence_Check(object.ptr()) || PyNumber_Check(object.ptr())) {
+        return "give numpy.array of it, with dtype=numpy.float32";
+    }
+    return "give a numpy.ndarray";
+}
+
+// Keeps what another library says of itself; it mostly says what to do as well.
+[[noreturn]] void refuse_conversion(py::error_already_set& error, py::handle object, const std::string& who) {
+    if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
+    std::string cause = py::str(error.value()).cast<std::string>();
+    while (!cause.empty() && (cause.back() == '.' || cause.back() == '\n')) cause.pop_back();
+    const std::string message = who + ": expected an array in CPU memory, found " + type_name(object) +
+                                " that cannot give one (" + type_name(error.value()) +
+                                (cause.empty() ? "" : ": " + cause) + "); convert it to a numpy.ndarray yourself";
+    py::raise_from(error, PyExc_TypeError, message.c_str());
+    throw py::error_already_set();
+}
+
+py::array converted(py::handle object, const std::string& who) {
+    refuse_mask(object, who);
+    py::object array;
+    try {
+        array = protocols().asanyarray(object);
+    } catch (py::error_already_set& error) {
+        refuse_conversion(error, object, who);
+    }
+    if (!is_plain_array(array)) refuse_mask(array, who);
+    return array;
+}
+
 py::array as_array(py::handle object, const std::string& who) {
     if (!offers_memory(object)) {
         throw py::type_error(who + ": expected a numpy.ndarray or an object that shares CPU memory (buffer protocol, " +
-                             "__array_interface__ or __array__), found " + type_name(object));
+                             "__array_interface__ or __array__), found " + type_name(object) + "; " + advice(object));
     }
-    try {
-        return protocols().asarray(object).cast<py::array>();
-    } catch (py::error_already_set& error) {
-        py::raise_from(
-            error, PyExc_TypeError,
-            (who + ": expected an array in CPU memory, but this " + type_name(object) + " cannot give one").c_str());
-        throw py::error_already_set();
+    return converted(object, who);
+}
+
+std::string advice_on_dtype(const py::dtype& dtype) {
+    const char kind = dtype.kind();
+    if (dtype.has_fields()) {
+        const auto first = py::sequence(dtype.attr("names"))[0];
+        return "give one of its fields, such as [" + py::repr(first).cast<std::string>() + "]";
     }
+    if (kind == 'c') return "give its .real or .imag part";
+    if (kind == 'f' && dtype.itemsize() <= 8) {
+        return "convert it with .astype('" + dtype.attr("name").cast<std::string>() + "')";
+    }
+    return kind == 'V' || kind == 'm' || kind == 'M' ? "give an array of numbers"
+                                                     : "convert it with .astype(numpy.float32)";
 }
 
 Tensor view(const py::array& array, DType dtype) {
@@ -99,8 +160,14 @@ std::optional<DType> KnownDTypes::find(PyObject* object) {
 }
 
 void refuse_dtype(py::handle array, const std::string& who) {
+    const py::dtype dtype = array.attr("dtype");
     throw py::type_error(who + ": expected float16, bfloat16, float32 or float64 in native byte order, found dtype " +
-                         py::str(array.attr("dtype")).cast<std::string>());
+                         py::str(dtype).cast<std::string>() + "; " + advice_on_dtype(dtype));
+}
+
+bool offers_memory(py::handle object) {
+    return py::hasattr(object, protocols().array_interface) || py::hasattr(object, protocols().array) ||
+           PyObject_CheckBuffer(object.ptr()) != 0;
 }
 
 void renew(Tensor& tensor, py::handle array, DType dtype) {
@@ -127,19 +194,40 @@ Tensor view(const py::array& array, const std::string& who) {
 }
 
 py::array gradient_array(py::handle object, const std::string& who) {
-    return py::isinstance<py::array>(object) ? py::reinterpret_borrow<py::array>(object) : as_array(object, who);
+    return is_plain_array(object) ? py::reinterpret_borrow<py::array>(object) : as_array(object, who);
+}
+
+py::array value_array(py::handle object, const std::string& who) {
+    return is_plain_array(object) ? py::reinterpret_borrow<py::array>(object) : converted(object, who);
 }
 
 py::array variable_array(py::handle object, const std::string& who) {
-    if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+    if (py::isinstance<py::array>(object)) return gradient_array(object, who);
     // Two arrays of shared memory have one address; two copies, both alive, have two.
     py::array first = as_array(object, who);
     const py::array second = as_array(object, who);
     if (first.data() != second.data()) {
         throw py::type_error(who + ": expected an object that shares its memory, but this " + type_name(object) +
-                             " gives a new copy each time");
+                             " gives a new copy each time; give a numpy.ndarray");
     }
     return first;
+}
+
+bool is_known_at(py::handle object, const void* data, const py::tuple& shape) {
+    const Protocols& names = protocols();
+    const auto call = [&](const py::str& name) {
+        return py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), name.ptr()));
+    };
+    if (const py::object address = call(names.data_ptr); address && PyLong_Check(address.ptr())) {
+        const py::object now = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), names.shape.ptr()));
+        const py::object contiguous = now ? call(names.is_contiguous) : py::object();
+        if (contiguous && PyLong_AsVoidPtr(address.ptr()) == data && contiguous.ptr() == Py_True &&
+            PyObject_RichCompareBool(now.ptr(), shape.ptr(), Py_EQ) == 1) {
+            return true;
+        }
+    }
+    PyErr_Clear();
+    return false;
 }
 
 py::array live_view(const Tensor& tensor, py::handle owner) {

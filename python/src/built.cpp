@@ -1,6 +1,9 @@
 #include "built.hpp"
 
-#include <optional>
+#include <pybind11/critical_section.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
 
 namespace fusedopt::python {
 namespace {
@@ -26,19 +29,133 @@ BorrowedStaging::~BorrowedStaging() {
     idle_staging = std::move(staging_);
 }
 
-void Built::refuse_memory(std::size_t index) const {
-    if (arrays_[index].data() != memory_[index]) {
-        throw std::invalid_argument(describe(index) +
-                                    ": expected the memory it was built with, found it moved; build a " +
-                                    "new optimizer on it");
+void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names) {
+    objects_ = std::move(objects);
+    arrays_ = std::move(arrays);
+    names_ = std::move(names);
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+        const py::array& array = arrays_[i];
+        const auto* fields = py::detail::array_proxy(array.ptr());
+        tensors_.push_back(view(array, describe(i)));
+        memory_.push_back({fields->data, fields->dimensions, array.dtype()});
+        locks_.emplace_back(py::handle(array));
+        if (!py::isinstance<py::array>(objects_[i])) shared_.push_back({i, objects_[i], array.attr("shape")});
     }
-    throw std::invalid_argument(describe(index) + ": expected writable memory, found it made read-only after build; " +
-                                "set its flags.writeable to True");
+    py::dict indices;
+    for (std::size_t i = 0; i < names_.size(); ++i) indices[py::str(names_[i])] = i;
+    indices_ = std::move(indices);
+    is_built_ = true;
 }
 
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables) {
-    const bool in_built_order = variables.is_none();
-    const py::tuple variable_objects = in_built_order ? py::tuple() : py::tuple(variables);
+void Built::check_array(std::size_t index, const py::array& array) const {
+    const Tensor& built = tensors_[index];
+    const auto refuse = [&](const std::string& what) { throw std::invalid_argument(describe(index) + ": " + what); };
+    if (array.data() != built.data()) {
+        refuse("expected the memory it was built with, found it moved; build a new optimizer on it");
+    }
+    if (KnownDTypes().of(array) != built.dtype()) {
+        refuse("expected dtype " + std::string(to_string(built.dtype())) + " as at build, found " +
+               py::str(array.dtype()).cast<std::string>() + "; assign its dtype back, or build a new optimizer on it");
+    }
+    const std::span<const py::ssize_t> shape(array.shape(), static_cast<std::size_t>(array.ndim()));
+    if (!std::ranges::equal(shape, built.shape())) {
+        const auto text = [](const std::vector<std::int64_t>& numbers) {
+            return py::repr(py::tuple(py::cast(numbers))).cast<std::string>();
+        };
+        refuse("expected shape " + text({built.shape().begin(), built.shape().end()}) + " as at build, found " +
+               text({shape.begin(), shape.end()}) + "; assign its shape back, or build a new optimizer on it");
+    }
+    if (!view(array, describe(index)).is_contiguous()) {
+        refuse("expected C-contiguous memory as at build, found it strided; assign its strides back");
+    }
+    if (!array.writeable()) {
+        refuse("expected writable memory, found it made read-only after build; set its flags.writeable to True");
+    }
+}
+
+void Built::check_shared(const Shared& variable) const {
+    if (is_known_at(variable.object, memory_[variable.index].data, variable.shape)) return;
+    check_array(variable.index, gradient_array(variable.object, describe(variable.index)));
+}
+
+std::optional<std::size_t> Built::find(const Tensor& tensor) const {
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        if (tensors_[i].data() == tensor.data() && tensors_[i].size_bytes() == tensor.size_bytes()) return i;
+    }
+    return std::nullopt;
+}
+
+std::optional<std::size_t> Built::index_of(PyObject* name) const {
+    if (!PyUnicode_Check(name)) return std::nullopt;
+    // A subclass could run code of its own.
+    const auto text = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));
+    PyObject* index = PyDict_GetItemWithError(indices_.ptr(), text.ptr());
+    return index ? std::optional(PyLong_AsSize_t(index)) : std::nullopt;
+}
+
+std::unique_ptr<Names> Built::take_names() const {
+    std::unique_ptr<Names> names(idle_names_.exchange(nullptr));
+    return names ? std::move(names) : std::make_unique<Names>();
+}
+
+void Built::give_back(std::unique_ptr<Names> names) const {
+    const std::unique_ptr<Names> other(idle_names_.exchange(names.release()));
+}
+
+py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
+    if (!is_built_) throw std::invalid_argument("apply: the optimizer is not built; call build first");
+    if (names_.empty()) {
+        throw std::invalid_argument("grads: expected a sequence, as build was given one, found a dict");
+    }
+    py::tuple held;
+    py::object unknown;
+    std::vector<py::object> forgotten;  // may run code of their own when they die, so not within the loop
+    {
+        const py::scoped_critical_section alone(gradients);
+        std::size_t count;
+        do {  // to make a tuple can run the garbage collector, and that the caller's code
+            count = gradients.size();
+            held = py::tuple(count);
+        } while (gradients.size() != count);
+        names.are_some = count < names_.size();
+        for (; names.names.size() > count; names.names.pop_back()) forgotten.push_back(std::move(names.names.back()));
+        names.names.resize(count);
+        names.indices.resize(count);
+        names.variables.resize(count);
+        Py_ssize_t cursor = 0;
+        PyObject *name, *gradient;
+        for (std::size_t position = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient); ++position) {
+            std::size_t& index = names.indices[position];
+            if (names.names[position].ptr() != name) {
+                forgotten.push_back(std::move(names.names[position]));
+                const std::optional<std::size_t> found = index_of(name);
+                if (found) {
+                    index = *found;
+                    names.names[position] = py::reinterpret_borrow<py::object>(name);
+                    names.variables[position] = tensors_[index];
+                }
+            }
+            const auto place = static_cast<py::ssize_t>(names.are_some ? position : index);
+            if (!names.names[position] || PyTuple_GET_ITEM(held.ptr(), place)) {
+                unknown = py::reinterpret_borrow<py::object>(name);
+                break;
+            }
+            PyTuple_SET_ITEM(held.ptr(), place, py::handle(gradient).inc_ref().ptr());
+        }
+    }
+    if (unknown) {
+        const auto known = py::str(", ").attr("join")(
+            py::module_::import("builtins")
+                .attr("map")(py::module_::import("builtins").attr("repr"), py::cast(names_)));
+        throw std::invalid_argument("grads: expected names given to build (" + known.cast<std::string>() + "), found " +
+                                    py::repr(unknown).cast<std::string>());
+    }
+    return held;
+}
+
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
+           const Names* names) {
+    const py::tuple variable_objects = variables.is_none() ? py::tuple() : py::tuple(variables);
     built.check_memory();
 
     std::vector<std::string> missing;
@@ -47,6 +164,15 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         staging->converted.push_back(variable_array(variable_objects[i], who));
         staging->variables.push_back(view(staging->converted.back(), who));
     }
+    const auto describe_variable = [&](std::size_t i) {
+        if (names && names->are_some) return built.describe(names->indices[i]);
+        return variables.is_none() ? built.describe(i) : "variable at position " + std::to_string(i);
+    };
+    const auto describe = [&](std::size_t i) {
+        if (variables.is_none()) return "gradient of " + describe_variable(i);
+        const auto index = i < staging->variables.size() ? built.find(staging->variables[i]) : std::nullopt;
+        return "gradient " + std::to_string(i) + (index ? ", of " + built.describe(*index) : "");
+    };
     KnownDTypes dtypes;
     staging->gradients.resize(gradients.size());
     for (std::size_t i = 0; i < gradients.size(); ++i) {
@@ -54,13 +180,13 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         Tensor& gradient = staging->gradients[i];
         if (object.is_none()) {
             gradient = Tensor();
-            missing.push_back(in_built_order ? built.describe(i) : "variable at position " + std::to_string(i));
-        } else if (py::isinstance<py::array>(object)) {
+            missing.push_back(describe_variable(i));
+        } else if (is_plain_array(object)) {
             const std::optional<DType> dtype = dtypes.of(object);
-            if (!dtype) refuse_dtype(object, built.describe_gradient(i, in_built_order));
+            if (!dtype) refuse_dtype(object, describe(i));
             renew(gradient, object, *dtype);
         } else {
-            const std::string who = built.describe_gradient(i, in_built_order);
+            const std::string who = describe(i);
             staging->converted.push_back(gradient_array(object, who));
             gradient = view(staging->converted.back(), who);
         }

@@ -3,8 +3,10 @@
 
 #include <fusedopt/tensor.hpp>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -34,80 +36,144 @@ private:
     std::unique_ptr<Staging> staging_;
 };
 
+/// The names of a call by name, in its order. To see the same objects again is quicker than to look them up.
+struct Names {
+    std::vector<py::object> names;
+    std::vector<std::size_t> indices;  // which variables they name
+    std::vector<Tensor> variables;
+    bool are_some = false;  // not all of the variables
+};
+
 /// The variables given to build: their arrays keep the memory alive.
 class Built {
 public:
+    Built() = default;
+    ~Built() { delete idle_names_.load(); }
+    Built(const Built&) = delete;
+    Built& operator=(const Built&) = delete;
+
     /// Calls build with the views of these objects and without the GIL, then keeps them.
     template <class Build>
     void build(const py::sequence& objects, std::vector<std::string> names, const Build& build) {
+        std::vector<py::object> given;
         std::vector<py::array> arrays;
         std::vector<Tensor> tensors;
         for (std::size_t i = 0; i < objects.size(); ++i) {
             const std::string who = "variable " + std::to_string(i) + (names.empty() ? "" : " ('" + names[i] + "')");
-            arrays.push_back(variable_array(objects[i], who));
+            given.push_back(objects[i]);
+            arrays.push_back(variable_array(given.back(), who));
             tensors.push_back(view(arrays.back(), who));
         }
         {
             const py::gil_scoped_release release;
             build(tensors, names);
         }
-        keep(std::move(arrays), std::move(names));
+        keep(std::move(given), std::move(arrays), std::move(names));
     }
 
-    void keep(std::vector<py::array> arrays, std::vector<std::string> names) {
-        arrays_ = std::move(arrays);
-        names_ = std::move(names);
-        memory_.clear();
-        locks_.clear();
-        for (const py::array& array : arrays_) {
-            memory_.push_back(array.data());
-            locks_.emplace_back(py::handle(array));
-        }
-    }
+    /// Keeps variables that are built: the objects that were given, the arrays over their memory, and their names.
+    void keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names);
 
     std::string describe(std::size_t index) const {
         return "variable " + std::to_string(index) + (index < names_.size() ? " ('" + names_[index] + "')" : "");
     }
 
-    std::string describe_gradient(std::size_t position, bool in_built_order) const {
-        return in_built_order ? "gradient of " + describe(position) : "gradient " + std::to_string(position);
-    }
-
-    /// An array's memory can be swapped behind everybody's back, by __setstate__ for one, and made read-only.
+    /// Refuses variables that are no longer what they were at build. An array's memory can be swapped behind
+    /// everybody's back, by __setstate__ for one, its dtype and shape assigned, and it can be made read-only.
     void check_memory() const {
+        constexpr int needed = py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
             const auto* fields = py::detail::array_proxy(arrays_[i].ptr());
-            const bool is_writable = fields->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-            if (fields->data != memory_[i] || !is_writable) refuse_memory(i);
+            const Memory& memory = memory_[i];
+            const bool is_same = fields->data == memory.data && fields->dimensions == memory.dimensions &&
+                                 fields->descr == memory.descriptor.ptr() && (fields->flags & needed) == needed;
+            if (!is_same) check_array(i, arrays_[i]);
         }
+        for (const Shared& variable : shared_) check_shared(variable);
     }
 
+    /// Gradients by name, held: in the order of build if there is one for each variable, else in that of `names`.
+    py::tuple by_name(const py::dict& gradients, Names& names) const;
+
+    /// What is known of names from earlier calls; nothing, if another thread is using it.
+    std::unique_ptr<Names> take_names() const;
+    void give_back(std::unique_ptr<Names> names) const;
+
+    /// The variable that lies in this memory, if there is one.
+    std::optional<std::size_t> find(const Tensor& tensor) const;
+
+    const std::vector<py::object>& objects() const { return objects_; }
     const std::vector<py::array>& arrays() const { return arrays_; }
     const std::vector<std::string>& names() const { return names_; }
 
 private:
-    [[noreturn]] void refuse_memory(std::size_t index) const;
+    // What NumPy would change of an array. It puts an assigned shape elsewhere, and to read the sizes in each step
+    // would cost more than to see where they are.
+    struct Memory {
+        const void* data;
+        const void* dimensions;
+        py::object descriptor;  // kept, so that no other can come to lie in its place
+    };
 
+    // A variable that is no array: the library it comes from can move its memory and leave the array behind.
+    struct Shared {
+        std::size_t index;
+        py::object object;
+        py::tuple shape;
+    };
+
+    void check_array(std::size_t index, const py::array& array) const;
+    void check_shared(const Shared& variable) const;
+    std::optional<std::size_t> index_of(PyObject* name) const;
+
+    std::vector<py::object> objects_;
     std::vector<py::array> arrays_;
+    std::vector<Tensor> tensors_;
     std::vector<std::string> names_;
-    std::vector<const void*> memory_;
+    py::object indices_;  // a dict by name, made by keep: an optimizer may be constructed without the GIL
+    bool is_built_ = false;
+    mutable std::atomic<Names*> idle_names_{nullptr};
+    std::vector<Memory> memory_;
+    std::vector<Shared> shared_;
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
     // small arrays up to half as long again: NumPy keeps it beside some array's elements.
     std::vector<py::weakref> locks_;
 };
 
+class BorrowedNames {
+public:
+    BorrowedNames(const Built& built, bool are_given)
+        : built_(built), names_(are_given ? built.take_names() : nullptr) {}
+    ~BorrowedNames() {
+        if (names_) built_.give_back(std::move(names_));
+    }
+    BorrowedNames(const BorrowedNames&) = delete;
+    BorrowedNames& operator=(const BorrowedNames&) = delete;
+    Names* get() const { return names_.get(); }
+
+private:
+    const Built& built_;
+    std::unique_ptr<Names> names_;
+};
+
 /// Reads the objects of a call into the staging area; warns of gradients that are None.
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables);
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
+           const Names* names);
 
 /// Calls step with views of gradients and, where given, variables, and without the GIL.
 template <class Step>
 auto call_step(const Built& built, const py::object& gradients, const py::object& variables, const Step& step) {
-    const py::tuple held(gradients);  // a list could change while the GIL is released
     BorrowedStaging staging;
-    stage(staging, built, held, variables);
+    // What holds them could change while the GIL is released.
+    const BorrowedNames names(built, PyDict_CheckExact(gradients.ptr()));
+    const py::tuple held =
+        names.get() ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), *names.get()) : py::tuple(gradients);
+    stage(staging, built, held, variables, names.get());
+    const std::vector<Tensor>* given = !variables.is_none()                   ? &staging->variables
+                                       : names.get() && names.get()->are_some ? &names.get()->variables
+                                                                              : nullptr;
     const py::gil_scoped_release release;
-    return variables.is_none() ? step(std::span<const Tensor>(staging->gradients), nullptr)
-                               : step(std::span<const Tensor>(staging->gradients), &staging->variables);
+    return step(std::span<const Tensor>(staging->gradients), given);
 }
 
 }  // namespace fusedopt::python

@@ -86,14 +86,16 @@ public:
         built.build(objects, std::move(names),
                     [&](const auto& tensors, const auto& n) { core->build(tensors, assignment, n); });
         for (std::size_t k = 0; k < members.size(); ++k) {
+            std::vector<py::object> objects_of_member;
             std::vector<py::array> arrays;
             std::vector<std::string> own_names;
             for (std::size_t i = 0; i < assignment.size(); ++i) {
                 if (assignment[i] != k) continue;
+                objects_of_member.push_back(built.objects()[i]);
                 arrays.push_back(built.arrays()[i]);
                 if (!built.names().empty()) own_names.push_back(built.names()[i]);
             }
-            members[k]->built.keep(std::move(arrays), std::move(own_names));
+            members[k]->built.keep(std::move(objects_of_member), std::move(arrays), std::move(own_names));
         }
     }
 
@@ -234,6 +236,8 @@ py::cpp_function unlocked(Value (Core::*get)() const) {
 
 void register_optimizers(py::module_& module) {
     module.def("copies", &copies, py::arg("arrays"));
+    module.def("offers_memory", &offers_memory, py::arg("value"));
+    module.def("value_array", &value_array, py::arg("value"), py::arg("who"));
 
     py::class_<PyOptimizer, std::shared_ptr<PyOptimizer>> optimizer(module, "Optimizer");
     define_state<PyOptimizer>(optimizer);
