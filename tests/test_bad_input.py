@@ -734,6 +734,7 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "ns_steps": ([0, -1, 2.5, True, math.nan, 2**70], [*NO_INTEGERS, None]),
     "rms_rate": (POSITIVE, NO_NUMBERS),
     "nesterov": ([], NO_FLAGS),
+    "matrix_product": ([], ["bfloat16", 5, True, [np.matmul]]),
     "centered": ([], NO_FLAGS),
     "amsgrad": ([], NO_FLAGS),
     "weight_decay": (NOT_NEGATIVE, NO_NUMBERS),
@@ -774,7 +775,7 @@ def classes() -> list[Any]:
 
 def arguments_of(cls: Any) -> list[str]:
     parameters = inspect.signature(cls).parameters.values()
-    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
 
 
 ARGUMENTS = [(cls, name) for cls in classes() for name in arguments_of(cls)]
