@@ -1,4 +1,4 @@
-"""The matrix products of Muon: which are asked for, of what function, and what happens to one that does not do its work."""
+"""The matrix products of Muon: which ones a step asks for, of what function, and products that fail."""
 
 from __future__ import annotations
 
@@ -228,7 +228,10 @@ def test_products_of_pytorch() -> None:
         g = random(*shape, seed=1)
         expected = np.zeros(shape, np.float32)
         step(expected, g, learning_rate=1.0)
-        for product, tolerance in ((torch_products.matmul, 1e-4), (torch_products.bfloat16_matmul, 0.1)):
+        for product, tolerance in (
+            (torch_products.matmul, 1e-4),
+            (torch_products.bfloat16_matmul, 0.1),
+        ):
             w = np.zeros(shape, np.float32)
             step(w, g, learning_rate=1.0, matrix_product=product)
             assert np.linalg.norm(w - expected) <= tolerance * np.linalg.norm(expected)
@@ -251,5 +254,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert "expected PyTorch, found none; pip install torch" in found.stdout

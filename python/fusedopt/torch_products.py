@@ -5,12 +5,13 @@ They need PyTorch (``pip install torch``) and are no part of ``import fusedopt``
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
 
 try:
-    import torch
+    torch: Any = importlib.import_module("torch")
 except ImportError as error:
     raise ImportError(
         "fusedopt.torch_products: expected PyTorch, found none; pip install torch"
