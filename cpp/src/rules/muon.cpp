@@ -162,7 +162,7 @@ private:
         return current_kernels().muon[is_double<T>];
     }
 
-    /// d, and X = d / (|d| + epsilon) with no more rows than columns.
+    /// d, X = d / (|d| + epsilon) with no more rows than columns, and the last polynomial.
     /// All on this thread: others of ours would go on spinning while the caller's product needs the processors.
     template <class T>
     void normalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
@@ -170,6 +170,9 @@ private:
         kernels<T>().direct(step, job, 0, job.size, sums_.data());
         double sum = 0.0;
         for (std::int64_t k = 0; k < tiles_of(job.size); ++k) sum += sums_[static_cast<std::size_t>(k)];
+        const auto length = static_cast<double>(matrix.length());
+        const double size = rule_.rms_rate ? std::sqrt(length) * *rule_.rms_rate : 1.0;
+        for (int k = 0; k < 3; ++k) last_[k] = size * polynomial_[k];
         kernels<T>().scale(1.0 / (std::sqrt(sum) + norm_epsilon), job.slots[1], matrix.rows, matrix.columns,
                            matrix.is_tall(), first_);
     }
@@ -179,15 +182,12 @@ private:
     template <class T>
     void orthogonalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
         const std::int64_t side = matrix.side(), length = matrix.length();
-        const double size = rule_.rms_rate ? std::sqrt(static_cast<double>(length)) * *rule_.rms_rate : 1.0;
         normalize<T>(matrix, job, step);
         const void* x = first_;
         for (std::int64_t left = rule_.ns_steps; left > 0; --left) {
-            const double factor = left == 1 ? size : 1.0;
             void* const next = left % 2 == 1 ? job.slots[1] : spare_;
             fold_square<T>({0.0, 0.0, 1.0}, x, side, length);
-            fold_square<T>({factor * rule_.muon_a, factor * rule_.muon_b, factor * rule_.muon_c}, symmetric_, side,
-                           side);
+            fold_square<T>(left == 1 ? last_ : polynomial_, symmetric_, side, side);
             const Tensor polynomial = view<T>(symmetric_, side, side);
             if (left == 1 && matrix.is_tall()) {
                 multiply<T>(transposed<T>(x, side, length), polynomial, view<T>(next, length, side));
@@ -201,6 +201,8 @@ private:
     Muon rule_;
     std::vector<Matrix> matrices_;
     std::vector<double> sums_;
+    const double polynomial_[3] = {rule_.muon_a, rule_.muon_b, rule_.muon_c};
+    double last_[3] = {};  // of the last product, which also gives X its size
     bool has_multiplied_ = false;
     Arena scratch_;  // as large as the largest matrix needs
     void* symmetric_ = nullptr;
