@@ -48,6 +48,9 @@ def products_alone(workload: Workload, ours: Ready, gradients: list[Array]) -> S
         products.owner = optimizer_of(workload)
     products.owner.build(workload.variables())
     products.owner.apply(gradients)
+    # The last product is of a polynomial and the matrix, which each step would multiply once more.
+    polynomial = products.calls[-1][0]
+    polynomial[...] = np.eye(len(polynomial))
     return products.step
 
 

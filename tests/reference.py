@@ -288,6 +288,18 @@ def adafactor(
     w[...] = w - T(np.maximum(a["epsilon_2"], length) * rho / np.maximum(1.0, excess)) * u
 
 
+def symmetric_square(x: Array) -> Array:
+    """x x^T in panels of rows up to the diagonal, and what is right of them by symmetry."""
+    side = x.shape[0]
+    square = np.empty((side, side), x.dtype)
+    count = min(max(side // 256, 1), 4)
+    for i in range(count):
+        begin, end = side * i // count, side * (i + 1) // count
+        square[begin:end, :end] = x[begin:end] @ x[:end].T
+        square[:begin, begin:end] = square[begin:end, :begin].T
+    return square
+
+
 def muon(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     if w.ndim != 2:
@@ -300,13 +312,17 @@ def muon(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
         return
     x = g + T(a["momentum"]) * m if a["nesterov"] else m.copy()
     x = T(1 / (math.sqrt(sum_of_squares(x)) + 1e-7)) * x
-    is_wide = w.shape[0] <= w.shape[1]
+    is_tall = w.shape[0] > w.shape[1]
+    x = np.ascontiguousarray(x.T) if is_tall else x
     size = 1.0 if a["rms_rate"] is None else math.sqrt(max(w.shape)) * a["rms_rate"]
     for k in range(a["ns_steps"]):
-        factor = size if k + 1 == a["ns_steps"] else 1.0
-        gram = x @ x.T if is_wide else x.T @ x
-        gram = T(a["muon_b"]) * gram + T(a["muon_c"]) * (gram @ gram)
-        x = T(factor * a["muon_a"]) * x + T(factor) * (gram @ x if is_wide else x @ gram)
+        is_last = k + 1 == a["ns_steps"]
+        factor = size if is_last else 1.0
+        gram = symmetric_square(x)
+        square = symmetric_square(gram)
+        polynomial = T(factor * a["muon_b"]) * gram + T(factor * a["muon_c"]) * square
+        polynomial[np.diag_indices_from(polynomial)] += T(factor * a["muon_a"])
+        x = x.T @ polynomial if is_last and is_tall else polynomial @ x
     w[...] = w - T(lr) * x
 
 

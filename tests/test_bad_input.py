@@ -734,6 +734,7 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "ns_steps": ([0, -1, 2.5, True, math.nan, 2**70], [*NO_INTEGERS, None]),
     "rms_rate": (POSITIVE, NO_NUMBERS),
     "nesterov": ([], NO_FLAGS),
+    "matrix_product": ([], ["bfloat16", 5, True, [np.matmul]]),
     "centered": ([], NO_FLAGS),
     "amsgrad": ([], NO_FLAGS),
     "weight_decay": (NOT_NEGATIVE, NO_NUMBERS),

@@ -336,7 +336,8 @@ SWEEPS = [
     "adafactor_advance_whole",
     "adafactor_settle_whole",
     "muon_direct",
-    "muon_combine",
+    "muon_scale",
+    "muon_fold",
 ]
 
 

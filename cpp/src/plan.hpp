@@ -33,11 +33,12 @@ public:
     }
 
     std::size_t size() const { return variables_.size(); }
+    std::int64_t elements() const { return total_; }
 
     /// Calls piece(variable, begin, end) until every element of every variable has been covered once.
     template <class Piece>
     void run(const Piece& piece) const {
-        run_shares([&](Cut begin, Cut end) {
+        run_shares(threads_for(total_), [&](Cut begin, Cut end) {
             for (std::size_t i = begin.position; i <= end.position; ++i) {
                 const std::int64_t from = i == begin.position ? begin.element : 0;
                 const std::int64_t to = i == end.position ? end.element : size_of(i);
@@ -50,7 +51,12 @@ public:
     /// `end` in the last.
     template <class Piece>
     void run_stretches(const Piece& piece) const {
-        run_shares([&](Cut begin, Cut end) {
+        run_stretches(threads_for(total_), piece);
+    }
+
+    template <class Piece>
+    void run_stretches(int threads, const Piece& piece) const {
+        run_shares(threads, [&](Cut begin, Cut end) {
             for (std::size_t i = begin.position; i <= end.position;) {
                 std::size_t last = is_gapless() ? end.position : i;
                 while (last < end.position && variables_[last + 1] == variables_[last] + 1) ++last;
@@ -69,9 +75,9 @@ private:
 
     /// Calls share(begin, end) on each thread; `end` lies in the last variable of its share.
     template <class Share>
-    void run_shares(const Share& share) const {
+    void run_shares(int threads, const Share& share) const {
         if (variables_.empty()) return;
-        run_on_threads(threads_for(total_), [&](int index, int count) {
+        run_on_threads(threads, [&](int index, int count) {
             const Cut begin = cut(total_ / count * index + std::min<std::int64_t>(index, total_ % count));
             Cut end = cut(total_ / count * (index + 1) + std::min<std::int64_t>(index + 1, total_ % count));
             if (end.position == variables_.size()) end = {end.position - 1, size_of(end.position - 1)};

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 
 #include <fusedopt/rules.hpp>
 
 #include "kernel/kernel.hpp"
+#include "threads.hpp"
 
 namespace fusedopt {
 
@@ -26,6 +28,9 @@ public:
 
     /// After that and before the sweep over the variables whose branch has a kernel.
     virtual void commit(std::span<kernel::Job>, std::span<const kernel::Step>) {}
+
+    /// The threads of the sweep over `elements` elements that follows.
+    virtual int sweep_threads(std::int64_t elements) const { return threads_for(elements); }
 
     /// The memory of a derived slot, brought up to date.
     virtual void* derive(std::size_t, const kernel::Job&) { return nullptr; }

@@ -321,7 +321,9 @@ void Optimizer::State::commit() {
         });
         set_trust_ratios();
     }
-    plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
+    const int threads =
+        is_update && procedure ? procedure->sweep_threads(plan.elements()) : threads_for(plan.elements());
+    plan.run_stretches(threads, [&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
         for_each_kind({&jobs[first], &jobs[last], begin, end}, [&](const kernel::Job& job, const auto& stretch) {
             const auto& functions = job.work == kernel::Work::update ? kernels.update[rule_of(job)] : kernels.hold;
             functions[job.computes_in_double](common[job.branch], stretch);

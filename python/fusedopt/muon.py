@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from fusedopt import arguments
 from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.runtime import _core
+
+MatrixProduct = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]], object]
 
 
 class Muon(Optimizer):
@@ -22,7 +25,7 @@ class Muon(Optimizer):
     .. math::
 
         m &\leftarrow \mu m + g, \qquad X = d / (\lVert d \rVert + 10^{-7}) \\
-        S &= X X^\top, \qquad X \leftarrow a X + (b S + c S S) X \quad \texttt{ns\_steps} \text{ times} \\
+        S &= X X^\top, \qquad X \leftarrow (a I + b S + c S S) X \quad \texttt{ns\_steps} \text{ times} \\
         w &\leftarrow w - \eta \sqrt{\max(\text{rows}, \text{columns})}\, \texttt{rms\_rate}\, X
 
     Variables of other than two dimensions, and matrices that are excluded by their name, take the step of `Adam`
@@ -31,9 +34,13 @@ class Muon(Optimizer):
 
     Names are those given to `build` in a dict; in a list variables have no names that could match.
 
-    The products are `numpy.matmul`'s, on as many threads as NumPy's BLAS uses; their last bits depend on it. They are
-    all done before the first variable changes. Besides the momentum an optimizer holds one array of each matrix's
-    size for that, and scratch memory for the largest.
+    The products are done by ``matrix_product``, on as many threads as its library uses. Their last bits depend on
+    it. :math:`X X^\top` and :math:`S S` are symmetric, so of a large matrix only the part up to the diagonal is
+    asked for, in panels of rows. All products are done before the first variable changes. float64 variables
+    get products of float64, all others of float32.
+
+    Besides the momentum an optimizer holds one array of each matrix's size for that, and scratch memory for
+    the largest.
 
     Parameters
     ----------
@@ -66,13 +73,19 @@ class Muon(Optimizer):
     nesterov : bool
     rms_rate : float, optional
         > 0. None leaves the factor :math:`\sqrt{\max(\text{rows}, \text{columns})}\, \texttt{rms\_rate}` out.
+    matrix_product : callable, optional
+        ``matrix_product(a, b, out)`` writes the product of two matrices into ``out``; what it returns is ignored.
+        ``a`` and ``b`` may be transposed views, ``out`` is C-contiguous and overlaps neither. None is `numpy.matmul`.
+        `fusedopt.torch_products` has PyTorch's products, in float32 and in bfloat16. Keras has no such argument:
+        the configuration holds it only if it is given, as the function itself, which cannot be written as JSON.
     skip_nonfinite : bool
         As in `Optimizer`.
 
     Raises
     ------
     ValueError, TypeError
-        As in `Optimizer`.
+        As in `Optimizer`. A step raises what ``matrix_product`` raises, and a ValueError if that has not
+        written into ``out``. Nothing has changed then.
 
     Examples
     --------
@@ -86,6 +99,12 @@ class Muon(Optimizer):
     array([-0.1,  0.1])
     >>> bool(np.all(np.diag(kernel) < 1.0))
     True
+
+    Products of your own:
+
+    >>> def in_double(a, b, out):
+    ...     out[...] = a.astype(np.float64) @ b.astype(np.float64)
+    >>> optimizer = fo.Muon(matrix_product=in_double)
 
     References
     ----------
@@ -121,6 +140,7 @@ class Muon(Optimizer):
         nesterov: bool = True,
         rms_rate: float | None = 0.2,
         *,
+        matrix_product: MatrixProduct | None = None,
         skip_nonfinite: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -139,10 +159,16 @@ class Muon(Optimizer):
         self.ns_steps = arguments.integer("ns_steps", ns_steps)
         self.nesterov = arguments.flag("nesterov", nesterov)
         self.rms_rate = arguments.optional_real("rms_rate", rms_rate)
+        if matrix_product is not None and not callable(matrix_product):
+            raise TypeError(
+                "matrix_product: expected a function of (a, b, out) or None, "
+                f"found {matrix_product!r}; numpy.matmul is one"
+            )
+        self._matrix_product = matrix_product
         own_weight_decay = arguments.optional_real("weight_decay", weight_decay)
         super().__init__(
             _core.muon(
-                matrix_product=np.matmul,
+                matrix_product=np.matmul if matrix_product is None else self._core_product(),
                 adam_beta_1=self.adam_beta_1,
                 adam_beta_2=self.adam_beta_2,
                 adam_weight_decay=self.adam_weight_decay or 0.0,
@@ -173,8 +199,18 @@ class Muon(Optimizer):
         )
         self.weight_decay = own_weight_decay
 
+    @property
+    def matrix_product(self) -> MatrixProduct | None:
+        """The function that was given for matrix products; None is `numpy.matmul`."""
+        return self._matrix_product
+
+    def _core_product(self) -> MatrixProduct:
+        this = weakref.ref(self)
+        return lambda a, b, out: this()._matrix_product(a, b, out)  # type: ignore[union-attr,misc]
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""
+        product = self._matrix_product
         return super().get_config() | {
             "adam_beta_1": self.adam_beta_1,
             "adam_beta_2": self.adam_beta_2,
@@ -190,6 +226,7 @@ class Muon(Optimizer):
             "ns_steps": self.ns_steps,
             "nesterov": self.nesterov,
             "rms_rate": self.rms_rate,
+            **({} if product is None else {"matrix_product": product}),
         }
 
 

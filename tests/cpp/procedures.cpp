@@ -439,6 +439,46 @@ TEST(a_product_is_of_matrices_that_fit) {
     CHECK(transposes);
 }
 
+TEST(symmetric_products_are_asked_for_up_to_the_diagonal) {
+    for (const Shape& shape : {Shape{20, 30}, Shape{520, 530}, Shape{530, 520}}) {
+        std::int64_t work = 0;
+        const auto counted = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
+            CHECK(product.is_contiguous());
+            work += product.size() * a.shape()[1];
+            multiply(a, b, product);
+        };
+        const Muon rule{.matrix_product = counted, .ns_steps = 1};
+        const Arrays arrays({shape}, DType::float32, DType::float32, 1);
+        PlainMuon expected(rule, shape, values_of(arrays.variables[0].tensor()));
+        expected.step(values_of(arrays.gradients[0][0].tensor()), 0.01);
+        Optimizer optimizer(rule, {.learning_rate = 0.01});
+        optimizer.build(tensors(arrays.variables));
+        optimizer.apply(tensors(arrays.gradients[0]));
+        CHECK_EQUAL(distance(values_of(arrays.variables[0].tensor()), expected.weight, tolerance_of(DType::float32)),
+                    "");
+        const std::int64_t side = std::min(shape[0], shape[1]), length = std::max(shape[0], shape[1]);
+        const std::int64_t symmetric = side * side * (side + length);
+        CHECK_EQUAL(work - side * side * length, side < 512 ? symmetric : symmetric / 4 * 3);
+    }
+}
+
+TEST(a_product_that_is_not_written_is_refused) {
+    for (const DType dtype : {DType::float32, DType::float64}) {
+        for (int n = 1; n <= 6; ++n) {
+            int left = n;
+            const auto idle = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
+                if (--left != 0) multiply(a, b, product);
+            };
+            const Array x(dtype, Shape{3, 4}, numbers(dtype, 12, 1)), g(dtype, Shape{3, 4}, numbers(dtype, 12, 2));
+            Optimizer optimizer(Muon{.matrix_product = idle, .ns_steps = 2});
+            optimizer.build({x.tensor()});
+            const auto before = snapshot(optimizer, std::vector{x.tensor()});
+            CHECK_REFUSED(optimizer.apply({g.tensor()}), "matrix_product: expected");
+            CHECK(snapshot(optimizer, std::vector{x.tensor()}) == before);
+        }
+    }
+}
+
 TEST(a_product_that_throws_leaves_everything_as_it_was) {
     const Arrays arrays({{6, 9}, {9, 6}, {5}}, DType::float16, DType::float32, 3);
     int left = 0;

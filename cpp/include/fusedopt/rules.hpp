@@ -139,7 +139,9 @@ struct Adafactor {
 /// Muon: momentum made orthogonal for matrices, Adam for everything else.
 struct Muon {
     /// product = a b, for two-dimensional views of float32 or float64. `a` and `b` may be transposed; `product` is
-    /// C-contiguous and overlaps neither. What it throws leaves everything as it was.
+    /// C-contiguous and overlaps neither. Of a symmetric product of 512 rows or more only the part up to the diagonal
+    /// is asked for, in panels of rows. What it throws leaves everything as it was. A product that it has not written
+    /// makes the step throw std::invalid_argument.
     using MatrixProduct = std::function<void(const Tensor& a, const Tensor& b, const Tensor& product)>;
 
     /// True for a variable, by its name, that Adam is to update although it is a matrix.

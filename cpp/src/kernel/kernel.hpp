@@ -122,8 +122,12 @@ struct AdafactorKernels {
 struct MuonKernels {
     /// The direction that is to be made orthogonal, into slot 1, and each tile's sum of squares.
     void (*direct)(const Step&, const Job&, std::int64_t begin, std::int64_t end, double* sums);
-    /// out <- a x + b y
-    void (*combine)(double a, const void* x, double b, const void* y, void* out, std::int64_t begin, std::int64_t end);
+    /// out <- a x, or its transpose.
+    void (*scale)(double a, const void* x, std::int64_t rows, std::int64_t columns, bool transposes, void* out);
+    /// Rows [begin, end) of S <- a I + b S + c P, and the same above the diagonal. P has `end` columns. S is not read
+    /// with b = 0.
+    void (*fold)(const double (&polynomial)[3], const void* p, std::int64_t begin, std::int64_t end, std::int64_t side,
+                 void* s);
 };
 
 inline constexpr int most_updated = 5;

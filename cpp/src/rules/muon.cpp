@@ -1,20 +1,25 @@
 // Muon: its two branches, and the Newton-Schulz iteration between the sweeps, with the caller's matrix products.
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cctype>
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <regex>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "check.hpp"
 #include "float_environment.hpp"
 #include "levels.hpp"
 #include "memory.hpp"
-#include "plan.hpp"
 #include "procedure.hpp"
 #include "rule.hpp"
 #include "state.hpp"
+#include "threads.hpp"
 
 namespace fusedopt {
 namespace {
@@ -22,120 +27,184 @@ namespace {
 constexpr std::size_t orthogonal = 0, adam = 1;
 constexpr double norm_epsilon = 1e-7;  // Keras's, which is no argument
 
+// A symmetric product is asked for in panels of rows. Smaller ones, or more, cost a BLAS more than they save.
+constexpr std::int64_t panel_rows = 256, most_panels = 4;
+
+// After products, a BLAS's threads hold the processors for some milliseconds more, and would stop a thread of ours.
+constexpr std::int64_t most_alone = std::int64_t{1} << 22;
+
 Adam adam_of(const Muon& rule) {
     return {.beta_1 = rule.adam_beta_1, .beta_2 = rule.adam_beta_2, .epsilon = rule.epsilon};
 }
+
+template <class T>
+constexpr bool is_double = std::is_same_v<T, double>;
+
+// A NaN that no arithmetic makes. It stands in a product until that is written.
+template <class T>
+constexpr std::conditional_t<is_double<T>, std::uint64_t, std::uint32_t> unwritten = 0x7fc67573;
+template <>
+constexpr std::uint64_t unwritten<double> = 0x7ff8667573656466;
 
 class MuonProcedure final : public Procedure {
 public:
     MuonProcedure(const Muon& rule, std::span<const Variable> variables, std::span<const kernel::Job> jobs)
         : rule_(rule) {
-        std::size_t gram_bytes = 0, matrix_bytes = 0;
+        std::size_t square_bytes = 0, matrix_bytes = 0;
+        std::int64_t largest = 0;
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             if (jobs[i].branch != orthogonal || jobs[i].size == 0) continue;
             const auto shape = variables[i].tensor.shape();
-            const Matrix matrix{i, shape[0], shape[1], jobs[i].first_partial};
+            const Matrix matrix{i, shape[0], shape[1]};
             matrices_.push_back(matrix);
             const std::size_t item = jobs[i].computes_in_double ? 8 : 4;
-            const auto side = static_cast<std::size_t>(std::min(matrix.rows, matrix.columns));
-            gram_bytes = std::max(gram_bytes, side * side * item);
+            const auto side = static_cast<std::size_t>(matrix.side());
+            square_bytes = std::max(square_bytes, side * side * item);
             matrix_bytes = std::max(matrix_bytes, static_cast<std::size_t>(jobs[i].size) * item);
-            sums_.resize(matrix.first_partial +
-                         static_cast<std::size_t>((jobs[i].size + kernel::tile - 1) / kernel::tile));
+            largest = std::max(largest, jobs[i].size);
         }
-        const std::size_t gram = scratch_.reserve(gram_bytes), square = scratch_.reserve(gram_bytes),
-                          product = scratch_.reserve(matrix_bytes);
+        sums_.resize(static_cast<std::size_t>(tiles_of(largest)));
+        const bool is_even = rule.ns_steps % 2 == 0;
+        const std::size_t symmetric = scratch_.reserve(square_bytes), panels = scratch_.reserve(square_bytes),
+                          spare = scratch_.reserve(matrix_bytes), first = scratch_.reserve(is_even ? matrix_bytes : 0);
         scratch_.allocate();
-        gram_ = scratch_.at(gram);
-        square_ = scratch_.at(square);
-        product_ = scratch_.at(product);
-        plan_.reserve(jobs.size());
+        symmetric_ = scratch_.at(symmetric);
+        panels_ = scratch_.at(panels);
+        spare_ = scratch_.at(spare);
+        first_ = scratch_.at(is_even ? first : spare);
     }
 
     void evaluate(std::span<const kernel::Job> jobs, std::span<const kernel::Step> steps) override {
-        plan_.clear();
+        has_multiplied_ = false;
         for (const Matrix& matrix : matrices_) {
-            if (jobs[matrix.variable].work == kernel::Work::update)
-                plan_.add(matrix.variable, jobs[matrix.variable].size);
+            const kernel::Job& job = jobs[matrix.variable];
+            if (job.work != kernel::Work::update) continue;
+            job.computes_in_double ? orthogonalize<double>(matrix, job, steps[orthogonal])
+                                   : orthogonalize<float>(matrix, job, steps[orthogonal]);
+            has_multiplied_ = true;
         }
-        const auto& kernels = current_kernels().muon;
-        plan_.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
-            const auto matrix = std::ranges::lower_bound(matrices_, i, {}, &Matrix::variable);
-            kernels[jobs[i].computes_in_double].direct(steps[orthogonal], jobs[i], begin, end,
-                                                       sums_.data() + matrix->first_partial);
-        });
-        for (const Matrix& matrix : matrices_) {
-            if (jobs[matrix.variable].work == kernel::Work::update) orthogonalize(matrix, jobs[matrix.variable]);
-        }
+    }
+
+    int sweep_threads(std::int64_t elements) const override {
+        return has_multiplied_ && elements < most_alone ? 1 : threads_for(elements);
     }
 
 private:
     struct Matrix {
         std::size_t variable;
         std::int64_t rows, columns;
-        std::size_t first_partial;
+
+        std::int64_t side() const { return std::min(rows, columns); }
+        std::int64_t length() const { return std::max(rows, columns); }
+        bool is_tall() const { return rows > columns; }
     };
 
-    struct Scalars {
-        double inverse_norm, size, last_a;
-    };
+    static std::int64_t tiles_of(std::int64_t elements) { return (elements + kernel::tile - 1) / kernel::tile; }
 
-    // Apart from the products, which run in the caller's floating-point state.
-    Scalars scalars_of(const Matrix& matrix, const kernel::Job& job) const {
-        const FloatEnvironment environment;
-        double sum = 0.0;
-        for (std::int64_t k = 0; k < (job.size + kernel::tile - 1) / kernel::tile; ++k) {
-            sum += sums_[matrix.first_partial + static_cast<std::size_t>(k)];
-        }
-        const auto longest = static_cast<double>(std::max(matrix.rows, matrix.columns));
-        const double size = rule_.rms_rate ? std::sqrt(longest) * *rule_.rms_rate : 1.0;
-        return {1.0 / (std::sqrt(sum) + norm_epsilon), size, size * rule_.muon_a};
+    template <class T>
+    static Tensor view(const void* data, std::int64_t rows, std::int64_t columns) {
+        return Tensor(const_cast<void*>(data), is_double<T> ? DType::float64 : DType::float32,
+                      std::array{rows, columns});
     }
 
-    // On this thread alone: ours would go on spinning while the caller's product needs the processors.
-    static void combine(bool in_double, std::int64_t elements, double a, const void* x, double b, const void* y,
-                        void* out) {
-        const FloatEnvironment environment;
-        current_kernels().muon[in_double].combine(a, x, b, y, out, 0, elements);
+    template <class T>
+    static Tensor transposed(const void* data, std::int64_t rows, std::int64_t columns) {
+        constexpr auto item = static_cast<std::int64_t>(sizeof(T));
+        return Tensor(const_cast<void*>(data), is_double<T> ? DType::float64 : DType::float32,
+                      std::array{columns, rows}, std::array{item, columns * item});
     }
 
-    /// Newton-Schulz:  S = X X^T,  X <- a X + (b S + c S^2) X;  for more rows than columns the same on the other side.
-    void orthogonalize(const Matrix& matrix, const kernel::Job& job) {
-        const bool in_double = job.computes_in_double;
-        const DType dtype = in_double ? DType::float64 : DType::float32;
-        const std::int64_t item = in_double ? 8 : 4, rows = matrix.rows, columns = matrix.columns;
-        const bool is_wide = rows <= columns;
-        const std::int64_t side = std::min(rows, columns);
-        const auto view = [&](void* data, std::int64_t height, std::int64_t width) {
-            return Tensor(data, dtype, std::array{height, width});
+    template <class T>
+    void multiply(const Tensor& a, const Tensor& b, const Tensor& product) const {
+        T* const first = static_cast<T*>(product.data());
+        T* const last = first + product.size() - 1;
+        *first = *last = std::bit_cast<T>(unwritten<T>);
+        rule_.matrix_product(a, b, product);
+        const auto is_unwritten = [](T element) {
+            return std::bit_cast<std::remove_const_t<decltype(unwritten<T>)>>(element) == unwritten<T>;
         };
-        void* const direction = job.slots[1];
-        const Tensor x = view(direction, rows, columns);
-        const Tensor transposed(direction, dtype, std::array{columns, rows}, std::array{item, columns * item});
-        const Tensor gram = view(gram_, side, side), square = view(square_, side, side);
-        const Tensor product = view(product_, rows, columns);
+        if (is_unwritten(*first) || is_unwritten(*last)) {
+            throw std::invalid_argument(
+                "matrix_product: expected the product of its first two arguments in the third one, found that not "
+                "written; write it there, as numpy.matmul(a, b, out) does");
+        }
+    }
 
-        const Scalars scalars = scalars_of(matrix, job);
-        combine(in_double, job.size, scalars.inverse_norm, direction, 0.0, direction, direction);
-        for (std::int64_t k = 0; k < rule_.ns_steps; ++k) {
-            const bool is_last = k + 1 == rule_.ns_steps;
-            is_wide ? rule_.matrix_product(x, transposed, gram) : rule_.matrix_product(transposed, x, gram);
-            rule_.matrix_product(gram, gram, square);
-            combine(in_double, side * side, rule_.muon_b, gram_, rule_.muon_c, square_, gram_);
-            is_wide ? rule_.matrix_product(gram, x, product) : rule_.matrix_product(x, gram, product);
-            combine(in_double, job.size, is_last ? scalars.last_a : rule_.muon_a, direction,
-                    is_last ? scalars.size : 1.0, product_, direction);
+    /// S <- a I + b S + c X X^T, of which only a staircase at and below the diagonal is asked for.
+    template <class T>
+    void fold_square(const double (&polynomial)[3], const void* x, std::int64_t side, std::int64_t length) {
+        const std::int64_t count = std::clamp<std::int64_t>(side / panel_rows, 1, most_panels);
+        const T* const rows = static_cast<const T*>(x);
+        const auto for_each_panel = [&](const auto& work) {
+            T* panel = static_cast<T*>(panels_);
+            for (std::int64_t i = 0; i < count; ++i) {
+                const std::int64_t begin = side * i / count, end = side * (i + 1) / count;
+                work(begin, end, panel);
+                panel += (end - begin) * end;
+            }
+        };
+        for_each_panel([&](std::int64_t begin, std::int64_t end, T* panel) {
+            multiply<T>(view<T>(rows + begin * length, end - begin, length), transposed<T>(rows, end, length),
+                        view<T>(panel, end - begin, end));
+        });
+        const FloatEnvironment environment;
+        for_each_panel([&](std::int64_t begin, std::int64_t end, const T* panel) {
+            kernels<T>().fold(polynomial, panel, begin, end, side, symmetric_);
+        });
+    }
+
+    template <class T>
+    static const kernel::MuonKernels& kernels() {
+        return current_kernels().muon[is_double<T>];
+    }
+
+    /// d, X = d / (|d| + epsilon) with no more rows than columns, and the last polynomial.
+    /// All on this thread: others of ours would go on spinning while the caller's product needs the processors.
+    template <class T>
+    void normalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
+        const FloatEnvironment environment;
+        kernels<T>().direct(step, job, 0, job.size, sums_.data());
+        double sum = 0.0;
+        for (std::int64_t k = 0; k < tiles_of(job.size); ++k) sum += sums_[static_cast<std::size_t>(k)];
+        const auto length = static_cast<double>(matrix.length());
+        const double size = rule_.rms_rate ? std::sqrt(length) * *rule_.rms_rate : 1.0;
+        for (int k = 0; k < 3; ++k) last_[k] = size * polynomial_[k];
+        kernels<T>().scale(1.0 / (std::sqrt(sum) + norm_epsilon), job.slots[1], matrix.rows, matrix.columns,
+                           matrix.is_tall(), first_);
+    }
+
+    /// Newton-Schulz:  S = X X^T,  X <- (a I + b S + c S^2) X, from one memory to another. The last one lands in
+    /// slot 1.
+    template <class T>
+    void orthogonalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
+        const std::int64_t side = matrix.side(), length = matrix.length();
+        normalize<T>(matrix, job, step);
+        const void* x = first_;
+        for (std::int64_t left = rule_.ns_steps; left > 0; --left) {
+            void* const next = left % 2 == 1 ? job.slots[1] : spare_;
+            fold_square<T>({0.0, 0.0, 1.0}, x, side, length);
+            fold_square<T>(left == 1 ? last_ : polynomial_, symmetric_, side, side);
+            const Tensor polynomial = view<T>(symmetric_, side, side);
+            if (left == 1 && matrix.is_tall()) {
+                multiply<T>(transposed<T>(x, side, length), polynomial, view<T>(next, length, side));
+            } else {
+                multiply<T>(polynomial, view<T>(x, side, length), view<T>(next, side, length));
+            }
+            x = next;
         }
     }
 
     Muon rule_;
     std::vector<Matrix> matrices_;
     std::vector<double> sums_;
+    const double polynomial_[3] = {rule_.muon_a, rule_.muon_b, rule_.muon_c};
+    double last_[3] = {};  // of the last product, which also gives X its size
+    bool has_multiplied_ = false;
     Arena scratch_;  // as large as the largest matrix needs
-    void* gram_ = nullptr;
-    void* square_ = nullptr;
-    void* product_ = nullptr;
-    SweepPlan plan_;
+    void* symmetric_ = nullptr;
+    void* panels_ = nullptr;
+    void* spare_ = nullptr;  // X lies here and in slot 1 by turns
+    void* first_ = nullptr;  // the first X, which must not lie where the second one goes
 };
 
 }  // namespace

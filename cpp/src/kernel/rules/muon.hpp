@@ -1,5 +1,6 @@
 // Muon (Jordan et al. 2024).  d = m' = mu m + g, or Nesterov's g + mu m';  O = Newton-Schulz(d / (|d| + 1e-7))
 // m <- m';  w <- w - lr O.  The matrix products between are the caller's; slot 1 holds d, then O.
+// A symmetric product is computed up to its diagonal, and the part above is written with it.
 #pragma once
 
 #include "kernel/measure.hpp"
@@ -45,19 +46,72 @@ void muon_direct(const Step& step, const Job& job, std::int64_t begin, std::int6
     }
 }
 
+/// Blocks of a matrix are small enough for the first cache, whichever way they are written.
+inline constexpr std::int64_t block_side = 32;
+
 template <class T>
-void muon_combine(double a, const void* x, double b, const void* y, void* out, std::int64_t begin, std::int64_t end) {
-    const T first = static_cast<T>(a), second = static_cast<T>(b);
-    const T* u = static_cast<const T*>(x);
-    const T* v = static_cast<const T*>(y);
-    T* sum = static_cast<T*>(out);
-#pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) {
-        sum[i] = first * u[i] + second * v[i];
+FUSEDOPT_INLINE void write_transposed(const T* block, std::int64_t rows, std::int64_t columns, T* out,
+                                      std::int64_t stride) {
+    for (std::int64_t j = 0; j < columns; ++j) {
+        for (std::int64_t i = 0; i < rows; ++i) out[j * stride + i] = block[i * block_side + j];
     }
 }
 
 template <class T>
-inline constexpr MuonKernels muon_kernels = {muon_direct<T>, muon_combine<T>};
+void muon_scale(double a, const void* x, std::int64_t rows, std::int64_t columns, bool transposes, void* out) {
+    const T factor = static_cast<T>(a);
+    const T* from = static_cast<const T*>(x);
+    T* to = static_cast<T*>(out);
+    if (!transposes) {
+#pragma omp simd
+        for (std::int64_t k = 0; k < rows * columns; ++k) to[k] = factor * from[k];
+        return;
+    }
+    alignas(64) T block[block_side * block_side];
+    for (std::int64_t i = 0; i < rows; i += block_side) {
+        const std::int64_t height = rows - i < block_side ? rows - i : block_side;
+        for (std::int64_t j = 0; j < columns; j += block_side) {
+            const std::int64_t width = columns - j < block_side ? columns - j : block_side;
+            for (std::int64_t k = 0; k < height; ++k) {
+                const T* row = from + (i + k) * columns + j;
+#pragma omp simd
+                for (std::int64_t l = 0; l < width; ++l) block[k * block_side + l] = factor * row[l];
+            }
+            write_transposed(block, height, width, to + j * rows + i, rows);
+        }
+    }
+}
+
+template <class T>
+void muon_fold(const double (&polynomial)[3], const void* p, std::int64_t begin, std::int64_t end, std::int64_t side,
+               void* s) {
+    const T a = static_cast<T>(polynomial[0]), b = static_cast<T>(polynomial[1]), c = static_cast<T>(polynomial[2]);
+    const bool takes_s = polynomial[1] != 0.0;
+    T* symmetric = static_cast<T*>(s);
+    alignas(64) T block[block_side * block_side];
+    for (std::int64_t i = begin; i < end; i += block_side) {
+        const std::int64_t height = end - i < block_side ? end - i : block_side;
+        std::int64_t width;
+        for (std::int64_t j = 0; j < end; j += width) {
+            const std::int64_t border = j < begin ? begin : end;
+            width = border - j < block_side ? border - j : block_side;
+            for (std::int64_t k = 0; k < height; ++k) {
+                const T* more = static_cast<const T*>(p) + (i + k - begin) * end + j;
+                T* row = symmetric + (i + k) * side + j;
+#pragma omp simd
+                for (std::int64_t l = 0; l < width; ++l) {
+                    const T sum = (takes_s ? b * row[l] : T(0)) + c * more[l];
+                    row[l] = sum;
+                    block[k * block_side + l] = sum;
+                }
+            }
+            if (j < begin) write_transposed(block, height, width, symmetric + j * side + i, side);
+        }
+        for (std::int64_t k = i; k < i + height; ++k) symmetric[k * side + k] += a;
+    }
+}
+
+template <class T>
+inline constexpr MuonKernels muon_kernels = {muon_direct<T>, muon_scale<T>, muon_fold<T>};
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL
