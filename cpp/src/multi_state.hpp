@@ -4,13 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <fusedopt/multi_optimizer.hpp>
 
+#include "mutex.hpp"
 #include "stepping.hpp"
 
 namespace fusedopt {
@@ -32,7 +32,7 @@ struct MultiOptimizer::State {
     std::int64_t calls = 0;
     double learning_rate = 0.0;  // Keras stores one that is never used
     bool is_built = false;
-    mutable std::recursive_mutex mutex;
+    mutable Mutex mutex;
 
 private:
     /// Which optimizer a variable belongs to, and which of its variables it is.

@@ -6,6 +6,8 @@
 #include <atomic>
 #include <bit>
 
+#include "gil.hpp"
+
 namespace fusedopt::python {
 namespace {
 
@@ -60,7 +62,7 @@ py::array as_array(py::handle object, const std::string& who) {
                              "__array_interface__ or __array__), found " + type_name(object));
     }
     try {
-        return protocols().asarray(object).cast<py::array>();
+        return call(protocols().asarray, object).cast<py::array>();
     } catch (py::error_already_set& error) {
         py::raise_from(
             error, PyExc_TypeError,

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "gil.hpp"
+#include "register.hpp"
 
 namespace fusedopt::python {
 
@@ -40,6 +42,7 @@ public:
     /// Calls build with the views of these objects and without the GIL, then keeps them.
     template <class Build>
     void build(const py::sequence& objects, std::vector<std::string> names, const Build& build) {
+        warn_of_environment();
         std::vector<py::array> arrays;
         std::vector<Tensor> tensors;
         for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -48,7 +51,7 @@ public:
             tensors.push_back(view(arrays.back(), who));
         }
         {
-            const py::gil_scoped_release release;
+            const Unlocked unlocked;
             build(tensors, names);
         }
         keep(std::move(arrays), std::move(names));
@@ -105,7 +108,7 @@ auto call_step(const Built& built, const py::object& gradients, const py::object
     const py::tuple held(gradients);  // a list could change while the GIL is released
     BorrowedStaging staging;
     stage(staging, built, held, variables);
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     return variables.is_none() ? step(std::span<const Tensor>(staging->gradients), nullptr)
                                : step(std::span<const Tensor>(staging->gradients), &staging->variables);
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "built.hpp"
+#include "gil.hpp"
 #include "register.hpp"
 #include "rules.hpp"
 
@@ -49,7 +50,7 @@ public:
             excluded.push_back(variable_array(objects[i], who));
             tensors.push_back(view(excluded.back(), who));
         }
-        const py::gil_scoped_release release;
+        const Unlocked unlocked;
         core->exclude_from_weight_decay(tensors);
     }
 
@@ -137,14 +138,14 @@ private:
 template <class Held>
 void set_weights(Held& held, const std::vector<py::array>& arrays) {
     const std::vector<Tensor> tensors = views(arrays);
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     held.core->set_weights(tensors);
 }
 
 template <class Held>
 void set_state(Held& held, const std::vector<py::array>& arrays) {
     const std::vector<Tensor> tensors = views(arrays);
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     held.core->set_state(tensors);
 }
 
@@ -158,7 +159,7 @@ void finalize_variable_values(Held& held, const py::sequence& objects) {
         arrays.push_back(variable_array(objects[i], who));
         tensors.push_back(view(arrays.back(), who));
     }
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     held.core->finalize_variable_values(tensors);
 }
 
@@ -170,7 +171,7 @@ void define_state(Class& cls) {
         const auto core = self.cast<Held&>().core;
         std::vector<NamedTensor> variables;
         {
-            const py::gil_scoped_release release;
+            const Unlocked unlocked;
             variables = ((*core).*get)();
         }
         return live_views(variables, self);
@@ -183,12 +184,12 @@ void define_state(Class& cls) {
 }
 
 // Whatever locks must do so without the GIL: a learning-rate function may hold that lock while it waits for the GIL.
-using Unlocked = py::call_guard<py::gil_scoped_release>;
+using CallUnlocked = py::call_guard<Unlocked>;
 
 /// A property of the core.
 template <class Held, class Value, class Core>
 py::cpp_function unlocked(Value (Core::*get)() const) {
-    return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, Unlocked());
+    return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, CallUnlocked());
 }
 
 }  // namespace
@@ -209,7 +210,7 @@ void register_optimizers(py::module_& module) {
             "set_learning_rate",
             [](PyOptimizer& self, const py::object& value) {
                 Hyperparameter learning_rate = hyperparameter(value, "learning_rate");
-                const py::gil_scoped_release release;
+                const Unlocked unlocked;
                 self.core->set_learning_rate(std::move(learning_rate));
             },
             py::arg("learning_rate"))
@@ -224,7 +225,7 @@ void register_optimizers(py::module_& module) {
     py::class_<PyMulti, std::shared_ptr<PyMulti>> multi(module, "MultiOptimizer");
     define_state<PyMulti>(multi);
     multi
-        .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>>(), Unlocked(),
+        .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>>(), CallUnlocked(),
              py::arg("optimizers"), py::arg("loss_scale_factor"))
         .def("build", &PyMulti::build, py::arg("variables"), py::arg("names"), py::arg("assignment"))
         .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
@@ -238,9 +239,9 @@ void register_optimizers(py::module_& module) {
     py::class_<PyLossScale> loss_scale(module, "LossScale");
     define_state<PyLossScale>(loss_scale);
     loss_scale
-        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), Unlocked(), py::arg("inner"),
+        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
-        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), Unlocked(), py::arg("inner"),
+        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def("apply", &PyLossScale::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("dynamic_scale", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_scale))
