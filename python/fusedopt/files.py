@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fusedopt.runtime import __version__
 from fusedopt.state import Array, checked_values
 
 FORMAT = "fusedopt-1"
+Function = TypeVar("Function", bound=Any)
 
 
+class _Exit:
+    """Holds up the end of the interpreter until no thread uses the file library.
+
+    That library stops the process if Python ends one of its threads, and a temporary file would stay.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        atexit.register(self.lock_for_good)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+    def lock_for_good(self) -> None:
+        self.lock.acquire()
+
+    def waits_for(self, function: Function) -> Function:
+        @wraps(function)
+        def locked(*arguments: Any) -> Any:
+            with self.lock:
+                return function(*arguments)
+
+        return locked  # type: ignore[return-value]
+
+
+_exit = _Exit()
+
+
+@_exit.waits_for
 def write(
     path: str | os.PathLike[str], state: list[tuple[str, Array]], description: Mapping[str, Any]
 ) -> None:
@@ -40,6 +75,7 @@ def write(
         _flush(target.parent)
 
 
+@_exit.waits_for
 def read(
     path: str | os.PathLike[str], state: list[tuple[str, Array]], class_name: str
 ) -> list[Array]:
