@@ -6,6 +6,8 @@
 #include <type_traits>
 #include <utility>
 
+#include <fusedopt/runtime.hpp>
+
 #include "levels.hpp"
 #include "state.hpp"
 
@@ -101,6 +103,7 @@ Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tenso
 
 void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names,
                              std::span<const Tensor> all) {
+    read_environment();
     Layout layout = lay_out(tensors, names, all);
     std::vector<kernel::Job> new_jobs;
     Arena new_arena = allocate(layout, new_jobs);

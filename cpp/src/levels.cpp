@@ -21,11 +21,13 @@
 namespace fusedopt {
 namespace {
 
-[[maybe_unused]] bool always() {
+#if !defined(FUSEDOPT_ASKS_CPUID)
+
+bool always() {
     return true;
 }
 
-#if defined(FUSEDOPT_ASKS_CPUID)
+#else
 
 struct Registers {
     unsigned eax, ebx, ecx, edx;
@@ -57,12 +59,20 @@ bool saves_registers(unsigned bits) {
 #endif
 }
 
+// The psABI's x86-64-v2: CMPXCHG16B, LAHF and SAHF, POPCNT, SSE3, SSSE3, SSE4.1, SSE4.2.
+bool is_x86_64_v2() {
+    constexpr unsigned sse3 = 1u << 0, ssse3 = 1u << 9, cmpxchg16b = 1u << 13, sse4_1 = 1u << 19, sse4_2 = 1u << 20;
+    constexpr unsigned popcnt = 1u << 23, lahf = 1u << 0;
+    constexpr unsigned leaf_1 = sse3 | ssse3 | cmpxchg16b | sse4_1 | sse4_2 | popcnt;
+    return (cpuid(1).ecx & leaf_1) == leaf_1 && (cpuid(0x80000001u).ecx & lahf) == lahf;
+}
+
 // The psABI's x86-64-v3: AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE.
 [[maybe_unused]] bool is_x86_64_v3() {
     constexpr unsigned fma = 1u << 12, movbe = 1u << 22, avx = 1u << 28, f16c = 1u << 29;
     constexpr unsigned bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8, lzcnt = 1u << 5;
     constexpr unsigned leaf_1 = fma | movbe | avx | f16c, leaf_7 = bmi1 | avx2 | bmi2;
-    return (cpuid(1).ecx & leaf_1) == leaf_1 && (cpuid(7).ebx & leaf_7) == leaf_7 &&
+    return is_x86_64_v2() && (cpuid(1).ecx & leaf_1) == leaf_1 && (cpuid(7).ebx & leaf_7) == leaf_7 &&
            (cpuid(0x80000001u).ecx & lzcnt) == lzcnt && saves_registers(0x6);
 }
 
@@ -81,7 +91,7 @@ constexpr Level all_levels[] = {
     {"baseline", &kernel::baseline::kernels, always},
 #endif
 #if defined(FUSEDOPT_HAS_x86_64_v2)
-    {"x86_64_v2", &kernel::x86_64_v2::kernels, always},
+    {"x86_64_v2", &kernel::x86_64_v2::kernels, is_x86_64_v2},
 #endif
 #if defined(FUSEDOPT_HAS_x86_64_v3)
     {"x86_64_v3", &kernel::x86_64_v3::kernels, is_x86_64_v3},
@@ -94,10 +104,27 @@ constexpr Level all_levels[] = {
 #endif
 };
 
+#if defined(FUSEDOPT_ASKS_CPUID) && !defined(FUSEDOPT_HAS_x86_64_v2)
+constexpr const char* way_out = "build with FUSEDOPT_LEVELS=all";
+#else
+constexpr const char* way_out = "run on a newer processor (x86_64_v2 needs SSE4.2 and POPCNT)";
+#endif
+
+std::string names_of(std::span<const Level> some) {
+    std::string names;
+    for (const Level& level : some) names += (names.empty() ? "" : ", ") + std::string(level.name);
+    return names;
+}
+
 const Level& highest_supported() {
     const Level* best = nullptr;
     for (const Level& level : all_levels) {
         if (level.is_supported()) best = &level;
+    }
+    if (!best) {
+        throw std::runtime_error("level: expected a processor that runs one of the compiled levels (" +
+                                 names_of(all_levels) + "), found one that runs none, as it lacks instructions of " +
+                                 std::string(all_levels[0].name) + "; " + way_out);
     }
     return *best;
 }
@@ -108,6 +135,7 @@ const Level& find_level(std::string_view name, std::string_view where) {
         if (level.name == name && level.is_supported()) return level;
         if (level.is_supported()) known += (known.empty() ? "" : ", ") + std::string(level.name);
     }
+    if (known.empty()) highest_supported();  // throws
     throw std::invalid_argument(std::string(where) + ": expected a level this machine supports (" + known +
                                 "), found '" + std::string(name) + "'");
 }

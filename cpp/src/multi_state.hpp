@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,6 +11,7 @@
 
 #include <fusedopt/multi_optimizer.hpp>
 
+#include "mutex.hpp"
 #include "stepping.hpp"
 
 namespace fusedopt {
@@ -39,7 +39,7 @@ struct MultiOptimizer::State {
     std::int64_t calls = 0;
     double learning_rate = 0.0;  // Keras stores one that is never used
     bool is_built = false;
-    mutable std::recursive_mutex mutex;
+    mutable Mutex mutex;
 
 private:
     /// Which optimizer a variable belongs to, and which of its variables it is.

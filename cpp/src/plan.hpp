@@ -73,13 +73,14 @@ private:
         std::int64_t element;
     };
 
-    /// Calls share(begin, end) on each thread; `end` lies in the last variable of its share.
+    /// Calls share(begin, end) for parts of the sweep; `end` lies in the last variable of its share.
     template <class Share>
     void run_shares(int threads, const Share& share) const {
         if (variables_.empty()) return;
-        run_on_threads(threads, [&](int index, int count) {
-            const Cut begin = cut(total_ / count * index + std::min<std::int64_t>(index, total_ % count));
-            Cut end = cut(total_ / count * (index + 1) + std::min<std::int64_t>(index + 1, total_ % count));
+        const std::int64_t count = shares_for(threads, total_);
+        run_on_threads(threads, count, [&](std::int64_t k) {
+            const Cut begin = cut(total_ / count * k + std::min(k, total_ % count));
+            Cut end = cut(total_ / count * (k + 1) + std::min(k + 1, total_ % count));
             if (end.position == variables_.size()) end = {end.position - 1, size_of(end.position - 1)};
             if (begin.position < variables_.size()) share(begin, end);
         });
@@ -106,7 +107,7 @@ private:
     std::int64_t total_ = 0;
 };
 
-/// Splits pieces that are never cut, each for the thread in whose equal share of all elements it begins.
+/// Splits pieces that are never cut; each belongs to the equal share of all elements in which it begins.
 class PiecePlan {
 public:
     void reserve(std::size_t count) { pieces_.reserve(count); }
@@ -123,13 +124,15 @@ public:
 
     template <class Work>
     void run(const Work& work) const {
-        run_on_threads(threads_for(total_), [&](int index, int count) {
-            const auto share = [&](int i) {
+        const int threads = threads_for(total_);
+        const std::int64_t count = shares_for(threads, total_);
+        run_on_threads(threads, count, [&](std::int64_t k) {
+            const auto border = [&](std::int64_t i) {
                 return i == count ? pieces_.end()
                                   : std::ranges::lower_bound(pieces_, total_ / count * i, {}, &Piece::first);
             };
-            const auto end = share(index + 1);
-            for (auto piece = share(index); piece != end; ++piece) work(piece->index);
+            const auto end = border(k + 1);
+            for (auto piece = border(k); piece != end; ++piece) work(piece->index);
         });
     }
 

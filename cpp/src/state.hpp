@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,6 +13,7 @@
 
 #include "kernel/kernel.hpp"
 #include "memory.hpp"
+#include "mutex.hpp"
 #include "plan.hpp"
 #include "procedure.hpp"
 #include "rule.hpp"
@@ -140,7 +140,7 @@ struct Optimizer::State {
     Arena arena;
     std::unique_ptr<Procedure> procedure;
 
-    mutable std::recursive_mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
+    mutable Mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
     bool is_stepping = false;
     bool is_update = false;  // the step in progress
 

@@ -3,49 +3,90 @@
 #include <algorithm>
 #include <atomic>
 #include <charconv>
+#include <chrono>
+#include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
+#include <vector>
 
 #include <fusedopt/runtime.hpp>
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 #if defined(__linux__)
+#include <pthread.h>
 #include <sched.h>
 #endif
-#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+#if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
-#include <sys/stat.h>
-#include <condition_variable>
-#include <mutex>
-#define FUSEDOPT_WATCHES_FORKS
 #endif
 
 namespace fusedopt {
 namespace {
 
-// Elements below which a second thread costs more than it saves: starting a team takes some microseconds.
+// Elements below which a second thread costs more than it saves: waking it takes some microseconds.
 constexpr std::int64_t serial_elements = 32 * 1024;
 constexpr int most_threads = 1024;
 
-struct ThreadCount {
+// What the number of threads comes from, and the number; for the machine it changes, so it is counted each time.
+enum class Source : int { unread, machine, set_num_threads, fusedopt_num_threads, omp_num_threads, no_threads };
+
+struct Choice {
+    Source source;
     int count;
-    const char* source;
 };
 
-std::atomic<int> chosen_count{0};
-std::atomic<const char*> chosen_source{nullptr};
+std::atomic<Choice> choice{{Source::unread, 0}};
+std::atomic<int> processors_of_quota{INT_MAX};
+std::atomic<bool> is_omp_num_threads_ignored{false};
 std::atomic<bool> team_started{false};
 std::atomic<bool> is_forked_child{false};
 
-int affinity_count() {
+// OpenMP may have bound this thread to one of its places; the process has them all.
+bool is_bound_by_openmp() {
+#if defined(_OPENMP)
+    return omp_get_num_places() > 0;
+#else
+    return false;
+#endif
+}
+
 #if defined(__linux__)
+
+struct Affinity {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+    bool is_known;
+
+    bool operator==(const Affinity& other) const {
+        return is_known == other.is_known && (!is_known || CPU_EQUAL(&set, &other.set));
+    }
+};
+
+Affinity current_affinity() {
+    Affinity affinity;
+    affinity.is_known = sched_getaffinity(0, sizeof(affinity.set), &affinity.set) == 0;
+    return affinity;
+}
+
+#endif
+
+int affinity_count() {
+#if defined(_OPENMP)
+    if (is_bound_by_openmp()) return std::max(1, omp_get_num_procs());
+#endif
+#if defined(__linux__)
+    if (const Affinity affinity = current_affinity(); affinity.is_known) return std::max(1, CPU_COUNT(&affinity.set));
 #endif
     return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
@@ -105,120 +146,322 @@ double quota() {
 
 #endif
 
-// The number a variable holds; OpenMP's may be a list for nested regions, whose first entry is ours.
-int count_in(const char* name, const char* text) {
-    std::string value = text;
-    if (std::string_view(name) == "OMP_NUM_THREADS") value = value.substr(0, value.find(','));
+std::string_view trimmed(std::string_view text) {
+    const auto begin = text.find_first_not_of(" \t\n\v\f\r");
+    if (begin == std::string_view::npos) return {};
+    return text.substr(begin, text.find_last_not_of(" \t\n\v\f\r") + 1 - begin);
+}
+
+std::optional<int> count_in(std::string_view text, int most) {
     int count = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), count);
-    if (error != std::errc() || end != value.data() + value.size() || count < 1 || count > most_threads) {
-        throw std::invalid_argument(std::string(name) + ": expected a whole number from 1 to " +
-                                    std::to_string(most_threads) + ", found '" + text + "'");
-    }
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+    if (error != std::errc() || end != text.data() + text.size() || count < 1 || count > most) return std::nullopt;
     return count;
 }
 
-ThreadCount count_of_environment() {
-    for (const char* name : {"FUSEDOPT_NUM_THREADS", "OMP_NUM_THREADS"}) {
-        const char* text = std::getenv(name);
-        if (!text || !*text) continue;
-        const int count = count_in(name, text);
-        if (has_threads()) return {count, name};
+// OpenMP's is a list for nested regions, whose first entry is ours. If one entry is no count, OpenMP ignores them all.
+std::optional<int> first_count_in(std::string_view list) {
+    std::optional<int> first;
+    for (;;) {
+        const auto comma = list.find(',');
+        std::string_view entry = trimmed(list.substr(0, comma));
+        if (entry.starts_with('+')) entry.remove_prefix(1);
+        const std::optional<int> count = count_in(entry, first ? INT_MAX : most_threads);
+        if (!count) return std::nullopt;
+        if (!first) first = count;
+        if (comma == std::string_view::npos) return first;
+        list.remove_prefix(comma + 1);
     }
-    if (!has_threads()) return {1, "built without threads"};
-    const double allowed = quota();
-    const int affinity = affinity_count();
-    if (allowed < affinity) return {std::max(1, static_cast<int>(std::ceil(allowed))), "control group quota"};
-    return {affinity, "processors"};
 }
 
-void set_count(ThreadCount count) {
-    chosen_source.store(count.source, std::memory_order_relaxed);
-    chosen_count.store(count.count, std::memory_order_release);
-}
-
-#if defined(FUSEDOPT_WATCHES_FORKS)
-
-// A thread that runs what the forked thread gives it, on a team of its own. It ends with the process.
-class Deputy {
-public:
-    Deputy() { std::thread(&Deputy::serve, this).detach(); }
-
-    void run(void (*job)(const void*), const void* argument) {
-        std::unique_lock lock(mutex_);
-        job_ = job;
-        argument_ = argument;
-        changed_.notify_all();
-        changed_.wait(lock, [this] { return !job_; });
-    }
-
-private:
-    void serve() {
-        for (std::unique_lock lock(mutex_);;) {
-            changed_.wait(lock, [this] { return job_; });
-            job_(argument_);
-            job_ = nullptr;
-            changed_.notify_all();
+Choice choice_of_environment() {
+    if (const char* text = std::getenv("FUSEDOPT_NUM_THREADS"); text && *text) {
+        const std::optional<int> count = count_in(text, most_threads);
+        if (!count) {
+            throw std::invalid_argument("FUSEDOPT_NUM_THREADS: expected a whole number from 1 to " +
+                                        std::to_string(most_threads) + ", found '" + text + "'");
         }
+        if (has_threads()) return {Source::fusedopt_num_threads, *count};
     }
+    if (!has_threads()) return {Source::no_threads, 1};
+    if (const char* text = std::getenv("OMP_NUM_THREADS")) {
+        if (const std::optional<int> count = first_count_in(text)) return {Source::omp_num_threads, *count};
+        is_omp_num_threads_ignored.store(true, std::memory_order_relaxed);
+    }
+    const double allowed = quota();
+    if (allowed < most_threads) processors_of_quota.store(std::max(1, static_cast<int>(std::ceil(allowed))));
+    return {Source::machine, 0};
+}
 
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    void (*job_)(const void*) = nullptr;
-    const void* argument_ = nullptr;
+Choice current_choice() {
+    const Choice known = choice.load(std::memory_order_acquire);
+    if (known.source != Source::unread) return known;
+    const Choice read = choice_of_environment();
+    choice.store(read, std::memory_order_release);
+    return read;
+}
+
+#if defined(_OPENMP)
+
+// What OpenMP allows unless somebody lowers it: omp_set_num_threads, as threadpoolctl calls it, for one.
+const int openmp_default = [] {
+    const char* text = std::getenv("OMP_NUM_THREADS");
+    return (text ? first_count_in(text) : std::nullopt).value_or(omp_get_num_procs());
+}();
+
+int openmp_limit() {
+    if (omp_get_active_level() >= omp_get_max_active_levels()) return 1;
+    const int most = omp_get_max_threads();
+    return std::min(omp_get_thread_limit(), most < openmp_default ? most : INT_MAX);
+}
+
+#else
+
+int openmp_limit() {
+    return INT_MAX;
+}
+
+#endif
+
+struct ThreadCount {
+    int count;
+    const char* source;
 };
 
-thread_local bool forks_alone = false;
-// True on a forked thread that may have had a team, perhaps of another user of the same OpenMP library.
-thread_local bool may_have_lost_team = false;
-Deputy* deputy = nullptr;  // of that thread, the only one that was forked
+ThreadCount count_of_machine() {
+    const int affinity = affinity_count();
+    const int allowed = processors_of_quota.load(std::memory_order_relaxed);
+    if (allowed < affinity) return {allowed, "control group quota"};
+    return {std::min(affinity, most_threads), "processors"};
+}
 
-// True where the calling thread is certainly the only one, so nobody has a team. The opposite proves nothing: OpenBLAS,
-// for one, has threads as soon as NumPy is imported.
-bool is_only_thread() {
-#if defined(__linux__)
-    struct stat tasks;
-    return stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink == 3;  // itself, its parent and one thread
-#else
-    return false;
+ThreadCount unlimited_count() {
+    const Choice chosen = current_choice();
+    switch (chosen.source) {
+        case Source::set_num_threads:
+            return {chosen.count, "set_num_threads"};
+        case Source::fusedopt_num_threads:
+            return {chosen.count, "FUSEDOPT_NUM_THREADS"};
+        case Source::omp_num_threads:
+            return {chosen.count, "OMP_NUM_THREADS"};
+        case Source::no_threads:
+            return {1, "built without threads"};
+        default:
+            return count_of_machine();
+    }
+}
+
+ThreadCount thread_count() {
+    const ThreadCount count = unlimited_count();
+    if (is_forked_child.load(std::memory_order_relaxed)) return {1, "forked after a threaded step"};
+    if (const int limit = openmp_limit(); limit < count.count) return {limit, "limit of OpenMP"};
+    return count;
+}
+
+void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 
-void before_fork() {
-    forks_alone = is_only_thread();
+// Waits until `atomic` has another value than `old`: awake for as long as waking up would take, then asleep.
+template <class Value>
+void await_change(const std::atomic<Value>& atomic, Value old, std::chrono::microseconds awake) {
+    const auto end = std::chrono::steady_clock::now() + awake;
+    do {
+        for (int k = 0; k < 32; ++k) {
+            if (atomic.load(std::memory_order_acquire) != old) return;
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    atomic.wait(old, std::memory_order_acquire);
 }
 
+// Threads that help the one that borrows them. Each takes shares from its own queue first, so that it meets the same
+// memory in each step, then from the others'. Who has not come when all shares are taken is not waited for.
+class Team {
+public:
+    void share_out(int threads, std::int64_t shares, void (*work)(const void*, std::int64_t), const void* argument) {
+        members_ = recruit(threads);
+        work_ = work;
+        argument_ = argument;
+        for (int m = 0; m < members_; ++m) {
+            queues_[m].next.store(shares * m / members_, std::memory_order_relaxed);
+            queues_[m].end = shares * (m + 1) / members_;
+        }
+        gate_.store(open, std::memory_order_release);
+        calls_.fetch_add(1, std::memory_order_release);
+        calls_.notify_all();
+        take_shares(0);
+        for (unsigned inside = gate_.fetch_and(~open, std::memory_order_acq_rel) & ~open; inside != 0;
+             inside = gate_.load(std::memory_order_acquire)) {
+            await_change(gate_, inside, std::chrono::microseconds(50));
+        }
+    }
+
+    Team* next_idle = nullptr;
+
+private:
+    struct alignas(64) Queue {
+        std::atomic<std::int64_t> next;
+        std::int64_t end;
+    };
+
+    // As many members as asked for, or as the system gives.
+    int recruit(int threads) {
+#if defined(__linux__)
+        const Affinity affinity = current_affinity();
+        if (!is_bound_by_openmp() && affinity.is_known && !(affinity == affinity_)) {
+            for (std::thread& helper : helpers_) {
+                pthread_setaffinity_np(helper.native_handle(), sizeof(affinity.set), &affinity.set);
+            }
+            affinity_ = affinity;
+        }
+#endif
+        if (static_cast<std::size_t>(threads) > capacity_) {
+            queues_ = std::make_unique<Queue[]>(static_cast<std::size_t>(threads));
+            capacity_ = static_cast<std::size_t>(threads);
+            helpers_.reserve(capacity_ - 1);
+        }
+        while (static_cast<int>(helpers_.size()) + 1 < threads) {
+            const int member = static_cast<int>(helpers_.size()) + 1;
+            try {
+                helpers_.emplace_back(&Team::serve, this, member);
+            } catch (const std::system_error&) {
+                break;
+            }
+            bind(helpers_.back(), member);
+        }
+        return std::min(threads, static_cast<int>(helpers_.size()) + 1);
+    }
+
+    // Where OpenMP binds threads to places, a member goes where OpenMP would have put it.
+    static void bind([[maybe_unused]] std::thread& helper, [[maybe_unused]] int member) {
+#if defined(_OPENMP) && defined(__linux__)
+        if (!is_bound_by_openmp()) return;
+        const int place = (std::max(0, omp_get_place_num()) + member) % omp_get_num_places();
+        std::vector<int> processors(static_cast<std::size_t>(omp_get_place_num_procs(place)));
+        omp_get_place_proc_ids(place, processors.data());
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        for (const int processor : processors) CPU_SET(static_cast<std::size_t>(processor), &set);
+        pthread_setaffinity_np(helper.native_handle(), sizeof(set), &set);
+#endif
+    }
+
+    void serve(int member) {
+        for (int seen = 0;;) {
+            await_change(calls_, seen, std::chrono::microseconds(100));
+            seen = calls_.load(std::memory_order_acquire);
+            if (!enter()) continue;
+            if (member < members_) take_shares(member);
+            if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) gate_.notify_one();
+        }
+    }
+
+    bool enter() {
+        unsigned gate = gate_.load(std::memory_order_relaxed);
+        while (gate & open) {
+            if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acquire)) return true;
+        }
+        return false;
+    }
+
+    void take_shares(int member) {
+        const FloatEnvironment environment;
+        for (int m = 0; m < members_; ++m) {
+            Queue& queue = queues_[(member + m) % members_];
+            while (queue.next.load(std::memory_order_relaxed) < queue.end) {
+                const std::int64_t share = queue.next.fetch_add(1, std::memory_order_relaxed);
+                if (share < queue.end) work_(argument_, share);
+            }
+        }
+    }
+
+    // The gate: open while there may be shares, and how many helpers are inside.
+    static constexpr unsigned open = 1u << 31;
+    alignas(64) std::atomic<unsigned> gate_{0};
+    alignas(64) std::atomic<int> calls_{0};
+    // Written by the borrower while the gate is closed and nobody inside.
+    int members_ = 1;
+    void (*work_)(const void*, std::int64_t) = nullptr;
+    const void* argument_ = nullptr;
+    std::unique_ptr<Queue[]> queues_;
+    std::size_t capacity_ = 0;
+    std::vector<std::thread> helpers_;
+#if defined(__linux__)
+    Affinity affinity_ = current_affinity();
+#endif
+};
+
+// Teams that nobody uses now. They are never destroyed: a thread may step while the process ends.
+constinit std::mutex idle_mutex;
+constinit Team* idle_teams = nullptr;
+
+Team& borrow_team() {
+    {
+        const std::lock_guard lock(idle_mutex);
+        if (Team* team = idle_teams) {
+            idle_teams = team->next_idle;
+            return *team;
+        }
+    }
+    team_started.store(true, std::memory_order_relaxed);
+    return *new Team;
+}
+
+void give_back(Team& team) {
+    const std::lock_guard lock(idle_mutex);
+    team.next_idle = idle_teams;
+    idle_teams = &team;
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+
+void before_fork() {
+    idle_mutex.lock();
+}
+
+void in_parent() {
+    idle_mutex.unlock();
+}
+
+// The helpers were not forked.
 void in_child() {
-    if (forks_alone) return;
-    may_have_lost_team = true;
-    deputy = nullptr;  // the parent's, if it had one, was not forked
+    idle_teams = nullptr;
+    idle_mutex.unlock();
     if (team_started.load(std::memory_order_relaxed)) is_forked_child.store(true, std::memory_order_relaxed);
 }
 
-const int fork_handler = pthread_atfork(before_fork, nullptr, in_child);
+[[maybe_unused]] const int fork_handler = pthread_atfork(before_fork, in_parent, in_child);
 
 #endif
 
 }  // namespace
 
-void note_team_started() {
-    if (!team_started.load(std::memory_order_relaxed)) team_started.store(true, std::memory_order_relaxed);
-}
-
-bool run_by_deputy([[maybe_unused]] void (*job)(const void*), [[maybe_unused]] const void* argument) {
-#if defined(FUSEDOPT_WATCHES_FORKS)
-    if (may_have_lost_team) {
-        if (!deputy) deputy = new Deputy;
-        deputy->run(job, argument);
-        return true;
-    }
-#endif
-    return false;
+void share_out(int threads, std::int64_t shares, void (*work)(const void*, std::int64_t), const void* argument) {
+    Team& team = borrow_team();
+    team.share_out(threads, shares, work, argument);
+    give_back(team);
 }
 
 int threads_for(std::int64_t elements) {
-    if (elements < 2 * serial_elements || is_forked_child.load(std::memory_order_relaxed)) return 1;
+    if (elements < 2 * serial_elements) return 1;
     return static_cast<int>(std::min<std::int64_t>(num_threads(), elements / serial_elements));
+}
+
+std::int64_t shares_for(int threads, std::int64_t elements) {
+    if (threads == 1) return 1;
+    // Enough that a thread which comes late or is interrupted keeps nobody waiting for long.
+    constexpr std::int64_t fewest = 8, most_elements = 32 * 1024;
+    return threads * std::max(fewest, elements / (threads * most_elements));
+}
+
+bool ignores_omp_num_threads() {
+    current_choice();
+    return is_omp_num_threads_ignored.load(std::memory_order_relaxed);
 }
 
 bool has_threads() {
@@ -230,8 +473,7 @@ bool has_threads() {
 }
 
 int num_threads() {
-    if (chosen_count.load(std::memory_order_acquire) == 0) set_count(count_of_environment());
-    return is_forked_child.load(std::memory_order_relaxed) ? 1 : chosen_count.load(std::memory_order_relaxed);
+    return thread_count().count;
 }
 
 void set_num_threads(int count) {
@@ -243,13 +485,11 @@ void set_num_threads(int count) {
         throw std::invalid_argument("num_threads: expected 1, as this build has no threads, found " +
                                     std::to_string(count));
     }
-    set_count({count, "set_num_threads"});
+    choice.store({Source::set_num_threads, count}, std::memory_order_release);
 }
 
 std::string_view num_threads_source() {
-    num_threads();
-    return is_forked_child.load(std::memory_order_relaxed) ? "forked after a threaded step"
-                                                           : chosen_source.load(std::memory_order_relaxed);
+    return thread_count().source;
 }
 
 }  // namespace fusedopt

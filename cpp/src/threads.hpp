@@ -1,11 +1,9 @@
-// Threads: how many, and running a body on them in the kernels' floating-point state. The one place that knows OpenMP.
+// Threads: how many, and sharing work out among them in the kernels' floating-point state. The one place that knows
+// OpenMP, whose settings hold here. The threads are our own: an OpenMP region ends only when each of its threads has
+// begun, and on a busy machine that takes many times as long as the work itself.
 #pragma once
 
 #include <cstdint>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 #include "float_environment.hpp"
 
@@ -14,34 +12,19 @@ namespace fusedopt {
 /// The threads a step over `elements` elements uses: one below the size at which a second one pays.
 int threads_for(std::int64_t elements);
 
-/// Notes that worker threads exist. A forked child does not have them and stays on one thread.
-void note_team_started();
+/// Into how many shares of about equal size to cut the work on `elements` elements.
+std::int64_t shares_for(int threads, std::int64_t elements);
 
-/// Runs job(argument) on another thread where the calling one was forked and may have had a team that is not ours, else
-/// returns false. OpenMP keeps a team for each thread that ever started one, and would wait for the lost one forever.
-bool run_by_deputy(void (*job)(const void*), const void* argument);
+/// Calls work(argument, k) once for each k from 0 to `shares`, on this thread and on those others that come in time.
+void share_out(int threads, std::int64_t shares, void (*work)(const void*, std::int64_t), const void* argument);
 
-/// Runs body(index, count) once on each of `threads` threads, or on fewer where the system gives fewer.
-template <class Body>
-void run_on_threads(int threads, const Body& body) {
-#if defined(_OPENMP)
-    const auto run_on_team = [&] {
-#pragma omp parallel num_threads(threads)
-        {
-            const FloatEnvironment environment;
-            body(omp_get_thread_num(), omp_get_num_threads());
-        }
-    };
-    if (threads > 1) {
-        note_team_started();
-        const auto job = [](const void* team) { (*static_cast<const decltype(run_on_team)*>(team))(); };
-        if (!run_by_deputy(job, &run_on_team)) run_on_team();
-        return;
-    }
-#endif
-    (void)threads;
+/// Calls work(k) once for each k from 0 to `shares`, on up to `threads` threads.
+template <class Work>
+void run_on_threads(int threads, std::int64_t shares, const Work& work) {
+    const auto call = [](const void* argument, std::int64_t k) { (*static_cast<const Work*>(argument))(k); };
+    if (threads > 1) return share_out(threads, shares, call, &work);
     const FloatEnvironment environment;
-    body(0, 1);
+    for (std::int64_t k = 0; k < shares; ++k) work(k);
 }
 
 }  // namespace fusedopt

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -52,8 +54,7 @@ def write(
         file.seek(0)
         _write(file, memoryview(_header(ordered, configuration, sums)))
         try:
-            with library.safe_open(os.fspath(file.name), framework="numpy"):
-                pass
+            _open_by(library, os.fspath(file.name))
         except (library.SafetensorError, ValueError) as error:
             raise ValueError(
                 f"{target}: expected names that the safetensors format can hold, found others ({error})"
@@ -122,8 +123,7 @@ class SavedFile:
                 stack.callback(file.close)
                 found = os.fstat(file.fileno())
                 try:
-                    with library.safe_open(self._path, framework="numpy"):
-                        pass
+                    _open_by(library, self._path)
                 except FileNotFoundError:
                     raise
                 except (library.SafetensorError, OSError, ValueError) as error:
@@ -281,6 +281,31 @@ def _difference(missing: Sequence[str], unknown: Sequence[str]) -> str:
         "expected state of the same variables and options; "
         f"missing: {list(missing[:8])}, unknown: {list(unknown[:8])}"
     )
+
+
+class _UntilExit:
+    """A lock that the end of the interpreter takes for good.
+
+    The library stops the process if Python ends a daemon thread in it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        atexit.register(lambda: self.lock.acquire())
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_until_exit = _UntilExit()
+
+
+def _open_by(library: Any, path: str) -> None:
+    """Let the library check that a file is of its format."""
+    with _until_exit.lock, library.safe_open(path, framework="numpy"):
+        pass
 
 
 def _library() -> Any:

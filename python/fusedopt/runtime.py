@@ -7,6 +7,8 @@ from typing import TypedDict
 try:
     from fusedopt import _core
 except ImportError as error:
+    if str(error).startswith("fusedopt:"):  # from the extension itself, which says what to do
+        raise
     raise ImportError(
         "fusedopt: the compiled extension fusedopt._core could not be loaded "
         f"({error}). Reinstall fusedopt for this Python and this platform; a source checkout "
@@ -21,9 +23,6 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
-
-# An unknown value in FUSEDOPT_ISA or FUSEDOPT_NUM_THREADS is an error now, not at the first step.
-_core.read_environment()
 
 __version__: str = _core.version()
 
@@ -51,6 +50,20 @@ def show_config() -> Config:
         ``level`` (the one in use; ``FUSEDOPT_ISA`` overrides the choice), ``threads``,
         ``threads_from`` (where their number comes from) and ``openmp``.
 
+    Raises
+    ------
+    ValueError
+        If ``FUSEDOPT_ISA`` or ``FUSEDOPT_NUM_THREADS`` has an unknown value. `Optimizer.build` and
+        `get_num_threads` raise it as well.
+    RuntimeError
+        If this processor can run none of the levels.
+
+    Warns
+    -----
+    RuntimeWarning
+        If ``OMP_NUM_THREADS`` has a value that OpenMP does not allow. It then counts as unset. The
+        warning comes once, from the first call that needs the number.
+
     Examples
     --------
     >>> import fusedopt as fo
@@ -73,11 +86,15 @@ def show_config() -> Config:
 def set_num_threads(num_threads: int) -> None:
     """Set the most threads a step may use. Results do not depend on it.
 
+    Without this call the number comes from ``FUSEDOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else
+    the processors that affinity and control group allow. Changes of the affinity count from the next
+    step on. A limit that somebody sets through OpenMP while the program runs, such as
+    ``threadpoolctl.threadpool_limits``, holds for the thread that set it, whatever this call says.
+
     Parameters
     ----------
     num_threads : int
-        At least 1. Without this call the number comes from ``FUSEDOPT_NUM_THREADS``, else
-        ``OMP_NUM_THREADS``, else the processors that affinity and control group allow.
+        At least 1.
 
     Raises
     ------

@@ -6,6 +6,8 @@
 #include <atomic>
 #include <bit>
 
+#include "gil.hpp"
+
 namespace fusedopt::python {
 namespace {
 
@@ -100,7 +102,7 @@ py::array converted(py::handle object, const std::string& who) {
     refuse_mask(object, who);
     py::object array;
     try {
-        array = protocols().asanyarray(object);
+        array = call(protocols().asanyarray, object);
     } catch (py::error_already_set& error) {
         refuse_conversion(error, object, who);
     }
@@ -215,12 +217,13 @@ py::array variable_array(py::handle object, const std::string& who) {
 
 bool is_known_at(py::handle object, const void* data, const py::tuple& shape) {
     const Protocols& names = protocols();
-    const auto call = [&](const py::str& name) {
-        return py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), name.ptr()));
+    const auto ask = [&](const py::str& name) {
+        return py::reinterpret_steal<py::object>(
+            outlasting([&] { return PyObject_CallMethodNoArgs(object.ptr(), name.ptr()); }));
     };
-    if (const py::object address = call(names.data_ptr); address && PyLong_Check(address.ptr())) {
+    if (const py::object address = ask(names.data_ptr); address && PyLong_Check(address.ptr())) {
         const py::object now = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), names.shape.ptr()));
-        const py::object contiguous = now ? call(names.is_contiguous) : py::object();
+        const py::object contiguous = now ? ask(names.is_contiguous) : py::object();
         if (contiguous && PyLong_AsVoidPtr(address.ptr()) == data && contiguous.ptr() == Py_True &&
             PyObject_RichCompareBool(now.ptr(), shape.ptr(), Py_EQ) == 1) {
             return true;

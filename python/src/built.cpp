@@ -14,7 +14,7 @@ void warn_of_missing(const std::vector<std::string>& missing) {
     std::string list;
     for (const std::string& name : missing) list += (list.empty() ? "" : ", ") + name;
     const std::string text = "No gradient for " + list + "; left as it is in this step.";
-    if (PyErr_WarnEx(PyExc_UserWarning, text.c_str(), 2) != 0) throw py::error_already_set();
+    warn(PyExc_UserWarning, text);
 }
 
 }  // namespace

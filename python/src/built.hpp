@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "gil.hpp"
+#include "register.hpp"
 
 namespace fusedopt::python {
 
@@ -56,6 +58,7 @@ public:
     template <class Build>
     void build(const py::sequence& objects, std::vector<std::string> names, const Build& build) {
         std::vector<py::object> given;
+        warn_of_environment();
         std::vector<py::array> arrays;
         std::vector<Tensor> tensors;
         for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -65,7 +68,7 @@ public:
             tensors.push_back(view(arrays.back(), who));
         }
         {
-            const py::gil_scoped_release release;
+            const Unlocked unlocked;
             build(tensors, names);
         }
         keep(std::move(given), std::move(arrays), std::move(names));
@@ -172,7 +175,7 @@ auto call_step(const Built& built, const py::object& gradients, const py::object
     const std::vector<Tensor>* given = !variables.is_none()                   ? &staging->variables
                                        : names.get() && names.get()->are_some ? &names.get()->variables
                                                                               : nullptr;
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     return step(std::span<const Tensor>(staging->gradients), given);
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "built.hpp"
+#include "gil.hpp"
 #include "register.hpp"
 #include "rules.hpp"
 
@@ -50,7 +51,7 @@ public:
             excluded.push_back(variable_array(objects[i], who));
             tensors.push_back(view(excluded.back(), who));
         }
-        const py::gil_scoped_release release;
+        const Unlocked unlocked;
         core->exclude_from_weight_decay(tensors);
     }
 
@@ -139,14 +140,14 @@ private:
 template <class Held>
 void set_weights(Held& held, const std::vector<py::array>& arrays) {
     const std::vector<Tensor> tensors = views(arrays);
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     held.core->set_weights(tensors);
 }
 
 template <class Held>
 void set_state(Held& held, const std::vector<py::array>& arrays) {
     const std::vector<Tensor> tensors = views(arrays);
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     held.core->set_state(tensors);
 }
 
@@ -156,10 +157,10 @@ py::object between_steps(const Held& held, const py::object& function) {
     const auto core = held.core;
     py::object result;
     {
-        const py::gil_scoped_release release;
+        const Unlocked unlocked;
         core->between_steps([&] {
-            const py::gil_scoped_acquire acquire;
-            result = function();
+            const Locked locked;
+            result = call(function);
         });
     }
     return result;
@@ -174,7 +175,7 @@ std::vector<py::array> copies(const std::vector<py::array>& arrays) {
         copied.emplace_back(array.dtype(), shape);
         targets.push_back(copied.back().mutable_data());
     }
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     for (std::size_t i = 0; i < arrays.size(); ++i) {
         const auto size = static_cast<std::size_t>(arrays[i].nbytes());
         if (size > 0) std::memcpy(targets[i], arrays[i].data(), size);
@@ -199,7 +200,7 @@ void finalize_variable_values(Held& held, const py::sequence& objects) {
         arrays.push_back(variable_array(objects[i], who));
         tensors.push_back(view(arrays.back(), who));
     }
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     held.core->finalize_variable_values(tensors);
 }
 
@@ -211,7 +212,7 @@ void define_state(Class& cls) {
         const auto core = self.cast<Held&>().core;
         std::vector<NamedTensor> variables;
         {
-            const py::gil_scoped_release release;
+            const Unlocked unlocked;
             variables = ((*core).*get)();
         }
         return live_views(variables, self);
@@ -224,12 +225,12 @@ void define_state(Class& cls) {
 }
 
 // Whatever locks must do so without the GIL: a learning-rate function may hold that lock while it waits for the GIL.
-using Unlocked = py::call_guard<py::gil_scoped_release>;
+using CallUnlocked = py::call_guard<Unlocked>;
 
 /// A property of the core.
 template <class Held, class Value, class Core>
 py::cpp_function unlocked(Value (Core::*get)() const) {
-    return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, Unlocked());
+    return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, CallUnlocked());
 }
 
 }  // namespace
@@ -254,7 +255,7 @@ void register_optimizers(py::module_& module) {
             "set_learning_rate",
             [](PyOptimizer& self, const py::object& value) {
                 Hyperparameter learning_rate = hyperparameter(value, "learning_rate");
-                const py::gil_scoped_release release;
+                const Unlocked unlocked;
                 self.core->set_learning_rate(std::move(learning_rate));
             },
             py::arg("learning_rate"))
@@ -273,7 +274,7 @@ void register_optimizers(py::module_& module) {
     define_state<PyMulti>(multi);
     multi
         .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>, std::optional<double>, bool>(),
-             Unlocked(), py::arg("optimizers"), py::arg("loss_scale_factor"), py::arg("global_clipnorm"),
+             CallUnlocked(), py::arg("optimizers"), py::arg("loss_scale_factor"), py::arg("global_clipnorm"),
              py::arg("skip_nonfinite"))
         .def("build", &PyMulti::build, py::arg("variables"), py::arg("names"), py::arg("assignment"))
         .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
@@ -291,9 +292,9 @@ void register_optimizers(py::module_& module) {
     py::class_<PyLossScale> loss_scale(module, "LossScale");
     define_state<PyLossScale>(loss_scale);
     loss_scale
-        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), Unlocked(), py::arg("inner"),
+        .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
-        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), Unlocked(), py::arg("inner"),
+        .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def("apply", &PyLossScale::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("dynamic_scale", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_scale))

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "gil.hpp"
 #include "register.hpp"
 
 namespace fusedopt::python {
@@ -17,13 +18,13 @@ namespace {
 // Releases a Python object wherever it dies, with the GIL.
 std::shared_ptr<py::object> share(py::object object) {
     return {new py::object(std::move(object)), [](py::object* held) {
-                const py::gil_scoped_acquire acquire;
+                const Locked locked;
                 delete held;
             }};
 }
 
 double real_number(py::handle value, const char* name) {
-    const double number = PyFloat_AsDouble(value.ptr());
+    const double number = outlasting([&] { return PyFloat_AsDouble(value.ptr()); });
     if (PyErr_Occurred()) {
         PyErr_Clear();
         throw py::type_error(std::string(name) + ": expected a real number, found " +
@@ -34,15 +35,15 @@ double real_number(py::handle value, const char* name) {
 
 Muon::MatrixProduct matrix_product(const py::object& function) {
     return [function = share(function)](const Tensor& a, const Tensor& b, const Tensor& product) {
-        const py::gil_scoped_acquire acquire;
-        (*function)(live_view(a, py::none()), live_view(b, py::none()), live_view(product, py::none()));
+        const Locked locked;
+        call(*function, live_view(a, py::none()), live_view(b, py::none()), live_view(product, py::none()));
     };
 }
 
 Muon::Exclusion exclusion(const py::object& function) {
     return [function = share(function)](const std::string& name) {
-        const py::gil_scoped_acquire acquire;
-        return (*function)(name).cast<bool>();
+        const Locked locked;
+        return call(*function, py::str(name)).cast<bool>();
     };
 }
 
@@ -71,8 +72,8 @@ Options make_options(const py::object& learning_rate, std::optional<double> weig
 Hyperparameter hyperparameter(const py::object& value, const char* name) {
     if (!PyCallable_Check(value.ptr())) return real_number(value, name);
     return [function = share(value), name](std::int64_t step) {
-        const py::gil_scoped_acquire acquire;
-        return real_number((*function)(step), name);
+        const Locked locked;
+        return real_number(call(*function, py::int_(step)), name);
     };
 }
 

@@ -3,9 +3,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "float_environment.hpp"
+#include "gil.hpp"
 #include "plain_loop.hpp"
 #include "register.hpp"
 
@@ -25,7 +29,7 @@ public:
     }
 
     void operator()() const {
-        const py::gil_scoped_release release;
+        const Unlocked unlocked;
         loop_.run();
     }
 
@@ -66,18 +70,29 @@ private:
 
 }  // namespace
 
+void warn_of_environment() {
+    read_environment();
+    static std::atomic<bool> has_warned{false};
+    if (!ignores_omp_num_threads() || has_warned.exchange(true)) return;
+    warn(PyExc_RuntimeWarning,
+         std::string("OMP_NUM_THREADS: expected whole numbers from 1 to 1024 with commas between them, found '") +
+             std::getenv("OMP_NUM_THREADS") + "'; fusedopt takes it as unset");
+}
+
 void register_runtime(py::module_& module) {
     module.def("version", &version);
     module.def("compiler", &compiler);
     module.def("has_threads", &has_threads);
-    module.def("num_threads", &num_threads);
+    module.def("num_threads", [] {
+        warn_of_environment();
+        return num_threads();
+    });
     module.def("num_threads_source", &num_threads_source);
     module.def("set_num_threads", &set_num_threads, py::arg("count"));
     module.def("compiled_levels", &compiled_levels);
     module.def("supported_levels", &supported_levels);
     module.def("level", &level);
     module.def("set_level", &set_level, py::arg("name"));
-    module.def("read_environment", &read_environment);
     module.def(
         "in_default_state",
         [](const py::object& function) {
