@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -52,6 +53,11 @@ class Tensor:
         return self.value
 
 
+def described(value: Any) -> str:
+    """Name a parameter alike in every process: without an address."""
+    return re.sub(r" at 0x\w+", "", repr(value))
+
+
 @every_way
 @pytest.mark.parametrize(
     "rate",
@@ -72,14 +78,14 @@ class Tensor:
         functools.partial(float, 0.25),
         fo.schedules.PiecewiseConstantDecay([1], [0.25, 0.5]),
     ],
-    ids=repr,
+    ids=described,
 )
 def test_accepted(way: Way, rate: Any) -> None:
     assert way(rate).learning_rate == 0.25
 
 
 @every_way
-@pytest.mark.parametrize("rate", [1, np.int64(1), np.array(1), Tensor(1)], ids=repr)
+@pytest.mark.parametrize("rate", [1, np.int64(1), np.array(1), Tensor(1)], ids=described)
 def test_whole_numbers(way: Way, rate: Any) -> None:
     assert way(rate).learning_rate == 1.0
 
@@ -98,7 +104,7 @@ def test_whole_numbers(way: Way, rate: Any) -> None:
         Tensor(1j),
         [0.1],
     ],
-    ids=repr,
+    ids=described,
 )
 def test_of_another_type(way: Way, rate: Any) -> None:
     with pytest.raises(TypeError, match="^learning_rate: expected a real number, found "):
@@ -107,7 +113,7 @@ def test_of_another_type(way: Way, rate: Any) -> None:
 
 @every_way
 @pytest.mark.parametrize(
-    "rate", [-1.0, math.nan, math.inf, np.array(-1.0), Tensor(math.nan)], ids=repr
+    "rate", [-1.0, math.nan, math.inf, np.array(-1.0), Tensor(math.nan)], ids=described
 )
 def test_out_of_range(way: Way, rate: Any) -> None:
     with pytest.raises(ValueError, match="^learning_rate: expected a finite number >= 0, found "):
