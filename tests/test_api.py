@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -1146,7 +1147,8 @@ def test_version() -> None:
 def modules() -> Iterator[str]:
     yield "fusedopt"
     for module in pkgutil.iter_modules(fo.__path__, "fusedopt."):
-        if module.name != "fusedopt._core":
+        needs_torch = module.name == "fusedopt.torch_products"
+        if module.name != "fusedopt._core" and (not needs_torch or find_spec("torch")):
             yield module.name
 
 

@@ -452,5 +452,5 @@ int main() { for (const auto& level : fusedopt::compiled_levels()) std::puts(lev
     (file,) = (tmp_path / "prefix").glob("lib*/**/fusedopt.pc")
     flags = pkg_config_flags(file)
     assert "-std=c++20" in flags
-    run(compiler_of(build), tmp_path / "program.cpp", *flags, "-o", tmp_path / "program")
+    compile_program(build, tmp_path / "program.cpp", tmp_path / "program", *flags)
     assert run(tmp_path / "program").split() == every[:1]

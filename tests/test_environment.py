@@ -288,4 +288,6 @@ core.level()
         assert done.returncode == 0
     else:
         last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith("RuntimeError: level: expected a processor with")
+        assert last.startswith(
+            "RuntimeError: level: expected a processor that runs one of the compiled levels"
+        )

@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+# Some build by a list, and then no key of the map has a name to match.
+pytestmark = pytest.mark.filterwarnings("ignore:optimizer_map. no variable's name matches")
+
 Array = npt.NDArray[Any]
 
 

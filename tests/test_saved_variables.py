@@ -12,6 +12,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+# Some build by a list, and then no key of the map has a name to match.
+pytestmark = pytest.mark.filterwarnings("ignore:optimizer_map. no variable's name matches")
+
 safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 

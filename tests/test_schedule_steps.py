@@ -108,7 +108,9 @@ def test_a_rate_that_is_none_is_refused_by_the_step() -> None:
 
 @every_schedule
 @pytest.mark.parametrize(
-    "step", [math.nan, math.inf, -math.inf, np.array([1.0, math.nan])], ids=lambda step: type(step).__name__ + str(getattr(step, "shape", ""))
+    "step",
+    [math.nan, math.inf, -math.inf, np.array([1.0, math.nan])],
+    ids=lambda step: type(step).__name__ + str(getattr(step, "shape", "")),
 )
 def test_steps_that_are_not_finite(name: str, step: Any) -> None:
     with pytest.raises(ValueError, match="^step: expected a finite number, found "):
@@ -148,7 +150,9 @@ def test_arrays(name: str, shape: tuple[int, ...], dtype: Any) -> None:
 
 @every_schedule
 @pytest.mark.parametrize(
-    "step", [np.int64(5), np.float32(5), np.array(5), np.array(5.0), Tensor(np.array(5))], ids=lambda step: type(step).__name__ + str(getattr(step, "shape", ""))
+    "step",
+    [np.int64(5), np.float32(5), np.array(5), np.array(5.0), Tensor(np.array(5))],
+    ids=lambda step: type(step).__name__ + str(getattr(step, "shape", "")),
 )
 def test_scalars_of_numpy(name: str, step: Any) -> None:
     rate = SCHEDULES[name](step)

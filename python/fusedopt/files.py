@@ -291,9 +291,12 @@ class _UntilExit:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        atexit.register(lambda: self.lock.acquire())
+        atexit.register(self._take)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._renew)
+
+    def _take(self) -> None:
+        self.lock.acquire()
 
     def _renew(self) -> None:
         self.lock = threading.RLock()

@@ -11,11 +11,17 @@ from typing import Any
 def serialized(instance: Any, module: str) -> dict[str, Any]:
     """Return the dictionary Keras 3 writes for an object of `module`."""
     name = type(instance).__name__
+    try:
+        config = _with_schedules(instance.get_config())
+    except RecursionError:
+        raise ValueError(
+            f"{name}.get_config: expected a configuration without cycles, found one nested too deeply"
+        ) from None
     own = type(instance).__module__.split(".")[0] == "fusedopt"
     return {
         "module": module if own else None,
         "class_name": name,
-        "config": _with_schedules(instance.get_config()),
+        "config": config,
         "registered_name": None if own else name,
     }
 

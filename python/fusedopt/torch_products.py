@@ -1,6 +1,6 @@
 """PyTorch's matrix products for `fusedopt.Muon`.
 
-They need PyTorch (``pip install torch``) and are no part of ``import fusedopt``.
+They need PyTorch, which `import fusedopt` never loads.
 """
 
 from __future__ import annotations
