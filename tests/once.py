@@ -6,27 +6,18 @@ import faulthandler
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
 import pytest
+from filelock import FileLock
 
 
 def without_time_limit() -> None:
     """Let the test that runs take as long as it must: pytest's limit is for deadlocks, not for compilers."""
     faulthandler.cancel_dump_traceback_later()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system takes back from a process that dies."""
-    import fcntl  # Windows has none, and runs no test that needs it.
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class Once:
@@ -40,7 +31,9 @@ class Once:
         """Return the folder that `make` has filled, in this process or another; fail if it failed there."""
         without_time_limit()
         record = self._folder / f"{name}.json"
-        with locked(self._folder / f"{name}.lock"):
+        with FileLock(
+            self._folder / f"{name}.lock"
+        ):  # the system takes it back from a process that dies
             if not record.exists():
                 self._make(what, make, record)
         made = json.loads(record.read_text())

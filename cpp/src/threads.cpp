@@ -353,7 +353,7 @@ private:
 
     void serve(int member) {
         for (int seen = 0;;) {
-            await_change(calls_, seen, std::chrono::microseconds(100));
+            await_change(calls_, seen, std::chrono::microseconds(2000));
             seen = calls_.load(std::memory_order_acquire);
             if (!enter()) continue;
             if (member < members_) take_shares(member);
