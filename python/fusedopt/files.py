@@ -43,7 +43,7 @@ def write(
         ) from None
     ordered = sorted(tensors, key=lambda tensor: (-tensor[1].dtype.itemsize, tensor[0]))
     sums = dict.fromkeys((name for name, _ in ordered), 0)
-    with replacement(target) as file:
+    with _until_exit.use(), replacement(target) as file:
         file.seek(len(_header(ordered, configuration, sums)))
         for name, array in ordered:
             data = _bytes_of(array)
@@ -284,22 +284,36 @@ def _difference(missing: Sequence[str], unknown: Sequence[str]) -> str:
 
 
 class _UntilExit:
-    """A lock that the end of the interpreter takes for good.
+    """Lets the end of the interpreter wait for threads that use files, and keeps others out from then on.
 
-    The library stops the process if Python ends a daemon thread in it.
+    Python ends daemon threads wherever they are. A temporary file would stay, and the library stops the
+    process if that strikes inside it.
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        atexit.register(self._take)
+        self._renew()
+        atexit.register(self._wait)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._renew)
 
-    def _take(self) -> None:
-        self.lock.acquire()
-
     def _renew(self) -> None:
-        self.lock = threading.RLock()
+        self._condition = threading.Condition(threading.RLock())
+        self._inside = 0
+
+    def _wait(self) -> None:
+        self._condition.acquire()  # for good
+        self._condition.wait_for(lambda: self._inside == 0)
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        with self._condition:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._condition.notify_all()
 
 
 _until_exit = _UntilExit()
@@ -307,7 +321,7 @@ _until_exit = _UntilExit()
 
 def _open_by(library: Any, path: str) -> None:
     """Let the library check that a file is of its format."""
-    with _until_exit.lock, library.safe_open(path, framework="numpy"):
+    with _until_exit.use(), library.safe_open(path, framework="numpy"):
         pass
 
 
