@@ -1,3 +1,5 @@
+// Several optimizers as one: what each gets of a call, one norm and one decision over all, and their state as one list.
+// One file, though long: the second half only locks and hands on, as optimizer.cpp does for one optimizer.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

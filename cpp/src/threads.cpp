@@ -1,36 +1,24 @@
+// How many threads a step uses: what the program, the environment, the machine and OpenMP say.
 #include "threads.hpp"
 
 #include <algorithm>
 #include <atomic>
 #include <charconv>
-#include <chrono>
 #include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <thread>
-#include <vector>
 
 #include <fusedopt/runtime.hpp>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#endif
+#include "affinity.hpp"
+#include "team.hpp"
 
 namespace fusedopt {
 namespace {
@@ -50,36 +38,6 @@ struct Choice {
 std::atomic<Choice> choice{{Source::unread, 0}};
 std::atomic<int> processors_of_quota{INT_MAX};
 std::atomic<bool> is_omp_num_threads_ignored{false};
-std::atomic<bool> team_started{false};
-std::atomic<bool> is_forked_child{false};
-
-// OpenMP may have bound this thread to one of its places; the process has them all.
-bool is_bound_by_openmp() {
-#if defined(_OPENMP)
-    return omp_get_num_places() > 0;
-#else
-    return false;
-#endif
-}
-
-#if defined(__linux__)
-
-struct Affinity {
-    cpu_set_t set;
-    bool is_known;
-
-    bool operator==(const Affinity& other) const {
-        return is_known == other.is_known && (!is_known || CPU_EQUAL(&set, &other.set));
-    }
-};
-
-Affinity current_affinity() {
-    Affinity affinity;
-    affinity.is_known = sched_getaffinity(0, sizeof(affinity.set), &affinity.set) == 0;
-    return affinity;
-}
-
-#endif
 
 int affinity_count() {
 #if defined(_OPENMP)
@@ -253,199 +211,12 @@ ThreadCount unlimited_count() {
 
 ThreadCount thread_count() {
     const ThreadCount count = unlimited_count();
-    if (is_forked_child.load(std::memory_order_relaxed)) return {1, "forked after a threaded step"};
+    if (was_forked_after_a_team()) return {1, "forked after a threaded step"};
     if (const int limit = openmp_limit(); limit < count.count) return {limit, "limit of OpenMP"};
     return count;
 }
 
-void relax() {
-#if defined(__x86_64__) || defined(_M_X64)
-    _mm_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-// Waits until `atomic` has another value than `old`: awake for as long as waking up would take, then asleep.
-template <class Value>
-void await_change(const std::atomic<Value>& atomic, Value old, std::chrono::microseconds awake) {
-    const auto end = std::chrono::steady_clock::now() + awake;
-    do {
-        for (int k = 0; k < 32; ++k) {
-            if (atomic.load(std::memory_order_acquire) != old) return;
-            relax();
-        }
-    } while (std::chrono::steady_clock::now() < end);
-    atomic.wait(old, std::memory_order_acquire);
-}
-
-// Threads that help the one that borrows them. Each takes shares from its own queue first, so that it meets the same
-// memory in each step, then from the others'. Who has not come when all shares are taken is not waited for.
-class Team {
-public:
-    void share_out(int threads, std::int64_t shares, void (*work)(const void*, std::int64_t), const void* argument) {
-        members_ = recruit(threads);
-        work_ = work;
-        argument_ = argument;
-        for (int m = 0; m < members_; ++m) {
-            queues_[m].next.store(shares * m / members_, std::memory_order_relaxed);
-            queues_[m].end = shares * (m + 1) / members_;
-        }
-        gate_.store(open, std::memory_order_release);
-        calls_.fetch_add(1, std::memory_order_release);
-        calls_.notify_all();
-        take_shares(0);
-        for (unsigned inside = gate_.fetch_and(~open, std::memory_order_acq_rel) & ~open; inside != 0;
-             inside = gate_.load(std::memory_order_acquire)) {
-            await_change(gate_, inside, std::chrono::microseconds(50));
-        }
-    }
-
-    Team* next_idle = nullptr;
-
-private:
-    struct alignas(64) Queue {
-        std::atomic<std::int64_t> next;
-        std::int64_t end;
-    };
-
-    // As many members as asked for, or as the system gives.
-    int recruit(int threads) {
-#if defined(__linux__)
-        const Affinity affinity = current_affinity();
-        if (!is_bound_by_openmp() && affinity.is_known && !(affinity == affinity_)) {
-            for (std::thread& helper : helpers_) {
-                pthread_setaffinity_np(helper.native_handle(), sizeof(affinity.set), &affinity.set);
-            }
-            affinity_ = affinity;
-        }
-#endif
-        if (static_cast<std::size_t>(threads) > capacity_) {
-            queues_ = std::make_unique<Queue[]>(static_cast<std::size_t>(threads));
-            capacity_ = static_cast<std::size_t>(threads);
-            helpers_.reserve(capacity_ - 1);
-        }
-        while (static_cast<int>(helpers_.size()) + 1 < threads) {
-            const int member = static_cast<int>(helpers_.size()) + 1;
-            try {
-                helpers_.emplace_back(&Team::serve, this, member);
-            } catch (const std::system_error&) {
-                break;
-            }
-            bind(helpers_.back(), member);
-        }
-        return std::min(threads, static_cast<int>(helpers_.size()) + 1);
-    }
-
-    // Where OpenMP binds threads to places, a member goes where OpenMP would have put it.
-    static void bind([[maybe_unused]] std::thread& helper, [[maybe_unused]] int member) {
-#if defined(_OPENMP) && defined(__linux__)
-        if (!is_bound_by_openmp()) return;
-        const int place = (std::max(0, omp_get_place_num()) + member) % omp_get_num_places();
-        std::vector<int> processors(static_cast<std::size_t>(omp_get_place_num_procs(place)));
-        omp_get_place_proc_ids(place, processors.data());
-        cpu_set_t set;
-        CPU_ZERO(&set);
-        for (const int processor : processors) CPU_SET(static_cast<std::size_t>(processor), &set);
-        pthread_setaffinity_np(helper.native_handle(), sizeof(set), &set);
-#endif
-    }
-
-    void serve(int member) {
-        for (int seen = 0;;) {
-            await_change(calls_, seen, std::chrono::microseconds(2000));
-            seen = calls_.load(std::memory_order_acquire);
-            if (!enter()) continue;
-            if (member < members_) take_shares(member);
-            if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) gate_.notify_one();
-        }
-    }
-
-    bool enter() {
-        unsigned gate = gate_.load(std::memory_order_relaxed);
-        while (gate & open) {
-            if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acquire)) return true;
-        }
-        return false;
-    }
-
-    void take_shares(int member) {
-        const FloatEnvironment environment;
-        for (int m = 0; m < members_; ++m) {
-            Queue& queue = queues_[(member + m) % members_];
-            while (queue.next.load(std::memory_order_relaxed) < queue.end) {
-                const std::int64_t share = queue.next.fetch_add(1, std::memory_order_relaxed);
-                if (share < queue.end) work_(argument_, share);
-            }
-        }
-    }
-
-    // The gate: open while there may be shares, and how many helpers are inside.
-    static constexpr unsigned open = 1u << 31;
-    alignas(64) std::atomic<unsigned> gate_{0};
-    alignas(64) std::atomic<int> calls_{0};
-    // Written by the borrower while the gate is closed and nobody inside.
-    int members_ = 1;
-    void (*work_)(const void*, std::int64_t) = nullptr;
-    const void* argument_ = nullptr;
-    std::unique_ptr<Queue[]> queues_;
-    std::size_t capacity_ = 0;
-    std::vector<std::thread> helpers_;
-#if defined(__linux__)
-    Affinity affinity_ = current_affinity();
-#endif
-};
-
-// Teams that nobody uses now. They are never destroyed: a thread may step while the process ends.
-constinit std::mutex idle_mutex;
-constinit Team* idle_teams = nullptr;
-
-Team& borrow_team() {
-    {
-        const std::lock_guard lock(idle_mutex);
-        if (Team* team = idle_teams) {
-            idle_teams = team->next_idle;
-            return *team;
-        }
-    }
-    team_started.store(true, std::memory_order_relaxed);
-    return *new Team;
-}
-
-void give_back(Team& team) {
-    const std::lock_guard lock(idle_mutex);
-    team.next_idle = idle_teams;
-    idle_teams = &team;
-}
-
-#if defined(__unix__) || defined(__APPLE__)
-
-void before_fork() {
-    idle_mutex.lock();
-}
-
-void in_parent() {
-    idle_mutex.unlock();
-}
-
-// The helpers were not forked.
-void in_child() {
-    idle_teams = nullptr;
-    idle_mutex.unlock();
-    if (team_started.load(std::memory_order_relaxed)) is_forked_child.store(true, std::memory_order_relaxed);
-}
-
-[[maybe_unused]] const int fork_handler = pthread_atfork(before_fork, in_parent, in_child);
-
-#endif
-
 }  // namespace
-
-void share_out(int threads, std::int64_t shares, void (*work)(const void*, std::int64_t), const void* argument) {
-    Team& team = borrow_team();
-    team.share_out(threads, shares, work, argument);
-    give_back(team);
-}
 
 int threads_for(std::int64_t elements) {
     if (elements < 2 * serial_elements) return 1;

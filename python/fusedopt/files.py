@@ -1,4 +1,7 @@
-"""State in one file, in the safetensors format: written whole or not at all, and read in pieces."""
+"""State in one file, in the safetensors format: written whole or not at all, and read in pieces.
+
+One module, though long: what is written and what is read must agree, and stand side by side.
+"""
 
 from __future__ import annotations
 

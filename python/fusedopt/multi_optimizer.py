@@ -1,4 +1,7 @@
-"""Several optimizers at once, each for the variables whose names it is given."""
+"""Several optimizers at once, each for the variables whose names it is given.
+
+One module, though long: half of it is docstrings, and the map is of no use without the optimizer.
+"""
 
 from __future__ import annotations
 

@@ -63,9 +63,13 @@ std::string type_name(py::handle object) {
 // Elements under a mask are no values to update or to update by. An array with no element masked is refused as well:
 // whether a call works must not depend on the data.
 void refuse_mask(py::handle object, const std::string& who) {
-    py::object mask = py::getattr(object, protocols().mask, py::none());
+    // To see that there is no such attribute is far cheaper than to let the look-up fail.
+    const auto attribute = [&](const py::str& name) {
+        return py::hasattr(object, name) ? py::getattr(object, name, py::none()) : py::object(py::none());
+    };
+    py::object mask = attribute(protocols().mask);
     if (mask.is_none() && !py::isinstance<py::array>(object)) {
-        const py::object interface = py::getattr(object, protocols().array_interface, py::none());
+        const py::object interface = attribute(protocols().array_interface);
         if (py::isinstance<py::dict>(interface)) mask = interface.attr("get")(protocols().mask);
     }
     if (mask.is_none() || PyCallable_Check(mask.ptr())) return;  // pandas has a method of this name
