@@ -64,8 +64,8 @@ public:
         work_ = work;
         argument_ = argument;
         for (int m = 0; m < members_; ++m) {
-            queues_[m].next.store(shares * m / members_, std::memory_order_relaxed);
-            queues_[m].end = shares * (m + 1) / members_;
+            queue_of(m).next.store(shares * m / members_, std::memory_order_relaxed);
+            queue_of(m).end = shares * (m + 1) / members_;
         }
         gate_.store(open, std::memory_order_release);
         calls_.fetch_add(1, std::memory_order_release);
@@ -84,6 +84,8 @@ private:
         std::atomic<std::int64_t> next;
         std::int64_t end;
     };
+
+    Queue& queue_of(int member) { return queues_[static_cast<std::size_t>(member)]; }
 
     // As many members as asked for, or as the system gives; 1 if there is no memory for more.
     int recruit(int threads) {
@@ -149,7 +151,7 @@ private:
     void take_shares(int member) {
         const FloatEnvironment environment;
         for (int m = 0; m < members_; ++m) {
-            Queue& queue = queues_[(member + m) % members_];
+            Queue& queue = queue_of((member + m) % members_);
             while (queue.next.load(std::memory_order_relaxed) < queue.end) {
                 const std::int64_t share = queue.next.fetch_add(1, std::memory_order_relaxed);
                 if (share < queue.end) work_(argument_, share);
