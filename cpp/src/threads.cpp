@@ -30,7 +30,8 @@ constexpr int most_threads = 1024;
 // What the number of threads comes from, and the number; for the machine it changes, so it is counted each time.
 enum class Source : int { unread, machine, set_num_threads, fusedopt_num_threads, omp_num_threads, no_threads };
 
-struct Choice {
+// Aligned to its size: Clang would call libatomic otherwise.
+struct alignas(8) Choice {
     Source source;
     int count;
 };
