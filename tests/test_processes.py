@@ -259,6 +259,33 @@ other.join()
 """
         assert lines(program) == []
 
+    def test_child_forked_while_another_thread_imports(tmp_path: Path) -> None:
+        pytest.importorskip("safetensors")
+        program = f"""{FORK}
+import time
+importing = threading.Event()
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "safetensors":
+            importing.set()
+            time.sleep(0.2)
+
+def save(path):
+    optimizer = fo.Adam()
+    optimizer.build([w])
+    optimizer.save(path)
+
+sys.meta_path.insert(0, Slow())
+path = {str(tmp_path / "state")!r}
+other = threading.Thread(target=save, args=(path,))
+other.start()
+importing.wait()
+fork(lambda: save(path + " of child"))
+other.join()
+"""
+        assert lines(program) == []
+
 
 # Subinterpreters
 

@@ -328,9 +328,20 @@ def _open_by(library: Any, path: str) -> None:
         pass
 
 
+# A process that is forked in the middle of another thread's import could never import that module.
+_importing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
+
+
 def _library() -> Any:
     try:
-        import safetensors.numpy  # noqa: PLC0415
+        with _importing:
+            import safetensors.numpy  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
             "save and load need the package safetensors: pip install safetensors"
