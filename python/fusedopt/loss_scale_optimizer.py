@@ -106,7 +106,8 @@ class LossScaleOptimizer(Optimizer, Declared):
         for name in given.keys() - {"dynamic"} - cls._hyperparameters.keys():
             option = RuleOptimizer._hyperparameters.get(name)
             if option is None:
-                raise arguments.unknown_arguments([name], cls._hyperparameters)
+                own = [*cls._hyperparameters, "learning_rate", *RuleOptimizer._hyperparameters]
+                raise arguments.unknown_arguments([name], own)
             value = known.pop(name)
             if value is not None and value != option.default:
                 raise ValueError(
