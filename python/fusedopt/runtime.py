@@ -133,16 +133,3 @@ def get_num_threads() -> int:
     True
     """
     return _core.num_threads()
-
-
-# SHIM
-if not hasattr(_core, "rule"):
-    _core.rule = lambda name, **v: getattr(
-        _core,
-        {"RMSprop": "rmsprop", "SGD": "sgd", "ScheduleFreeAdamW": "schedule_free_adamw"}.get(
-            name, name.lower()
-        ),
-    )(**v)
-    _core.BuiltError = type("BuiltError", (ValueError,), {})
-    _core.Optimizer.set_rule = lambda s, r: None
-    _core.Optimizer.set_options = lambda s, r: None
