@@ -80,7 +80,8 @@ class Adadelta(Optimizer):
         self.rho = arguments.real("rho", rho)
         self.epsilon = arguments.real("epsilon", epsilon)
         super().__init__(
-            _core.adadelta(
+            _core.rule(
+                "Adadelta",
                 rho=self.rho,
                 epsilon=self.epsilon,
             ),

@@ -108,7 +108,8 @@ class Adafactor(Optimizer):
         self.clip_threshold = arguments.real("clip_threshold", clip_threshold)
         self.relative_step = arguments.flag("relative_step", relative_step)
         super().__init__(
-            _core.adafactor(
+            _core.rule(
+                "Adafactor",
                 beta_2_decay=self.beta_2_decay,
                 epsilon_1=self.epsilon_1,
                 epsilon_2=self.epsilon_2,

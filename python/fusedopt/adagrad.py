@@ -78,7 +78,8 @@ class Adagrad(Optimizer):
         )
         self.epsilon = arguments.real("epsilon", epsilon)
         super().__init__(
-            _core.adagrad(
+            _core.rule(
+                "Adagrad",
                 initial_accumulator_value=self.initial_accumulator_value,
                 epsilon=self.epsilon,
             ),

@@ -91,7 +91,8 @@ class Adam(Optimizer):
         self.epsilon = arguments.real("epsilon", epsilon)
         self.amsgrad = arguments.flag("amsgrad", amsgrad)
         super().__init__(
-            _core.adam(
+            _core.rule(
+                "Adam",
                 beta_1=self._core_hyperparameter("beta_1"),
                 beta_2=self._core_hyperparameter("beta_2"),
                 epsilon=self.epsilon,

@@ -83,7 +83,8 @@ class Adamax(Optimizer):
         self.beta_2 = hyperparameter("beta_2", beta_2)
         self.epsilon = arguments.real("epsilon", epsilon)
         super().__init__(
-            _core.adamax(
+            _core.rule(
+                "Adamax",
                 beta_1=self._core_hyperparameter("beta_1"),
                 beta_2=self._core_hyperparameter("beta_2"),
                 epsilon=self.epsilon,

@@ -113,7 +113,8 @@ class Ftrl(Optimizer):
         )
         self.beta = arguments.real("beta", beta)
         super().__init__(
-            _core.ftrl(
+            _core.rule(
+                "Ftrl",
                 learning_rate_power=self.learning_rate_power,
                 initial_accumulator_value=self.initial_accumulator_value,
                 l1_regularization_strength=self.l1_regularization_strength,

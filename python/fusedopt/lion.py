@@ -81,7 +81,8 @@ class Lion(Optimizer):
         self.beta_1 = hyperparameter("beta_1", beta_1)
         self.beta_2 = hyperparameter("beta_2", beta_2)
         super().__init__(
-            _core.lion(
+            _core.rule(
+                "Lion",
                 beta_1=self._core_hyperparameter("beta_1"),
                 beta_2=self._core_hyperparameter("beta_2"),
             ),

@@ -167,7 +167,8 @@ class Muon(Optimizer):
         self._matrix_product = matrix_product
         own_weight_decay = arguments.optional_real("weight_decay", weight_decay)
         super().__init__(
-            _core.muon(
+            _core.rule(
+                "Muon",
                 matrix_product=np.matmul if matrix_product is None else self._core_product(),
                 adam_beta_1=self.adam_beta_1,
                 adam_beta_2=self.adam_beta_2,

@@ -88,7 +88,8 @@ class Nadam(Optimizer):
         self.beta_2 = hyperparameter("beta_2", beta_2)
         self.epsilon = arguments.real("epsilon", epsilon)
         super().__init__(
-            _core.nadam(
+            _core.rule(
+                "Nadam",
                 beta_1=self._core_hyperparameter("beta_1"),
                 beta_2=self._core_hyperparameter("beta_2"),
                 epsilon=self.epsilon,

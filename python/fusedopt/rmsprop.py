@@ -89,7 +89,8 @@ class RMSprop(Optimizer):
         self.epsilon = arguments.real("epsilon", epsilon)
         self.centered = arguments.flag("centered", centered)
         super().__init__(
-            _core.rmsprop(
+            _core.rule(
+                "RMSprop",
                 rho=self.rho,
                 momentum=self.momentum,
                 epsilon=self.epsilon,

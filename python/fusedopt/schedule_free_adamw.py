@@ -92,7 +92,8 @@ class ScheduleFreeAdamW(Optimizer):
         self.epsilon = arguments.real("epsilon", epsilon)
         self.warmup_steps = arguments.integer("warmup_steps", warmup_steps)
         super().__init__(
-            _core.schedule_free_adamw(
+            _core.rule(
+                "ScheduleFreeAdamW",
                 beta_1=self._core_hyperparameter("beta_1"),
                 beta_2=self._core_hyperparameter("beta_2"),
                 epsilon=self.epsilon,

@@ -83,7 +83,7 @@ class SGD(Optimizer):
         self.momentum = arguments.real("momentum", momentum)
         self.nesterov = arguments.flag("nesterov", nesterov)
         super().__init__(
-            _core.sgd(momentum=self.momentum, nesterov=self.nesterov),
+            _core.rule("SGD", momentum=self.momentum, nesterov=self.nesterov),
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             clipnorm=clipnorm,
