@@ -13,18 +13,6 @@
 namespace fusedopt {
 namespace {
 
-void require_no_clip(const Options& options, std::size_t number) {
-    const auto check = [&](const char* name, const std::optional<double>& value) {
-        if (!value) return;
-        throw std::invalid_argument("global_clipnorm: expected optimizers that do not clip by themselves, found " +
-                                    std::string(name) + " on number " + std::to_string(number) +
-                                    "; leave out one of the two");
-    };
-    check("clipnorm", options.clipnorm);
-    check("clipvalue", options.clipvalue);
-    check("global_clipnorm", options.global_clipnorm);
-}
-
 std::int64_t count_in(std::span<const Tensor> values, std::size_t k, const char* name) {
     if (!values[k] || values[k].rank() != 0 || values[k].dtype() != DType::int64) {
         throw std::invalid_argument("set_weights: array " + std::to_string(k) + " (" + name +
@@ -37,14 +25,10 @@ std::int64_t count_in(std::span<const Tensor> values, std::size_t k, const char*
 
 }  // namespace
 
-MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_, double loss_scale_factor_,
-                             std::optional<double> global_clipnorm_, bool skip_nonfinite_)
-    : optimizers(std::move(optimizers_)),
-      loss_scale_factor(loss_scale_factor_),
-      global_clipnorm(global_clipnorm_),
-      skip_nonfinite(skip_nonfinite_) {
-    require_positive("loss_scale_factor", loss_scale_factor);
-    if (global_clipnorm) require_positive("global_clipnorm", *global_clipnorm);
+MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_,
+                             std::optional<double> loss_scale_factor_, std::optional<double> global_clipnorm_,
+                             bool skip_nonfinite_)
+    : optimizers(std::move(optimizers_)) {
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         if (!optimizers[k]) throw std::invalid_argument("optimizers: expected an optimizer at " + std::to_string(k));
         if (std::find(optimizers.begin(), optimizers.begin() + static_cast<std::ptrdiff_t>(k), optimizers[k]) !=
@@ -61,10 +45,33 @@ MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_
         if (optimizer->state_->is_built)
             throw std::invalid_argument("optimizers: expected unbuilt ones, found one built");
     }
-    for (std::size_t k = 0; k < optimizers.size() && global_clipnorm; ++k) {
-        require_no_clip(optimizers[k]->state_->options, k);
+    for (const auto& optimizer : optimizers) optimizer->state_->takeovers.add(takeover);
+    set_options(loss_scale_factor_, global_clipnorm_, skip_nonfinite_);
+}
+
+void MultiOptimizer::State::set_options(std::optional<double> new_loss_scale_factor,
+                                        std::optional<double> new_global_clipnorm, bool new_skip_nonfinite) {
+    require_field("loss_scale_factor", new_loss_scale_factor, domains::positive);
+    require_field("global_clipnorm", new_global_clipnorm, domains::positive);
+    takeovers.require_loss_scale_factor(loss_scale_factor, new_loss_scale_factor);
+    const Locks locks = lock_all();
+    require_not_stepping("set_options");
+    for (std::size_t k = 0; k < optimizers.size() && new_global_clipnorm; ++k) {
+        require_no_clip(optimizers[k]->state_->options, "number " + std::to_string(k));
     }
-    for (const auto& optimizer : optimizers) optimizer->state_->loss_scale_factor = loss_scale_factor;
+    set_loss_scale_factor(new_loss_scale_factor);
+    for (const auto& optimizer : optimizers) optimizer->state_->set_loss_scale_factor(new_loss_scale_factor);
+    global_clipnorm = new_global_clipnorm;
+    skip_nonfinite = new_skip_nonfinite;
+    takeover->clips_norm = global_clipnorm.has_value();
+}
+
+void MultiOptimizer::State::set_loss_scale_factor(std::optional<double> factor) {
+    loss_scale_factor = factor.value_or(1.0);
+}
+
+void MultiOptimizer::State::require_not_stepping(const char* function) const {
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping(function);
 }
 
 // Through the default constructor, so that the destructor runs even if a lock cannot be had.
@@ -190,7 +197,7 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
     }
     const Locks locks = lock_all();
     // A step in progress still uses the parts.
-    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("apply");
+    require_not_stepping("apply");
     for (Part& part : parts) part.count = 0;
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const Place place = tensors ? place_of((*tensors)[i]) : places[i];
@@ -310,8 +317,7 @@ void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
 MultiOptimizer::MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
                                std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
                                bool skip_nonfinite)
-    : state_(std::make_unique<State>(std::move(optimizers), loss_scale_factor.value_or(1.0), global_clipnorm,
-                                     skip_nonfinite)) {}
+    : state_(std::make_unique<State>(std::move(optimizers), loss_scale_factor, global_clipnorm, skip_nonfinite)) {}
 MultiOptimizer::MultiOptimizer(MultiOptimizer&&) noexcept = default;
 MultiOptimizer& MultiOptimizer::operator=(MultiOptimizer&&) noexcept = default;
 MultiOptimizer::~MultiOptimizer() = default;
@@ -354,6 +360,12 @@ std::int64_t MultiOptimizer::skipped_steps() const {
 std::optional<double> MultiOptimizer::global_norm() const {
     const std::lock_guard lock(state_->mutex);
     return state_->global_norm;
+}
+
+void MultiOptimizer::set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
+                                 bool skip_nonfinite) {
+    const std::lock_guard lock(state_->mutex);
+    state_->set_options(loss_scale_factor, global_clipnorm, skip_nonfinite);
 }
 
 double MultiOptimizer::loss_scale_factor() const {

@@ -17,13 +17,17 @@
 namespace fusedopt {
 
 struct MultiOptimizer::State {
-    State(std::vector<std::shared_ptr<Optimizer>> optimizers, double loss_scale_factor,
+    State(std::vector<std::shared_ptr<Optimizer>> optimizers, std::optional<double> loss_scale_factor,
           std::optional<double> global_clipnorm, bool skip_nonfinite);
 
     void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                std::span<const std::string> names);
     bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    void set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
+                     bool skip_nonfinite);
+    void set_loss_scale_factor(std::optional<double> factor);
     void require_built(const char* function) const;
+    void require_not_stepping(const char* function) const;
     std::vector<NamedTensor> named_variables(Extent extent);
     void check_weights(std::span<const Tensor> values, Extent extent);
     void copy_weights(std::span<const Tensor> values, Extent extent);
@@ -31,9 +35,10 @@ struct MultiOptimizer::State {
     void finalize(std::span<const Tensor> tensors);
 
     std::vector<std::shared_ptr<Optimizer>> optimizers;
-    double loss_scale_factor;
+    double loss_scale_factor = 1.0;
     std::optional<double> global_clipnorm;
-    bool skip_nonfinite;
+    bool skip_nonfinite = false;
+    Takeovers takeovers;  // from these optimizers together
     std::int64_t skipped_steps = 0;
     std::optional<double> global_norm;
     std::int64_t calls = 0;
@@ -81,6 +86,8 @@ private:
     void for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit);
 
     std::vector<Optimizer*> in_lock_order;
+    std::shared_ptr<Takeover> takeover =
+        std::make_shared<Takeover>(Takeover{"MultiOptimizer", "loss_scale_factor"});  // from each of them
     std::vector<Place> places;
 
     // Of the step in progress; kept, so that a step allocates nothing.

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -65,6 +66,29 @@ struct Scaling {
     double clip_factor = 1.0;  // which gives this
 };
 
+/// What an optimizer around has taken over from those inside, as long as it lives.
+struct Takeover {
+    const char* owner;
+    const char* scale;        // where the loss's scale is set now
+    bool clips_norm = false;  // so that they may not clip
+};
+
+/// All takeovers from one optimizer.
+class Takeovers {
+public:
+    void add(const std::shared_ptr<const Takeover>& takeover);
+
+    /// Refuses another loss_scale_factor than the present one.
+    void require_loss_scale_factor(double present, std::optional<double> wanted) const;
+    void require_no_clip(const Options& options) const;
+
+private:
+    std::vector<std::weak_ptr<const Takeover>> takeovers_;
+};
+
+/// `where` says which of several optimizers it is.
+void require_no_clip(const Options& options, const std::string& where);
+
 struct Optimizer::State {
     State(Rule rule, Options options);
 
@@ -84,6 +108,10 @@ struct Optimizer::State {
     void copy_weights(std::span<const Tensor> values, Extent extent);
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
+    void set_rule(Rule& new_rule);           // both leave the old one
+    void set_options(Options& new_options);  // in its place
+    void set_learning_rate(Hyperparameter& rate);
+    void set_loss_scale_factor(std::optional<double> factor);
     std::string describe(std::size_t index) const;
     void require_built(const char* function) const;
     void require_not_stepping(const char* function) const;
@@ -120,7 +148,7 @@ struct Optimizer::State {
 
     Rule rule;
     std::vector<RuleSpec> branches;
-    Options options;
+    Options options;  // but for the learning rate
     double loss_scale_factor;
     std::int64_t accumulation_steps;
     Hyperparameter learning_rate;  // where it is a function; a number lives in learning_rate_value
@@ -131,6 +159,7 @@ struct Optimizer::State {
     std::int64_t placeholder = 0;
     std::optional<double> global_norm;
     std::vector<Tensor> excluded;
+    Takeovers takeovers;
 
     bool is_built = false;
     bool is_idle = false;  // in a MultiOptimizer, without variables: Keras builds no such optimizer
@@ -149,6 +178,9 @@ private:
     double decay_of(const RuleSpec& branch) const {
         return options.weight_decay.value_or(branch.weight_decay.value_or(0.0));
     }
+    template <class AnyRule>
+    std::optional<std::vector<RuleSpec>> on_built_slots(const AnyRule& new_rule) const;
+    std::vector<RuleSpec> respecify(const Rule& new_rule) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
     void initialize_means(const Tensor& variable, const kernel::Job& job) const;

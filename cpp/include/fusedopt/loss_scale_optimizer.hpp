@@ -22,7 +22,8 @@ struct LossScaleOptions {
     std::int64_t dynamic_growth_steps = 2000;
 };
 
-/// Wraps an optimizer and takes over its loss_scale_factor.
+/// Wraps an optimizer and takes over its loss_scale_factor: as long as this object lives, the inner optimizer refuses
+/// another one.
 ///
 /// A step whose gradients are not all finite is skipped and halves the scale; after `dynamic_growth_steps` good steps
 /// the scale doubles. The scale stays within the finite normal powers of two of float32. The check includes that of
@@ -48,7 +49,14 @@ public:
     /// The wrapped Optimizer; std::invalid_argument where it is a MultiOptimizer.
     Optimizer& inner() const;
 
+    /// What `scale_loss` multiplies by. One that is set, rounded to float32, leaves the step counter as it is.
     double dynamic_scale() const;
+    void set_dynamic_scale(double dynamic_scale);
+
+    /// A smaller number than the step counter makes the scale double in the next good step.
+    std::int64_t dynamic_growth_steps() const;
+    void set_dynamic_growth_steps(std::int64_t dynamic_growth_steps);
+
     std::int64_t step_counter() const;
     std::int64_t consecutive_skipped_steps() const;
     double scale_loss(double loss) const { return loss * dynamic_scale(); }
@@ -80,7 +88,6 @@ private:
 
     Inner inner_;
     std::shared_ptr<Counters> counters_;
-    std::int64_t dynamic_growth_steps_;
 };
 
 }  // namespace fusedopt

@@ -12,7 +12,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "check.hpp"
 #include "float_environment.hpp"
 #include "levels.hpp"
 #include "memory.hpp"
@@ -64,14 +63,13 @@ public:
             largest = std::max(largest, jobs[i].size);
         }
         sums_.resize(static_cast<std::size_t>(tiles_of(largest)));
-        const bool is_even = rule.ns_steps % 2 == 0;
         const std::size_t symmetric = scratch_.reserve(square_bytes), panels = scratch_.reserve(square_bytes),
-                          spare = scratch_.reserve(matrix_bytes), first = scratch_.reserve(is_even ? matrix_bytes : 0);
+                          spare = scratch_.reserve(matrix_bytes), first = scratch_.reserve(matrix_bytes);
         scratch_.allocate();
         symmetric_ = scratch_.at(symmetric);
         panels_ = scratch_.at(panels);
         spare_ = scratch_.at(spare);
-        first_ = scratch_.at(is_even ? first : spare);
+        even_first_ = scratch_.at(first);
     }
 
     void evaluate(std::span<const kernel::Job> jobs, std::span<const kernel::Step> steps) override {
@@ -98,6 +96,9 @@ private:
         std::int64_t length() const { return std::max(rows, columns); }
         bool is_tall() const { return rows > columns; }
     };
+
+    /// Where the first X lies: not where the second one goes.
+    void* first() const { return rule_.ns_steps % 2 == 0 ? even_first_ : spare_; }
 
     static std::int64_t tiles_of(std::int64_t elements) { return (elements + kernel::tile - 1) / kernel::tile; }
 
@@ -168,9 +169,13 @@ private:
         for (std::int64_t k = 0; k < tiles_of(job.size); ++k) sum += sums_[static_cast<std::size_t>(k)];
         const auto length = static_cast<double>(matrix.length());
         const double size = rule_.rms_rate ? std::sqrt(length) * *rule_.rms_rate : 1.0;
-        for (int k = 0; k < 3; ++k) last_[k] = size * polynomial_[k];
+        const double polynomial[3] = {rule_.muon_a, rule_.muon_b, rule_.muon_c};
+        for (int k = 0; k < 3; ++k) {
+            polynomial_[k] = polynomial[k];
+            last_[k] = size * polynomial[k];
+        }
         kernels<T>().scale(1.0 / (std::sqrt(sum) + norm_epsilon), job.slots[1], matrix.rows, matrix.columns,
-                           matrix.is_tall(), first_);
+                           matrix.is_tall(), first());
     }
 
     /// Newton-Schulz:  S = X X^T,  X <- (a I + b S + c S^2) X, from one memory to another. The last one lands in
@@ -179,7 +184,7 @@ private:
     void orthogonalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
         const std::int64_t side = matrix.side(), length = matrix.length();
         normalize<T>(matrix, job, step);
-        const void* x = first_;
+        const void* x = first();
         for (std::int64_t left = rule_.ns_steps; left > 0; --left) {
             void* const next = left % 2 == 1 ? job.slots[1] : spare_;
             fold_square<T>({0.0, 0.0, 1.0}, x, side, length);
@@ -194,17 +199,17 @@ private:
         }
     }
 
-    Muon rule_;
+    const Muon& rule_;  // the optimizer's, which may change between two steps
     std::vector<Matrix> matrices_;
     std::vector<double> sums_;
-    const double polynomial_[3] = {rule_.muon_a, rule_.muon_b, rule_.muon_c};
+    double polynomial_[3] = {};
     double last_[3] = {};  // of the last product, which also gives X its size
     bool has_multiplied_ = false;
     Arena scratch_;  // as large as the largest matrix needs
     void* symmetric_ = nullptr;
     void* panels_ = nullptr;
-    void* spare_ = nullptr;  // X lies here and in slot 1 by turns
-    void* first_ = nullptr;  // the first X, which must not lie where the second one goes
+    void* spare_ = nullptr;       // X lies here and in slot 1 by turns
+    void* even_first_ = nullptr;  // the first X if ns_steps is even; memory that is not used takes none
 };
 
 }  // namespace
@@ -229,19 +234,6 @@ Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, 
 }
 
 std::vector<RuleSpec> specify_branches(const Muon& rule) {
-    if (!rule.matrix_product) throw std::invalid_argument("matrix_product: expected a function, found none");
-    if (!rule.excludes) throw std::invalid_argument("excludes: expected a function, found none");
-    require_below_one("adam_beta_1", rule.adam_beta_1);
-    require_below_one("adam_beta_2", rule.adam_beta_2);
-    require_not_negative("weight_decay", rule.weight_decay);
-    require_not_negative("adam_weight_decay", rule.adam_weight_decay);
-    require_not_negative("adam_lr_ratio", rule.adam_lr_ratio);
-    require_at_most_one("momentum", rule.momentum);
-    require_finite("muon_a", rule.muon_a);
-    require_finite("muon_b", rule.muon_b);
-    require_finite("muon_c", rule.muon_c);
-    require_count("ns_steps", rule.ns_steps, 1);
-    if (rule.rms_rate) require_positive("rms_rate", *rule.rms_rate);
     RuleSpec of_matrices{kernel::RuleId::Muon, 0.001, rule.weight_decay, {{"momentum", 0}, {"direction", 0}}};
     of_matrices.slots[1].form = Form::hidden;
     RuleSpec of_others = specify(adam_of(rule));
