@@ -4,6 +4,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
 
 namespace fusedopt::python {
 namespace {
@@ -25,6 +27,7 @@ BorrowedStaging::BorrowedStaging() : staging_(std::move(idle_staging)) {
 
 BorrowedStaging::~BorrowedStaging() {
     staging_->variables.clear();
+    staging_->indices.clear();
     staging_->converted.clear();
     idle_staging = std::move(staging_);
 }
@@ -41,9 +44,7 @@ void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays,
         locks_.emplace_back(py::handle(array));
         if (!py::isinstance<py::array>(objects_[i])) shared_.push_back({i, objects_[i], array.attr("shape")});
     }
-    py::dict indices;
-    for (std::size_t i = 0; i < names_.size(); ++i) indices[py::str(names_[i])] = i;
-    indices_ = std::move(indices);
+    places_.fill(names_);
     is_built_ = true;
 }
 
@@ -85,31 +86,51 @@ std::optional<std::size_t> Built::find(const Tensor& tensor) const {
     return std::nullopt;
 }
 
-std::optional<std::size_t> Built::index_of(PyObject* name) const {
-    if (!PyUnicode_Check(name)) return std::nullopt;
-    // A subclass could run code of its own.
-    const auto text = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));
-    PyObject* index = PyDict_GetItemWithError(indices_.ptr(), text.ptr());
-    return index ? std::optional(PyLong_AsSize_t(index)) : std::nullopt;
+void NameTable::fill(const std::vector<std::string>& names) {
+    names_.assign(names.begin(), names.end());
+    slots_.assign(std::bit_ceil(2 * names.size() + 1), {0, empty});
+    for (std::size_t place = 0; place < names_.size(); ++place) {
+        const Py_hash_t hash = PyObject_Hash(names_[place].ptr());
+        std::size_t at = static_cast<std::size_t>(hash) & (slots_.size() - 1);
+        while (slots_[at].place != empty) at = (at + 1) & (slots_.size() - 1);
+        slots_[at] = {hash, place};
+    }
 }
 
-std::unique_ptr<Names> Built::take_names() const {
-    std::unique_ptr<Names> names(idle_names_.exchange(nullptr));
-    return names ? std::move(names) : std::make_unique<Names>();
+// Both plain strings. Python's own comparison takes longer than that of two short ASCII texts.
+bool NameTable::is_same(PyObject* one, PyObject* other) {
+    if (PyUnicode_IS_COMPACT_ASCII(one) && PyUnicode_IS_COMPACT_ASCII(other)) {
+        const Py_ssize_t length = PyUnicode_GET_LENGTH(one);
+        return length == PyUnicode_GET_LENGTH(other) &&
+               std::memcmp(PyUnicode_DATA(one), PyUnicode_DATA(other), static_cast<std::size_t>(length)) == 0;
+    }
+    PyObject* result = PyUnicode_RichCompare(one, other, Py_EQ);
+    Py_XDECREF(result);
+    return result == Py_True;
 }
 
-void Built::give_back(std::unique_ptr<Names> names) const {
-    const std::unique_ptr<Names> other(idle_names_.exchange(names.release()));
+std::optional<std::size_t> NameTable::find(PyObject* name, std::size_t expected) const {
+    if (!PyUnicode_CheckExact(name)) {
+        if (!PyUnicode_Check(name)) return std::nullopt;
+        // A subclass could run code of its own.
+        return find(py::reinterpret_steal<py::str>(PyUnicode_FromObject(name)).ptr(), expected);
+    }
+    if (expected < names_.size() && is_same(name, names_[expected].ptr())) return expected;
+    const Py_hash_t hash = PyObject_Hash(name);
+    for (std::size_t at = static_cast<std::size_t>(hash);; ++at) {
+        const Slot& slot = slots_[at & (slots_.size() - 1)];
+        if (slot.place == empty) return std::nullopt;
+        if (slot.hash == hash && is_same(name, names_[slot.place].ptr())) return slot.place;
+    }
 }
 
-py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
+py::tuple Built::by_name(const py::dict& gradients, std::vector<std::size_t>& indices) const {
     if (!is_built_) throw std::invalid_argument("apply: the optimizer is not built; call build first");
     if (names_.empty()) {
         throw std::invalid_argument("grads: expected a sequence, as build was given one, found a dict");
     }
     py::tuple held;
     py::object unknown;
-    std::vector<py::object> forgotten;  // may run code of their own when they die, so not within the loop
     {
         const py::scoped_critical_section alone(gradients);
         std::size_t count;
@@ -117,30 +138,19 @@ py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
             count = gradients.size();
             held = py::tuple(count);
         } while (gradients.size() != count);
-        names.are_some = count < names_.size();
-        for (; names.names.size() > count; names.names.pop_back()) forgotten.push_back(std::move(names.names.back()));
-        names.names.resize(count);
-        names.indices.resize(count);
-        names.variables.resize(count);
+        const bool are_some = count < names_.size();
         Py_ssize_t cursor = 0;
         PyObject *name, *gradient;
-        for (std::size_t position = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient); ++position) {
-            std::size_t& index = names.indices[position];
-            if (names.names[position].ptr() != name) {
-                forgotten.push_back(std::move(names.names[position]));
-                const std::optional<std::size_t> found = index_of(name);
-                if (found) {
-                    index = *found;
-                    names.names[position] = py::reinterpret_borrow<py::object>(name);
-                    names.variables[position] = tensors_[index];
-                }
-            }
-            const auto place = static_cast<py::ssize_t>(names.are_some ? position : index);
-            if (!names.names[position] || PyTuple_GET_ITEM(held.ptr(), place)) {
+        for (std::size_t expected = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient);) {
+            const std::optional<std::size_t> index = places_.find(name, expected);
+            const std::size_t place = are_some || !index ? indices.size() : *index;
+            if (!index || place >= count || PyTuple_GET_ITEM(held.ptr(), static_cast<py::ssize_t>(place))) {
                 unknown = py::reinterpret_borrow<py::object>(name);
                 break;
             }
-            PyTuple_SET_ITEM(held.ptr(), place, py::handle(gradient).inc_ref().ptr());
+            if (are_some) indices.push_back(*index);
+            PyTuple_SET_ITEM(held.ptr(), static_cast<py::ssize_t>(place), py::handle(gradient).inc_ref().ptr());
+            expected = *index + 1;
         }
     }
     if (unknown) {
@@ -153,8 +163,7 @@ py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
     return held;
 }
 
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
-           const Names* names) {
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables) {
     const py::tuple variable_objects = variables.is_none() ? py::tuple() : py::tuple(variables);
     built.check_memory();
 
@@ -165,7 +174,7 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         staging->variables.push_back(view(staging->converted.back(), who));
     }
     const auto describe_variable = [&](std::size_t i) {
-        if (names && names->are_some) return built.describe(names->indices[i]);
+        if (!staging->indices.empty()) return built.describe(staging->indices[i]);
         return variables.is_none() ? built.describe(i) : "variable at position " + std::to_string(i);
     };
     const auto describe = [&](std::size_t i) {

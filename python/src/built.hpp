@@ -3,7 +3,6 @@
 
 #include <fusedopt/tensor.hpp>
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,6 +22,7 @@ namespace fusedopt::python {
 struct Staging {
     std::vector<Tensor> gradients;  // those of the last call, until they are renewed
     std::vector<Tensor> variables;
+    std::vector<std::size_t> indices;  // of the variables that a call by name is for, if not for all
     std::vector<py::array> converted;  // arrays made from other objects, alive until the step is done
 };
 
@@ -38,19 +38,31 @@ private:
     std::unique_ptr<Staging> staging_;
 };
 
-/// The names of a call by name, in its order. To see the same objects again is quicker than to look them up.
-struct Names {
-    std::vector<py::object> names;
-    std::vector<std::size_t> indices;  // which variables they name
-    std::vector<Tensor> variables;
-    bool are_some = false;  // not all of the variables
+/// Finds the places of names by the hash that Python keeps with each string: a dict would make objects of the places.
+class NameTable {
+public:
+    void fill(const std::vector<std::string>& names);
+
+    /// The place of this object among the names, if it is one of them. `expected` is looked at first.
+    std::optional<std::size_t> find(PyObject* name, std::size_t expected) const;
+
+private:
+    struct Slot {
+        Py_hash_t hash;
+        std::size_t place;
+    };
+    static constexpr std::size_t empty = static_cast<std::size_t>(-1);
+
+    static bool is_same(PyObject* one, PyObject* other);
+
+    std::vector<py::str> names_;
+    std::vector<Slot> slots_;  // a power of two, at most half of them filled; a name lies in the first free one
 };
 
 /// The variables given to build: their arrays keep the memory alive.
 class Built {
 public:
     Built() = default;
-    ~Built() { delete idle_names_.load(); }
     Built(const Built&) = delete;
     Built& operator=(const Built&) = delete;
 
@@ -95,12 +107,9 @@ public:
         for (const Shared& variable : shared_) check_shared(variable);
     }
 
-    /// Gradients by name, held: in the order of build if there is one for each variable, else in that of `names`.
-    py::tuple by_name(const py::dict& gradients, Names& names) const;
-
-    /// What is known of names from earlier calls; nothing, if another thread is using it.
-    std::unique_ptr<Names> take_names() const;
-    void give_back(std::unique_ptr<Names> names) const;
+    /// Gradients by name, held: in the order of build if there is one for each variable, else in that of the dict, and
+    /// then `indices` says whose they are.
+    py::tuple by_name(const py::dict& gradients, std::vector<std::size_t>& indices) const;
 
     /// The variable that lies in this memory, if there is one.
     std::optional<std::size_t> find(const Tensor& tensor) const;
@@ -127,15 +136,13 @@ private:
 
     void check_array(std::size_t index, const py::array& array) const;
     void check_shared(const Shared& variable) const;
-    std::optional<std::size_t> index_of(PyObject* name) const;
 
     std::vector<py::object> objects_;
     std::vector<py::array> arrays_;
     std::vector<Tensor> tensors_;
     std::vector<std::string> names_;
-    py::object indices_;  // a dict by name, made by keep: an optimizer may be constructed without the GIL
+    NameTable places_;
     bool is_built_ = false;
-    mutable std::atomic<Names*> idle_names_{nullptr};
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
@@ -143,40 +150,23 @@ private:
     std::vector<py::weakref> locks_;
 };
 
-class BorrowedNames {
-public:
-    BorrowedNames(const Built& built, bool are_given)
-        : built_(built), names_(are_given ? built.take_names() : nullptr) {}
-    ~BorrowedNames() {
-        if (names_) built_.give_back(std::move(names_));
-    }
-    BorrowedNames(const BorrowedNames&) = delete;
-    BorrowedNames& operator=(const BorrowedNames&) = delete;
-    Names* get() const { return names_.get(); }
-
-private:
-    const Built& built_;
-    std::unique_ptr<Names> names_;
-};
-
 /// Reads the objects of a call into the staging area; warns of gradients that are None.
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
-           const Names* names);
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables);
 
-/// Calls step with views of gradients and, where given, variables, and without the GIL.
-template <class Step>
-auto call_step(const Built& built, const py::object& gradients, const py::object& variables, const Step& step) {
+/// Takes a step of `core` with views of gradients and, where given, variables, and without the GIL.
+template <class Core>
+bool apply(Core& core, const Built& built, const py::object& gradients, const py::object& variables) {
     BorrowedStaging staging;
     // What holds them could change while the GIL is released.
-    const BorrowedNames names(built, PyDict_CheckExact(gradients.ptr()));
-    const py::tuple held =
-        names.get() ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), *names.get()) : py::tuple(gradients);
-    stage(staging, built, held, variables, names.get());
-    const std::vector<Tensor>* given = !variables.is_none()                   ? &staging->variables
-                                       : names.get() && names.get()->are_some ? &names.get()->variables
-                                                                              : nullptr;
+    const py::tuple held = PyDict_CheckExact(gradients.ptr())
+                               ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), staging->indices)
+                               : py::tuple(gradients);
+    stage(staging, built, held, variables);
+    const std::span<const Tensor> views(staging->gradients);
     const Unlocked unlocked;
-    return step(std::span<const Tensor>(staging->gradients), given);
+    if (!variables.is_none()) return core.apply(views, std::span<const Tensor>(staging->variables));
+    if (!staging->indices.empty()) return core.apply(views, std::span<const std::size_t>(staging->indices));
+    return core.apply(views);
 }
 
 }  // namespace fusedopt::python
