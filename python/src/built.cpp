@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 namespace fusedopt::python {
 namespace {
@@ -27,7 +26,6 @@ BorrowedStaging::BorrowedStaging() : staging_(std::move(idle_staging)) {
 
 BorrowedStaging::~BorrowedStaging() {
     staging_->variables.clear();
-    staging_->indices.clear();
     staging_->converted.clear();
     idle_staging = std::move(staging_);
 }
@@ -97,40 +95,35 @@ void NameTable::fill(const std::vector<std::string>& names) {
     }
 }
 
-// Both plain strings. Python's own comparison takes longer than that of two short ASCII texts.
-bool NameTable::is_same(PyObject* one, PyObject* other) {
-    if (PyUnicode_IS_COMPACT_ASCII(one) && PyUnicode_IS_COMPACT_ASCII(other)) {
-        const Py_ssize_t length = PyUnicode_GET_LENGTH(one);
-        return length == PyUnicode_GET_LENGTH(other) &&
-               std::memcmp(PyUnicode_DATA(one), PyUnicode_DATA(other), static_cast<std::size_t>(length)) == 0;
-    }
-    PyObject* result = PyUnicode_RichCompare(one, other, Py_EQ);
-    Py_XDECREF(result);
-    return result == Py_True;
-}
-
-std::optional<std::size_t> NameTable::find(PyObject* name, std::size_t expected) const {
-    if (!PyUnicode_CheckExact(name)) {
-        if (!PyUnicode_Check(name)) return std::nullopt;
-        // A subclass could run code of its own.
-        return find(py::reinterpret_steal<py::str>(PyUnicode_FromObject(name)).ptr(), expected);
-    }
-    if (expected < names_.size() && is_same(name, names_[expected].ptr())) return expected;
-    const Py_hash_t hash = PyObject_Hash(name);
+std::optional<std::size_t> NameTable::find(PyObject* name) const {
+    if (!PyUnicode_Check(name)) return std::nullopt;
+    // A subclass could run code of its own.
+    const auto text = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));
+    const Py_hash_t hash = PyObject_Hash(text.ptr());
     for (std::size_t at = static_cast<std::size_t>(hash);; ++at) {
         const Slot& slot = slots_[at & (slots_.size() - 1)];
         if (slot.place == empty) return std::nullopt;
-        if (slot.hash == hash && is_same(name, names_[slot.place].ptr())) return slot.place;
+        if (slot.hash == hash && is_same(text.ptr(), names_[slot.place].ptr())) return slot.place;
     }
 }
 
-py::tuple Built::by_name(const py::dict& gradients, std::vector<std::size_t>& indices) const {
+std::unique_ptr<Names> Built::take_names() const {
+    std::unique_ptr<Names> names(idle_names_.exchange(nullptr));
+    return names ? std::move(names) : std::make_unique<Names>();
+}
+
+void Built::give_back(std::unique_ptr<Names> names) const {
+    const std::unique_ptr<Names> other(idle_names_.exchange(names.release()));
+}
+
+py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
     if (!is_built_) throw std::invalid_argument("apply: the optimizer is not built; call build first");
     if (names_.empty()) {
         throw std::invalid_argument("grads: expected a sequence, as build was given one, found a dict");
     }
     py::tuple held;
     py::object unknown;
+    std::vector<py::object> forgotten;  // may run code of their own when they die, so not within the loop
     {
         const py::scoped_critical_section alone(gradients);
         std::size_t count;
@@ -138,19 +131,29 @@ py::tuple Built::by_name(const py::dict& gradients, std::vector<std::size_t>& in
             count = gradients.size();
             held = py::tuple(count);
         } while (gradients.size() != count);
-        const bool are_some = count < names_.size();
+        names.are_some = count < names_.size();
+        for (; names.names.size() > count; names.names.pop_back()) forgotten.push_back(std::move(names.names.back()));
+        names.names.resize(count);
+        names.indices.resize(count);
         Py_ssize_t cursor = 0;
         PyObject *name, *gradient;
-        for (std::size_t expected = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient);) {
-            const std::optional<std::size_t> index = places_.find(name, expected);
-            const std::size_t place = are_some || !index ? indices.size() : *index;
-            if (!index || place >= count || PyTuple_GET_ITEM(held.ptr(), static_cast<py::ssize_t>(place))) {
+        for (std::size_t position = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient); ++position) {
+            std::size_t& index = names.indices[position];
+            py::object& known = names.names[position];
+            // Another object of the same text is not kept: a call may make new ones each time.
+            if (known.ptr() != name && !(known && places_.is_at(index, name))) {
+                forgotten.push_back(std::move(known));
+                if (const std::optional<std::size_t> found = places_.find(name)) {
+                    index = *found;
+                    known = py::reinterpret_borrow<py::object>(name);
+                }
+            }
+            const auto place = static_cast<py::ssize_t>(names.are_some ? position : index);
+            if (!known || PyTuple_GET_ITEM(held.ptr(), place)) {
                 unknown = py::reinterpret_borrow<py::object>(name);
                 break;
             }
-            if (are_some) indices.push_back(*index);
-            PyTuple_SET_ITEM(held.ptr(), static_cast<py::ssize_t>(place), py::handle(gradient).inc_ref().ptr());
-            expected = *index + 1;
+            PyTuple_SET_ITEM(held.ptr(), place, py::handle(gradient).inc_ref().ptr());
         }
     }
     if (unknown) {
@@ -163,7 +166,8 @@ py::tuple Built::by_name(const py::dict& gradients, std::vector<std::size_t>& in
     return held;
 }
 
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables) {
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
+           const Names* names) {
     const py::tuple variable_objects = variables.is_none() ? py::tuple() : py::tuple(variables);
     built.check_memory();
 
@@ -174,7 +178,7 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         staging->variables.push_back(view(staging->converted.back(), who));
     }
     const auto describe_variable = [&](std::size_t i) {
-        if (!staging->indices.empty()) return built.describe(staging->indices[i]);
+        if (names && names->are_some) return built.describe(names->indices[i]);
         return variables.is_none() ? built.describe(i) : "variable at position " + std::to_string(i);
     };
     const auto describe = [&](std::size_t i) {

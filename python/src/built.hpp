@@ -3,7 +3,9 @@
 
 #include <fusedopt/tensor.hpp>
 
+#include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -22,7 +24,6 @@ namespace fusedopt::python {
 struct Staging {
     std::vector<Tensor> gradients;  // those of the last call, until they are renewed
     std::vector<Tensor> variables;
-    std::vector<std::size_t> indices;  // of the variables that a call by name is for, if not for all
     std::vector<py::array> converted;  // arrays made from other objects, alive until the step is done
 };
 
@@ -38,13 +39,25 @@ private:
     std::unique_ptr<Staging> staging_;
 };
 
+/// The names of a call by name, in its order. To see the same objects again is quicker than to compare their texts.
+struct Names {
+    std::vector<py::object> names;
+    std::vector<std::size_t> indices;  // which variables they name
+    bool are_some = false;             // not all of the variables
+};
+
 /// Finds the places of names by the hash that Python keeps with each string: a dict would make objects of the places.
 class NameTable {
 public:
     void fill(const std::vector<std::string>& names);
 
-    /// The place of this object among the names, if it is one of them. `expected` is looked at first.
-    std::optional<std::size_t> find(PyObject* name, std::size_t expected) const;
+    /// True if this object is a plain string with the text of the name at `place`.
+    bool is_at(std::size_t place, PyObject* name) const {
+        return PyUnicode_CheckExact(name) && place < names_.size() && is_same(name, names_[place].ptr());
+    }
+
+    /// The place of this object among the names, if it is one of them.
+    std::optional<std::size_t> find(PyObject* name) const;
 
 private:
     struct Slot {
@@ -53,7 +66,17 @@ private:
     };
     static constexpr std::size_t empty = static_cast<std::size_t>(-1);
 
-    static bool is_same(PyObject* one, PyObject* other);
+    // Both plain strings. Python's own comparison takes longer than that of two short ASCII texts.
+    static bool is_same(PyObject* one, PyObject* other) {
+        if (PyUnicode_IS_COMPACT_ASCII(one) && PyUnicode_IS_COMPACT_ASCII(other)) {
+            const Py_ssize_t length = PyUnicode_GET_LENGTH(one);
+            return length == PyUnicode_GET_LENGTH(other) &&
+                   std::memcmp(PyUnicode_DATA(one), PyUnicode_DATA(other), static_cast<std::size_t>(length)) == 0;
+        }
+        PyObject* result = PyUnicode_RichCompare(one, other, Py_EQ);
+        Py_XDECREF(result);
+        return result == Py_True;
+    }
 
     std::vector<py::str> names_;
     std::vector<Slot> slots_;  // a power of two, at most half of them filled; a name lies in the first free one
@@ -63,6 +86,7 @@ private:
 class Built {
 public:
     Built() = default;
+    ~Built() { delete idle_names_.load(); }
     Built(const Built&) = delete;
     Built& operator=(const Built&) = delete;
 
@@ -107,9 +131,12 @@ public:
         for (const Shared& variable : shared_) check_shared(variable);
     }
 
-    /// Gradients by name, held: in the order of build if there is one for each variable, else in that of the dict, and
-    /// then `indices` says whose they are.
-    py::tuple by_name(const py::dict& gradients, std::vector<std::size_t>& indices) const;
+    /// Gradients by name, held: in the order of build if there is one for each variable, else in that of `names`.
+    py::tuple by_name(const py::dict& gradients, Names& names) const;
+
+    /// What is known of names from earlier calls; nothing, if another thread is using it.
+    std::unique_ptr<Names> take_names() const;
+    void give_back(std::unique_ptr<Names> names) const;
 
     /// The variable that lies in this memory, if there is one.
     std::optional<std::size_t> find(const Tensor& tensor) const;
@@ -143,6 +170,7 @@ private:
     std::vector<std::string> names_;
     NameTable places_;
     bool is_built_ = false;
+    mutable std::atomic<Names*> idle_names_{nullptr};
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
@@ -150,22 +178,41 @@ private:
     std::vector<py::weakref> locks_;
 };
 
+class BorrowedNames {
+public:
+    BorrowedNames(const Built& built, bool are_given)
+        : built_(built), names_(are_given ? built.take_names() : nullptr) {}
+    ~BorrowedNames() {
+        if (names_) built_.give_back(std::move(names_));
+    }
+    BorrowedNames(const BorrowedNames&) = delete;
+    BorrowedNames& operator=(const BorrowedNames&) = delete;
+    Names* get() const { return names_.get(); }
+
+private:
+    const Built& built_;
+    std::unique_ptr<Names> names_;
+};
+
 /// Reads the objects of a call into the staging area; warns of gradients that are None.
-void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables);
+void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
+           const Names* names);
 
 /// Takes a step of `core` with views of gradients and, where given, variables, and without the GIL.
 template <class Core>
 bool apply(Core& core, const Built& built, const py::object& gradients, const py::object& variables) {
     BorrowedStaging staging;
     // What holds them could change while the GIL is released.
-    const py::tuple held = PyDict_CheckExact(gradients.ptr())
-                               ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), staging->indices)
-                               : py::tuple(gradients);
-    stage(staging, built, held, variables);
+    const BorrowedNames names(built, PyDict_CheckExact(gradients.ptr()));
+    const py::tuple held =
+        names.get() ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), *names.get()) : py::tuple(gradients);
+    stage(staging, built, held, variables, names.get());
     const std::span<const Tensor> views(staging->gradients);
     const Unlocked unlocked;
     if (!variables.is_none()) return core.apply(views, std::span<const Tensor>(staging->variables));
-    if (!staging->indices.empty()) return core.apply(views, std::span<const std::size_t>(staging->indices));
+    if (names.get() && names.get()->are_some) {
+        return core.apply(views, std::span<const std::size_t>(names.get()->indices));
+    }
     return core.apply(views);
 }
 
