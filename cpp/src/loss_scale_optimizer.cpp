@@ -76,21 +76,25 @@ void LossScaleOptimizer::build(std::span<const Tensor> variables, std::span<cons
 }
 
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients) {
-    return step(gradients, nullptr);
+    return step(gradients, {});
 }
 
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
-    return step(gradients, &variables);
+    return step(gradients, {variables});
 }
 
-bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables) {
+bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
+    return step(gradients, {indices});
+}
+
+bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const Optimizer::Choice& choice) {
     return with_inner([&](auto& state) {
         Counters& own = *counters_;
         require_scale("dynamic_scale", static_cast<double>(own.dynamic_scale));
         require_room("apply: step_counter", own.step_counter);
         require_room("apply: consecutive_skipped_steps", own.consecutive_skipped_steps);
         const std::int64_t calls = state.calls;
-        if (!state.step(gradients, variables, {reciprocal(static_cast<double>(own.dynamic_scale)), true})) {
+        if (!state.step(gradients, choice, {reciprocal(static_cast<double>(own.dynamic_scale)), true})) {
             own.step_counter = 0;
             ++own.consecutive_skipped_steps;
             if (own.dynamic_scale * 0.5 >= smallest_scale) own.dynamic_scale *= 0.5f;

@@ -117,7 +117,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     for (const std::vector<Tensor>& variables : own) {
         const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
-        new_parts.push_back({places_of_part, places_of_part, 0, {}, 0.0});
+        new_parts.push_back({places_of_part, std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
     std::vector<Share> new_shares;
     new_shares.reserve(optimizers.size());
@@ -144,6 +144,14 @@ MultiOptimizer::State::Place MultiOptimizer::State::place_of(const Tensor& tenso
     }
     throw std::invalid_argument("apply: expected variables given to build, found an array of shape " +
                                 to_string(tensor.shape()) + " in other memory");
+}
+
+MultiOptimizer::State::Place MultiOptimizer::State::place_at(std::size_t position,
+                                                             const Optimizer::Choice& choice) const {
+    using Choice = Optimizer::Choice;
+    if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) return place_of((*tensors)[position]);
+    const auto* indices = std::get_if<Choice::Indices>(&choice.by);
+    return places[indices ? checked_index(*indices, position, places.size()) : position];
 }
 
 // Its own optimizer checks a gradient against its own variables.
@@ -185,12 +193,12 @@ std::optional<double> MultiOptimizer::State::measured_norm() {
     return unit * std::sqrt(sum);
 }
 
-bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
+bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimizer::Choice& choice,
                                  const Scaling& scaling) {
-    if (gradients.empty() && (!tensors || tensors->empty())) return true;
+    if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     require_room("apply: iteration", calls);
-    const std::size_t expected = tensors ? tensors->size() : places.size();
+    const std::size_t expected = choice.count(places.size());
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +
                                     " gradients, one for each variable, found " + std::to_string(gradients.size()));
@@ -200,25 +208,26 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::s
     require_not_stepping("apply");
     for (Part& part : parts) part.count = 0;
     for (std::size_t i = 0; i < gradients.size(); ++i) {
-        const Place place = tensors ? place_of((*tensors)[i]) : places[i];
+        const Place place = place_at(i, choice);
         check_apart(gradients[i], place.optimizer);
         Part& part = parts[place.optimizer];
-        if (part.count == part.tensors.size()) {  // some variable is there twice
+        if (part.count == part.indices.size()) {  // some variable is there twice
             part.gradients.emplace_back();
-            part.tensors.emplace_back();
+            part.indices.emplace_back();
         }
         part.gradients[part.count] = gradients[i];
-        part.tensors[part.count] = optimizers[place.optimizer]->state_->variables[place.index].tensor;
+        part.indices[part.count] = place.index;
         ++part.count;
     }
     const Scaling scaling_of_all{scaling.unscale, scaling.skips_overflow || skip_nonfinite,
                                  global_clipnorm.has_value()};
     shares.clear();
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        Part& part = parts[k];
+        const Part& part = parts[k];
         if (part.count == 0) continue;
-        part.variables = std::span(part.tensors).first(part.count);
-        shares.push_back({optimizers[k]->state_.get(), std::span(part.gradients).first(part.count), &part.variables,
+        shares.push_back({optimizers[k]->state_.get(),
+                          std::span(part.gradients).first(part.count),
+                          {std::span(part.indices).first(part.count)},
                           scaling_of_all});
     }
     JointStep joint(shares);
@@ -335,12 +344,17 @@ bool MultiOptimizer::built() const {
 
 bool MultiOptimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
+}
+
+bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
+    const std::lock_guard lock(state_->mutex);
+    return state_->step(gradients, {indices}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {

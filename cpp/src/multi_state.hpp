@@ -22,7 +22,7 @@ struct MultiOptimizer::State {
 
     void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                std::span<const std::string> names);
-    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice, const Scaling& scaling);
     void set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
                      bool skip_nonfinite);
     void set_loss_scale_factor(std::optional<double> factor);
@@ -56,10 +56,9 @@ private:
     /// An optimizer's part of a call.
     struct Part {
         std::vector<Tensor> gradients;
-        std::vector<Tensor> tensors;
-        std::size_t count;                  // how many of both belong to the call
-        std::span<const Tensor> variables;  // those of `tensors`
-        double factor;                      // on its sums of squares, in a norm; 0: it has no part in it
+        std::vector<std::size_t> indices;  // which of its variables they are for
+        std::size_t count;                 // how many of both belong to the call
+        double factor;                     // on its sums of squares, in a norm; 0: it has no part in it
     };
 
     /// Holds every optimizer's lock.
@@ -81,6 +80,7 @@ private:
     std::size_t own_count(Extent extent) const;
     std::optional<double> measured_norm();
     Place place_of(const Tensor& tensor) const;
+    Place place_at(std::size_t position, const Optimizer::Choice& choice) const;
     void check_apart(const Tensor& gradient, std::size_t owner) const;
     template <class Visit>
     void for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit);

@@ -34,12 +34,17 @@ bool Optimizer::built() const {
 
 bool Optimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
+}
+
+bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
+    const std::lock_guard lock(state_->mutex);
+    return state_->step(gradients, {indices}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::int64_t Optimizer::iterations() const {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <fusedopt/optimizer.hpp>
@@ -89,6 +90,22 @@ private:
 /// `where` says which of several optimizers it is.
 void require_no_clip(const Options& options, const std::string& where);
 
+/// The variables that a call is for: all in the order of build, or some by their memory or by their places in build.
+struct Optimizer::Choice {
+    using Tensors = std::span<const Tensor>;
+    using Indices = std::span<const std::size_t>;
+    std::variant<std::monostate, Tensors, Indices> by;
+
+    std::size_t count(std::size_t all) const {
+        if (const auto* tensors = std::get_if<Tensors>(&by)) return tensors->size();
+        if (const auto* indices = std::get_if<Indices>(&by)) return indices->size();
+        return all;
+    }
+};
+
+/// The index at this position of a call, if there is such a variable.
+std::size_t checked_index(std::span<const std::size_t> indices, std::size_t position, std::size_t variables);
+
 struct Optimizer::State {
     State(Rule rule, Options options);
 
@@ -137,11 +154,11 @@ struct Optimizer::State {
     double current_learning_rate() const;
 
     /// One step of this optimizer alone. False where it was skipped because a gradient was not finite.
-    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    bool step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling);
 
     // The phases of a step. Each of several optimizers that step together finishes one before any begins the next, and
-    // only the last one writes. `tensors` null: gradients are in the built order.
-    void check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
+    // only the last one writes.
+    void check(std::span<const Tensor> gradients, const Choice& choice);
     bool measure(const Scaling& scaling);  // false: a gradient is not finite, and the step is to be skipped
     void evaluate(const Scaling& scaling);
     void commit();
@@ -191,7 +208,8 @@ private:
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradient(std::size_t index, const Tensor& gradient);
-    void assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors);
+    template <class IndexAt>
+    void assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at);
     void set_factors(const Scaling& scaling, double learning_rate);
 
     void set_trust_ratios();

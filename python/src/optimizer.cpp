@@ -61,9 +61,7 @@ public:
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-        });
+        return python::apply(*core, built, gradients, variables);
     }
 
     std::shared_ptr<Optimizer> core;
@@ -101,9 +99,7 @@ public:
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-        });
+        return python::apply(*core, built, gradients, variables);
     }
 
     std::vector<std::shared_ptr<PyOptimizer>> members;
@@ -125,9 +121,7 @@ public:
           inner_(inner) {}
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(*built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-        });
+        return python::apply(*core, *built, gradients, variables);
     }
 
     const Built* built;

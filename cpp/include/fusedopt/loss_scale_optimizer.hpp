@@ -3,6 +3,7 @@
 
 #include <fusedopt/language.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -45,6 +46,7 @@ public:
         return apply(std::span(gradients.begin(), gradients.size()));
     }
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
 
     /// The wrapped Optimizer; std::invalid_argument where it is a MultiOptimizer.
     Optimizer& inner() const;
@@ -80,7 +82,7 @@ private:
     using Inner = std::variant<std::shared_ptr<Optimizer>, std::shared_ptr<MultiOptimizer>>;
 
     LossScaleOptimizer(LossScaleOptions options, Inner inner);
-    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables);
+    bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice);
     std::vector<NamedTensor> listed(bool complete) const;
     void load(std::span<const Tensor> values, bool complete);
     template <class Function>

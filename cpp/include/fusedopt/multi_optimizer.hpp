@@ -49,6 +49,7 @@ public:
         return apply(std::span(gradients.begin(), gradients.size()));
     }
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
 
     std::span<const std::shared_ptr<Optimizer>> optimizers() const;
 

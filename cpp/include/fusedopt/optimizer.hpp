@@ -3,6 +3,7 @@
 
 #include <fusedopt/language.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -93,6 +94,9 @@ public:
     /// One step for these variables only, recognised by their memory.
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
 
+    /// The same, for variables given by their places in build, in any order. Nothing has to be looked up.
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
+
     /// Updates done so far: calls() divided by gradient_accumulation_steps, where that is set.
     std::int64_t iterations() const;
 
@@ -154,6 +158,7 @@ private:
     friend class LossScaleOptimizer;
     friend class MultiOptimizer;
     friend struct Share;
+    struct Choice;
     struct State;
     std::unique_ptr<State> state_;
 };
