@@ -105,6 +105,7 @@ def adafactor(
 def muon(
     *,
     matrix_product: Callable[..., object],
+    product_dtype: str,
     adam_beta_1: float,
     adam_beta_2: float,
     adam_weight_decay: float,

@@ -154,18 +154,18 @@ void register_rules(py::module_& module) {
         py::kw_only(), py::arg("beta_2_decay"), py::arg("epsilon_1"), py::arg("epsilon_2"), py::arg("clip_threshold"));
     module.def(
         "muon",
-        [](const py::object& product, double adam_beta_1, double adam_beta_2, double adam_weight_decay, double epsilon,
-           double weight_decay, const py::object& excludes, double muon_a, double muon_b, double muon_c,
-           double adam_lr_ratio, double momentum, std::int64_t ns_steps, bool nesterov,
+        [](const py::object& product, const std::string& dtype, double adam_beta_1, double adam_beta_2,
+           double adam_weight_decay, double epsilon, double weight_decay, const py::object& excludes, double muon_a,
+           double muon_b, double muon_c, double adam_lr_ratio, double momentum, std::int64_t ns_steps, bool nesterov,
            std::optional<double> rms_rate) {
-            return PyRule{Muon{matrix_product(product), adam_beta_1, adam_beta_2, adam_weight_decay, epsilon,
-                               weight_decay, exclusion(excludes), muon_a, muon_b, muon_c, adam_lr_ratio, momentum,
-                               ns_steps, nesterov, rms_rate}};
+            return PyRule{Muon{matrix_product(product), dtype == "bfloat16" ? DType::bfloat16 : DType::float32,
+                               adam_beta_1, adam_beta_2, adam_weight_decay, epsilon, weight_decay, exclusion(excludes),
+                               muon_a, muon_b, muon_c, adam_lr_ratio, momentum, ns_steps, nesterov, rms_rate}};
         },
-        py::kw_only(), py::arg("matrix_product"), py::arg("adam_beta_1"), py::arg("adam_beta_2"),
-        py::arg("adam_weight_decay"), py::arg("epsilon"), py::arg("weight_decay"), py::arg("excludes"),
-        py::arg("muon_a"), py::arg("muon_b"), py::arg("muon_c"), py::arg("adam_lr_ratio"), py::arg("momentum"),
-        py::arg("ns_steps"), py::arg("nesterov"), py::arg("rms_rate"));
+        py::kw_only(), py::arg("matrix_product"), py::arg("product_dtype"), py::arg("adam_beta_1"),
+        py::arg("adam_beta_2"), py::arg("adam_weight_decay"), py::arg("epsilon"), py::arg("weight_decay"),
+        py::arg("excludes"), py::arg("muon_a"), py::arg("muon_b"), py::arg("muon_c"), py::arg("adam_lr_ratio"),
+        py::arg("momentum"), py::arg("ns_steps"), py::arg("nesterov"), py::arg("rms_rate"));
 
     py::class_<Options>(module, "Options")
         .def(py::init(&make_options), py::kw_only(), py::arg("learning_rate"), py::arg("weight_decay"),

@@ -138,10 +138,10 @@ struct Adafactor {
 
 /// Muon: momentum made orthogonal for matrices, Adam for everything else.
 struct Muon {
-    /// product = a b, for two-dimensional views of float32 or float64. `a` and `b` may be transposed; `product` is
-    /// C-contiguous and overlaps neither. Of a symmetric product of 512 rows or more only the part up to the diagonal
-    /// is asked for, in panels of rows. What it throws leaves everything as it was. A product that it has not written
-    /// makes the step throw std::invalid_argument.
+    /// product = a b, for two-dimensional views of one dtype, `product_dtype` or float64. `a` and `b` may be
+    /// transposed; `product` is C-contiguous and overlaps neither. Of a symmetric product of 512 rows or more only the
+    /// part up to the diagonal is asked for, in panels of rows. What it throws leaves everything as it was. A product
+    /// that it has not written makes the step throw std::invalid_argument.
     using MatrixProduct = std::function<void(const Tensor& a, const Tensor& b, const Tensor& product)>;
 
     /// True for a variable, by its name, that Adam is to update although it is a matrix.
@@ -151,7 +151,8 @@ struct Muon {
     /// "embedding" in any case.
     static Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
 
-    MatrixProduct matrix_product;  // needed: of a BLAS, for example
+    MatrixProduct matrix_product;          // needed: of a BLAS, for example
+    DType product_dtype = DType::float32;  // or bfloat16; float64 variables have products of float64
     double adam_beta_1 = 0.9;
     double adam_beta_2 = 0.999;
     double adam_weight_decay = 0.004;
