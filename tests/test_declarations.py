@@ -10,7 +10,8 @@ import pytest
 from cases import RULES
 from fusedopt import _core
 
-NOT_IN_PYTHON = {"excludes"}  # made of exclude_layers and exclude_embeddings
+# Made of exclude_layers and exclude_embeddings, and of matrix_product.
+NOT_IN_PYTHON = {"excludes", "product_dtype"}
 CLASSES = [*RULES, "LossScaleOptimizer", "MultiOptimizer"]
 
 

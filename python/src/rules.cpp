@@ -55,6 +55,15 @@ void convert(const py::object& value, const char* name, bool& flag) {
     flag = value.is(py::bool_(true));
 }
 
+void convert(const py::object& value, const char* name, DType& dtype) {
+    for (const DType each : {DType::float16, DType::bfloat16, DType::float32, DType::float64}) {
+        if (!value.equal(py::str(std::string(to_string(each))))) continue;
+        dtype = each;
+        return;
+    }
+    refuse(name, "the name of a dtype", value);
+}
+
 void convert(const py::object& value, const char* name, Hyperparameter& hyperparameter) {
     hyperparameter = python::hyperparameter(value, name);
 }
@@ -120,6 +129,9 @@ py::object shown(std::int64_t number) {
 }
 py::object shown(const Hyperparameter& number) {
     return py::float_(number.value());
+}
+py::object shown(DType dtype) {
+    return py::str(std::string(to_string(dtype)));
 }
 template <class Value>
 py::object shown(const std::optional<Value>& value) {

@@ -1,5 +1,6 @@
 // Rules that do more than one sweep, on matrices: Adafactor's means of rows and columns, Muon's matrix products.
 #include <atomic>
+#include <bit>
 #include <functional>
 #include <stdexcept>
 
@@ -382,6 +383,60 @@ TEST(what_is_not_finite_stays_visible) {
     }
 }
 
+std::uint16_t narrow(double x) {
+    const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(x));
+    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+double widen(std::uint16_t bits) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+/// A product whose factors and sums are rounded to bfloat16, in float32 or in bfloat16; that of float64 stays as it is.
+void multiply_rounded(const Tensor& a, const Tensor& b, const Tensor& product) {
+    if (product.dtype() == DType::float64) return multiply(a, b, product);
+    const bool is_narrow = product.dtype() == DType::bfloat16;
+    const auto address = [](const Tensor& x, std::int64_t i, std::int64_t j) {
+        return static_cast<std::byte*>(x.data()) + i * x.strides()[0] + j * x.strides()[1];
+    };
+    const auto at = [&](const Tensor& x, std::int64_t i, std::int64_t j) {
+        return is_narrow ? widen(*reinterpret_cast<std::uint16_t*>(address(x, i, j)))
+                         : widen(narrow(*reinterpret_cast<float*>(address(x, i, j))));
+    };
+    for (std::int64_t i = 0; i < product.shape()[0]; ++i) {
+        for (std::int64_t j = 0; j < product.shape()[1]; ++j) {
+            double sum = 0.0;
+            for (std::int64_t k = 0; k < a.shape()[1]; ++k) sum += at(a, i, k) * at(b, k, j);
+            if (is_narrow) {
+                *reinterpret_cast<std::uint16_t*>(address(product, i, j)) = narrow(sum);
+            } else {
+                *reinterpret_cast<float*>(address(product, i, j)) = static_cast<float>(widen(narrow(sum)));
+            }
+        }
+    }
+}
+
+TEST(products_of_bfloat16_are_those_that_are_rounded) {
+    const auto checked = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
+        CHECK(product.dtype() == DType::bfloat16 || product.dtype() == DType::float64);
+        CHECK(a.dtype() == product.dtype() && b.dtype() == product.dtype());
+        CHECK(product.is_contiguous());
+        multiply_rounded(a, b, product);
+    };
+    std::vector<Shape> shapes = matrices;
+    shapes.push_back({520, 3});
+    for (const std::int64_t steps : {1, 2, 3}) {
+        const Muon narrow_rule{.matrix_product = checked, .product_dtype = DType::bfloat16, .ns_steps = steps};
+        const Muon wide_rule{.matrix_product = multiply_rounded, .ns_steps = steps};
+        for (const DType dtype : all_dtypes) {
+            const Arrays arrays(shapes, dtype, DType::float32, 2);
+            CHECK(arrays.after(narrow_rule, {}) == arrays.after(wide_rule, {}));
+        }
+    }
+    check_every_level_and_thread_count(
+        matrices, Muon{.matrix_product = multiply_rounded, .product_dtype = DType::bfloat16, .ns_steps = 2});
+}
+
 TEST(muon_has_the_same_bits_everywhere) {
     check_every_level_and_thread_count(matrices, Muon{.matrix_product = multiply, .ns_steps = 3});
     // Large enough for threads.
@@ -463,14 +518,15 @@ TEST(symmetric_products_are_asked_for_up_to_the_diagonal) {
 }
 
 TEST(a_product_that_is_not_written_is_refused) {
-    for (const DType dtype : {DType::float32, DType::float64}) {
+    for (const DType dtype : {DType::float32, DType::float64, DType::bfloat16}) {
         for (int n = 1; n <= 6; ++n) {
             int left = n;
             const auto idle = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
-                if (--left != 0) multiply(a, b, product);
+                if (--left != 0) multiply_rounded(a, b, product);
             };
             const Array x(dtype, Shape{3, 4}, numbers(dtype, 12, 1)), g(dtype, Shape{3, 4}, numbers(dtype, 12, 2));
-            Optimizer optimizer(Muon{.matrix_product = idle, .ns_steps = 2});
+            const DType product_dtype = dtype == DType::float64 ? DType::float32 : dtype;
+            Optimizer optimizer(Muon{.matrix_product = idle, .product_dtype = product_dtype, .ns_steps = 2});
             optimizer.build({x.tensor()});
             const auto before = snapshot(optimizer, std::vector{x.tensor()});
             CHECK_REFUSED(optimizer.apply({g.tensor()}), "matrix_product: expected");

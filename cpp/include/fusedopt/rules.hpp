@@ -235,10 +235,10 @@ struct Adafactor {
 
 /// Muon: momentum made orthogonal for matrices, Adam for everything else.
 struct Muon {
-    /// product = a b, for two-dimensional views of float32 or float64. `a` and `b` may be transposed; `product` is
-    /// C-contiguous and overlaps neither. Of a symmetric product of 512 rows or more only the part up to the diagonal
-    /// is asked for, in panels of rows. What it throws leaves everything as it was. A product that it has not written
-    /// makes the step throw std::invalid_argument.
+    /// product = a b, for two-dimensional views of one dtype, `product_dtype` or float64. `a` and `b` may be
+    /// transposed; `product` is C-contiguous and overlaps neither. Of a symmetric product of 512 rows or more only the
+    /// part up to the diagonal is asked for, in panels of rows. What it throws leaves everything as it was. A product
+    /// that it has not written makes the step throw std::invalid_argument.
     using MatrixProduct = std::function<void(const Tensor& a, const Tensor& b, const Tensor& product)>;
 
     /// True for a variable, by its name, that Adam is to update although it is a matrix.
@@ -248,7 +248,8 @@ struct Muon {
     /// "embedding" in any case.
     static Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
 
-    MatrixProduct matrix_product;  // needed: of a BLAS, for example
+    MatrixProduct matrix_product;          // needed: of a BLAS, for example
+    DType product_dtype = DType::float32;  // or bfloat16; float64 variables have products of float64
     double adam_beta_1 = 0.9;
     double adam_beta_2 = 0.999;
     double adam_weight_decay = 0.004;
@@ -266,7 +267,7 @@ struct Muon {
 
     static constexpr const char* name = "Muon";
     static constexpr auto fields() {
-        return std::tuple(Field("matrix_product", &Muon::matrix_product),
+        return std::tuple(Field("matrix_product", &Muon::matrix_product), Field("product_dtype", &Muon::product_dtype),
                           Field("adam_beta_1", &Muon::adam_beta_1, domains::from_0_below_1),
                           Field("adam_beta_2", &Muon::adam_beta_2, domains::from_0_below_1),
                           Field("adam_weight_decay", &Muon::adam_weight_decay, domains::not_negative),
