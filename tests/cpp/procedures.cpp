@@ -23,8 +23,8 @@ struct Caught : std::runtime_error {
 const std::vector<Shape> shapes_in_one_block = {{3, 2500}, {3, 2, 40, 90}, {90, 17}, {70, 1},   {1, 70},
                                                 {1, 1},    {2, 0},         {0, 3},   {0, 2, 3}, {5, 0, 3}};
 
-// Just more rows than a block, of which a tile holds none whole, one, several and very many; more columns than two.
-const std::vector<Shape> shapes_in_several_blocks = {{66, 1025}, {95, 700}, {3870, 17}, {65600, 1}, {1, 33000}};
+// A few more rows than two blocks or one, where a tile holds less than a row, one, 60 and 1024; three blocks in a row.
+const std::vector<Shape> shapes_in_several_blocks = {{130, 1025}, {95, 700}, {3870, 17}, {65600, 1}, {1, 33000}};
 
 // What an element must be close to, by the precision it was computed in.
 std::string distance(const Values& found, const Values& expected, double tolerance) {
