@@ -199,7 +199,7 @@ class LossScaleOptimizer(Optimizer, Declared):
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: LearningRate) -> None:
-        self.inner_optimizer.learning_rate = learning_rate  # type: ignore[misc]
+        setattr(self.inner_optimizer, "learning_rate", learning_rate)  # noqa: B010
 
     def _named_variables(self) -> list[tuple[str, Array]]:
         return self._scaled.variables()
