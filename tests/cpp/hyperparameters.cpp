@@ -31,7 +31,7 @@ bool other(bool present, const fusedopt::Domain&) {
     return !present;
 }
 double other(double present, const fusedopt::Domain& domain) {
-    for (const double value : {0.5, 0.01, 1.0, 3.0, -0.7, 0.0}) {
+    for (const double value : {3.0, 0.5, 0.01, -0.7}) {
         if (domain.contains(value) && value != present) return value;
     }
     return present;
@@ -187,7 +187,10 @@ std::string outcome(const std::string& where, const Rule& rule, const Options& o
         CHECK_EQUAL(after_steps(changed) == after_steps(control) ? "" : where, "");
         return dynamic_cast<const BuiltError*>(&error) ? "built" : "refused";
     }
-    if (options.skip_nonfinite == new_options.skip_nonfinite) CHECK(names_of(changed.optimizer) == names);
+    const auto lists_rate = [](const Options& o) { return !o.learning_rate || o.learning_rate->is_number(); };
+    if (options.skip_nonfinite == new_options.skip_nonfinite && lists_rate(options) == lists_rate(new_options)) {
+        CHECK(names_of(changed.optimizer) == names);
+    }
     for (const auto& [name, bytes] : state_of(changed.optimizer, changed.variables)) {
         const auto same = before.find(name);
         CHECK(same == before.end() || same->second == bytes || name == "learning_rate");
@@ -264,7 +267,10 @@ TEST(every_option_acts_from_the_next_step_on_or_is_refused) {
             for_each_change(options, [&](const std::string& field, Options changed) {
                 if (field == "learning_rate") changed.learning_rate = 0.3;
                 if (field == "clipnorm") changed.clipvalue = changed.global_clipnorm = std::nullopt;
-                if (field == "clipvalue") changed.clipnorm = changed.global_clipnorm = std::nullopt;
+                if (field == "clipvalue") {
+                    changed.clipnorm = changed.global_clipnorm = std::nullopt;
+                    if (changed.clipvalue) changed.clipvalue = 0.5;
+                }
                 if (field == "global_clipnorm") changed.clipnorm = changed.clipvalue = std::nullopt;
                 const std::string result = outcome(
                     rule_case.name + ", " + option_case.name + ", " + field, rule_case.rule, options, rule_case.rule,
