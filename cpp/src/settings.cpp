@@ -32,7 +32,8 @@ void require_one_decay(const Options& options, std::span<const RuleSpec> branche
 
 [[noreturn]] void refuse_built(const char* name) {
     throw BuiltError(std::string(name) +
-                     ": expected no change after build, found one that needs other state; make a new " + "optimizer");
+                     ": expected no change after build, found one that needs other state; make a "
+                     "new optimizer");
 }
 
 }  // namespace
@@ -160,7 +161,7 @@ void Optimizer::State::set_options(Options& new_options) {
     std::swap(options, new_options);
     set_loss_scale_factor(options.loss_scale_factor);
     accumulation_steps = options.gradient_accumulation_steps.value_or(1);
-    options.learning_rate.reset();
+    std::swap(options.learning_rate, new_options.learning_rate);
     for (kernel::Job& job : jobs) job.clip_factor = 1.0;  // a step only sets it under clipnorm
 }
 

@@ -101,6 +101,38 @@ TEST(a_step_allocates_nothing) {
     fusedopt::set_num_threads(1);
 }
 
+TEST(a_step_after_a_change_allocates_nothing) {
+    std::vector<Array> variables, gradients;
+    for (const DType dtype : all_dtypes) {
+        variables.emplace_back(dtype, Shape{100, 100}, numbers(dtype, 10000, 1));
+        gradients.emplace_back(dtype, Shape{100, 100}, numbers(dtype, 10000, 2));
+    }
+    const std::vector<Tensor> given = tensors(gradients);
+    for (const int threads : thread_counts()) {
+        fusedopt::set_num_threads(threads);
+        for (const auto& [rule_name, rule] : rule_cases()) {
+            for (const auto& [option_name, options] : option_cases()) {
+                fusedopt::Optimizer optimizer(
+                    rule,
+                    {.use_ema = options.use_ema, .gradient_accumulation_steps = options.gradient_accumulation_steps});
+                optimizer.build(tensors(variables));
+                optimizer.set_options(options);
+                fusedopt::Rule changed = rule;
+                if (auto* sgd = std::get_if<fusedopt::SGD>(&changed)) sgd->momentum = 0.0;
+                if (auto* rmsprop = std::get_if<fusedopt::RMSprop>(&changed)) rmsprop->momentum = 0.0;
+                if (auto* muon = std::get_if<fusedopt::Muon>(&changed)) ++muon->ns_steps;
+                for (const fusedopt::Rule& set : {rule, changed, rule}) {
+                    optimizer.set_rule(set);
+                    const long before = allocations;
+                    optimizer.apply(given);
+                    CHECK_EQUAL(allocations - before, 0);
+                }
+            }
+        }
+    }
+    fusedopt::set_num_threads(1);
+}
+
 TEST(a_step_of_several_optimizers_allocates_nothing) {
     const Shape shapes[] = {{100, 100}, {20000}, {0}, {10, 1, 10, 1, 10, 1, 10, 1}, {}, {30000}};
     const std::vector<std::size_t> assignment = {0, 1, 1, 1, 0, 0};

@@ -115,17 +115,19 @@ public:
     Rule rule() const;
     Options options() const;
 
-    /// Replaces all hyperparameters of the rule, or all common options, from the next step on. Their new values mean
-    /// what they mean in Keras, whose attributes are read in every step. State goes on: counters, slots, averages,
-    /// Nadam's product. A slot that is not needed any more (that of a momentum which is now 0) stays as it is, listed,
-    /// and is used again if it is needed again. Without a learning rate in the options the present one stays.
+    /// Replaces all hyperparameters of the rule, or all common options. They act from the next step on, and mean what
+    /// they mean in Keras if they are assigned there. The state goes on: counters, slots, averages, Nadam's product. A
+    /// slot that is no longer used, such as that of a momentum which is now 0, keeps its values and its place in
+    /// `variables`, and is used again later. Without a learning rate in the options the present one stays. `variables`
+    /// and `state` list what they listed before, with two exceptions: a learning rate is listed if it is a number, and
+    /// `skipped_steps` while skip_nonfinite is on.
     ///
-    /// Everything is checked before anything changes. Besides values out of range, another rule is refused. Inside a
-    /// LossScaleOptimizer or a MultiOptimizer so is another loss_scale_factor, and clipping under a global_clipnorm of
-    /// that. A built optimizer throws BuiltError if the change needs other state: a slot that it lacks (amsgrad,
-    /// centered, a momentum, each switched on), initial_accumulator_value, use_ema, gradient_accumulation_steps,
-    /// an `excludes` that gives a variable to the other part of Muon. Neither may be called by a function that a step
-    /// calls.
+    /// Everything is checked before anything changes. A value out of its range, or another rule, is a
+    /// std::invalid_argument. So is another loss_scale_factor inside a LossScaleOptimizer or a MultiOptimizer, and
+    /// clipping inside a MultiOptimizer with a global_clipnorm. A built optimizer throws BuiltError if the change needs
+    /// other state: a slot that was not built (for amsgrad, centered or a momentum), initial_accumulator_value,
+    /// use_ema, gradient_accumulation_steps, or an `excludes` by which Muon would treat a variable in its other way. A
+    /// function that a step calls may call neither on its optimizer.
     void set_rule(Rule rule);
     void set_options(Options options);
 
