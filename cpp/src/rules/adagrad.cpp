@@ -1,9 +1,11 @@
+// Adagrad: which hyperparameters it takes, what state it keeps, and the scalars of its formula.
+#include "kernel/rules/adagrad.hpp"
 #include "check.hpp"
-#include "rule.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const Adagrad& rule) {
+static RuleSpec specify(const Adagrad& rule) {
     require_not_negative("initial_accumulator_value", rule.initial_accumulator_value);
     require_epsilon(rule.epsilon);
     RuleSpec spec{kernel::RuleId::Adagrad, 0.001, {}, {{"accumulator", 0}}};
@@ -11,9 +13,13 @@ RuleSpec specify(const Adagrad& rule) {
     return spec;
 }
 
-void compute_scalars(const Adagrad& rule, const Moment& moment, double* scalars) {
-    scalars[0] = moment.learning_rate;
-    scalars[1] = rule.epsilon;
+static kernel::AdagradScalars<double> scalars_of(const Adagrad& rule, const Now& now) {
+    return {
+        .lr = now.learning_rate,
+        .epsilon = rule.epsilon,
+    };
 }
+
+template struct Definition<Adagrad>;
 
 }  // namespace fusedopt

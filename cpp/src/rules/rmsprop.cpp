@@ -1,9 +1,11 @@
+// RMSprop: which hyperparameters it takes, what state it keeps, and the scalars of its formula.
+#include "kernel/rules/rmsprop.hpp"
 #include "check.hpp"
-#include "rule.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const RMSprop& rule) {
+static RuleSpec specify(const RMSprop& rule) {
     require_below_one("rho", rule.rho);
     require_at_most_one("momentum", rule.momentum);
     require_epsilon(rule.epsilon);
@@ -16,12 +18,16 @@ RuleSpec specify(const RMSprop& rule) {
     return spec;
 }
 
-void compute_scalars(const RMSprop& rule, const Moment& moment, double* scalars) {
-    scalars[0] = moment.learning_rate;
-    scalars[1] = rule.rho;
-    scalars[2] = 1.0 - rule.rho;
-    scalars[3] = rule.epsilon;
-    scalars[4] = rule.momentum;
+static kernel::RmspropScalars<double> scalars_of(const RMSprop& rule, const Now& now) {
+    return {
+        .lr = now.learning_rate,
+        .rho = rule.rho,
+        .one_minus_rho = 1.0 - rule.rho,
+        .epsilon = rule.epsilon,
+        .mu = rule.momentum,
+    };
 }
+
+template struct Definition<RMSprop>;
 
 }  // namespace fusedopt

@@ -1,8 +1,10 @@
+// Schedule-free AdamW: which hyperparameters it takes, what state it keeps, and the scalars of its formula.
 #include <algorithm>
 #include <cmath>
 
 #include "check.hpp"
-#include "rule.hpp"
+#include "kernel/rules/schedule_free_adamw.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
@@ -15,7 +17,7 @@ void require_beta_1(double value) {
 
 }  // namespace
 
-RuleSpec specify(const ScheduleFreeAdamW& rule) {
+static RuleSpec specify(const ScheduleFreeAdamW& rule) {
     if (rule.beta_1.is_number()) require_beta_1(rule.beta_1.value());
     if (rule.beta_2.is_number()) require_below_one("beta_2", rule.beta_2.value());
     require_epsilon(rule.epsilon);
@@ -25,22 +27,26 @@ RuleSpec specify(const ScheduleFreeAdamW& rule) {
     return spec;
 }
 
-void compute_scalars(const ScheduleFreeAdamW& rule, const Moment& moment, double* scalars) {
-    const double beta_1 = moment.beta_1;
-    const double beta_2 = moment.beta_2;
+static kernel::ScheduleFreeAdamWScalars<double> scalars_of(const ScheduleFreeAdamW& rule, const Now& now) {
+    const double beta_1 = now.beta_1;
+    const double beta_2 = now.beta_2;
     require_beta_1(beta_1);
     require_below_one("beta_2", beta_2);
-    const double t = static_cast<double>(moment.t);
+    const double t = static_cast<double>(now.t);
     const double warmup = rule.warmup_steps > 0 ? std::min(t / static_cast<double>(rule.warmup_steps), 1.0) : 1.0;
-    scalars[0] = moment.learning_rate * warmup;
-    scalars[1] = 1.0 / (1.0 - std::pow(beta_2, t));
-    scalars[2] = rule.epsilon;
-    scalars[3] = beta_1;
-    scalars[4] = 1.0 - beta_1;
-    scalars[5] = 1.0 / beta_1;
-    scalars[6] = 1.0 - beta_2;
-    scalars[7] = 1.0 / t;
-    scalars[8] = 1.0 - 1.0 / t;
+    return {
+        .lr = now.learning_rate * warmup,
+        .c = 1.0 / (1.0 - std::pow(beta_2, t)),
+        .epsilon = rule.epsilon,
+        .beta_1 = beta_1,
+        .one_minus_beta_1 = 1.0 - beta_1,
+        .inverse_beta_1 = 1.0 / beta_1,
+        .one_minus_beta_2 = 1.0 - beta_2,
+        .weight = 1.0 / t,
+        .one_minus_weight = 1.0 - 1.0 / t,
+    };
 }
+
+template struct Definition<ScheduleFreeAdamW>;
 
 }  // namespace fusedopt

@@ -3,6 +3,7 @@
 // A symmetric product is computed up to its diagonal, and the part above is written with it.
 #pragma once
 
+#include "kernel/border/muon.hpp"
 #include "kernel/measure.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
@@ -10,26 +11,22 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 template <class T>
 struct Muon {
     static constexpr int slot_count = 2;
-    static constexpr bool has_trust_ratio = false;
-    T lr, mu;
-    bool nesterov;
-
-    explicit Muon(const double* s) : lr(static_cast<T>(s[0])), mu(static_cast<T>(s[1])), nesterov(s[2] != 0.0) {}
+    MuonScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& orthogonal) const {
-        m = mu * m + g;
-        w = w - lr * orthogonal;
+        m = s.mu * m + g;
+        w = w - s.lr * orthogonal;
     }
 
     FUSEDOPT_INLINE T direction(T g, T m) const {
-        const T moved = mu * m + g;
-        return nesterov ? g + mu * moved : moved;
+        const T moved = s.mu * m + g;
+        return s.nesterov != 0 ? g + s.mu * moved : moved;
     }
 };
 
 template <class T>
-void muon_direct(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, double* sums) {
-    const Muon<T> rule(step.scalars);
+void muon_make_direction(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, double* sums) {
+    const auto rule = with_scalars<Muon<T>, T>(step.scalars);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     for (std::int64_t i = begin; i < end; i += tile) {
@@ -112,6 +109,8 @@ void muon_fold(const double (&polynomial)[3], const void* p, std::int64_t begin,
 }
 
 template <class T>
-inline constexpr MuonKernels muon_kernels = {muon_direct<T>, muon_scale<T>, muon_fold<T>};
+inline constexpr MuonKernels muon_kernels_on = {muon_make_direction<T>, muon_scale<T>, muon_fold<T>};
+
+inline constexpr MuonKernels muon_kernels[] = {muon_kernels_on<float>, muon_kernels_on<double>};
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL
