@@ -326,16 +326,18 @@ def test_levels_share_no_symbols(tree: Path) -> None:
                 )
 
 
-# Loops over elements besides the rules' own: the average and 16 bits, gradients, norms, Adafactor, Muon.
+# Loops over elements besides the rules' own: the average and 16 bits, gradients, norms, procedures.
 SWEEPS = [
     "finish_tile",
     "prepare",
     "adafactor_sums",
-    "adafactor_lengthen",
+    "adafactor_measure_update",
     "adafactor_settle",
-    "adafactor_advance_whole",
-    "adafactor_settle_whole",
-    "muon_direct",
+    "adafactor_advance_unfactored",
+    "adafactor_settle_unfactored",
+    "lamb_advance",
+    "lamb_settle",
+    "muon_make_direction",
     "muon_scale",
     "muon_fold",
 ]
@@ -349,12 +351,12 @@ def hot_functions(object_file: Path) -> Iterator[tuple[str, str, str, list[str]]
         for rule in RULES:
             if rule == "FtrlPower":  # its pow is the C library's, and its documentation says so
                 continue
-            head = re.compile(rf"::(update|advance)(_lines)?<.*::{rule}(<{number}>)?, {number}[,>]")
+            head = re.compile(rf"::update(_lines)?<.*::{rule}(<{number}>)?, {number}[,>]")
             for name, _, code in functions:
                 if head.search(name):
                     yield rule, number, code, ["mul", "sqrt"] if "sqrt" in code else ["mul"]
         for sweep in SWEEPS:
-            head = re.compile(rf"::{sweep}<{number}>\(")
+            head = re.compile(rf"::{sweep}(_tile)?<{number}>\(")
             code = "\n".join(code for name, _, code in functions if head.search(name))
             clips = ["(min|cmg[et])"] if sweep == "prepare" else []
             yield sweep, number, code, ["mul", *clips]

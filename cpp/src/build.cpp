@@ -81,7 +81,7 @@ Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tenso
         const std::string name = names.empty() ? std::to_string(i) : names[i];
         check_variable(tensors[i], who_is(i, name));
         const std::size_t branch =
-            std::visit([&](const auto& r) { return fusedopt::branch_of(r, tensors[i], name); }, chosen);
+            std::visit([&](const auto& r) { return definition_of(r).branch(r, tensors[i], name); }, chosen);
         layout.variables.push_back(
             {nullptr, DType::float32, true, static_cast<std::uint8_t>(branch), tensors[i], name});
     }
@@ -115,11 +115,10 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
 
     for (std::size_t i = 0; i < new_jobs.size(); ++i) initialize_means(layout.variables[i].tensor, new_jobs[i]);
     std::unique_ptr<Procedure> new_procedure =
-        std::visit([&](const auto& r) { return make_procedure(r, layout.variables, new_jobs); }, rule);
+        std::visit([&](const auto& r) { return definition_of(r).procedure(r, layout.variables, new_jobs); }, rule);
 
     const std::size_t tiles = new_jobs.empty() ? 0 : new_jobs.back().first_partial + tile_count(new_jobs.back());
     sums_of_squares.resize(tiles);
-    if (has_trust_ratio()) trust_partials.resize(tiles);
     common.resize(branches.size());
     procedure = std::move(new_procedure);
     variables = std::move(layout.variables);
@@ -137,7 +136,7 @@ void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Jo
     for (std::size_t k = 0; k < slots.size(); ++k) {
         if (slots[k].form != Form::rows && slots[k].form != Form::columns) continue;
         if (const std::size_t elements = elements_of(slots[k], variable)) {
-            std::memset(job.slots[k], 0, elements * (job.computes_in_double ? 8 : 4));
+            std::memset(job.slots[k], 0, elements * item_size(compute_type(job)));
         }
     }
 }
@@ -164,7 +163,7 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
     const auto reserve = [&](const auto& array_of, const auto& elements_of_variable) {
         for (std::size_t i = 0; i < new_jobs.size(); ++i) {
             const std::optional<std::size_t> elements = elements_of_variable(layout.variables[i]);
-            const std::size_t item = new_jobs[i].computes_in_double ? 8 : 4;
+            const std::size_t item = item_size(compute_type(new_jobs[i]));
             if (elements) offsets.emplace_back(&array_of(new_jobs[i]), new_arena.reserve(*elements * item));
         }
         new_arena.separate();
@@ -214,9 +213,9 @@ void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, st
             // Work on a 16-bit variable begins with bringing its master copy up to date; an average makes it work.
             kernel::Job averaging = job;
             averaging.average = job.slots[k];
-            current_kernels().hold[false]({}, {&averaging, &averaging, begin, end});
+            current_kernels().other_work[false]({}, {&averaging, &averaging, begin, end});
         }
-        const std::size_t bytes = job.computes_in_double ? 8 : 4;
+        const std::size_t bytes = item_size(compute_type(job));
         const std::size_t offset = static_cast<std::size_t>(begin) * bytes;
         std::memcpy(static_cast<std::byte*>(job.slots[k]) + offset, static_cast<std::byte*>(job.weight) + offset,
                     static_cast<std::size_t>(end - begin) * bytes);

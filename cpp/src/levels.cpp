@@ -1,3 +1,4 @@
+// Which level runs: the highest that the processor and the operating system support, or the one that is asked for.
 #include "levels.hpp"
 
 #include <atomic>

@@ -1,3 +1,4 @@
+// Dynamic loss scaling around one or several optimizers: when the scale grows and falls, and its counters as state.
 #include <fusedopt/loss_scale_optimizer.hpp>
 
 #include <cmath>

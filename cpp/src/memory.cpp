@@ -1,3 +1,4 @@
+// Where arrays of the state lie: staggered, on huge pages where there are some.
 #include "memory.hpp"
 
 #include <new>

@@ -1,3 +1,4 @@
+// How a mutex notices that the process has forked while another thread held it.
 #include "mutex.hpp"
 
 #include <stdexcept>

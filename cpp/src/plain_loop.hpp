@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernel/border/plain_loop.hpp"
 #include "plan.hpp"
 
 namespace fusedopt {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernel/kernel.hpp"
@@ -34,11 +35,12 @@ public:
 
     std::size_t size() const { return variables_.size(); }
     std::int64_t elements() const { return total_; }
+    int threads() const { return threads_for(total_); }
 
     /// Calls piece(variable, begin, end) until every element of every variable has been covered once.
     template <class Piece>
     void run(const Piece& piece) const {
-        run_shares(threads_for(total_), [&](Cut begin, Cut end) {
+        run_shares(threads(), [&](Cut begin, Cut end) {
             for (std::size_t i = begin.position; i <= end.position; ++i) {
                 const std::int64_t from = i == begin.position ? begin.element : 0;
                 const std::int64_t to = i == end.position ? end.element : size_of(i);
@@ -47,21 +49,16 @@ public:
         });
     }
 
-    /// The same, but piece(first, last, begin, end) for variables that follow each other: from `begin` in the first to
-    /// `end` in the last.
-    template <class Piece>
-    void run_stretches(const Piece& piece) const {
-        run_stretches(threads_for(total_), piece);
-    }
-
-    template <class Piece>
-    void run_stretches(int threads, const Piece& piece) const {
+    /// The same, but sweep(stretch) for variables that follow each other.
+    template <class Sweep>
+    void run_stretches(int threads, std::span<const kernel::Job> jobs, const Sweep& sweep) const {
         run_shares(threads, [&](Cut begin, Cut end) {
             for (std::size_t i = begin.position; i <= end.position;) {
                 std::size_t last = is_gapless() ? end.position : i;
                 while (last < end.position && variables_[last + 1] == variables_[last] + 1) ++last;
-                piece(variables_[i], variables_[last], i == begin.position ? begin.element : 0,
-                      last == end.position ? end.element : size_of(last));
+                sweep(kernel::Stretch{&jobs[variables_[i]], &jobs[variables_[last]],
+                                      i == begin.position ? begin.element : 0,
+                                      last == end.position ? end.element : size_of(last)});
                 i = last + 1;
             }
         });
@@ -106,6 +103,21 @@ private:
     std::vector<std::int64_t> first_;
     std::int64_t total_ = 0;
 };
+
+/// Runs sweep(job, stretch) for each part of a stretch whose jobs take the same kernel; `job` stands for all.
+template <class Sweep>
+void run_kinds(const SweepPlan& plan, int threads, std::span<const kernel::Job> jobs, const Sweep& sweep) {
+    const auto is_same = [](const kernel::Job& a, const kernel::Job& b) {
+        return a.work == b.work && a.branch == b.branch && a.computes_in_double == b.computes_in_double;
+    };
+    plan.run_stretches(threads, jobs, [&](const kernel::Stretch& stretch) {
+        for (const kernel::Job *first = stretch.first, *last; first <= stretch.last; first = last + 1) {
+            for (last = first; last < stretch.last && is_same(*first, last[1]);) ++last;
+            sweep(*first, kernel::Stretch{first, last, first == stretch.first ? stretch.begin : 0,
+                                          last == stretch.last ? stretch.end : last->size});
+        }
+    });
+}
 
 /// Splits pieces that are never cut; each belongs to the equal share of all elements in which it begins.
 class PiecePlan {

@@ -1,20 +1,15 @@
-// What a rule does besides sweeps of a formula over elements: Adafactor's means of rows and columns, Muon's products.
+// What a rule does besides one sweep of a formula over elements: LAMB's norms, Adafactor's means, Muon's products.
 // The step knows only this interface.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
-#include <fusedopt/rules.hpp>
-
 #include "kernel/kernel.hpp"
-#include "threads.hpp"
+#include "plan.hpp"
 
 namespace fusedopt {
-
-struct Variable;
 
 class Procedure {
 public:
@@ -26,8 +21,9 @@ public:
     /// Before anything is written. What it throws leaves everything as it was. `steps` has one for each branch.
     virtual void evaluate(std::span<const kernel::Job>, std::span<const kernel::Step>) {}
 
-    /// After that and before the sweep over the variables whose branch has a kernel.
-    virtual void commit(std::span<kernel::Job>, std::span<const kernel::Step>) {}
+    /// After that and before the sweep over the variables whose branch has a kernel. The plan is of all variables that
+    /// are updated.
+    virtual void commit(std::span<kernel::Job>, std::span<const kernel::Step>, const SweepPlan&) {}
 
     /// The threads of the sweep over `elements` elements that follows.
     virtual int sweep_threads(std::int64_t elements) const { return threads_for(elements); }
@@ -35,12 +31,5 @@ public:
     /// The memory of a derived slot, brought up to date.
     virtual void* derive(std::size_t, const kernel::Job&) { return nullptr; }
 };
-
-template <class AnyRule>
-std::unique_ptr<Procedure> make_procedure(const AnyRule&, std::span<const Variable>, std::span<const kernel::Job>) {
-    return nullptr;
-}
-std::unique_ptr<Procedure> make_procedure(const Adafactor&, std::span<const Variable>, std::span<const kernel::Job>);
-std::unique_ptr<Procedure> make_procedure(const Muon&, std::span<const Variable>, std::span<const kernel::Job>);
 
 }  // namespace fusedopt

@@ -4,10 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
-#include <variant>
 #include <vector>
 
 #include <fusedopt/rules.hpp>
@@ -18,9 +19,12 @@
 
 namespace fusedopt {
 
+class Procedure;
+struct Variable;
+
 /// What a slot looks like beside its variable, and whether `variables` lists it.
 enum class Form : std::uint8_t {
-    whole,        // an array of the variable's shape
+    full,         // an array of the variable's shape
     rows,         // without the last dimension
     columns,      // without the last but one
     derived,      // of the variable's shape, but made only when it is listed; a step neither reads nor writes it
@@ -35,7 +39,7 @@ struct Slot {
     int group;
     double initial = 0.0;
     bool copies_variable = false;  // starts as a copy of the variable instead
-    Form form = Form::whole;
+    Form form = Form::full;
 
     friend bool operator==(const Slot& a, const Slot& b) {
         return std::string_view(a.name) == b.name && a.group == b.group && a.initial == b.initial &&
@@ -43,85 +47,56 @@ struct Slot {
     }
 };
 
+/// A number that the whole optimizer keeps.
+struct StateNumber {
+    const char* name;
+    double initial;
+};
+
 struct RuleSpec {
     std::optional<kernel::RuleId> kernel;  // none: the rule's procedure does all
     double learning_rate;                  // the default
     std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
-    bool has_product = false;  // Nadam's running product of momentum factors
+    std::vector<StateNumber> numbers = {};
 };
 
-/// When a step's scalars are computed: `step` is the stored counter, `t` the number of the update, from 1.
-struct Moment {
+/// When a step's scalars are computed: `t` is the number of the update, from 1.
+struct Now {
     double learning_rate;
-    std::int64_t step;
     std::int64_t t;
     double beta_1;  // where the rule has betas
     double beta_2;
-    double* product;
+    std::span<double> numbers;  // those of the spec; scalars_of moves them on
 };
 
-// specify describes a rule whose hyperparameters are in their ranges. compute_scalars fills in the kernel's scalars, in
-// double.
-#define FUSEDOPT_DECLARE_RULE(Name) \
-    RuleSpec specify(const Name&);  \
-    void compute_scalars(const Name&, const Moment&, double* scalars);
-
-FUSEDOPT_DECLARE_RULE(SGD)
-FUSEDOPT_DECLARE_RULE(RMSprop)
-FUSEDOPT_DECLARE_RULE(Adam)
-FUSEDOPT_DECLARE_RULE(AdamW)
-FUSEDOPT_DECLARE_RULE(Adagrad)
-FUSEDOPT_DECLARE_RULE(Adadelta)
-FUSEDOPT_DECLARE_RULE(Adamax)
-FUSEDOPT_DECLARE_RULE(Nadam)
-FUSEDOPT_DECLARE_RULE(Lion)
-FUSEDOPT_DECLARE_RULE(Ftrl)
-FUSEDOPT_DECLARE_RULE(Lamb)
-FUSEDOPT_DECLARE_RULE(ScheduleFreeAdamW)
-
-#undef FUSEDOPT_DECLARE_RULE
-
-// A rule that does one thing to some variables and another to the rest has a spec and scalars for each such branch.
+/// What the step asks about a rule. A rule's file in rules/ defines it, by functions that rules/definition.hpp lists.
 template <class AnyRule>
-std::vector<RuleSpec> specify_branches(const AnyRule& rule) {
-    return {specify(rule)};
-}
+struct Definition {
+    /// Checks the hyperparameters. A rule that does one thing to some variables and another to the rest has a spec for
+    /// each such branch, and scalars.
+    static std::vector<RuleSpec> branches(const AnyRule&);
+
+    static std::size_t branch(const AnyRule&, const Tensor& variable, const std::string& name);
+
+    static kernel::Scalars scalars(const AnyRule&, const Now&, std::size_t branch);
+
+    /// Sets the numbers to what they are after so many updates, for state that was stored without them.
+    static void restore(const AnyRule&, std::int64_t calls, std::int64_t updates, std::span<double> numbers);
+
+    static std::unique_ptr<Procedure> procedure(const AnyRule&, std::span<const Variable>,
+                                                std::span<const kernel::Job>);
+};
+
 template <class AnyRule>
-std::size_t branch_of(const AnyRule&, const Tensor&, const std::string&) {
-    return 0;
+constexpr Definition<AnyRule> definition_of(const AnyRule&) {
+    return {};
 }
-template <class AnyRule>
-void compute_scalars(const AnyRule& rule, const Moment& moment, std::size_t, double* scalars) {
-    compute_scalars(rule, moment, scalars);
-}
-
-#define FUSEDOPT_DECLARE_BRANCHED_RULE(Name)                                             \
-    std::vector<RuleSpec> specify_branches(const Name&);                                 \
-    std::size_t branch_of(const Name&, const Tensor& variable, const std::string& name); \
-    void compute_scalars(const Name&, const Moment&, std::size_t branch, double* scalars);
-
-FUSEDOPT_DECLARE_BRANCHED_RULE(Adafactor)
-FUSEDOPT_DECLARE_BRANCHED_RULE(Muon)
-
-#undef FUSEDOPT_DECLARE_BRANCHED_RULE
-
-/// The branches of any rule, if its hyperparameters are in their ranges; otherwise it throws.
-inline std::vector<RuleSpec> specify_branches(const Rule& rule) {
-    const auto checked = [](const auto& r) {
-        require_fields(r);
-        return specify_branches(r);
-    };
-    return std::visit(checked, rule);
-}
-
-/// Nadam's product after so many updates, for state that was stored without it.
-double product_after(const Nadam& rule, std::int64_t step, std::int64_t updates);
 
 /// Betas that are functions are checked when they are called.
-inline void require_betas(const Moment& moment) {
-    require_below_one("beta_1", moment.beta_1);
-    require_below_one("beta_2", moment.beta_2);
+inline void require_betas(const Now& now) {
+    require_below_one("beta_1", now.beta_1);
+    require_below_one("beta_2", now.beta_2);
 }
 
 }  // namespace fusedopt

@@ -1,3 +1,4 @@
+// The version, and the compiler that built it.
 #include <fusedopt/runtime.hpp>
 
 namespace fusedopt {

@@ -1,3 +1,4 @@
+// The schedules' formulas, each computed in double and the same in every floating-point state of the caller.
 #include <algorithm>
 #include <cmath>
 #include <numbers>

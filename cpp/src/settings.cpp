@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <tuple>
 #include <utility>
+#include <variant>
 
 #include "check.hpp"
 #include "state.hpp"
@@ -14,6 +15,15 @@ namespace {
 
 const char* name_of(const Rule& rule) {
     return std::visit([](const auto& r) { return r.name; }, rule);
+}
+
+/// The branches of any rule, if its hyperparameters are in their ranges; otherwise it throws.
+std::vector<RuleSpec> branches_of(const Rule& rule) {
+    const auto checked = [](const auto& r) {
+        require_fields(r);
+        return definition_of(r).branches(r);
+    };
+    return std::visit(checked, rule);
 }
 
 void check_options(const Options& options) {
@@ -75,7 +85,7 @@ void require_no_clip(const Options& options, const std::string& where) {
 
 Optimizer::State::State(Rule rule_, Options options_)
     : rule(std::move(rule_)),
-      branches(specify_branches(rule)),
+      branches(branches_of(rule)),
       options(std::move(options_)),
       loss_scale_factor(options.loss_scale_factor.value_or(1.0)),
       accumulation_steps(options.gradient_accumulation_steps.value_or(1)),
@@ -83,6 +93,8 @@ Optimizer::State::State(Rule rule_, Options options_)
     check_options(options);
     require_one_decay(options, branches);
     options.learning_rate.reset();
+    for (const StateNumber& number : branches[0].numbers) numbers.push_back(number.initial);
+    next_numbers = numbers;
     if (learning_rate.is_number()) learning_rate_value = learning_rate.value();
 }
 
@@ -90,7 +102,7 @@ Optimizer::State::State(Rule rule_, Options options_)
 /// the rest. None if it needs others.
 template <class AnyRule>
 std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const AnyRule& new_rule) const {
-    std::vector<RuleSpec> specs = specify_branches(new_rule);
+    std::vector<RuleSpec> specs = definition_of(new_rule).branches(new_rule);
     for (std::size_t k = 0; k < specs.size(); ++k) {
         std::vector<Slot> unused = branches[k].slots;
         for (const Slot& slot : specs[k].slots) {
@@ -101,7 +113,9 @@ std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const AnyR
         specs[k].slots.insert(specs[k].slots.end(), unused.begin(), unused.end());
     }
     for (const Variable& variable : variables) {
-        if (fusedopt::branch_of(new_rule, variable.tensor, variable.name) != variable.branch) return std::nullopt;
+        if (definition_of(new_rule).branch(new_rule, variable.tensor, variable.name) != variable.branch) {
+            return std::nullopt;
+        }
     }
     return specs;
 }
@@ -109,7 +123,7 @@ std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const AnyR
 std::vector<RuleSpec> Optimizer::State::respecify(const Rule& new_rule) const {
     const auto respecify = [&]<class AnyRule>(const AnyRule& wanted) {
         require_fields(wanted);
-        if (!is_built) return specify_branches(wanted);
+        if (!is_built) return definition_of(wanted).branches(wanted);
         if (std::optional<std::vector<RuleSpec>> specs = on_built_slots(wanted)) return *std::move(specs);
         // The first hyperparameter that cannot be changed even alone.
         const auto refuse_first = [&](const auto&... field) {

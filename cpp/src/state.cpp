@@ -1,3 +1,5 @@
+// What an optimizer keeps, to be read and loaded: its options, its lists of state. build.cpp makes it, step.cpp steps
+// it.
 #include "state.hpp"
 
 #include <algorithm>
@@ -36,14 +38,6 @@ std::string to_string(std::span<const std::int64_t> shape) {
     return text + (shape.size() == 1 ? ",)" : ")");
 }
 
-namespace {
-
-bool same_shape(const Tensor& a, const Tensor& b) {
-    return std::ranges::equal(a.shape(), b.shape());
-}
-
-}  // namespace
-
 std::string Optimizer::State::describe(std::size_t index) const {
     const std::string& name = variables[index].name;
     return "variable " + std::to_string(index) + (name == std::to_string(index) ? "" : " ('" + name + "')");
@@ -71,8 +65,7 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
     if (learning_rate.is_number())
         list.push_back({"learning_rate", Tensor(&learning_rate_value, DType::float64, scalar)});
     const auto add_shaped = [&](const char* what, std::size_t i, void* array, std::span<const std::int64_t> shape) {
-        const DType dtype = jobs[i].computes_in_double ? DType::float64 : DType::float32;
-        list.push_back({std::string(what) + "/" + variables[i].name, Tensor(array, dtype, shape)});
+        list.push_back({std::string(what) + "/" + variables[i].name, Tensor(array, compute_type(jobs[i]), shape)});
     };
     const auto add = [&](const char* what, std::size_t i, void* array) {
         add_shaped(what, i, array, variables[i].tensor.shape());
@@ -108,9 +101,10 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
             }
         }
     }
-    const bool keras_has_product = extent == Extent::keras && is_built && !is_idle;
-    if (branches[0].has_product && (keras_has_product || extent == Extent::complete))
-        list.push_back({"product", Tensor(&product, DType::float64, scalar)});
+    const bool keras_has_numbers = extent == Extent::keras && is_built && !is_idle;
+    for (std::size_t k = 0; k < numbers.size() && (keras_has_numbers || extent == Extent::complete); ++k) {
+        list.push_back({branches[0].numbers[k].name, Tensor(&numbers[k], DType::float64, scalar)});
+    }
     for (std::size_t i = 0; i < jobs.size() && extent == Extent::complete; ++i) {
         if (jobs[i].storage) add("master", i, jobs[i].weight);
     }
@@ -169,8 +163,9 @@ void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent exten
             std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));
         }
     }
-    if (branches[0].has_product && extent == Extent::wrapped)
-        product = product_after(std::get<Nadam>(rule), calls, iterations());
+    if (extent == Extent::wrapped) {
+        std::visit([&](const auto& r) { definition_of(r).restore(r, calls, iterations(), numbers); }, rule);
+    }
 }
 
 }  // namespace fusedopt

@@ -24,6 +24,21 @@ namespace fusedopt {
 
 kernel::Element element_of(DType dtype);
 
+/// The type in which a variable is updated, that of its state.
+inline DType compute_type(const kernel::Job& job) {
+    return job.computes_in_double ? DType::float64 : DType::float32;
+}
+
+/// Of a few numbers, for which a call of memcmp takes longer than the loop.
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+    if (a.rank() != b.rank()) return false;
+    const std::int64_t *of_a = a.shape().data(), *of_b = b.shape().data();
+    for (std::size_t d = 0; d < a.rank(); ++d) {
+        if (of_a[d] != of_b[d]) return false;
+    }
+    return true;
+}
+
 /// The tiles a variable is cut into.
 inline std::size_t tile_count(const kernel::Job& job) {
     return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
@@ -54,8 +69,9 @@ struct Range {
 
 /// How much of the state is listed.
 enum class Extent {
-    keras,    // what Keras lists
-    wrapped,  // what Keras lists of a wrapped optimizer: neither Nadam's product, which is recomputed, nor placeholders
+    keras,     // what Keras lists
+    wrapped,   // what Keras lists of a wrapped optimizer: neither the rule's numbers, which are restored, nor
+               // placeholders
     complete,  // what it takes to go on bit for bit: with master copies, and without what is derived
 };
 
@@ -172,7 +188,7 @@ struct Optimizer::State {
     double learning_rate_value = 0.0;
     std::int64_t calls = 0;  // Keras's stored counter
     std::int64_t skipped_steps = 0;
-    double product = 1.0;
+    std::vector<double> numbers;  // those of the rule
     std::int64_t placeholder = 0;
     std::optional<double> global_norm;
     std::vector<Tensor> excluded;
@@ -203,8 +219,8 @@ private:
     void initialize_means(const Tensor& variable, const kernel::Job& job) const;
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
+    void sweep();
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
-    bool has_trust_ratio() const;
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradient(std::size_t index, const Tensor& gradient);
@@ -212,18 +228,15 @@ private:
     void assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at);
     void set_factors(const Scaling& scaling, double learning_rate);
 
-    void set_trust_ratios();
-
     // Of the step in progress.
     std::vector<kernel::Step> common;  // of each branch
-    double next_product = 1.0;
+    std::vector<double> next_numbers;
     std::optional<double> next_global_norm;
 
     bool has_any_gradient = false;
     std::size_t sized_gradients = 0;  // those with elements: without any, a variable may be given twice
     SweepPlan whole;                  // all variables
     SweepPlan selected;               // some
-    std::vector<kernel::TrustPartial> trust_partials;  // of every tile, for a rule with a trust ratio
     std::vector<std::int64_t> last_step_with_gradient;
     std::int64_t steps_begun = 0;
     std::vector<double> sums_of_squares;  // of every tile

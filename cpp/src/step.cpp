@@ -7,6 +7,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "bounds.hpp"
 #include "check.hpp"
 #include "float_environment.hpp"
 #include "levels.hpp"
@@ -16,50 +17,12 @@
 namespace fusedopt {
 namespace {
 
-struct Bounds {
-    const std::byte* low;
-    const std::byte* high;
-};
-
-Bounds bounds_of(const Tensor& tensor) {
-    const auto* low = static_cast<const std::byte*>(tensor.data());
-    const std::byte* high = low + item_size(tensor.dtype());
-    for (std::size_t d = 0; d < tensor.rank(); ++d) {
-        const std::int64_t reach = tensor.strides()[d] * (tensor.shape()[d] - 1);
-        (reach < 0 ? low : high) += reach;
-    }
-    return {low, high};
-}
-
 static_assert(most_dimensions == kernel::most_dimensions);
-
-// Of a few numbers, for which a call of memcmp takes longer than the loop.
-bool has_shape(const Tensor& tensor, const Tensor& other) {
-    if (tensor.rank() != other.rank()) return false;
-    const std::int64_t *a = tensor.shape().data(), *b = other.shape().data();
-    for (std::size_t d = 0; d < tensor.rank(); ++d) {
-        if (a[d] != b[d]) return false;
-    }
-    return true;
-}
 
 // True for the very memory that was checked in an earlier step.
 bool is_checked(const Variable& variable, const Tensor& gradient) {
     return gradient.data() == variable.checked_gradient && gradient.dtype() == variable.checked_dtype &&
-           gradient.is_contiguous() && has_shape(gradient, variable.tensor);
-}
-
-// Calls sweep(job, stretch) for each part of a stretch whose jobs take the same kernel; `job` stands for all.
-template <class Sweep>
-void for_each_kind(const kernel::Stretch& whole, const Sweep& sweep) {
-    const auto is_same = [](const kernel::Job& a, const kernel::Job& b) {
-        return a.work == b.work && a.branch == b.branch && a.computes_in_double == b.computes_in_double;
-    };
-    for (const kernel::Job *first = whole.first, *last; first <= whole.last; first = last + 1) {
-        for (last = first; last < whole.last && is_same(*first, last[1]);) ++last;
-        sweep(*first, kernel::Stretch{first, last, first == whole.first ? whole.begin : 0,
-                                      last == whole.last ? whole.end : last->size});
-    }
+           gradient.is_contiguous() && same_shape(gradient, variable.tensor);
 }
 
 // An infinite norm zeroes what is finite; a NaN stays NaN.
@@ -123,7 +86,7 @@ bool Optimizer::State::owns(const Tensor& gradient) const {
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
     Variable& variable = variables[index];
     const auto who = [&] { return "gradient of " + describe(index); };
-    if (!has_shape(gradient, variable.tensor)) {
+    if (!same_shape(gradient, variable.tensor)) {
         throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
                                     to_string(gradient.shape()));
     }
@@ -186,11 +149,6 @@ void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const
     }
 }
 
-bool Optimizer::State::has_trust_ratio() const {
-    const auto& kernel = branches[0].kernel;
-    return kernel && current_kernels().advance[static_cast<std::size_t>(*kernel)][0];
-}
-
 template <class Chosen>
 const SweepPlan& Optimizer::State::sweep_over(bool all, const Chosen& chosen) {
     if (all) return whole;
@@ -221,8 +179,7 @@ bool Optimizer::State::measure(const Scaling& scaling) {
     const SweepPlan& plan = sweep_over(has_all_gradients(), [](const kernel::Job& job) { return job.gradient; });
     const auto measure_stretch = current_kernels().measure;
     std::atomic<bool> is_finite = true;
-    plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
-        const kernel::Stretch stretch{&jobs[first], &jobs[last], begin, end};
+    plan.run_stretches(plan.threads(), jobs, [&](const kernel::Stretch& stretch) {
         if (!measure_stretch(scaling.unscale, stretch, sums_of_squares.data())) {
             is_finite.store(false, std::memory_order_relaxed);
         }
@@ -248,19 +205,6 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
     for (std::size_t k = 0; k < branches.size(); ++k) {
         common[k].scale = scale;
         common[k].keep = 1.0 - decay_of(branches[k]) * rate;
-    }
-}
-
-void Optimizer::State::set_trust_ratios() {
-    const FloatEnvironment environment;
-    for (kernel::Job& job : jobs) {
-        if (job.work != kernel::Work::update) continue;
-        double weight = 0.0, direction = 0.0;
-        for (std::size_t k = 0; k < tile_count(job); ++k) {
-            weight += trust_partials[job.first_partial + k].weight;
-            direction += trust_partials[job.first_partial + k].direction;
-        }
-        job.ratio = weight > 0.0 && direction > 0.0 ? std::sqrt(weight) / std::sqrt(direction) : 1.0;
     }
 }
 
@@ -296,54 +240,52 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
         step.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
         step.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
     }
-    next_product = product;
+    std::ranges::copy(numbers, next_numbers.begin());
     next_global_norm = global_norm;
     if (!is_update) return;
     // The caller's code runs before the floating-point state is set for ours.
-    Moment moment{current_learning_rate(), calls, iteration + 1, 0.0, 0.0, &next_product};
-    require_not_negative("learning_rate", moment.learning_rate);
+    Now now{current_learning_rate(), iteration + 1, 0.0, 0.0, next_numbers};
+    require_not_negative("learning_rate", now.learning_rate);
     std::visit(
         [&](const auto& r) {
             if constexpr (requires { r.beta_1; }) {
-                moment.beta_1 = r.beta_1(calls);
-                moment.beta_2 = r.beta_2(calls);
+                now.beta_1 = r.beta_1(calls);
+                now.beta_2 = r.beta_2(calls);
             }
             const FloatEnvironment environment;
-            for (std::size_t k = 0; k < common.size(); ++k) compute_scalars(r, moment, k, common[k].scalars);
-            set_factors(scaling, moment.learning_rate);
+            for (std::size_t k = 0; k < common.size(); ++k) common[k].scalars = definition_of(r).scalars(r, now, k);
+            set_factors(scaling, now.learning_rate);
         },
         rule);
     if (procedure) procedure->evaluate(jobs, common);
 }
 
-void Optimizer::State::commit() {
-    if (is_update && procedure) procedure->commit(jobs, common);
-    const bool all_have_kernels = std::ranges::all_of(branches, [](const auto& b) { return b.kernel.has_value(); });
-    const SweepPlan& plan = sweep_over(has_all_gradients() && all_have_kernels, [&](const kernel::Job& job) {
-        const bool is_done = job.work == kernel::Work::update && !branch_of(job).kernel;
-        return !is_done && (job.work != kernel::Work::none || job.average);
-    });
+void Optimizer::State::sweep() {
+    const auto has_kernel = [](const RuleSpec& branch) { return branch.kernel.has_value(); };
+    const auto is_done = [&](const kernel::Job& job) {
+        return job.work == kernel::Work::update && !has_kernel(branch_of(job));
+    };
+    const SweepPlan& plan = sweep_over(
+        has_all_gradients() && std::ranges::all_of(branches, has_kernel),
+        [&](const kernel::Job& job) { return !is_done(job) && (job.work != kernel::Work::none || job.average); });
     const kernel::Kernels& kernels = current_kernels();
-    const auto rule_of = [&](const kernel::Job& job) { return static_cast<std::size_t>(*branch_of(job).kernel); };
-    if (is_update && has_trust_ratio()) {
-        plan.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
-            for_each_kind({&jobs[first], &jobs[last], begin, end}, [&](const kernel::Job& job, const auto& stretch) {
-                if (job.work != kernel::Work::update) return;
-                const auto advance = kernels.advance[rule_of(job)][job.computes_in_double];
-                advance(common[job.branch], stretch, trust_partials.data());
-            });
-        });
-        set_trust_ratios();
-    }
-    const int threads =
-        is_update && procedure ? procedure->sweep_threads(plan.elements()) : threads_for(plan.elements());
-    plan.run_stretches(threads, [&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
-        for_each_kind({&jobs[first], &jobs[last], begin, end}, [&](const kernel::Job& job, const auto& stretch) {
-            const auto& functions = job.work == kernel::Work::update ? kernels.update[rule_of(job)] : kernels.hold;
-            functions[job.computes_in_double](common[job.branch], stretch);
-        });
+    const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
+    run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
+        const auto& functions = job.work == kernel::Work::update
+                                    ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)]
+                                    : kernels.other_work;
+        functions[job.computes_in_double](common[job.branch], stretch);
     });
-    product = next_product;
+}
+
+void Optimizer::State::commit() {
+    if (is_update && procedure) {
+        const auto is_updated = [](const kernel::Job& job) { return job.work == kernel::Work::update; };
+        procedure->commit(jobs, common, sweep_over(has_all_gradients(), is_updated));
+    }
+    const bool has_kernel = std::ranges::any_of(branches, [](const auto& b) { return b.kernel.has_value(); });
+    if (!is_update || !has_all_gradients() || has_kernel) sweep();
+    std::ranges::copy(next_numbers, numbers.begin());
     global_norm = next_global_norm;
     ++calls;
 }
@@ -386,10 +328,8 @@ void Optimizer::State::finalize(std::span<const Tensor> tensors) {
         job.work = kernel::Work::restore;
     }
     const kernel::Kernels& kernels = current_kernels();
-    whole.run_stretches([&](std::size_t first, std::size_t last, std::int64_t begin, std::int64_t end) {
-        for_each_kind({&jobs[first], &jobs[last], begin, end}, [&](const kernel::Job& job, const auto& stretch) {
-            kernels.hold[job.computes_in_double]({}, stretch);
-        });
+    run_kinds(whole, whole.threads(), jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
+        kernels.other_work[job.computes_in_double]({}, stretch);
     });
 }
 

@@ -1,3 +1,4 @@
+// The phases of a joint step, and the few numbers that a step takes from scales and norms.
 #include "stepping.hpp"
 
 #include <cmath>

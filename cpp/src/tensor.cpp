@@ -1,9 +1,12 @@
+// How a tensor is checked when it is made, and whether its elements touch a range of memory.
 #include <fusedopt/tensor.hpp>
 
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string>
+
+#include "bounds.hpp"
 
 namespace fusedopt {
 
@@ -67,13 +70,8 @@ Tensor::Tensor(void* data, DType dtype, std::span<const std::int64_t> shape, std
 
 bool Tensor::touches(const std::byte* begin, const std::byte* end) const {
     if (size_ == 0 || begin == end) return false;
-    const auto* low = static_cast<const std::byte*>(data_);
-    const std::byte* high = low + item_size(dtype_);
-    for (std::size_t d = 0; d < rank_; ++d) {
-        const std::int64_t reach = strides()[d] * (shape()[d] - 1);
-        (reach < 0 ? low : high) += reach;
-    }
-    if (high <= begin || end <= low) return false;
+    const Bounds bounds = bounds_of(*this);
+    if (bounds.high <= begin || end <= bounds.low) return false;
     if (contiguous_) return true;
     // The bounds meet; a strided view can still step over the range, so look at every element.
     const auto bytes = static_cast<std::int64_t>(item_size(dtype_));

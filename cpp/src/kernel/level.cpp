@@ -26,15 +26,11 @@ const Kernels kernels = {
         FUSEDOPT_RULES(FUSEDOPT_UPDATE)
 #undef FUSEDOPT_UPDATE
     },
-    {
-#define FUSEDOPT_ADVANCE(name) {advance_function<name, float>(), advance_function<name, double>()},
-        FUSEDOPT_RULES(FUSEDOPT_ADVANCE)
-#undef FUSEDOPT_ADVANCE
-    },
-    {hold<float>, hold<double>},
-    {adafactor_kernels<float>, adafactor_kernels<double>},
-    {muon_kernels<float, float>, muon_kernels<double, double>, muon_kernels<float, Bfloat16>},
+    {other_work<float>, other_work<double>},
     measure,
+    adafactor_kernels,
+    lamb_kernels,
+    muon_kernels,
     plain_loop,
 };
 

@@ -7,6 +7,11 @@
 
 #define FUSEDOPT_INLINE __attribute__((always_inline)) inline
 
+// Files in rules/ include a formula's file for its scalars alone; what else it holds is in no level then.
+#ifndef FUSEDOPT_LEVEL
+#define FUSEDOPT_LEVEL no_level
+#endif
+
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 FUSEDOPT_INLINE float square_root(float x) {
@@ -77,6 +82,21 @@ FUSEDOPT_INLINE std::int64_t begin_in(const Stretch& stretch, const Job* job) {
 }
 FUSEDOPT_INLINE std::int64_t end_in(const Stretch& stretch, const Job* job) {
     return job == stretch.last ? stretch.end : job->size;
+}
+
+/// A rule with its scalars in T. Both are nothing but numbers, as many as there were in double. A rule may adjust them
+/// to what T can hold.
+template <class Rule, class T>
+FUSEDOPT_INLINE Rule with_scalars(const Scalars& scalars) {
+    constexpr int count = sizeof(Rule) / sizeof(T);
+    static_assert(count <= most_scalars && sizeof(Rule) % sizeof(T) == 0);
+    struct Numbers {
+        T values[count];
+    } narrowed;
+    for (int k = 0; k < count; ++k) narrowed.values[k] = static_cast<T>(scalars.values[k]);
+    auto rule = __builtin_bit_cast(Rule, narrowed);
+    if constexpr (requires { rule.adjust(); }) rule.adjust();
+    return rule;
 }
 
 /// The factor on a variable's elements that weight decay is.

@@ -2,7 +2,7 @@
 // back what it read (0 x is added), so it can run on an optimizer's own memory: where arrays lie changes the limit.
 #pragma once
 
-#include "kernel/kernel.hpp"
+#include "kernel/border/plain_loop.hpp"
 #include "kernel/math.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {

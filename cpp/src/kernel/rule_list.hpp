@@ -1,4 +1,5 @@
-// The list of rules as the kernels know them: one line each, the name being a class in kernel/rules/.
+// The list of rules as the kernels know them: one line each, the name being a class in kernel/rules/. A
+// rule whose procedure does everything has none.
 #pragma once
 
 #define FUSEDOPT_RULES(X) \
@@ -19,5 +20,4 @@
     X(Ftrl)               \
     X(FtrlPower)          \
     X(ScheduleFreeAdamW)  \
-    X(Lamb)               \
     X(Muon)

@@ -3,7 +3,6 @@
 
 #include "kernel/finish.hpp"
 #include "kernel/gradient.hpp"
-#include "kernel/trust_ratio.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
@@ -131,8 +130,9 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
                                   std::int64_t n, const Averaging<T>& averaging, const void* source, T* buffer) {
     const T keep = keep_of<T>(step, job);
     T* w = static_cast<T*>(job.weight) + begin;
-    T* slots[3];
-    for (int k = 0; k < 3; ++k) slots[k] = k < Rule::slot_count ? static_cast<T*>(job.slots[k]) + begin : nullptr;
+    T* slots[max_slots];
+    for (int k = 0; k < max_slots; ++k)
+        slots[k] = k < Rule::slot_count ? static_cast<T*>(job.slots[k]) + begin : nullptr;
     const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
         if (averaging.average) {
             update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
@@ -161,7 +161,7 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
 
 template <template <class> class Rule, class T>
 void update(const Step& step, const Stretch& stretch) {
-    const Rule<T> rule(step.scalars);
+    const auto rule = with_scalars<Rule<T>, T>(step.scalars);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
@@ -169,24 +169,17 @@ void update(const Step& step, const Stretch& stretch) {
         const bool direct = is_direct<T>(step, *job);
         // A buffer holds a tile, and what comes after an update finds it in a cache. Each break costs ten to twenty
         // nanoseconds, so that where neither counts a variable is gone through at once.
-        const bool in_tiles = Rule<T>::has_trust_ratio || !direct || job->strides || job->storage || step.overwrite;
+        const bool in_tiles = !direct || job->strides || job->storage || step.overwrite;
         const std::int64_t end = end_in(stretch, job);
         for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {
             n = in_tiles && end - i > tile ? tile : end - i;
-            if constexpr (Rule<T>::has_trust_ratio) {
-                settle_tile(rule, static_cast<T>(job->ratio), keep_of<T>(step, *job), n,
-                            static_cast<T*>(job->weight) + i, static_cast<const T*>(job->slots[0]) + i,
-                            static_cast<const T*>(job->slots[1]) + i);
-                finish_tile<T>(step, *job, i, n);
-            } else {
-                const void* source = contiguous(*job, i, n, gathered);
-                if (job->storage) {
-                    reconcile(*job, i, n);
-                }
-                update_piece(rule, step, *job, direct, i, n, averaging, source, buffer);
-                if (job->average || job->storage) {
-                    store_tile<T>(step, *job, i, n);
-                }
+            const void* source = contiguous(*job, i, n, gathered);
+            if (job->storage) {
+                reconcile(*job, i, n);
+            }
+            update_piece(rule, step, *job, direct, i, n, averaging, source, buffer);
+            if (job->average || job->storage) {
+                store_tile<T>(step, *job, i, n);
             }
         }
     }
@@ -194,7 +187,7 @@ void update(const Step& step, const Stretch& stretch) {
 
 /// Everything a step does to a variable that the rule does not touch in it.
 template <class T>
-void hold(const Step& step, const Stretch& stretch) {
+void other_work(const Step& step, const Stretch& stretch) {
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {

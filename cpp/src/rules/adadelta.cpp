@@ -1,16 +1,22 @@
-#include "rule.hpp"
+// Adadelta: what state it keeps, and the scalars of its formula.
+#include "kernel/rules/adadelta.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const Adadelta&) {
+static RuleSpec specify(const Adadelta&) {
     return {kernel::RuleId::Adadelta, 0.001, {}, {{"accumulated_grad", 0}, {"accumulated_delta_var", 0}}};
 }
 
-void compute_scalars(const Adadelta& rule, const Moment& moment, double* scalars) {
-    scalars[0] = moment.learning_rate;
-    scalars[1] = rule.rho;
-    scalars[2] = 1.0 - rule.rho;
-    scalars[3] = rule.epsilon;
+static kernel::AdadeltaScalars<double> scalars_of(const Adadelta& rule, const Now& now) {
+    return {
+        .lr = now.learning_rate,
+        .rho = rule.rho,
+        .one_minus_rho = 1.0 - rule.rho,
+        .epsilon = rule.epsilon,
+    };
 }
+
+template struct Definition<Adadelta>;
 
 }  // namespace fusedopt

@@ -5,17 +5,17 @@
 #include <vector>
 
 #include "float_environment.hpp"
+#include "kernel/border/adafactor.hpp"
 #include "levels.hpp"
 #include "memory.hpp"
 #include "plan.hpp"
-#include "procedure.hpp"
-#include "rule.hpp"
+#include "rules/definition.hpp"
 #include "state.hpp"
 
 namespace fusedopt {
 namespace {
 
-constexpr std::size_t factored = 0, whole = 1;
+constexpr std::size_t factored = 0, unfactored = 1;
 
 // Blocks are cut alike for every number of threads, so sums are, too. With 64 rows or more the columns' sums of all
 // blocks take 1/32 of a float32 gradient's memory.
@@ -33,11 +33,11 @@ struct Part {
     std::int64_t matrices, rows, columns;
     std::int64_t row_blocks, column_blocks;  // of a matrix
     std::size_t first_block, blocks;
-    std::size_t first_line;  // of `row_blocks` for the rows and `column_blocks` for the columns of each matrix
+    std::size_t first_segment;  // of `row_blocks` for the rows and `column_blocks` for the columns of each matrix
 };
 
 /// Means of rows or columns that are averaged at a time.
-struct Line {
+struct Segment {
     void* means;    // of the whole matrix
     void* factors;  // of columns
     const double* sums;
@@ -64,20 +64,21 @@ public:
                 connect(part, jobs[part.variable], row_sums, column_sums, next());
             }
         }
-        norms_.resize(blocks_.size());
-        for (std::size_t k = 0; k < blocks_.size(); ++k) blocks_[k].norms = &norms_[k];
+        squares_.resize(blocks_.size());
+        for (std::size_t k = 0; k < blocks_.size(); ++k) blocks_[k].squares = &squares_[k];
         block_plan_.reserve(blocks_.size());
-        line_plan_.reserve(lines_.size());
+        segment_plan_.reserve(segments_.size());
     }
 
-    void commit(std::span<kernel::Job> jobs, std::span<const kernel::Step> steps) override {
-        const auto& kernels = current_kernels().adafactor;
-        const double keep = steps[factored].scalars[1];
+    void commit(std::span<kernel::Job> jobs, std::span<const kernel::Step> steps, const SweepPlan&) override {
+        const kernel::AdafactorKernels* const kernels = current_kernels().adafactor;
+        const auto scalars = unpack<kernel::AdafactorScalars>(steps[factored].scalars);
         const auto sweep = [&](kernel::BlockFunction kernel::AdafactorKernels::*of_factored,
-                               kernel::BlockFunction kernel::AdafactorKernels::*of_whole) {
+                               kernel::BlockFunction kernel::AdafactorKernels::*of_unfactored) {
             block_plan_.clear();
             for (const Part& part : parts_) {
-                if (jobs[part.variable].work != kernel::Work::update || !(part.is_factored ? of_factored : of_whole)) {
+                if (jobs[part.variable].work != kernel::Work::update ||
+                    !(part.is_factored ? of_factored : of_unfactored)) {
                     continue;
                 }
                 for (std::size_t k = part.first_block; k < part.first_block + part.blocks; ++k) {
@@ -86,28 +87,28 @@ public:
             }
             block_plan_.run([&](std::size_t k) {
                 const kernel::Job& job = jobs[block_variables_[k]];
-                const auto function = job.branch == factored ? of_factored : of_whole;
+                const auto function = job.branch == factored ? of_factored : of_unfactored;
                 (kernels[job.computes_in_double].*function)(steps[job.branch], job, blocks_[k]);
             });
         };
-        sweep(&kernel::AdafactorKernels::sums, &kernel::AdafactorKernels::advance_whole);
-        average(jobs, keep);
-        sweep(&kernel::AdafactorKernels::lengthen, nullptr);
-        set_ratios(jobs, steps[factored].scalars[0]);
-        sweep(&kernel::AdafactorKernels::settle, &kernel::AdafactorKernels::settle_whole);
+        sweep(&kernel::AdafactorKernels::sums, &kernel::AdafactorKernels::advance_unfactored);
+        average(jobs, scalars);
+        sweep(&kernel::AdafactorKernels::measure_update, nullptr);
+        set_ratios(jobs, scalars.rho);
+        sweep(&kernel::AdafactorKernels::settle, &kernel::AdafactorKernels::settle_unfactored);
     }
 
     void* derive(std::size_t index, const kernel::Job& job) override {
         Arena& memory = derived_[index];
         if (!memory.is_allocated()) {
-            memory.reserve(static_cast<std::size_t>(job.size) * (job.computes_in_double ? 8 : 4));
+            memory.reserve(static_cast<std::size_t>(job.size) * item_size(compute_type(job)));
             memory.allocate();
         }
         const auto part = std::ranges::find(parts_, index, &Part::variable);
         if (part == parts_.end()) return memory.at(0);
         const FloatEnvironment environment;
         const kernel::AdafactorKernels& kernels = current_kernels().adafactor[job.computes_in_double];
-        const std::int64_t bytes = job.computes_in_double ? 8 : 4;
+        const auto bytes = static_cast<std::int64_t>(item_size(compute_type(job)));
         const auto row_mean = [&](std::int64_t i) {
             return job.computes_in_double ? static_cast<const double*>(job.slots[0])[i]
                                           : static_cast<double>(static_cast<const float*>(job.slots[0])[i]);
@@ -127,8 +128,9 @@ public:
 
 private:
     void add_part(std::size_t index, const Tensor& tensor, bool is_factored, std::vector<std::size_t>& offsets) {
-        Part part{index, is_factored,  1, 1, tensor.size(), 1, divide_up(tensor.size(), block_elements), blocks_.size(),
-                  0,     lines_.size()};
+        Part part{
+            index, is_factored,     1, 1, tensor.size(), 1, divide_up(tensor.size(), block_elements), blocks_.size(),
+            0,     segments_.size()};
         std::int64_t block_rows = 1, block_columns = block_elements;
         if (is_factored) {
             part.columns = tensor.shape().back();
@@ -144,8 +146,8 @@ private:
             reserve(part.matrices * part.column_blocks * part.rows);
             reserve(part.matrices * part.row_blocks * part.columns);
             reserve(part.matrices * part.columns);  // factors, of double or less
-            lines_.resize(lines_.size() +
-                          static_cast<std::size_t>(part.matrices * (part.row_blocks + part.column_blocks)));
+            segments_.resize(segments_.size() +
+                             static_cast<std::size_t>(part.matrices * (part.row_blocks + part.column_blocks)));
         }
         for (std::int64_t row = 0; row < part.matrices * part.rows;) {
             const std::int64_t rows = std::min(block_rows, part.rows - row % part.rows);
@@ -164,10 +166,10 @@ private:
         parts_.push_back(part);
     }
 
-    /// Tells a factored variable's blocks and lines where their means, factors and sums lie.
+    /// Tells a factored variable's blocks and segments where their means, factors and sums lie.
     void connect(const Part& part, const kernel::Job& job, double* row_sums, double* column_sums, std::byte* factors) {
-        const std::int64_t bytes = job.computes_in_double ? 8 : 4;
-        std::size_t k = part.first_block, line = part.first_line;
+        const auto bytes = static_cast<std::int64_t>(item_size(compute_type(job)));
+        std::size_t k = part.first_block, segment = part.first_segment;
         for (std::int64_t matrix = 0; matrix < part.matrices; ++matrix) {
             std::byte* const r = static_cast<std::byte*>(job.slots[0]) + matrix * part.rows * bytes;
             std::byte* const c = static_cast<std::byte*>(job.slots[1]) + matrix * part.columns * bytes;
@@ -183,7 +185,7 @@ private:
                     block.column_sums = column_sums + down * part.columns + column;
                     column += block.columns;
                     if (down == 0) {
-                        lines_[line + static_cast<std::size_t>(part.row_blocks + across)] = {
+                        segments_[segment + static_cast<std::size_t>(part.row_blocks + across)] = {
                             .means = c,
                             .factors = f,
                             .sums = column_sums,
@@ -197,7 +199,7 @@ private:
                     }
                 }
                 const std::int64_t rows = blocks_[k - 1].rows;
-                lines_[line + static_cast<std::size_t>(down)] = {
+                segments_[segment + static_cast<std::size_t>(down)] = {
                     .means = r,
                     .factors = nullptr,
                     .sums = row_sums,
@@ -210,44 +212,44 @@ private:
                 };
                 row += rows;
             }
-            line += static_cast<std::size_t>(part.row_blocks + part.column_blocks);
+            segment += static_cast<std::size_t>(part.row_blocks + part.column_blocks);
             row_sums += part.column_blocks * part.rows;
             column_sums += part.row_blocks * part.columns;
         }
     }
 
-    static std::size_t lines_of_matrix(const Part& part) {
+    static std::size_t segments_of_matrix(const Part& part) {
         return static_cast<std::size_t>(part.row_blocks + part.column_blocks);
     }
 
     /// Moves the means of rows and columns, and gives each block the mean over its matrix's rows.
-    void average(std::span<const kernel::Job> jobs, double keep) {
-        line_plan_.clear();
+    void average(std::span<const kernel::Job> jobs, const kernel::AdafactorScalars<double>& scalars) {
+        segment_plan_.clear();
         const auto for_each_factored = [&](const auto& body) {
             for (const Part& part : parts_) {
                 if (part.is_factored && jobs[part.variable].work == kernel::Work::update) body(part);
             }
         };
         for_each_factored([&](const Part& part) {
-            const std::size_t count = static_cast<std::size_t>(part.matrices) * lines_of_matrix(part);
-            for (std::size_t k = part.first_line; k < part.first_line + count; ++k) {
-                line_plan_.add(k, (lines_[k].end - lines_[k].begin) * lines_[k].parts);
+            const std::size_t count = static_cast<std::size_t>(part.matrices) * segments_of_matrix(part);
+            for (std::size_t k = part.first_segment; k < part.first_segment + count; ++k) {
+                segment_plan_.add(k, (segments_[k].end - segments_[k].begin) * segments_[k].parts);
             }
         });
-        line_plan_.run([&](std::size_t k) {
-            Line& line = lines_[k];
-            const auto& kernels = current_kernels().adafactor[line.in_double];
-            line.total = kernels.average(line.means, line.factors, keep, rule_.epsilon_1, line.sums, line.parts,
-                                         line.stride, line.terms, line.begin, line.end);
+        segment_plan_.run([&](std::size_t k) {
+            Segment& segment = segments_[k];
+            const auto& kernels = current_kernels().adafactor[segment.in_double];
+            segment.total = kernels.average(segment.means, segment.factors, scalars.b, scalars.epsilon_1, segment.sums,
+                                            segment.parts, segment.stride, segment.terms, segment.begin, segment.end);
         });
         const FloatEnvironment environment;
         for_each_factored([&](const Part& part) {
             const std::size_t blocks_of_matrix = static_cast<std::size_t>(part.row_blocks * part.column_blocks);
             for (std::size_t matrix = 0; matrix < static_cast<std::size_t>(part.matrices); ++matrix) {
-                const std::size_t line = part.first_line + matrix * lines_of_matrix(part);
+                const std::size_t segment = part.first_segment + matrix * segments_of_matrix(part);
                 double total = 0.0;
-                for (std::size_t k = line; k < line + static_cast<std::size_t>(part.row_blocks); ++k) {
-                    total += lines_[k].total;
+                for (std::size_t k = segment; k < segment + static_cast<std::size_t>(part.row_blocks); ++k) {
+                    total += segments_[k].total;
                 }
                 const std::size_t block = part.first_block + matrix * blocks_of_matrix;
                 for (std::size_t k = block; k < block + blocks_of_matrix; ++k) {
@@ -263,8 +265,8 @@ private:
         for (const Part& part : parts_) {
             double weight = 0.0, update = 0.0;
             for (std::size_t k = part.first_block; k < part.first_block + part.blocks; ++k) {
-                weight += norms_[k].weight;
-                update += norms_[k].direction;
+                weight += squares_[k].weight;
+                update += squares_[k].update;
             }
             kernel::Job& job = jobs[part.variable];
             const double size = static_cast<double>(job.size);
@@ -278,17 +280,17 @@ private:
     std::vector<Part> parts_;
     std::vector<kernel::Block> blocks_;
     std::vector<std::size_t> block_variables_;
-    std::vector<kernel::TrustPartial> norms_;  // of each block
-    std::vector<Line> lines_;
+    std::vector<kernel::Squares> squares_;  // of each block
+    std::vector<Segment> segments_;
     Arena sums_;
     std::vector<Arena> derived_;  // each variable's second moment, once it has been listed
     PiecePlan block_plan_;
-    PiecePlan line_plan_;
+    PiecePlan segment_plan_;
 };
 
 }  // namespace
 
-std::vector<RuleSpec> specify_branches(const Adafactor&) {
+static std::vector<RuleSpec> specify_branches(const Adafactor&) {
     RuleSpec of_matrices{{}, 0.001, {}, {{"r", 0}, {"c", 0}, {"velocity", 0}}};
     RuleSpec of_vectors = of_matrices;
     of_matrices.slots[0].form = Form::rows;
@@ -298,20 +300,24 @@ std::vector<RuleSpec> specify_branches(const Adafactor&) {
     return {of_matrices, of_vectors};
 }
 
-std::size_t branch_of(const Adafactor&, const Tensor& variable, const std::string&) {
-    return variable.rank() < 2 ? whole : factored;
+static std::size_t branch_of(const Adafactor&, const Tensor& variable, const std::string&) {
+    return variable.rank() < 2 ? unfactored : factored;
 }
 
-void compute_scalars(const Adafactor& rule, const Moment& moment, std::size_t, double* scalars) {
-    const double t = static_cast<double>(moment.t);
-    scalars[0] = std::min(moment.learning_rate, 1.0 / std::sqrt(t));
-    scalars[1] = 1.0 - std::pow(t, rule.beta_2_decay);
-    scalars[2] = rule.epsilon_1;
+static kernel::AdafactorScalars<double> scalars_of(const Adafactor& rule, const Now& now) {
+    const double t = static_cast<double>(now.t);
+    return {
+        .rho = std::min(now.learning_rate, 1.0 / std::sqrt(t)),
+        .b = 1.0 - std::pow(t, rule.beta_2_decay),
+        .epsilon_1 = rule.epsilon_1,
+    };
 }
 
-std::unique_ptr<Procedure> make_procedure(const Adafactor& rule, std::span<const Variable> variables,
-                                          std::span<const kernel::Job> jobs) {
+static std::unique_ptr<Procedure> make_procedure(const Adafactor& rule, std::span<const Variable> variables,
+                                                 std::span<const kernel::Job> jobs) {
     return std::make_unique<AdafactorProcedure>(rule, variables, jobs);
 }
+
+template struct Definition<Adafactor>;
 
 }  // namespace fusedopt

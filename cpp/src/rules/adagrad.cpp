@@ -1,16 +1,22 @@
-#include "rule.hpp"
+// Adagrad: what state it keeps, and the scalars of its formula.
+#include "kernel/rules/adagrad.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const Adagrad& rule) {
+static RuleSpec specify(const Adagrad& rule) {
     RuleSpec spec{kernel::RuleId::Adagrad, 0.001, {}, {{"accumulator", 0}}};
     spec.slots[0].initial = rule.initial_accumulator_value;
     return spec;
 }
 
-void compute_scalars(const Adagrad& rule, const Moment& moment, double* scalars) {
-    scalars[0] = moment.learning_rate;
-    scalars[1] = rule.epsilon;
+static kernel::AdagradScalars<double> scalars_of(const Adagrad& rule, const Now& now) {
+    return {
+        .lr = now.learning_rate,
+        .epsilon = rule.epsilon,
+    };
 }
+
+template struct Definition<Adagrad>;
 
 }  // namespace fusedopt

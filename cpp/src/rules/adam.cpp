@@ -1,6 +1,8 @@
+// Adam and AdamW: what state they keep, and the scalars of their formula.
 #include <cmath>
 
-#include "rule.hpp"
+#include "kernel/rules/adam.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 namespace {
@@ -16,32 +18,37 @@ RuleSpec specify_adam(const AdamLike& rule, std::optional<double> weight_decay) 
 }
 
 template <class AdamLike>
-void compute_adam_scalars(const AdamLike& rule, const Moment& moment, double* scalars) {
-    require_betas(moment);
-    const double beta_1 = moment.beta_1, beta_2 = moment.beta_2;
-    const double t = static_cast<double>(moment.t);
-    scalars[0] = moment.learning_rate * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t));
-    scalars[1] = 1.0 - beta_1;
-    scalars[2] = 1.0 - beta_2;
-    scalars[3] = rule.epsilon;
+kernel::AdamScalars<double> adam_scalars_of(const AdamLike& rule, const Now& now) {
+    require_betas(now);
+    const double beta_1 = now.beta_1, beta_2 = now.beta_2;
+    const double t = static_cast<double>(now.t);
+    return {
+        .alpha = now.learning_rate * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t)),
+        .one_minus_beta_1 = 1.0 - beta_1,
+        .one_minus_beta_2 = 1.0 - beta_2,
+        .epsilon = rule.epsilon,
+    };
 }
 
 }  // namespace
 
-RuleSpec specify(const Adam& rule) {
+static RuleSpec specify(const Adam& rule) {
     return specify_adam(rule, {});
 }
 
-RuleSpec specify(const AdamW& rule) {
+static RuleSpec specify(const AdamW& rule) {
     return specify_adam(rule, rule.weight_decay);
 }
 
-void compute_scalars(const Adam& rule, const Moment& moment, double* scalars) {
-    compute_adam_scalars(rule, moment, scalars);
+static kernel::AdamScalars<double> scalars_of(const Adam& rule, const Now& now) {
+    return adam_scalars_of(rule, now);
 }
 
-void compute_scalars(const AdamW& rule, const Moment& moment, double* scalars) {
-    compute_adam_scalars(rule, moment, scalars);
+static kernel::AdamScalars<double> scalars_of(const AdamW& rule, const Now& now) {
+    return adam_scalars_of(rule, now);
 }
+
+template struct Definition<Adam>;
+template struct Definition<AdamW>;
 
 }  // namespace fusedopt

@@ -1,20 +1,27 @@
-#include "rule.hpp"
+// Ftrl: what state it keeps, and the scalars of its formula.
+#include "kernel/rules/ftrl.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const Ftrl& rule) {
+static RuleSpec specify(const Ftrl& rule) {
     RuleSpec spec{kernel::RuleId::Ftrl, 0.001, {}, {{"accumulator", 0}, {"linear", 0}}};
     if (rule.learning_rate_power != -0.5) spec.kernel = kernel::RuleId::FtrlPower;
     spec.slots[0].initial = rule.initial_accumulator_value;
     return spec;
 }
 
-void compute_scalars(const Ftrl& rule, const Moment& moment, double* scalars) {
-    scalars[0] = 1.0 / moment.learning_rate;
-    scalars[1] = rule.l1_regularization_strength;
-    scalars[2] = 2.0 * (rule.l2_regularization_strength + rule.beta / (2.0 * moment.learning_rate));
-    scalars[3] = 2.0 * rule.l2_shrinkage_regularization_strength;
-    scalars[4] = -rule.learning_rate_power;
+static kernel::FtrlScalars<double> scalars_of(const Ftrl& rule, const Now& now) {
+    return {
+        .inverse_lr = 1.0 / now.learning_rate,
+        .l1 = rule.l1_regularization_strength,
+        .twice_l2 = 2.0 * (rule.l2_regularization_strength + rule.beta / (2.0 * now.learning_rate)),
+        .twice_shrinkage = 2.0 * rule.l2_shrinkage_regularization_strength,
+        .power = -rule.learning_rate_power,
+        .moves = 1.0,
+    };
 }
+
+template struct Definition<Ftrl>;
 
 }  // namespace fusedopt

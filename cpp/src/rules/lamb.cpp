@@ -1,23 +1,76 @@
+// LAMB: its scalars, and a step's two sweeps with the variables' norms that are put together between them.
 #include <cmath>
+#include <vector>
 
-#include "rule.hpp"
+#include "float_environment.hpp"
+#include "kernel/border/lamb.hpp"
+#include "levels.hpp"
+#include "plan.hpp"
+#include "rules/definition.hpp"
+#include "state.hpp"
 
 namespace fusedopt {
+namespace {
 
-RuleSpec specify(const Lamb&) {
-    return {kernel::RuleId::Lamb, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
+class LambProcedure final : public Procedure {
+public:
+    explicit LambProcedure(std::span<const kernel::Job> jobs) {
+        squares_.resize(jobs.empty() ? 0 : jobs.back().first_partial + tile_count(jobs.back()));
+    }
+
+    void commit(std::span<kernel::Job> jobs, std::span<const kernel::Step> steps, const SweepPlan& updated) override {
+        const kernel::LambKernels* const kernels = current_kernels().lamb;
+        run_kinds(updated, updated.threads(), jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
+            kernels[job.computes_in_double].advance(steps[0], stretch, squares_.data());
+        });
+        set_ratios(jobs);
+        run_kinds(updated, updated.threads(), jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
+            kernels[job.computes_in_double].settle(steps[0], stretch);
+        });
+    }
+
+private:
+    void set_ratios(std::span<kernel::Job> jobs) const {
+        const FloatEnvironment environment;
+        for (kernel::Job& job : jobs) {
+            if (job.work != kernel::Work::update) continue;
+            double weight = 0.0, update = 0.0;
+            for (std::size_t k = 0; k < tile_count(job); ++k) {
+                weight += squares_[job.first_partial + k].weight;
+                update += squares_[job.first_partial + k].update;
+            }
+            job.ratio = weight > 0.0 && update > 0.0 ? std::sqrt(weight) / std::sqrt(update) : 1.0;
+        }
+    }
+
+    std::vector<kernel::Squares> squares_;  // of every tile
+};
+
+}  // namespace
+
+static RuleSpec specify(const Lamb&) {
+    return {{}, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
 }
 
-void compute_scalars(const Lamb& rule, const Moment& moment, double* scalars) {
-    require_betas(moment);
-    const double beta_1 = moment.beta_1, beta_2 = moment.beta_2;
-    const double t = static_cast<double>(moment.t);
-    scalars[0] = moment.learning_rate;
-    scalars[1] = 1.0 / (1.0 - std::pow(beta_1, t));
-    scalars[2] = 1.0 / (1.0 - std::pow(beta_2, t));
-    scalars[3] = 1.0 - beta_1;
-    scalars[4] = 1.0 - beta_2;
-    scalars[5] = rule.epsilon;
+static kernel::LambScalars<double> scalars_of(const Lamb& rule, const Now& now) {
+    require_betas(now);
+    const double beta_1 = now.beta_1, beta_2 = now.beta_2;
+    const double t = static_cast<double>(now.t);
+    return {
+        .lr = now.learning_rate,
+        .a = 1.0 / (1.0 - std::pow(beta_1, t)),
+        .c = 1.0 / (1.0 - std::pow(beta_2, t)),
+        .one_minus_beta_1 = 1.0 - beta_1,
+        .one_minus_beta_2 = 1.0 - beta_2,
+        .epsilon = rule.epsilon,
+    };
 }
+
+static std::unique_ptr<Procedure> make_procedure(const Lamb&, std::span<const Variable>,
+                                                 std::span<const kernel::Job> jobs) {
+    return std::make_unique<LambProcedure>(jobs);
+}
+
+template struct Definition<Lamb>;
 
 }  // namespace fusedopt

@@ -1,22 +1,28 @@
+// Lion: what state it keeps, and the scalars of its formula.
+#include "kernel/rules/lion.hpp"
 #include "check.hpp"
-#include "rule.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const Lion&) {
+static RuleSpec specify(const Lion&) {
     return {kernel::RuleId::Lion, 0.001, {}, {{"momentum", 0}}};
 }
 
-void compute_scalars(const Lion&, const Moment& moment, double* scalars) {
-    const double beta_1 = moment.beta_1;
-    const double beta_2 = moment.beta_2;
+static kernel::LionScalars<double> scalars_of(const Lion&, const Now& now) {
+    const double beta_1 = now.beta_1;
+    const double beta_2 = now.beta_2;
     require("beta_1", beta_1, domains::above_0_to_1);
     require_below_one("beta_2", beta_2);
-    scalars[0] = moment.learning_rate;
-    scalars[1] = beta_1;
-    scalars[2] = 1.0 - beta_1;
-    scalars[3] = beta_2;
-    scalars[4] = 1.0 - beta_2;
+    return {
+        .lr = now.learning_rate,
+        .beta_1 = beta_1,
+        .one_minus_beta_1 = 1.0 - beta_1,
+        .beta_2 = beta_2,
+        .one_minus_beta_2 = 1.0 - beta_2,
+    };
 }
+
+template struct Definition<Lion>;
 
 }  // namespace fusedopt

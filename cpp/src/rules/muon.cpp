@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "float_environment.hpp"
+#include "kernel/border/muon.hpp"
 #include "levels.hpp"
 #include "memory.hpp"
-#include "procedure.hpp"
-#include "rule.hpp"
+#include "rules/definition.hpp"
 #include "state.hpp"
 #include "threads.hpp"
 
@@ -187,7 +187,7 @@ private:
     template <class T>
     void normalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
         const FloatEnvironment environment;
-        kernels<T>().direct(step, job, 0, job.size, sums_.data());
+        kernels<T>().make_direction(step, job, 0, job.size, sums_.data());
         double sum = 0.0;
         for (std::int64_t k = 0; k < tiles_of(job.size); ++k) sum += sums_[static_cast<std::size_t>(k)];
         const auto length = static_cast<double>(matrix.length());
@@ -260,7 +260,9 @@ Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, 
     };
 }
 
-std::vector<RuleSpec> specify_branches(const Muon& rule) {
+extern template struct Definition<Adam>;
+
+static std::vector<RuleSpec> specify_branches(const Muon& rule) {
     if (rule.product_dtype != DType::float32 && rule.product_dtype != DType::bfloat16) {
         throw std::invalid_argument("product_dtype: expected float32 or bfloat16, found " +
                                     std::string(to_string(rule.product_dtype)) +
@@ -268,32 +270,35 @@ std::vector<RuleSpec> specify_branches(const Muon& rule) {
     }
     RuleSpec of_matrices{kernel::RuleId::Muon, 0.001, rule.weight_decay, {{"momentum", 0}, {"direction", 0}}};
     of_matrices.slots[1].form = Form::hidden;
-    RuleSpec of_others = specify(adam_of(rule));
+    RuleSpec of_others = Definition<Adam>::branches(adam_of(rule)).front();
     of_others.weight_decay = rule.adam_weight_decay;
     return {of_matrices, of_others};
 }
 
-std::size_t branch_of(const Muon& rule, const Tensor& variable, const std::string& name) {
+static std::size_t branch_of(const Muon& rule, const Tensor& variable, const std::string& name) {
     return variable.rank() == 2 && !rule.excludes(name) ? orthogonal : adam;
 }
 
-void compute_scalars(const Muon& rule, const Moment& moment, std::size_t branch, double* scalars) {
+static kernel::Scalars scalars_of(const Muon& rule, const Now& now, std::size_t branch) {
     if (branch == adam) {
-        Moment of_adam = moment;
-        of_adam.learning_rate = moment.learning_rate * rule.adam_lr_ratio;
+        Now of_adam = now;
+        of_adam.learning_rate = now.learning_rate * rule.adam_lr_ratio;
         of_adam.beta_1 = rule.adam_beta_1;
         of_adam.beta_2 = rule.adam_beta_2;
-        compute_scalars(adam_of(rule), of_adam, scalars);
-        return;
+        return Definition<Adam>::scalars(adam_of(rule), of_adam, 0);
     }
-    scalars[0] = moment.learning_rate;
-    scalars[1] = rule.momentum;
-    scalars[2] = rule.nesterov ? 1.0 : 0.0;
+    return pack(kernel::MuonScalars<double>{
+        .lr = now.learning_rate,
+        .mu = rule.momentum,
+        .nesterov = rule.nesterov ? 1.0 : 0.0,
+    });
 }
 
-std::unique_ptr<Procedure> make_procedure(const Muon& rule, std::span<const Variable> variables,
-                                          std::span<const kernel::Job> jobs) {
+static std::unique_ptr<Procedure> make_procedure(const Muon& rule, std::span<const Variable> variables,
+                                                 std::span<const kernel::Job> jobs) {
     return std::make_unique<MuonProcedure>(rule, variables, jobs);
 }
+
+template struct Definition<Muon>;
 
 }  // namespace fusedopt

@@ -1,8 +1,10 @@
-#include "rule.hpp"
+// RMSprop: what state it keeps, and the scalars of its formula.
+#include "kernel/rules/rmsprop.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const RMSprop& rule) {
+static RuleSpec specify(const RMSprop& rule) {
     const bool has_momentum = rule.momentum > 0.0;
     RuleSpec spec{kernel::RuleId::Rmsprop, 0.001, {}, {{"velocity", 0}}};
     if (has_momentum) spec.slots.push_back({"momentum", 1});
@@ -12,12 +14,16 @@ RuleSpec specify(const RMSprop& rule) {
     return spec;
 }
 
-void compute_scalars(const RMSprop& rule, const Moment& moment, double* scalars) {
-    scalars[0] = moment.learning_rate;
-    scalars[1] = rule.rho;
-    scalars[2] = 1.0 - rule.rho;
-    scalars[3] = rule.epsilon;
-    scalars[4] = rule.momentum;
+static kernel::RmspropScalars<double> scalars_of(const RMSprop& rule, const Now& now) {
+    return {
+        .lr = now.learning_rate,
+        .rho = rule.rho,
+        .one_minus_rho = 1.0 - rule.rho,
+        .epsilon = rule.epsilon,
+        .mu = rule.momentum,
+    };
 }
+
+template struct Definition<RMSprop>;
 
 }  // namespace fusedopt

@@ -1,15 +1,21 @@
-#include "rule.hpp"
+// SGD: what state it keeps, and the scalars of its formula.
+#include "kernel/rules/sgd.hpp"
+#include "rules/definition.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const SGD& rule) {
+static RuleSpec specify(const SGD& rule) {
     if (rule.momentum == 0.0) return {kernel::RuleId::Sgd, 0.01, {}, {}};
     return {rule.nesterov ? kernel::RuleId::SgdNesterov : kernel::RuleId::SgdMomentum, 0.01, {}, {{"momentum", 0}}};
 }
 
-void compute_scalars(const SGD& rule, const Moment& moment, double* scalars) {
-    scalars[0] = moment.learning_rate;
-    scalars[1] = rule.momentum;
+static kernel::SgdScalars<double> scalars_of(const SGD& rule, const Now& now) {
+    return {
+        .lr = now.learning_rate,
+        .mu = rule.momentum,
+    };
 }
+
+template struct Definition<SGD>;
 
 }  // namespace fusedopt

@@ -5,25 +5,27 @@
 
 #include "kernel/math.hpp"
 
+namespace fusedopt::kernel {
+
+template <class T>
+struct AdadeltaScalars {
+    T lr, rho, one_minus_rho, epsilon;
+};
+
+}  // namespace fusedopt::kernel
+
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Adadelta {
     static constexpr int slot_count = 2;
-    static constexpr bool has_trust_ratio = false;
-    T lr, rho, one_minus_rho, epsilon;
-
-    explicit Adadelta(const double* s)
-        : lr(static_cast<T>(s[0])),
-          rho(static_cast<T>(s[1])),
-          one_minus_rho(static_cast<T>(s[2])),
-          epsilon(static_cast<T>(s[3])) {}
+    AdadeltaScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& e, T& x) const {
-        e = rho * e + one_minus_rho * (g * g);
-        const T d = square_root((x + epsilon) / (e + epsilon)) * g;
-        x = rho * x + one_minus_rho * (d * d);
-        w = w - lr * d;
+        e = s.rho * e + s.one_minus_rho * (g * g);
+        const T d = square_root((x + s.epsilon) / (e + s.epsilon)) * g;
+        x = s.rho * x + s.one_minus_rho * (d * d);
+        w = w - s.lr * d;
     }
 };
 

@@ -9,15 +9,10 @@
 // One file, though long: its three sweeps share the order in which a block is walked and summed.
 #pragma once
 
+#include "kernel/border/adafactor.hpp"
 #include "kernel/sweep.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
-
-struct AdafactorScalars {
-    double rho, keep, epsilon_1;
-
-    explicit AdafactorScalars(const double* s) : rho(s[0]), keep(s[1]), epsilon_1(s[2]) {}
-};
 
 template <class T>
 FUSEDOPT_INLINE T whitened(T g, T moment) {
@@ -146,7 +141,7 @@ void adafactor_sums(const Step& step, const Job& job, const Block& block) {
             row_sum = chunk.column == 0 ? sum : row_sum + sum;
         }
     });
-    block.norms->weight = weight.sum();
+    block.squares->weight = weight.sum();
 }
 
 /// The factors that stand for the moments of a chunk's rows.
@@ -170,7 +165,7 @@ struct Whitening {
 };
 
 template <class T>
-FUSEDOPT_INLINE void lengthen_row(const T* g, Whitening<T> whiten, std::int64_t n, Lanes& direction) {
+FUSEDOPT_INLINE void measure_update_of_row(const T* g, Whitening<T> whiten, std::int64_t n, Lanes& squares) {
     alignas(64) T update[span];
     for_each_span(
         n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
@@ -182,15 +177,15 @@ FUSEDOPT_INLINE void lengthen_row(const T* g, Whitening<T> whiten, std::int64_t 
                         update[j] = whiten(g[begin + j], begin + j);
                     }
                 });
-            add_rows(update, pad(update, end - begin), direction);
+            add_rows(update, pad(update, end - begin), squares);
         });
 }
 
 template <class T>
-void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
+void adafactor_measure_update(const Step& step, const Job& job, const Block& block) {
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
-    Lanes direction;
+    Lanes update;
     for_each_chunk(block, [&](const Chunk& chunk) {
         const RowFactors<T> rows(block, chunk);
         const T* columns = static_cast<const T*>(block.column_factors) + chunk.column;
@@ -198,10 +193,10 @@ void adafactor_lengthen(const Step& step, const Job& job, const Block& block) {
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = prepare(step, job, source, chunk.begin, chunk.size(), g, buffer);
         for (std::int64_t k = 0; k < chunk.rows; ++k) {
-            lengthen_row(g + k * chunk.columns, {scale, rows[k], columns}, chunk.columns, direction);
+            measure_update_of_row(g + k * chunk.columns, {scale, rows[k], columns}, chunk.columns, update);
         }
     });
-    block.norms->direction = direction.sum();
+    block.squares->update = update.sum();
 }
 
 /// w <- keep w - a u
@@ -240,14 +235,14 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
 }
 
 template <class T>
-void adafactor_advance_whole(const Step& step, const Job& job, const Block& block) {
-    const AdafactorScalars scalars(step.scalars);
-    const T keep = static_cast<T>(scalars.keep), move = static_cast<T>(1.0 - scalars.keep);
+void adafactor_advance_unfactored(const Step& step, const Job& job, const Block& block) {
+    const auto scalars = with_scalars<AdafactorScalars<double>, double>(step.scalars);
+    const T b = static_cast<T>(scalars.b), one_minus_b = static_cast<T>(1.0 - scalars.b);
     const T epsilon_1 = static_cast<T>(scalars.epsilon_1);
-    const T weight_keep = keep_of<T>(step, job);
+    const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
-    TrustPartial norms = {};
+    Squares squares = {};
     for (std::int64_t i = block.first; i < block.first + block.columns; i += tile) {
         const std::int64_t rest = block.first + block.columns - i;
         const std::int64_t n = rest < tile ? rest : tile;
@@ -257,25 +252,25 @@ void adafactor_advance_whole(const Step& step, const Job& job, const Block& bloc
         const T* w = static_cast<const T*>(job.weight) + i;
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
-            buffer[j] = w[j] * weight_keep;
+            buffer[j] = w[j] * keep;
         }
-        norms.weight += measure_elements(buffer, n).sum_of_squares;
+        squares.weight += measure_elements(buffer, n).sum_of_squares;
         T* v = static_cast<T*>(job.slots[2]) + i;
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             const T x = g[j] * scale;
-            v[j] = keep * v[j] + move * (x * x + epsilon_1);
+            v[j] = b * v[j] + one_minus_b * (x * x + epsilon_1);
             buffer[j] = whitened(x, v[j]);
         }
-        norms.direction += measure_elements(buffer, n).sum_of_squares;
+        squares.update += measure_elements(buffer, n).sum_of_squares;
     }
-    *block.norms = norms;
+    *block.squares = squares;
 }
 
 template <class T>
-void adafactor_settle_whole(const Step& step, const Job& job, const Block& block) {
+void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& block) {
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
     alignas(64) T update[tile];
@@ -301,11 +296,10 @@ void adafactor_settle_whole(const Step& step, const Job& job, const Block& block
 }
 
 template <class T>
-double adafactor_average(void* means, void* factors, double keep, double epsilon_1, const double* sums,
-                         std::int64_t parts, std::int64_t stride, std::int64_t terms, std::int64_t begin,
-                         std::int64_t end) {
+double adafactor_average(void* means, void* factors, double b, double epsilon_1, const double* sums, std::int64_t parts,
+                         std::int64_t stride, std::int64_t terms, std::int64_t begin, std::int64_t end) {
     T* mean = static_cast<T*>(means);
-    const double share = 1.0 / static_cast<double>(terms);
+    const double inverse_terms = 1.0 / static_cast<double>(terms);
     alignas(64) double sum[tile];
     double total = 0.0;
     for (std::int64_t i = begin; i < end; i += tile) {
@@ -320,7 +314,7 @@ double adafactor_average(void* means, void* factors, double keep, double epsilon
         }
         for (std::int64_t j = 0; j < n; ++j) {
             mean[i + j] =
-                static_cast<T>(keep * static_cast<double>(mean[i + j]) + (1.0 - keep) * (share * sum[j] + epsilon_1));
+                static_cast<T>(b * static_cast<double>(mean[i + j]) + (1.0 - b) * (inverse_terms * sum[j] + epsilon_1));
             total += static_cast<double>(mean[i + j]);
         }
         if (factors) {
@@ -341,9 +335,16 @@ void adafactor_expand(double row_mean, double mean, const void* column_means, st
 }
 
 template <class T>
-inline constexpr AdafactorKernels adafactor_kernels = {
-    adafactor_sums<T>,         adafactor_lengthen<T>, adafactor_settle<T>, adafactor_advance_whole<T>,
-    adafactor_settle_whole<T>, adafactor_average<T>,  adafactor_expand<T>,
+inline constexpr AdafactorKernels adafactor_kernels_on = {
+    adafactor_sums<T>,
+    adafactor_measure_update<T>,
+    adafactor_settle<T>,
+    adafactor_advance_unfactored<T>,
+    adafactor_settle_unfactored<T>,
+    adafactor_average<T>,
+    adafactor_expand<T>,
 };
+
+inline constexpr AdafactorKernels adafactor_kernels[] = {adafactor_kernels_on<float>, adafactor_kernels_on<double>};
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

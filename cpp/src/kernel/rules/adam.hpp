@@ -6,31 +6,32 @@
 
 #include "kernel/math.hpp"
 
-namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+namespace fusedopt::kernel {
 
 template <class T>
 struct AdamScalars {
     T alpha, one_minus_beta_1, one_minus_beta_2, epsilon;
+};
 
-    explicit AdamScalars(const double* s)
-        : alpha(static_cast<T>(s[0])),
-          one_minus_beta_1(static_cast<T>(s[1])),
-          one_minus_beta_2(static_cast<T>(s[2])),
-          epsilon(static_cast<T>(s[3])) {}
+}  // namespace fusedopt::kernel
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+template <class T>
+struct AdamMoments {
+    AdamScalars<T> s;
 
     FUSEDOPT_INLINE void moments(T g, T& m, T& v) const {
-        m = m + (g - m) * one_minus_beta_1;
-        v = v + (g * g - v) * one_minus_beta_2;
+        m = m + (g - m) * s.one_minus_beta_1;
+        v = v + (g * g - v) * s.one_minus_beta_2;
     }
 
-    FUSEDOPT_INLINE T direction(T m, T v) const { return (alpha * m) / (square_root(v) + epsilon); }
+    FUSEDOPT_INLINE T direction(T m, T v) const { return (s.alpha * m) / (square_root(v) + s.epsilon); }
 };
 
 template <class T>
-struct Adam : AdamScalars<T> {
+struct Adam : AdamMoments<T> {
     static constexpr int slot_count = 2;
-    static constexpr bool has_trust_ratio = false;
-    using AdamScalars<T>::AdamScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
         this->moments(g, m, v);
@@ -39,10 +40,8 @@ struct Adam : AdamScalars<T> {
 };
 
 template <class T>
-struct AdamAmsgrad : AdamScalars<T> {
+struct AdamAmsgrad : AdamMoments<T> {
     static constexpr int slot_count = 3;
-    static constexpr bool has_trust_ratio = false;
-    using AdamScalars<T>::AdamScalars;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v, T& u) const {
         this->moments(g, m, v);

@@ -4,24 +4,26 @@
 
 #include "kernel/math.hpp"
 
+namespace fusedopt::kernel {
+
+template <class T>
+struct AdamaxScalars {
+    T alpha, one_minus_beta_1, beta_2, epsilon;
+};
+
+}  // namespace fusedopt::kernel
+
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Adamax {
     static constexpr int slot_count = 2;
-    static constexpr bool has_trust_ratio = false;
-    T alpha, one_minus_beta_1, beta_2, epsilon;
-
-    explicit Adamax(const double* s)
-        : alpha(static_cast<T>(s[0])),
-          one_minus_beta_1(static_cast<T>(s[1])),
-          beta_2(static_cast<T>(s[2])),
-          epsilon(static_cast<T>(s[3])) {}
+    AdamaxScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& u) const {
-        m = m + (g - m) * one_minus_beta_1;
-        u = maximum(beta_2 * u, absolute(g));
-        w = w - (alpha * m) / (u + epsilon);
+        m = m + (g - m) * s.one_minus_beta_1;
+        u = maximum(s.beta_2 * u, absolute(g));
+        w = w - (s.alpha * m) / (u + s.epsilon);
     }
 };
 

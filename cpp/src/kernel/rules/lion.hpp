@@ -4,25 +4,26 @@
 
 #include "kernel/math.hpp"
 
+namespace fusedopt::kernel {
+
+template <class T>
+struct LionScalars {
+    T lr, beta_1, one_minus_beta_1, beta_2, one_minus_beta_2;
+};
+
+}  // namespace fusedopt::kernel
+
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Lion {
     static constexpr int slot_count = 1;
-    static constexpr bool has_trust_ratio = false;
-    T lr, beta_1, one_minus_beta_1, beta_2, one_minus_beta_2;
-
-    explicit Lion(const double* s)
-        : lr(static_cast<T>(s[0])),
-          beta_1(static_cast<T>(s[1])),
-          one_minus_beta_1(static_cast<T>(s[2])),
-          beta_2(static_cast<T>(s[3])),
-          one_minus_beta_2(static_cast<T>(s[4])) {}
+    LionScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m) const {
-        const T c = beta_1 * m + one_minus_beta_1 * g;
-        w = w - (c > 0 ? lr : c < 0 ? -lr : c);
-        m = beta_2 * m + one_minus_beta_2 * g;
+        const T c = s.beta_1 * m + s.one_minus_beta_1 * g;
+        w = w - (c > 0 ? s.lr : c < 0 ? -s.lr : c);
+        m = s.beta_2 * m + s.one_minus_beta_2 * g;
     }
 };
 

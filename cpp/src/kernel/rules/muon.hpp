@@ -4,6 +4,7 @@
 // The matrices that are multiplied are of Stored, which may be narrower than the compute type T.
 #pragma once
 
+#include "kernel/border/muon.hpp"
 #include "kernel/measure.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
@@ -11,26 +12,22 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 template <class T>
 struct Muon {
     static constexpr int slot_count = 2;
-    static constexpr bool has_trust_ratio = false;
-    T lr, mu;
-    bool nesterov;
-
-    explicit Muon(const double* s) : lr(static_cast<T>(s[0])), mu(static_cast<T>(s[1])), nesterov(s[2] != 0.0) {}
+    MuonScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& orthogonal) const {
-        m = mu * m + g;
-        w = w - lr * orthogonal;
+        m = s.mu * m + g;
+        w = w - s.lr * orthogonal;
     }
 
     FUSEDOPT_INLINE T direction(T g, T m) const {
-        const T moved = mu * m + g;
-        return nesterov ? g + mu * moved : moved;
+        const T moved = s.mu * m + g;
+        return s.nesterov != 0 ? g + s.mu * moved : moved;
     }
 };
 
 template <class T>
-void muon_direct(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, double* sums) {
-    const Muon<T> rule(step.scalars);
+void muon_make_direction(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, double* sums) {
+    const auto rule = with_scalars<Muon<T>, T>(step.scalars);
     alignas(64) T buffer[tile];
     GatherBuffer gathered;
     for (std::int64_t i = begin; i < end; i += tile) {
@@ -145,7 +142,10 @@ void muon_widen(const void* x, std::int64_t n, void* out) {
 }
 
 template <class T, class Stored>
-inline constexpr MuonKernels muon_kernels = {muon_direct<T>, muon_scale<T, Stored>, muon_fold<T, Stored>,
-                                             muon_widen<T, Stored>};
+inline constexpr MuonKernels muon_kernels_on = {muon_make_direction<T>, muon_scale<T, Stored>, muon_fold<T, Stored>,
+                                                muon_widen<T, Stored>};
+
+inline constexpr MuonKernels muon_kernels[] = {muon_kernels_on<float, float>, muon_kernels_on<double, double>,
+                                               muon_kernels_on<float, Bfloat16>};
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -5,26 +5,26 @@
 
 #include "kernel/math.hpp"
 
+namespace fusedopt::kernel {
+
+template <class T>
+struct NadamScalars {
+    T a, b, c, one_minus_beta_1, one_minus_beta_2, epsilon;
+};
+
+}  // namespace fusedopt::kernel
+
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Nadam {
     static constexpr int slot_count = 2;
-    static constexpr bool has_trust_ratio = false;
-    T a, b, c, one_minus_beta_1, one_minus_beta_2, epsilon;
-
-    explicit Nadam(const double* s)
-        : a(static_cast<T>(s[0])),
-          b(static_cast<T>(s[1])),
-          c(static_cast<T>(s[2])),
-          one_minus_beta_1(static_cast<T>(s[3])),
-          one_minus_beta_2(static_cast<T>(s[4])),
-          epsilon(static_cast<T>(s[5])) {}
+    NadamScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
-        m = m + (g - m) * one_minus_beta_1;
-        v = v + (g * g - v) * one_minus_beta_2;
-        w = w - (a * m + b * g) / (square_root(c * v) + epsilon);
+        m = m + (g - m) * s.one_minus_beta_1;
+        v = v + (g * g - v) * s.one_minus_beta_2;
+        w = w - (s.a * m + s.b * g) / (square_root(s.c * v) + s.epsilon);
     }
 };
 

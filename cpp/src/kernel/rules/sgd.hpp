@@ -6,29 +6,32 @@
 
 #include "kernel/math.hpp"
 
+namespace fusedopt::kernel {
+
+template <class T>
+struct SgdScalars {
+    T lr, mu;
+};
+
+}  // namespace fusedopt::kernel
+
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Sgd {
     static constexpr int slot_count = 0;
-    static constexpr bool has_trust_ratio = false;
-    T lr;
+    SgdScalars<T> s;
 
-    explicit Sgd(const double* s) : lr(static_cast<T>(s[0])) {}
-
-    FUSEDOPT_INLINE void operator()(T& w, T g) const { w = w - lr * g; }
+    FUSEDOPT_INLINE void operator()(T& w, T g) const { w = w - s.lr * g; }
 };
 
 template <class T>
 struct SgdMomentum {
     static constexpr int slot_count = 1;
-    static constexpr bool has_trust_ratio = false;
-    T lr, mu;
-
-    explicit SgdMomentum(const double* s) : lr(static_cast<T>(s[0])), mu(static_cast<T>(s[1])) {}
+    SgdScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m) const {
-        m = mu * m - lr * g;
+        m = s.mu * m - s.lr * g;
         w = w + m;
     }
 };
@@ -36,15 +39,12 @@ struct SgdMomentum {
 template <class T>
 struct SgdNesterov {
     static constexpr int slot_count = 1;
-    static constexpr bool has_trust_ratio = false;
-    T lr, mu;
-
-    explicit SgdNesterov(const double* s) : lr(static_cast<T>(s[0])), mu(static_cast<T>(s[1])) {}
+    SgdScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m) const {
-        const T step = lr * g;
-        m = mu * m - step;
-        w = w + (mu * m - step);
+        const T descent = s.lr * g;
+        m = s.mu * m - descent;
+        w = w + (s.mu * m - descent);
     }
 };
 

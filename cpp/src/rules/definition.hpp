@@ -1,0 +1,77 @@
+// How a rule's file makes its Definition. It has some of these functions, static, so that one which is misspelt is
+// unused and an error, and ends with `template struct Definition<Rule>;`:
+//   specify(rule), scalars_of(rule, now)
+//   specify_branches(rule), branch_of(rule, variable, name), scalars_of(rule, now, branch): if there are branches
+//   restore_numbers(rule, calls, updates, numbers), make_procedure(rule, variables, jobs): if there is anything to do
+#pragma once
+
+#include <cstring>
+
+#include "procedure.hpp"
+#include "rule.hpp"
+
+namespace fusedopt {
+
+/// Scalars for the border, where a kernel of the same ...Scalars takes them.
+template <template <class> class Named>
+kernel::Scalars pack(const Named<double>& scalars) {
+    static_assert(sizeof(scalars) <= sizeof(kernel::Scalars), "make kernel::most_scalars larger");
+    kernel::Scalars packed{};
+    std::memcpy(&packed, &scalars, sizeof(scalars));
+    return packed;
+}
+
+/// The same, back from there.
+template <template <class> class Named>
+Named<double> unpack(const kernel::Scalars& packed) {
+    Named<double> scalars;
+    std::memcpy(&scalars, &packed, sizeof(scalars));
+    return scalars;
+}
+
+template <class AnyRule>
+std::vector<RuleSpec> Definition<AnyRule>::branches(const AnyRule& rule) {
+    if constexpr (requires { specify_branches(rule); }) {
+        return specify_branches(rule);
+    } else {
+        return {specify(rule)};
+    }
+}
+
+template <class AnyRule>
+std::size_t Definition<AnyRule>::branch(const AnyRule& rule, const Tensor& variable, const std::string& name) {
+    if constexpr (requires { branch_of(rule, variable, name); }) {
+        return branch_of(rule, variable, name);
+    } else {
+        return 0;
+    }
+}
+
+template <class AnyRule>
+kernel::Scalars Definition<AnyRule>::scalars(const AnyRule& rule, const Now& now, std::size_t branch) {
+    if constexpr (requires { scalars_of(rule, now, branch); }) {
+        return scalars_of(rule, now, branch);
+    } else {
+        return pack(scalars_of(rule, now));
+    }
+}
+
+template <class AnyRule>
+void Definition<AnyRule>::restore(const AnyRule& rule, std::int64_t calls, std::int64_t updates,
+                                  std::span<double> numbers) {
+    if constexpr (requires { restore_numbers(rule, calls, updates, numbers); }) {
+        restore_numbers(rule, calls, updates, numbers);
+    }
+}
+
+template <class AnyRule>
+std::unique_ptr<Procedure> Definition<AnyRule>::procedure(const AnyRule& rule, std::span<const Variable> variables,
+                                                          std::span<const kernel::Job> jobs) {
+    if constexpr (requires { make_procedure(rule, variables, jobs); }) {
+        return make_procedure(rule, variables, jobs);
+    } else {
+        return nullptr;
+    }
+}
+
+}  // namespace fusedopt
