@@ -41,7 +41,8 @@ struct RuleSpec {
     double learning_rate;                  // the default
     std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
-    bool has_product = false;  // Nadam's running product of momentum factors
+    bool has_product = false;   // Nadam's running product of momentum factors
+    bool interpolates = false;  // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
 };
 
 /// When a step's scalars are computed: `step` is the stored counter, `t` the number of the update, from 1.

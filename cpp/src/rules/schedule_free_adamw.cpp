@@ -22,6 +22,7 @@ RuleSpec specify(const ScheduleFreeAdamW& rule) {
     require_count("warmup_steps", rule.warmup_steps, 0);
     RuleSpec spec{kernel::RuleId::ScheduleFreeAdamW, 0.0025, {}, {{"momentum", 0}, {"velocity", 0}}};
     spec.slots[0].copies_variable = true;
+    spec.interpolates = true;
     return spec;
 }
 
