@@ -78,7 +78,10 @@ def _arguments(optimizer: Optimizer) -> dict[str, Any]:
     """Return the arguments of the library's class, functions and schedules as they are."""
     rate = optimizer._learning_rate
     rate = optimizer._core.learning_rate if isinstance(rate, float) else rate
-    return _library_class(optimizer).get_config(optimizer) | {"learning_rate": rate}
+    asked = bare(type(optimizer))
+    vars(asked).update(vars(optimizer), _configured_learning_rate=lambda _: rate)
+    arguments: dict[str, Any] = _library_class(optimizer).get_config(asked)
+    return arguments
 
 
 def _library_class(optimizer: Optimizer) -> Any:
