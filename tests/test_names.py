@@ -343,6 +343,25 @@ def test_variables_that_have_changed_are_refused() -> None:
     assert bits(optimizer, variables) == before
 
 
+def test_variables_that_change_inside_get_their_weights_back_if_they_lie_where_they_did() -> None:
+    optimizer, variables = trained(fo.Adam(use_ema=True))
+    before = bits(optimizer, variables)
+    with optimizer.evaluation_weights():
+        variables["a/kernel"].flags.writeable = False
+    assert bits(optimizer, variables) == before
+    lending = optimizer.evaluation_weights()
+    with pytest.raises(ValueError, match="made read-only"):
+        lending.__enter__()
+    variables["a/kernel"].flags.writeable = True
+    step(optimizer, variables, 9)
+    w = variables["a/kernel"]
+    with (
+        pytest.raises(ValueError, match="evaluation_weights: .* found it moved"),
+        optimizer.evaluation_weights(),
+    ):
+        w.__setstate__((1, w.shape, w.dtype, False, bytes(w.nbytes)))
+
+
 def test_use_ema_goes_before_a_schedule_free_rule() -> None:
     optimizer, variables = trained(fo.ScheduleFreeAdamW(0.1, use_ema=True, ema_momentum=0.5))
     with optimizer.evaluation_weights():

@@ -78,9 +78,9 @@ def _arguments(optimizer: Optimizer) -> dict[str, Any]:
     """Return the arguments of the library's class, functions and schedules as they are."""
     rate = optimizer._learning_rate
     rate = optimizer._core.learning_rate if isinstance(rate, float) else rate
-    asked = bare(type(optimizer))
+    asked = bare(_library_class(optimizer))
     vars(asked).update(vars(optimizer), _configured_learning_rate=lambda _: rate)
-    arguments: dict[str, Any] = _library_class(optimizer).get_config(asked)
+    arguments: dict[str, Any] = asked.get_config()
     return arguments
 
 
@@ -113,7 +113,7 @@ def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         return
     _assemble(optimizer, state)
     if state["variables"] is not None and not optimizer.built:
-        optimizer._build_again(state["variables"])
+        optimizer._build_copy(state["variables"])
         _fill_variables(optimizer, state)
     _load(optimizer, state)
 

@@ -196,8 +196,8 @@ class LossScaleOptimizer(Optimizer):
     def _own_state(self) -> list[tuple[str, Array]]:
         return [item for item in self._scaled.state() if item[0].startswith("loss_scale/")]
 
-    def _build_again(self, objects: Sequence[Any]) -> None:
-        self.inner_optimizer._build_again(objects)
+    def _build_copy(self, objects: Sequence[Any]) -> None:
+        self.inner_optimizer._build_copy(objects)
 
     def _variable_names(self) -> list[str]:
         return self.inner_optimizer._variable_names()

@@ -314,12 +314,12 @@ class MultiOptimizer(Optimizer):
     def _own_state(self) -> list[tuple[str, Array]]:
         return [item for item in self._multi.state() if "/" not in item[0]]
 
-    def _exclude_again(self, objects: Sequence[Any]) -> None:
+    def _exclude_copies(self, objects: Sequence[Any]) -> None:
         for k, optimizer in enumerate(self.optimizers):
-            optimizer._exclude_again([objects[i] for i in self._variables_of(k)])
+            optimizer._exclude_copies([objects[i] for i in self._variables_of(k)])
 
-    def _build_again(self, objects: Sequence[Any]) -> None:
-        self._exclude_again(objects)
+    def _build_copy(self, objects: Sequence[Any]) -> None:
+        self._exclude_copies(objects)
         self._multi.build(objects, self._variable_names(), self._assignment)
 
     def _variables_of(self, number: int) -> list[int]:

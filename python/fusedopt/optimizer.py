@@ -678,10 +678,17 @@ class Optimizer:
         self._require_training("evaluation_weights")
         if not self.built:
             raise ValueError("evaluation_weights: the optimizer is not built; call build first")
+        lent = dict(self._named_arrays())
+        places = [_address(array) for array in lent.values()]
         self._core.begin_evaluation()
         try:
-            yield dict(self._named_arrays())
+            yield lent
         finally:
+            if [_address(array) for array in self._core.arrays] != places:
+                raise ValueError(
+                    "evaluation_weights: expected the variables' memory as before, found it moved inside the block; "
+                    "the weights in training cannot be brought back"
+                )
             self._core.end_evaluation()
 
     def _require_training(self, who: str) -> None:
@@ -982,13 +989,13 @@ class Optimizer:
         """Return live views of all state but that of the parts."""
         return self._core.state()
 
-    def _exclude_again(self, objects: Sequence[Any]) -> None:
+    def _exclude_copies(self, objects: Sequence[Any]) -> None:
         """Leave out of weight decay what the original leaves out, of the copies of its variables."""
         self._core.exclude_from_weight_decay([objects[i] for i in self._excluded_indices])
 
-    def _build_again(self, objects: Sequence[Any]) -> None:
+    def _build_copy(self, objects: Sequence[Any]) -> None:
         """Build on copies of the variables, or on others that stand for them."""
-        self._exclude_again(objects)
+        self._exclude_copies(objects)
         self._core.build(objects, self._variable_names())
 
     # Configuration

@@ -190,7 +190,7 @@ std::vector<py::array> checked_arrays(const Held& held) {
     return held.built.arrays();
 }
 
-/// Puts the weights to evaluate with into the variables, or brings those in training back.
+/// Puts the weights to evaluate with into the variables.
 template <class Held>
 void begin_evaluation(Held& held) {
     held.built.check_memory();
@@ -198,9 +198,9 @@ void begin_evaluation(Held& held) {
     held.core->begin_evaluation();
 }
 
+/// Brings those in training back, also into variables that were made read-only meanwhile.
 template <class Held>
 void end_evaluation(Held& held) {
-    held.built.check_memory();
     const Unlocked unlocked;
     held.core->end_evaluation();
 }
