@@ -65,6 +65,7 @@ class Model:
 def assert_same_future(first: Model, second: Model) -> None:
     """Both take 20 steps, one after the other; neither touches what the other has."""
     assert state(first.optimizer) == state(second.optimizer)
+    assert vars_of(first.optimizer) == vars_of(second.optimizer)
     for a, b in zip(first.weights.values(), second.weights.values(), strict=True):
         assert not np.shares_memory(a, b)
     for step in range(20):
@@ -494,7 +495,7 @@ def stepping(optimizer: Any, gradient: Any) -> Iterator[None]:
 @both
 def test_a_copy_is_of_one_moment(way: Any) -> None:
     w = np.zeros(200_000, np.float32)
-    inner = fo.SGD(1.0)
+    inner = fo.SGD(1.0, use_ema=True, ema_momentum=0.0)
     optimizer = fo.LossScaleOptimizer(inner, 1.0, 2**40)
     optimizer.build([w])
     with stepping(optimizer, -np.ones_like(w)):
@@ -504,6 +505,7 @@ def test_a_copy_is_of_one_moment(way: Any) -> None:
             array, mine = copied if order % 2 else copied[::-1]
             assert mine.step_counter == mine.iterations
             assert (array == mine.iterations).all()
+            assert (mine.averages["0"] == mine.iterations).all()
 
 
 def stepped(model: Any) -> Any:

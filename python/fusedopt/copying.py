@@ -77,7 +77,6 @@ def _taken(
 def _arguments(optimizer: Optimizer) -> dict[str, Any]:
     """Return the arguments of the library's class, functions and schedules as they are."""
     rate = optimizer._learning_rate
-    rate = optimizer._core.learning_rate if isinstance(rate, float) else rate
     asked = bare(_library_class(optimizer))
     vars(asked).update(vars(optimizer), _configured_learning_rate=lambda _: rate)
     arguments: dict[str, Any] = asked.get_config()

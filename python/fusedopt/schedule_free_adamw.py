@@ -23,6 +23,8 @@ class ScheduleFreeAdamW(Optimizer):
     The variables :math:`w` are where gradients are taken (the paper's :math:`y`); :math:`z`, the first slot,
     starts as a copy of them. :math:`\eta_t = \eta \min(t / \text{warmup\_steps}, 1)`.
 
+    Evaluate the model at :math:`x`: `evaluation_weights` puts it into the variables for a ``with`` block.
+
     Parameters
     ----------
     learning_rate : float, LearningRateSchedule or callable
