@@ -1084,11 +1084,14 @@ def test_missing_gradients_count_as_finite() -> None:
 
 def test_repr() -> None:
     optimizer = fo.AdamW(name="mine")
-    assert repr(optimizer) == "<AdamW 'mine', not built>"
+    assert repr(optimizer) == "<AdamW(name='mine'), not built>"
     optimizer.build([np.zeros(1)])
     optimizer.apply([np.zeros(1)])
-    assert repr(optimizer) == "<AdamW 'mine', 1 iterations>"
-    assert repr(fo.LossScaleOptimizer(fo.Adam())).startswith("<LossScaleOptimizer 'loss_scale_opt")
+    optimizer.beta_1 = 0.5
+    assert repr(optimizer) == "<AdamW(beta_1=0.5, name='mine'), 1 iterations>"
+    wrapped = fo.LossScaleOptimizer(fo.SGD(fo.schedules.CosineDecay(0.1, 10)), initial_scale=2.0)
+    assert repr(wrapped).startswith("<LossScaleOptimizer(inner_optimizer=<SGD(learning_rate=")
+    assert "initial_scale=2.0" in repr(wrapped)
 
 
 def test_repr_calls_no_function() -> None:

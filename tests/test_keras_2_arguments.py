@@ -50,7 +50,7 @@ def test_decay(rule: str, make: Make) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "way_out"),
     [
-        ("lr", 0.1, "write learning_rate instead of lr"),
+        ("lr", 0.1, r"lr: did you mean learning_rate\?"),
         ("jit_compile", True, "leave jit_compile out"),
         ("is_legacy_optimizer", False, "leave is_legacy_optimizer out"),
     ],
@@ -65,7 +65,7 @@ def test_arguments_that_are_gone(
 @every_way
 def test_several(make: Make) -> None:
     with pytest.raises(
-        ValueError, match=r"^unknown argument\(s\): jit_compile, lr, other; leave .*; write "
+        ValueError, match=r"^unknown argument\(s\): jit_compile, lr, other; leave .*; lr: did "
     ):
         make("Adam", lr=0.1, jit_compile=True, other=1)
 
@@ -97,7 +97,7 @@ def test_loss_scale() -> None:
     assert isinstance(deserialized("LossScaleOptimizer", **own), fo.LossScaleOptimizer)
     for name, way_out in [
         ("decay", "give the inner optimizer a schedule"),
-        ("lr", "write learning_rate"),
+        ("lr", "did you mean learning_rate"),
         ("jit_compile", "leave jit_compile out"),
         ("is_legacy_optimizer", "leave is_legacy_optimizer out"),
     ]:

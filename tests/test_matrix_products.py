@@ -197,10 +197,25 @@ def test_the_configuration_has_the_function_only_if_it_is_given() -> None:
     np.testing.assert_array_equal(w, weights[0])
 
 
-def test_the_function_stays_as_it_is() -> None:
-    optimizer: Any = fo.Muon()
-    with pytest.raises(AttributeError):
-        optimizer.matrix_product = np.matmul
+def test_another_function_can_be_assigned() -> None:
+    calls = []
+
+    def product(a: Array, b: Array, out: Array) -> None:
+        calls.append(out.shape)
+        np.matmul(a, b, out)
+
+    optimizer = fo.Muon()
+    optimizer.build([random(3, 4)])
+    optimizer.matrix_product = product
+    assert optimizer.matrix_product is product
+    optimizer.apply([random(3, 4)])
+    assert calls
+    optimizer.matrix_product = None
+    count = len(calls)
+    optimizer.apply([random(3, 4)])
+    assert len(calls) == count
+    with pytest.raises(TypeError, match="matrix_product: expected a function"):
+        optimizer.matrix_product = 3  # type: ignore[assignment]
 
 
 def test_a_function_that_knows_its_optimizer_keeps_nothing_alive() -> None:

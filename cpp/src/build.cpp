@@ -76,11 +76,12 @@ Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tenso
                                     " variables, found " + std::to_string(names.size()));
     }
     Layout layout;
+    const Rule chosen = rule;  // a function of Muon's may set another
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const std::string name = names.empty() ? std::to_string(i) : names[i];
         check_variable(tensors[i], who_is(i, name));
         const std::size_t branch =
-            std::visit([&](const auto& r) { return fusedopt::branch_of(r, tensors[i], name); }, rule);
+            std::visit([&](const auto& r) { return fusedopt::branch_of(r, tensors[i], name); }, chosen);
         layout.variables.push_back(
             {nullptr, DType::float32, true, static_cast<std::uint8_t>(branch), tensors[i], name});
     }

@@ -3,51 +3,72 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+
+#include <fusedopt/fields.hpp>
+#include <fusedopt/rules.hpp>
 
 namespace fusedopt {
 
-[[noreturn]] inline void refuse(const std::string& name, const std::string& expected, double found) {
+template <class Number>
+[[noreturn]] void refuse(const std::string& name, const std::string& expected, Number found) {
     std::ostringstream message;
     message.precision(std::numeric_limits<double>::max_digits10);
     message << name << ": expected " << expected << ", found " << found;
     throw std::invalid_argument(message.str());
 }
 
-inline void require_finite(const char* name, double value) {
-    if (!std::isfinite(value)) refuse(name, "a finite number", value);
+template <class Number>
+void require(const char* name, Number value, const Domain& domain) {
+    if (!domain.contains(static_cast<double>(value))) refuse(name, domain.description, value);
 }
 
 inline void require_not_negative(const char* name, double value) {
-    if (!(value >= 0.0 && std::isfinite(value))) refuse(name, "a finite number >= 0", value);
+    require(name, value, domains::not_negative);
 }
 
 inline void require_positive(const char* name, double value) {
-    if (!(value > 0.0 && std::isfinite(value))) refuse(name, "a finite number > 0", value);
-}
-
-// Below float32's smallest normal number it would be flushed to zero, and 0 / 0 would follow.
-inline void require_epsilon(double value) {
-    if (!(value >= std::numeric_limits<float>::min() && std::isfinite(value))) {
-        refuse("epsilon", "a finite number >= 1.18e-38, the smallest normal float32", value);
-    }
+    require(name, value, domains::positive);
 }
 
 inline void require_below_one(const char* name, double value) {
-    if (!(value >= 0.0 && value < 1.0)) refuse(name, "a number in [0, 1)", value);
+    require(name, value, domains::from_0_below_1);
 }
 
-inline void require_at_most_one(const char* name, double value) {
-    if (!(value >= 0.0 && value <= 1.0)) refuse(name, "a number in [0, 1]", value);
+// A hyperparameter by its type. One that is a function of the step is checked when it is called.
+inline void require_field(const char*, bool, const Domain&) {}
+inline void require_field(const char*, DType, const Domain&) {}
+inline void require_field(const char* name, double value, const Domain& domain) {
+    require(name, value, domain);
+}
+inline void require_field(const char* name, std::int64_t value, const Domain& domain) {
+    require(name, value, domain);
+}
+inline void require_field(const char* name, const Hyperparameter& value, const Domain& domain) {
+    if (value.is_number()) require(name, value.value(), domain);
+}
+template <class Value>
+void require_field(const char* name, const std::optional<Value>& value, const Domain& domain) {
+    if (value) require_field(name, *value, domain);
+}
+template <class Result, class... Arguments>
+void require_field(const char* name, const std::function<Result(Arguments...)>& function, const Domain&) {
+    if (!function) throw std::invalid_argument(std::string(name) + ": expected a function, found none");
 }
 
-inline void require_count(const char* name, std::int64_t value, std::int64_t least) {
-    if (value >= least) return;
-    throw std::invalid_argument(std::string(name) + ": expected an integer >= " + std::to_string(least) + ", found " +
-                                std::to_string(value));
+/// Checks every hyperparameter of a struct.
+template <class Struct>
+void require_fields(const Struct& hyperparameters) {
+    const auto check = [&](const auto&... field) {
+        (require_field(field.name, hyperparameters.*field.member, field.domain), ...);
+    };
+    std::apply(check, Struct::fields());
 }
 
 /// Scalars are computed in double, which holds each integer up to this one.

@@ -30,6 +30,8 @@ struct LossScaleOptimizer::Counters {
     std::int64_t step_counter = 0;
     float dynamic_scale = 0.0f;
     std::int64_t consecutive_skipped_steps = 0;
+    std::int64_t dynamic_growth_steps = 0;
+    Takeover takeover{"LossScaleOptimizer", "dynamic_scale"};
 };
 
 // Calls function(state), whichever kind is inside, under its lock.
@@ -53,13 +55,15 @@ LossScaleOptimizer::LossScaleOptimizer(std::shared_ptr<MultiOptimizer> inner, Lo
     : LossScaleOptimizer(options, Inner(std::move(inner))) {}
 
 LossScaleOptimizer::LossScaleOptimizer(LossScaleOptions options, Inner inner)
-    : inner_(std::move(inner)),
-      counters_(std::make_shared<Counters>()),
-      dynamic_growth_steps_(options.dynamic_growth_steps) {
+    : inner_(std::move(inner)), counters_(std::make_shared<Counters>()) {
     require_scale("initial_scale", options.initial_scale);
-    require_count("dynamic_growth_steps", options.dynamic_growth_steps, 1);
+    require("dynamic_growth_steps", options.dynamic_growth_steps, domains::integer_from_1);
     counters_->dynamic_scale = nearest_float(options.initial_scale);
-    with_inner([](auto& state) { state.loss_scale_factor = 1.0; });
+    counters_->dynamic_growth_steps = options.dynamic_growth_steps;
+    with_inner([&](auto& state) {
+        state.takeovers.add(std::shared_ptr<const Takeover>(counters_, &counters_->takeover));
+        state.set_loss_scale_factor({});
+    });
 }
 
 Optimizer& LossScaleOptimizer::inner() const {
@@ -72,21 +76,25 @@ void LossScaleOptimizer::build(std::span<const Tensor> variables, std::span<cons
 }
 
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients) {
-    return step(gradients, nullptr);
+    return step(gradients, {});
 }
 
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
-    return step(gradients, &variables);
+    return step(gradients, {variables});
 }
 
-bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables) {
+bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
+    return step(gradients, {indices});
+}
+
+bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const Optimizer::Choice& choice) {
     return with_inner([&](auto& state) {
         Counters& own = *counters_;
         require_scale("dynamic_scale", static_cast<double>(own.dynamic_scale));
         require_room("apply: step_counter", own.step_counter);
         require_room("apply: consecutive_skipped_steps", own.consecutive_skipped_steps);
         const std::int64_t calls = state.calls;
-        if (!state.step(gradients, variables, {reciprocal(static_cast<double>(own.dynamic_scale)), true})) {
+        if (!state.step(gradients, choice, {reciprocal(static_cast<double>(own.dynamic_scale)), true})) {
             own.step_counter = 0;
             ++own.consecutive_skipped_steps;
             if (own.dynamic_scale * 0.5 >= smallest_scale) own.dynamic_scale *= 0.5f;
@@ -94,7 +102,7 @@ bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const std::span
         }
         if (state.calls == calls) return true;  // no gradients at all: nothing happened
         own.consecutive_skipped_steps = 0;
-        if (++own.step_counter >= dynamic_growth_steps_) {
+        if (++own.step_counter >= own.dynamic_growth_steps) {
             own.step_counter = 0;
             if (own.dynamic_scale * 2.0 <= largest_scale) own.dynamic_scale *= 2.0f;
         }
@@ -104,6 +112,26 @@ bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const std::span
 
 double LossScaleOptimizer::dynamic_scale() const {
     return with_inner([&](auto&) { return static_cast<double>(counters_->dynamic_scale); });
+}
+
+void LossScaleOptimizer::set_dynamic_scale(double dynamic_scale) {
+    require_scale("dynamic_scale", dynamic_scale);
+    with_inner([&](auto& state) {
+        state.require_not_stepping("set_dynamic_scale");
+        counters_->dynamic_scale = nearest_float(dynamic_scale);
+    });
+}
+
+std::int64_t LossScaleOptimizer::dynamic_growth_steps() const {
+    return with_inner([&](auto&) { return counters_->dynamic_growth_steps; });
+}
+
+void LossScaleOptimizer::set_dynamic_growth_steps(std::int64_t dynamic_growth_steps) {
+    require("dynamic_growth_steps", dynamic_growth_steps, domains::integer_from_1);
+    with_inner([&](auto& state) {
+        state.require_not_stepping("set_dynamic_growth_steps");
+        counters_->dynamic_growth_steps = dynamic_growth_steps;
+    });
 }
 
 std::int64_t LossScaleOptimizer::step_counter() const {

@@ -13,18 +13,6 @@
 namespace fusedopt {
 namespace {
 
-void require_no_clip(const Options& options, std::size_t number) {
-    const auto check = [&](const char* name, const std::optional<double>& value) {
-        if (!value) return;
-        throw std::invalid_argument("global_clipnorm: expected optimizers that do not clip by themselves, found " +
-                                    std::string(name) + " on number " + std::to_string(number) +
-                                    "; leave out one of the two");
-    };
-    check("clipnorm", options.clipnorm);
-    check("clipvalue", options.clipvalue);
-    check("global_clipnorm", options.global_clipnorm);
-}
-
 std::int64_t count_in(std::span<const Tensor> values, std::size_t k, const char* name) {
     if (!values[k] || values[k].rank() != 0 || values[k].dtype() != DType::int64) {
         throw std::invalid_argument("set_weights: array " + std::to_string(k) + " (" + name +
@@ -37,14 +25,10 @@ std::int64_t count_in(std::span<const Tensor> values, std::size_t k, const char*
 
 }  // namespace
 
-MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_, double loss_scale_factor_,
-                             std::optional<double> global_clipnorm_, bool skip_nonfinite_)
-    : optimizers(std::move(optimizers_)),
-      loss_scale_factor(loss_scale_factor_),
-      global_clipnorm(global_clipnorm_),
-      skip_nonfinite(skip_nonfinite_) {
-    require_positive("loss_scale_factor", loss_scale_factor);
-    if (global_clipnorm) require_positive("global_clipnorm", *global_clipnorm);
+MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_,
+                             std::optional<double> loss_scale_factor_, std::optional<double> global_clipnorm_,
+                             bool skip_nonfinite_)
+    : optimizers(std::move(optimizers_)) {
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         if (!optimizers[k]) throw std::invalid_argument("optimizers: expected an optimizer at " + std::to_string(k));
         if (std::find(optimizers.begin(), optimizers.begin() + static_cast<std::ptrdiff_t>(k), optimizers[k]) !=
@@ -61,10 +45,33 @@ MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_
         if (optimizer->state_->is_built)
             throw std::invalid_argument("optimizers: expected unbuilt ones, found one built");
     }
-    for (std::size_t k = 0; k < optimizers.size() && global_clipnorm; ++k) {
-        require_no_clip(optimizers[k]->state_->options, k);
+    for (const auto& optimizer : optimizers) optimizer->state_->takeovers.add(takeover);
+    set_options(loss_scale_factor_, global_clipnorm_, skip_nonfinite_);
+}
+
+void MultiOptimizer::State::set_options(std::optional<double> new_loss_scale_factor,
+                                        std::optional<double> new_global_clipnorm, bool new_skip_nonfinite) {
+    require_field("loss_scale_factor", new_loss_scale_factor, domains::positive);
+    require_field("global_clipnorm", new_global_clipnorm, domains::positive);
+    takeovers.require_loss_scale_factor(loss_scale_factor, new_loss_scale_factor);
+    const Locks locks = lock_all();
+    require_not_stepping("set_options");
+    for (std::size_t k = 0; k < optimizers.size() && new_global_clipnorm; ++k) {
+        require_no_clip(optimizers[k]->state_->options, "number " + std::to_string(k));
     }
-    for (const auto& optimizer : optimizers) optimizer->state_->loss_scale_factor = loss_scale_factor;
+    set_loss_scale_factor(new_loss_scale_factor);
+    for (const auto& optimizer : optimizers) optimizer->state_->set_loss_scale_factor(new_loss_scale_factor);
+    global_clipnorm = new_global_clipnorm;
+    skip_nonfinite = new_skip_nonfinite;
+    takeover->clips_norm = global_clipnorm.has_value();
+}
+
+void MultiOptimizer::State::set_loss_scale_factor(std::optional<double> factor) {
+    loss_scale_factor = factor.value_or(1.0);
+}
+
+void MultiOptimizer::State::require_not_stepping(const char* function) const {
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping(function);
 }
 
 // Through the default constructor, so that the destructor runs even if a lock cannot be had.
@@ -110,7 +117,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     for (const std::vector<Tensor>& variables : own) {
         const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
-        new_parts.push_back({places_of_part, places_of_part, 0, {}, 0.0});
+        new_parts.push_back({places_of_part, std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
     std::vector<Share> new_shares;
     new_shares.reserve(optimizers.size());
@@ -137,6 +144,14 @@ MultiOptimizer::State::Place MultiOptimizer::State::place_of(const Tensor& tenso
     }
     throw std::invalid_argument("apply: expected variables given to build, found an array of shape " +
                                 to_string(tensor.shape()) + " in other memory");
+}
+
+MultiOptimizer::State::Place MultiOptimizer::State::place_at(std::size_t position,
+                                                             const Optimizer::Choice& choice) const {
+    using Choice = Optimizer::Choice;
+    if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) return place_of((*tensors)[position]);
+    const auto* indices = std::get_if<Choice::Indices>(&choice.by);
+    return places[indices ? checked_index(*indices, position, places.size()) : position];
 }
 
 // Its own optimizer checks a gradient against its own variables.
@@ -178,40 +193,41 @@ std::optional<double> MultiOptimizer::State::measured_norm() {
     return unit * std::sqrt(sum);
 }
 
-bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
+bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimizer::Choice& choice,
                                  const Scaling& scaling) {
-    if (gradients.empty() && (!tensors || tensors->empty())) return true;
+    if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     require_room("apply: iteration", calls);
-    const std::size_t expected = tensors ? tensors->size() : places.size();
+    const std::size_t expected = choice.count(places.size());
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +
                                     " gradients, one for each variable, found " + std::to_string(gradients.size()));
     }
     const Locks locks = lock_all();
     // A step in progress still uses the parts.
-    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("apply");
+    require_not_stepping("apply");
     for (Part& part : parts) part.count = 0;
     for (std::size_t i = 0; i < gradients.size(); ++i) {
-        const Place place = tensors ? place_of((*tensors)[i]) : places[i];
+        const Place place = place_at(i, choice);
         check_apart(gradients[i], place.optimizer);
         Part& part = parts[place.optimizer];
-        if (part.count == part.tensors.size()) {  // some variable is there twice
+        if (part.count == part.indices.size()) {  // some variable is there twice
             part.gradients.emplace_back();
-            part.tensors.emplace_back();
+            part.indices.emplace_back();
         }
         part.gradients[part.count] = gradients[i];
-        part.tensors[part.count] = optimizers[place.optimizer]->state_->variables[place.index].tensor;
+        part.indices[part.count] = place.index;
         ++part.count;
     }
     const Scaling scaling_of_all{scaling.unscale, scaling.skips_overflow || skip_nonfinite,
                                  global_clipnorm.has_value()};
     shares.clear();
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        Part& part = parts[k];
+        const Part& part = parts[k];
         if (part.count == 0) continue;
-        part.variables = std::span(part.tensors).first(part.count);
-        shares.push_back({optimizers[k]->state_.get(), std::span(part.gradients).first(part.count), &part.variables,
+        shares.push_back({optimizers[k]->state_.get(),
+                          std::span(part.gradients).first(part.count),
+                          {std::span(part.indices).first(part.count)},
                           scaling_of_all});
     }
     JointStep joint(shares);
@@ -341,8 +357,7 @@ void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
 MultiOptimizer::MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
                                std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
                                bool skip_nonfinite)
-    : state_(std::make_unique<State>(std::move(optimizers), loss_scale_factor.value_or(1.0), global_clipnorm,
-                                     skip_nonfinite)) {}
+    : state_(std::make_unique<State>(std::move(optimizers), loss_scale_factor, global_clipnorm, skip_nonfinite)) {}
 MultiOptimizer::MultiOptimizer(MultiOptimizer&&) noexcept = default;
 MultiOptimizer& MultiOptimizer::operator=(MultiOptimizer&&) noexcept = default;
 MultiOptimizer::~MultiOptimizer() = default;
@@ -360,12 +375,17 @@ bool MultiOptimizer::built() const {
 
 bool MultiOptimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
+}
+
+bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
+    const std::lock_guard lock(state_->mutex);
+    return state_->step(gradients, {indices}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {
@@ -405,6 +425,12 @@ void MultiOptimizer::end_evaluation() {
 bool MultiOptimizer::evaluating() const {
     const std::lock_guard lock(state_->mutex);
     return state_->is_any_evaluating();
+}
+
+void MultiOptimizer::set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
+                                 bool skip_nonfinite) {
+    const std::lock_guard lock(state_->mutex);
+    state_->set_options(loss_scale_factor, global_clipnorm, skip_nonfinite);
 }
 
 double MultiOptimizer::loss_scale_factor() const {

@@ -17,13 +17,17 @@
 namespace fusedopt {
 
 struct MultiOptimizer::State {
-    State(std::vector<std::shared_ptr<Optimizer>> optimizers, double loss_scale_factor,
+    State(std::vector<std::shared_ptr<Optimizer>> optimizers, std::optional<double> loss_scale_factor,
           std::optional<double> global_clipnorm, bool skip_nonfinite);
 
     void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                std::span<const std::string> names);
-    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice, const Scaling& scaling);
+    void set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
+                     bool skip_nonfinite);
+    void set_loss_scale_factor(std::optional<double> factor);
     void require_built(const char* function) const;
+    void require_not_stepping(const char* function) const;
     std::vector<NamedTensor> named_variables(Extent extent);
     void check_weights(std::span<const Tensor> values, Extent extent);
     void copy_weights(std::span<const Tensor> values, Extent extent);
@@ -34,9 +38,10 @@ struct MultiOptimizer::State {
     bool is_any_evaluating() const;
 
     std::vector<std::shared_ptr<Optimizer>> optimizers;
-    double loss_scale_factor;
+    double loss_scale_factor = 1.0;
     std::optional<double> global_clipnorm;
-    bool skip_nonfinite;
+    bool skip_nonfinite = false;
+    Takeovers takeovers;  // from these optimizers together
     std::int64_t skipped_steps = 0;
     std::optional<double> global_norm;
     std::int64_t calls = 0;
@@ -55,10 +60,9 @@ private:
     /// An optimizer's part of a call.
     struct Part {
         std::vector<Tensor> gradients;
-        std::vector<Tensor> tensors;
-        std::size_t count;                  // how many of both belong to the call
-        std::span<const Tensor> variables;  // those of `tensors`
-        double factor;                      // on its sums of squares, in a norm; 0: it has no part in it
+        std::vector<std::size_t> indices;  // which of its variables they are for
+        std::size_t count;                 // how many of both belong to the call
+        double factor;                     // on its sums of squares, in a norm; 0: it has no part in it
     };
 
     /// Holds every optimizer's lock.
@@ -80,11 +84,14 @@ private:
     std::size_t own_count(Extent extent) const;
     std::optional<double> measured_norm();
     Place place_of(const Tensor& tensor) const;
+    Place place_at(std::size_t position, const Optimizer::Choice& choice) const;
     void check_apart(const Tensor& gradient, std::size_t owner) const;
     template <class Visit>
     void for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit);
 
     std::vector<Optimizer*> in_lock_order;
+    std::shared_ptr<Takeover> takeover =
+        std::make_shared<Takeover>(Takeover{"MultiOptimizer", "loss_scale_factor"});  // from each of them
     std::vector<Place> places;
 
     // Of the step in progress; kept, so that a step allocates nothing.

@@ -4,7 +4,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "check.hpp"
 #include "state.hpp"
 #include "stepping.hpp"
 
@@ -35,12 +34,17 @@ bool Optimizer::built() const {
 
 bool Optimizer::apply(std::span<const Tensor> gradients) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, nullptr, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, &variables, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
+}
+
+bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
+    const std::lock_guard lock(state_->mutex);
+    return state_->step(gradients, {indices}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::int64_t Optimizer::iterations() const {
@@ -64,14 +68,33 @@ double Optimizer::learning_rate() const {
     return function.is_number() ? state_->learning_rate_value : function(state_->calls);
 }
 
+// What is replaced is destroyed with the argument, after the lock: it may hold functions of the caller's.
 void Optimizer::set_learning_rate(Hyperparameter learning_rate) {
     const std::lock_guard lock(state_->mutex);
-    state_->require_not_stepping("set_learning_rate");
-    if (learning_rate.is_number()) {
-        require_not_negative("learning_rate", learning_rate.value());
-        state_->learning_rate_value = learning_rate.value();
-    }
-    state_->learning_rate = std::move(learning_rate);
+    state_->set_learning_rate(learning_rate);
+}
+
+Rule Optimizer::rule() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->rule;
+}
+
+Options Optimizer::options() const {
+    const std::lock_guard lock(state_->mutex);
+    Options options = state_->options;
+    options.learning_rate =
+        state_->learning_rate.is_number() ? Hyperparameter(state_->learning_rate_value) : state_->learning_rate;
+    return options;
+}
+
+void Optimizer::set_rule(Rule rule) {
+    const std::lock_guard lock(state_->mutex);
+    state_->set_rule(rule);
+}
+
+void Optimizer::set_options(Options options) {
+    const std::lock_guard lock(state_->mutex);
+    state_->set_options(options);
 }
 
 double Optimizer::loss_scale_factor() const {

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 #include <fusedopt/rules.hpp>
@@ -34,6 +36,11 @@ struct Slot {
     double initial = 0.0;
     bool copies_variable = false;  // starts as a copy of the variable instead
     Form form = Form::whole;
+
+    friend bool operator==(const Slot& a, const Slot& b) {
+        return std::string_view(a.name) == b.name && a.group == b.group && a.initial == b.initial &&
+               a.copies_variable == b.copies_variable && a.form == b.form;
+    }
 };
 
 struct RuleSpec {
@@ -55,7 +62,8 @@ struct Moment {
     double* product;
 };
 
-// specify checks the hyperparameters and describes the rule. compute_scalars fills in the kernel's scalars, in double.
+// specify describes a rule whose hyperparameters are in their ranges. compute_scalars fills in the kernel's scalars, in
+// double.
 #define FUSEDOPT_DECLARE_RULE(Name) \
     RuleSpec specify(const Name&);  \
     void compute_scalars(const Name&, const Moment&, double* scalars);
@@ -99,16 +107,19 @@ FUSEDOPT_DECLARE_BRANCHED_RULE(Muon)
 
 #undef FUSEDOPT_DECLARE_BRANCHED_RULE
 
+/// The branches of any rule, if its hyperparameters are in their ranges; otherwise it throws.
+inline std::vector<RuleSpec> specify_branches(const Rule& rule) {
+    const auto checked = [](const auto& r) {
+        require_fields(r);
+        return specify_branches(r);
+    };
+    return std::visit(checked, rule);
+}
+
 /// Nadam's product after so many updates, for state that was stored without it.
 double product_after(const Nadam& rule, std::int64_t step, std::int64_t updates);
 
 /// Betas that are functions are checked when they are called.
-template <class AdamLike>
-void require_betas(const AdamLike& rule) {
-    if (rule.beta_1.is_number()) require_below_one("beta_1", rule.beta_1.value());
-    if (rule.beta_2.is_number()) require_below_one("beta_2", rule.beta_2.value());
-}
-
 inline void require_betas(const Moment& moment) {
     require_below_one("beta_1", moment.beta_1);
     require_below_one("beta_2", moment.beta_2);

@@ -21,7 +21,7 @@ std::string element(const char* name, std::size_t i) {
 template <class Schedule, class Formula>
 double evaluate(const Schedule& schedule, double step, const Formula& formula) {
     schedule.check();
-    require_finite("step", step);
+    require("step", step, domains::finite);
     return compute_in(Subnormals::kept, step, formula);
 }
 
@@ -103,7 +103,7 @@ ArgumentsChecked PiecewiseConstantDecay::check() const {
 // values[i], step <= boundaries[i]
 double PiecewiseConstantDecay::operator()(Number step) const {
     check();
-    require_finite("step", step);
+    require("step", step, domains::finite);
     const auto boundary = std::lower_bound(boundaries.begin(), boundaries.end(), static_cast<double>(step));
     return values[static_cast<std::size_t>(boundary - boundaries.begin())];
 }

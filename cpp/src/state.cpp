@@ -42,44 +42,7 @@ bool same_shape(const Tensor& a, const Tensor& b) {
     return std::ranges::equal(a.shape(), b.shape());
 }
 
-void check_options(const Options& options) {
-    const auto check = [](const char* name, const std::optional<double>& value, auto require) {
-        if (value) require(name, *value);
-    };
-    check("weight_decay", options.weight_decay, require_not_negative);
-    check("clipnorm", options.clipnorm, require_positive);
-    check("clipvalue", options.clipvalue, require_positive);
-    check("global_clipnorm", options.global_clipnorm, require_positive);
-    check("loss_scale_factor", options.loss_scale_factor, require_positive);
-    if (options.clipnorm.has_value() + options.clipvalue.has_value() + options.global_clipnorm.has_value() > 1) {
-        throw std::invalid_argument(
-            "clipnorm, clipvalue, global_clipnorm: expected at most one of them, found several");
-    }
-    require_at_most_one("ema_momentum", options.ema_momentum);
-    if (options.ema_overwrite_frequency) require_count("ema_overwrite_frequency", *options.ema_overwrite_frequency, 1);
-    if (options.gradient_accumulation_steps) {
-        require_count("gradient_accumulation_steps", *options.gradient_accumulation_steps, 2);
-    }
-}
-
 }  // namespace
-
-Optimizer::State::State(Rule rule_, Options options_)
-    : rule(std::move(rule_)),
-      branches(std::visit([](const auto& r) { return specify_branches(r); }, rule)),
-      options(std::move(options_)),
-      loss_scale_factor(options.loss_scale_factor.value_or(1.0)),
-      accumulation_steps(options.gradient_accumulation_steps.value_or(1)),
-      learning_rate(options.learning_rate.value_or(branches[0].learning_rate)) {
-    check_options(options);
-    if (options.weight_decay && branches[0].weight_decay) {
-        throw std::invalid_argument("weight_decay: expected in the rule or in the options, found in both");
-    }
-    if (learning_rate.is_number()) {
-        require_not_negative("learning_rate", learning_rate.value());
-        learning_rate_value = learning_rate.value();
-    }
-}
 
 std::string Optimizer::State::describe(std::size_t index) const {
     const std::string& name = variables[index].name;
@@ -135,7 +98,8 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
         add("gradient_accumulator", i, jobs[i].accumulator);
     }
     const std::vector<Slot>& first_slots = branches[0].slots;
-    const int groups = first_slots.empty() ? 0 : first_slots.back().group + 1;
+    int groups = 0;
+    for (const Slot& slot : first_slots) groups = std::max(groups, slot.group + 1);
     for (int group = 0; group < groups; ++group) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const std::vector<Slot>& slots = branch_of(jobs[i]).slots;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <fusedopt/optimizer.hpp>
@@ -66,6 +67,45 @@ struct Scaling {
     double clip_factor = 1.0;  // which gives this
 };
 
+/// What an optimizer around has taken over from those inside, as long as it lives.
+struct Takeover {
+    const char* owner;
+    const char* scale;        // where the loss's scale is set now
+    bool clips_norm = false;  // so that they may not clip
+};
+
+/// All takeovers from one optimizer.
+class Takeovers {
+public:
+    void add(const std::shared_ptr<const Takeover>& takeover);
+
+    /// Refuses another loss_scale_factor than the present one.
+    void require_loss_scale_factor(double present, std::optional<double> wanted) const;
+    void require_no_clip(const Options& options) const;
+
+private:
+    std::vector<std::weak_ptr<const Takeover>> takeovers_;
+};
+
+/// `where` says which of several optimizers it is.
+void require_no_clip(const Options& options, const std::string& where);
+
+/// The variables that a call is for: all in the order of build, or some by their memory or by their places in build.
+struct Optimizer::Choice {
+    using Tensors = std::span<const Tensor>;
+    using Indices = std::span<const std::size_t>;
+    std::variant<std::monostate, Tensors, Indices> by;
+
+    std::size_t count(std::size_t all) const {
+        if (const auto* tensors = std::get_if<Tensors>(&by)) return tensors->size();
+        if (const auto* indices = std::get_if<Indices>(&by)) return indices->size();
+        return all;
+    }
+};
+
+/// The index at this position of a call, if there is such a variable.
+std::size_t checked_index(std::span<const std::size_t> indices, std::size_t position, std::size_t variables);
+
 struct Optimizer::State {
     State(Rule rule, Options options);
 
@@ -85,6 +125,10 @@ struct Optimizer::State {
     void copy_weights(std::span<const Tensor> values, Extent extent);
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
+    void set_rule(Rule& new_rule);           // both leave the old one
+    void set_options(Options& new_options);  // in its place
+    void set_learning_rate(Hyperparameter& rate);
+    void set_loss_scale_factor(std::optional<double> factor);
     std::string describe(std::size_t index) const;
     void require_built(const char* function) const;
     void require_not_stepping(const char* function) const;
@@ -119,18 +163,18 @@ struct Optimizer::State {
     double current_learning_rate() const;
 
     /// One step of this optimizer alone. False where it was skipped because a gradient was not finite.
-    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors, const Scaling& scaling);
+    bool step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling);
 
     // The phases of a step. Each of several optimizers that step together finishes one before any begins the next, and
-    // only the last one writes. `tensors` null: gradients are in the built order.
-    void check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors);
+    // only the last one writes.
+    void check(std::span<const Tensor> gradients, const Choice& choice);
     bool measure(const Scaling& scaling);  // false: a gradient is not finite, and the step is to be skipped
     void evaluate(const Scaling& scaling);
     void commit();
 
     Rule rule;
     std::vector<RuleSpec> branches;
-    Options options;
+    Options options;  // but for the learning rate
     double loss_scale_factor;
     std::int64_t accumulation_steps;
     Hyperparameter learning_rate;  // where it is a function; a number lives in learning_rate_value
@@ -141,6 +185,7 @@ struct Optimizer::State {
     std::int64_t placeholder = 0;
     std::optional<double> global_norm;
     std::vector<Tensor> excluded;
+    Takeovers takeovers;
 
     bool is_built = false;
     bool is_idle = false;  // in a MultiOptimizer, without variables: Keras builds no such optimizer
@@ -167,6 +212,9 @@ private:
     double decay_of(const RuleSpec& branch) const {
         return options.weight_decay.value_or(branch.weight_decay.value_or(0.0));
     }
+    template <class AnyRule>
+    std::optional<std::vector<RuleSpec>> on_built_slots(const AnyRule& new_rule) const;
+    std::vector<RuleSpec> respecify(const Rule& new_rule) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
     void initialize_means(const Tensor& variable, const kernel::Job& job) const;
@@ -177,7 +225,8 @@ private:
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradient(std::size_t index, const Tensor& gradient);
-    void assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors);
+    template <class IndexAt>
+    void assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at);
     void set_factors(const Scaling& scaling, double learning_rate);
 
     void set_trust_ratios();

@@ -69,6 +69,13 @@ double clip_factor(double norm, double limit) {
 
 }  // namespace
 
+std::size_t checked_index(std::span<const std::size_t> indices, std::size_t position, std::size_t variables) {
+    if (indices[position] < variables) return indices[position];
+    throw std::invalid_argument("apply: index at position " + std::to_string(position) +
+                                ": expected the place of one of the " + std::to_string(variables) +
+                                " variables given to build, found " + std::to_string(indices[position]));
+}
+
 std::size_t Optimizer::State::find(const Tensor& tensor) const {
     if (!tensor.is_contiguous()) return unknown;  // the same memory in another order
     const auto* begin = static_cast<const std::byte*>(tensor.data());
@@ -161,17 +168,21 @@ void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient
     job.rank = static_cast<std::uint8_t>(gradient.rank());
 }
 
-void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, std::span<const Tensor> tensors) {
-    for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, {});
+template <class IndexAt>
+void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at) {
     ++steps_begun;
     for (std::size_t position = 0; position < gradients.size(); ++position) {
-        const std::size_t index = index_of(position, tensors[position]);
+        const std::size_t index = index_at(position);
         std::int64_t& last = last_step_with_gradient[index];
         if (last == steps_begun && variables[index].tensor.size() > 0) {
             throw std::invalid_argument("apply: expected each variable once, found " + describe(index) + " twice");
         }
         last = steps_begun;
-        if (gradients[position]) assign_gradient(index, gradients[position]);
+        assign_gradient(index, gradients[position]);
+    }
+    const Tensor none;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (last_step_with_gradient[i] != steps_begun) assign_gradient(i, none);
     }
 }
 
@@ -253,9 +264,9 @@ void Optimizer::State::set_trust_ratios() {
     }
 }
 
-void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors) {
+void Optimizer::State::check(std::span<const Tensor> gradients, const Choice& choice) {
     require_room("apply: iteration", calls);
-    const std::size_t expected = tensors ? tensors->size() : variables.size();
+    const std::size_t expected = choice.count(variables.size());
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +
                                     " gradients, one for each variable, found " + std::to_string(gradients.size()));
@@ -263,8 +274,11 @@ void Optimizer::State::check(std::span<const Tensor> gradients, const std::span<
     is_update = (calls + 1) % accumulation_steps == 0;
     has_any_gradient = false;
     sized_gradients = 0;
-    if (tensors) {
-        assign_gradients(gradients, *tensors);
+    if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) {
+        assign_gradients(gradients, [&](std::size_t position) { return index_of(position, (*tensors)[position]); });
+    } else if (const auto* indices = std::get_if<Choice::Indices>(&choice.by)) {
+        assign_gradients(gradients,
+                         [&](std::size_t position) { return checked_index(*indices, position, variables.size()); });
     } else {
         for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients[i]);
     }
@@ -334,11 +348,10 @@ void Optimizer::State::commit() {
     ++calls;
 }
 
-bool Optimizer::State::step(std::span<const Tensor> gradients, const std::span<const Tensor>* tensors,
-                            const Scaling& scaling) {
-    if (gradients.empty() && (!tensors || tensors->empty())) return true;
+bool Optimizer::State::step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling) {
+    if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
-    const Share share{this, gradients, tensors, scaling};
+    const Share share{this, gradients, choice, scaling};
     JointStep step({&share, 1});
     if (!step.prepare()) {
         if (!scaling.skips_overflow) ++skipped_steps;

@@ -34,7 +34,7 @@ JointStep::~JointStep() {
 }
 
 bool JointStep::prepare() {
-    for (const Share& share : shares_) share.state->check(share.gradients, share.tensors);
+    for (const Share& share : shares_) share.state->check(share.gradients, share.choice);
     bool is_finite = true;
     for (const Share& share : shares_) is_finite = share.state->measure(share.scaling) && is_finite;
     return is_finite;

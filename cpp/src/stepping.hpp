@@ -7,11 +7,11 @@
 
 namespace fusedopt {
 
-/// One optimizer's part in a step. `tensors` null: gradients are in the built order.
+/// One optimizer's part in a step.
 struct Share {
     Optimizer::State* state;
     std::span<const Tensor> gradients;
-    const std::span<const Tensor>* tensors;
+    Optimizer::Choice choice;
     Scaling scaling;
 
     double factor() const { return state->averaging_factor(scaling); }

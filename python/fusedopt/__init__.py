@@ -15,25 +15,25 @@ array([0.5, 1. , 1.5], dtype=float32)
 """
 
 from fusedopt import schedules
-from fusedopt.adadelta import Adadelta
-from fusedopt.adafactor import Adafactor
-from fusedopt.adagrad import Adagrad
-from fusedopt.adam import Adam
-from fusedopt.adamax import Adamax
-from fusedopt.adamw import AdamW
-from fusedopt.ftrl import Ftrl
-from fusedopt.lamb import Lamb
-from fusedopt.lion import Lion
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
 from fusedopt.multi_optimizer import MultiOptimizer, OptimizerMap
-from fusedopt.muon import Muon
-from fusedopt.nadam import Nadam
 from fusedopt.optimizer import Optimizer
-from fusedopt.rmsprop import RMSprop
+from fusedopt.rules.adadelta import Adadelta
+from fusedopt.rules.adafactor import Adafactor
+from fusedopt.rules.adagrad import Adagrad
+from fusedopt.rules.adam import Adam
+from fusedopt.rules.adamax import Adamax
+from fusedopt.rules.adamw import AdamW
+from fusedopt.rules.ftrl import Ftrl
+from fusedopt.rules.lamb import Lamb
+from fusedopt.rules.lion import Lion
+from fusedopt.rules.muon import Muon
+from fusedopt.rules.nadam import Nadam
+from fusedopt.rules.rmsprop import RMSprop
+from fusedopt.rules.schedule_free_adamw import ScheduleFreeAdamW
+from fusedopt.rules.sgd import SGD
 from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
-from fusedopt.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.serialization import deserialize, get, serialize
-from fusedopt.sgd import SGD
 
 __all__ = [
     "SGD",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import numbers
@@ -112,29 +113,80 @@ def configuration(config: Any) -> dict[str, Any]:
     return dict(config)
 
 
-def none_left(kwargs: Mapping[str, Any]) -> None:
+def none_left(kwargs: Mapping[str, Any], known: Iterable[str], stacklevel: int = 2) -> None:
     """Refuse arguments that no optimizer has; warn of Keras 2's decay, which Keras 3 ignores."""
     unknown = dict(kwargs)
     if unknown.pop("decay", None):
         warnings.warn(
             "decay: no longer supported, as in Keras 3, and ignored; for the same effect give "
             "schedules.InverseTimeDecay(learning_rate, decay_steps=1, decay_rate=decay) as learning_rate",
-            stacklevel=3,
+            stacklevel=stacklevel + 1,
         )
     if unknown:
-        raise unknown_arguments(unknown)
+        raise unknown_arguments(unknown, known)
 
 
-def unknown_arguments(names: Iterable[str]) -> ValueError:
-    """Return the error that names arguments, with what to write instead of Keras 2's."""
+def unknown_arguments(names: Iterable[str], known: Iterable[str]) -> ValueError:
+    """Return the error that names arguments, with those that were meant."""
+    known = list(known)
     ordered = sorted(names)
-    ways_out = "".join(f"; {_LEGACY[name]}" for name in ordered if name in _LEGACY)
+    ways_out = "".join(f"; {way_out}" for name in ordered if (way_out := _way_out(name, known)))
     return ValueError(f"unknown argument(s): {', '.join(ordered)}{ways_out}")
 
 
-_LEGACY = {
+def _way_out(name: str, known: Iterable[str]) -> str:
+    meant = hint(name, known)
+    return f"{name}: {meant}" if meant else _GONE.get(name, "")
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Ask for the name that was meant; empty if none comes near."""
+    known = list(known)
+    meant = [each for each in _MEANT.get(name, ()) if each in known]
+    meant = meant or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"did you mean {' and '.join(meant)}?" if meant else ""
+
+
+def is_slip(name: str) -> bool:
+    """Whether this is what another library calls a hyperparameter."""
+    return name in _MEANT
+
+
+_GONE = {
     "decay": "instead of decay give the inner optimizer a schedule",
-    "lr": "write learning_rate instead of lr",
     "is_legacy_optimizer": "leave is_legacy_optimizer out, as it changes nothing",
     "jit_compile": "leave jit_compile out, as nothing is compiled at run time",
+    "momentum_decay": "leave momentum_decay out, as the momentum follows Keras's schedule",
+    "lr_decay": "instead of lr_decay give a schedule",
+    "maximize": "instead of maximize negate the gradients",
+}
+
+# The names of other libraries, and Keras's for the same.
+_MEANT = {
+    "lr": ("learning_rate",),
+    "betas": ("beta_1", "beta_2", "adam_beta_1", "adam_beta_2"),
+    "beta1": ("beta_1", "adam_beta_1"),
+    "beta2": ("beta_2", "adam_beta_2"),
+    "b1": ("beta_1", "adam_beta_1"),
+    "b2": ("beta_2", "adam_beta_2"),
+    "momentum": ("beta_1",),
+    "eps": ("epsilon", "epsilon_1", "epsilon_2"),
+    "alpha": ("rho",),
+    "decay_rate": ("beta_2_decay",),
+    "beta2_decay": ("beta_2_decay",),
+    "wd": ("weight_decay",),
+    "ns_coefficients": ("muon_a", "muon_b", "muon_c"),
+    "lr_power": ("learning_rate_power",),
+    "initial_accumulator": ("initial_accumulator_value",),
+    "l1": ("l1_regularization_strength",),
+    "l2": ("l2_regularization_strength", "weight_decay"),
+    "d": ("clip_threshold",),
+    "clip_norm": ("clipnorm",),
+    "clip_value": ("clipvalue",),
+    "global_clip_norm": ("global_clipnorm",),
+    "max_grad_norm": ("global_clipnorm",),
+    "ema": ("use_ema",),
+    "ema_decay": ("ema_momentum",),
+    "loss_scale": ("loss_scale_factor",),
+    "accumulation_steps": ("gradient_accumulation_steps",),
 }

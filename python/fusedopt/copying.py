@@ -67,27 +67,10 @@ def _taken(
     return {
         "attributes": own,
         "slots": {name: getattr(optimizer, name) for name in _slots(optimizer)},
-        "arguments": None if parts else _arguments(optimizer),
         "parts": [(part, _taken(part, copies)) for part in parts],
         "state": copies([array for _, array in optimizer._own_state()]),
         "global_norm": optimizer._core.global_norm,
     }
-
-
-def _arguments(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the arguments of the library's class, functions and schedules as they are."""
-    rate = optimizer._learning_rate
-    asked = bare(_library_class(optimizer))
-    vars(asked).update(vars(optimizer), _configured_learning_rate=lambda _: rate)
-    arguments: dict[str, Any] = asked.get_config()
-    return arguments
-
-
-def _library_class(optimizer: Optimizer) -> Any:
-    """Return the class that a class of the user's is derived from, whose constructor may be another."""
-    return next(
-        cls for cls in type(optimizer).__mro__ if cls.__module__.split(".")[0] == "fusedopt"
-    )
 
 
 def _slots(optimizer: Optimizer) -> Iterable[str]:
@@ -121,13 +104,10 @@ def _assemble(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     for part, state_of_part in state["parts"]:
         if "_core" not in vars(part):  # another owner may have filled it
             _assemble(part, state_of_part)
-    if state["arguments"] is not None:
-        _library_class(optimizer).__init__(optimizer, **state["arguments"])
     vars(optimizer).update(state["attributes"])
     for name, value in state["slots"].items():
         setattr(optimizer, name, value)
-    if state["arguments"] is None:
-        optimizer._connect()
+    optimizer._connect()
 
 
 def _fill_variables(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

@@ -7,14 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusedopt import arguments
+from fusedopt.hyperparameters import Declared, Hyperparameter, integer, real, required
 from fusedopt.losses import scaled
 from fusedopt.optimizer import LearningRate, Optimizer
+from fusedopt.rules.rule_optimizer import Name, RuleOptimizer
 from fusedopt.runtime import _core
 from fusedopt.serialized import find_class, serialized
 from fusedopt.state import Array
 
 
-class LossScaleOptimizer(Optimizer):
+def _checked_inner(name: str, value: Any) -> Optimizer:
+    if not isinstance(value, Optimizer):
+        raise TypeError(f"{name}: expected an Optimizer, found {value!r}")
+    if isinstance(value, LossScaleOptimizer):
+        raise TypeError(f"{name}: expected another kind, found a LossScaleOptimizer")
+    return value
+
+
+class LossScaleOptimizer(Optimizer, Declared):
     """An optimizer whose gradients come from a loss multiplied by a scale that adapts.
 
     Multiply the loss by the scale (`scale_loss`), so that small gradients survive float16, and give
@@ -32,19 +42,8 @@ class LossScaleOptimizer(Optimizer):
     The wrapped optimizer's ``skip_nonfinite`` changes nothing here, because this check includes that one. Its
     `Optimizer.skipped_steps` does not count the steps that are skipped here; see `consecutive_skipped_steps`.
 
-    Parameters
-    ----------
-    inner_optimizer : Optimizer
-        Any but another LossScaleOptimizer. Common options (clipping, EMA, accumulation ...) are its own.
-    initial_scale : float
-        From 2**-126 to 2**127, bounds that the scale never leaves.
-    dynamic_growth_steps : int
-        At least 1.
-    name : str, optional
-        Default ``"loss_scale_optimizer"``.
-    dynamic : bool
-        Keras 2's argument, True. For a scale that does not adapt, give the optimizer itself a
-        ``loss_scale_factor``.
+    Keras 2's argument ``dynamic=True`` is allowed. For a scale that does not adapt, give the optimizer itself a
+    ``loss_scale_factor``.
 
     Raises
     ------
@@ -73,49 +72,80 @@ class LossScaleOptimizer(Optimizer):
     whose scale can reach 0 and then writes NaN, and whose ``set_weights`` leaves the inner optimizer out.
     """
 
-    def __init__(
-        self,
-        inner_optimizer: Optimizer,
-        initial_scale: float = 2.0**15,
-        dynamic_growth_steps: int = 2000,
-        name: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not arguments.flag("dynamic", kwargs.pop("dynamic", True)):
-            raise ValueError(
-                "dynamic: expected True, found False; for a scale that does not adapt, set "
-                "loss_scale_factor on the optimizer itself"
-            )
-        for option, value in kwargs.items():
-            if option not in _COMMON_OPTIONS:
-                raise arguments.unknown_arguments([option])
-            if value is not None and value != _COMMON_OPTIONS[option]:
-                raise ValueError(
-                    f"{option}: expected on the inner optimizer, found {value!r} on LossScaleOptimizer"
-                )
-        if not isinstance(inner_optimizer, Optimizer):
-            raise TypeError(f"inner_optimizer: expected an Optimizer, found {inner_optimizer!r}")
-        if isinstance(inner_optimizer, LossScaleOptimizer):
-            raise TypeError("inner_optimizer: expected another kind, found a LossScaleOptimizer")
-        self.name = self._name_or_default(name)
-        self.inner_optimizer = inner_optimizer
-        self.initial_scale = arguments.real("initial_scale", initial_scale)
-        self.dynamic_growth_steps = arguments.integer("dynamic_growth_steps", dynamic_growth_steps)
+    inner_optimizer: Optimizer = required(
+        _checked_inner,
+        "Optimizer",
+        "Any but another LossScaleOptimizer. Common options (clipping, EMA, accumulation ...) are its own.",
+    )
+    initial_scale: float = real(
+        2.0**15,
+        "What the scale starts at, from 2**-126 to 2**127, bounds that it never leaves. After `build` assign\n"
+        "`dynamic_scale` instead.",
+        shapes_state=True,
+    )
+    dynamic_growth_steps: int = integer(
+        2000, "After so many good steps in a row the scale doubles. At least 1."
+    )
+    name: Name = Name()
+
+    def _construct(self, values: Mapping[str, Any]) -> None:
+        vars(self).update(values)
         self._connect()
 
     def _connect(self) -> None:
         inner = self.inner_optimizer
         self._scaled = _core.LossScale(inner._core, self.initial_scale, self.dynamic_growth_steps)
-        inner.loss_scale_factor = None
+        inner._note_loss_scale(None)
         inner._owner = weakref.ref(self)
         self._core = inner._core
+
+    @classmethod
+    def _without_foreign(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        known = dict(given)
+        if not arguments.flag("dynamic", known.pop("dynamic", True)):
+            raise ValueError(
+                "dynamic: expected True, found False; for a scale that does not adapt, set "
+                "loss_scale_factor on the optimizer itself"
+            )
+        for name in given.keys() - {"dynamic"} - cls._hyperparameters.keys():
+            option = RuleOptimizer._hyperparameters.get(name)
+            if option is None:
+                own = [*cls._hyperparameters, "learning_rate", *RuleOptimizer._hyperparameters]
+                raise arguments.unknown_arguments([name], own)
+            value = known.pop(name)
+            if value is not None and value != option.default:
+                raise ValueError(
+                    f"{name}: expected on the inner optimizer, found {value!r} on LossScaleOptimizer"
+                )
+        return known
+
+    def _assign(self, hyperparameter: Hyperparameter, value: Any) -> None:
+        name = hyperparameter.name
+
+        def assign() -> None:
+            if name == "initial_scale":
+                if self.built and value != self.initial_scale:
+                    raise AttributeError(
+                        "initial_scale: expected before build, found the optimizer built; "
+                        "assign dynamic_scale instead"
+                    )
+                self._scaled.dynamic_scale = value
+            elif name == "dynamic_growth_steps":
+                self._scaled.dynamic_growth_steps = value
+            vars(self)[name] = value
+
+        self._core.between_steps(assign)
 
     # The scale
 
     @property
     def dynamic_scale(self) -> float:
-        """The factor `scale_loss` multiplies by."""
+        """The factor `scale_loss` multiplies by. It can be assigned, from 2**-126 to 2**127."""
         return self._scaled.dynamic_scale
+
+    @dynamic_scale.setter
+    def dynamic_scale(self, scale: float) -> None:
+        self._scaled.dynamic_scale = arguments.real("dynamic_scale", scale)
 
     @property
     def step_counter(self) -> int:
@@ -173,7 +203,8 @@ class LossScaleOptimizer(Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: LearningRate) -> None:
-        self.inner_optimizer.learning_rate = learning_rate
+        inner: Any = self.inner_optimizer  # a MultiOptimizer refuses
+        inner.learning_rate = learning_rate
 
     def named_variables(self) -> dict[str, Array]:
         """Return `variables` by name. See `Optimizer.named_variables`."""
@@ -212,12 +243,8 @@ class LossScaleOptimizer(Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""
-        return {
-            "name": self.name,
-            "inner_optimizer": serialized(self.inner_optimizer, "keras.optimizers"),
-            "initial_scale": self.initial_scale,
-            "dynamic_growth_steps": self.dynamic_growth_steps,
-        }
+        inner = serialized(self.inner_optimizer, "keras.optimizers")
+        return {**self._configuration(), "inner_optimizer": inner}
 
     @classmethod
     def from_config(
@@ -230,17 +257,3 @@ class LossScaleOptimizer(Optimizer):
             inner_class, inner_config = find_class(inner, custom_objects, Optimizer)
             inner = inner_class.from_config(inner_config, custom_objects=custom_objects)
         return cls(inner, **own)
-
-
-_COMMON_OPTIONS = {
-    "weight_decay": None,
-    "clipnorm": None,
-    "clipvalue": None,
-    "global_clipnorm": None,
-    "use_ema": False,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-    "skip_nonfinite": False,
-}

@@ -9,11 +9,14 @@ import re
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import KW_ONLY
 from typing import Any
 
 from fusedopt import arguments
+from fusedopt.hyperparameters import Declared, Hyperparameter, flag, optional_real, required
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
 from fusedopt.optimizer import LearningRate, Optimizer, named
+from fusedopt.rules.rule_optimizer import Name
 from fusedopt.runtime import _core
 from fusedopt.serialized import find_class, serialized
 from fusedopt.state import Array
@@ -150,7 +153,13 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
         )
 
 
-class MultiOptimizer(Optimizer):
+def _checked_map(name: str, value: Any) -> OptimizerMap:
+    if not isinstance(value, OptimizerMap):
+        raise TypeError(f"{name}: expected an OptimizerMap, found {value!r}")
+    return value
+
+
+class MultiOptimizer(Optimizer, Declared):
     """Several optimizers, stepped as one.
 
     `build` gives each variable to the optimizer its name is mapped to. A call of `apply` is checked
@@ -160,25 +169,6 @@ class MultiOptimizer(Optimizer):
     All optimizers step or none does. If one with ``skip_nonfinite`` finds a NaN or an infinity in its gradients,
     no optimizer steps. `skipped_steps` here then grows, and so does that of each optimizer with ``skip_nonfinite``
     that has a variable in the call.
-
-    Parameters
-    ----------
-    optimizer_map : OptimizerMap
-        Unbuilt optimizers; LossScaleOptimizer and MultiOptimizer cannot be inside, but a
-        LossScaleOptimizer may be put around.
-    loss_scale_factor : float, optional
-        Replaces that of every optimizer, also where it is None.
-    name : str, optional
-        Default ``"multi_optimizer"``.
-    global_clipnorm : float, optional
-        All gradients of a call, over all optimizers, are scaled down together to at most this norm. An
-        optimizer that accumulates has a part in it only in the calls in which it updates, with its averaged
-        gradients; in other calls its gradients are neither measured nor clipped. No optimizer of the map may have a
-        clip argument of its own besides. Keras does not have this argument, so configurations hold it only if it is
-        given.
-    skip_nonfinite : bool
-        Skip a step if any gradient has a NaN or an infinity in it, whichever optimizer it belongs to. See
-        `Optimizer`. Configurations hold it only if it is on.
 
     Raises
     ------
@@ -208,23 +198,42 @@ class MultiOptimizer(Optimizer):
     Keras 3, ``keras.optimizers.MultiOptimizer``, which can fail after some of its optimizers have written.
     """
 
-    def __init__(
-        self,
-        optimizer_map: OptimizerMap,
-        loss_scale_factor: float | None = None,
-        name: str | None = None,
-        *,
-        global_clipnorm: float | None = None,
-        skip_nonfinite: bool = False,
-    ) -> None:
-        if not isinstance(optimizer_map, OptimizerMap):
-            raise TypeError(f"optimizer_map: expected an OptimizerMap, found {optimizer_map!r}")
-        self.name = self._name_or_default(name)
-        self.loss_scale_factor = arguments.optional_real("loss_scale_factor", loss_scale_factor)
-        self.global_clipnorm = arguments.optional_real("global_clipnorm", global_clipnorm)
-        self.skip_nonfinite = arguments.flag("skip_nonfinite", skip_nonfinite)
-        self.optimizer_map = optimizer_map
-        self.optimizers = optimizer_map.optimizers()
+    optimizer_map: OptimizerMap = required(
+        _checked_map,
+        "OptimizerMap",
+        """
+        Unbuilt optimizers. LossScaleOptimizer and MultiOptimizer cannot be inside, but a
+        LossScaleOptimizer may be put around.
+        """,
+    )
+    loss_scale_factor: float | None = optional_real(
+        None, "Replaces that of every optimizer, also where it is None. > 0."
+    )
+    name: Name = Name()
+    _: KW_ONLY
+    global_clipnorm: float | None = optional_real(
+        None,
+        """
+        All gradients of a call, over all optimizers, are scaled down together to at most this norm. An
+        optimizer that accumulates has a part in it only in the calls in which it updates, with its averaged
+        gradients. In other calls its gradients are neither measured nor clipped. No optimizer of the map may
+        have a clip argument of its own besides. Keras does not have this argument, so configurations hold it
+        only if it is given.
+        """,
+        is_keyword=True,
+    )
+    skip_nonfinite: bool = flag(
+        False,
+        """
+        Skip a step if any gradient has a NaN or an infinity in it, whichever optimizer it belongs to.
+        Configurations hold it only if it is on.
+        """,
+        is_keyword=True,
+    )
+
+    def _construct(self, values: Mapping[str, Any]) -> None:
+        vars(self).update(values)
+        self._optimizers = self.optimizer_map.optimizers()
         self._names: dict[str, int] = {}
         self._assignment: list[int] = []
         self._connect()
@@ -237,9 +246,33 @@ class MultiOptimizer(Optimizer):
             self.skip_nonfinite,
         )
         for optimizer in self.optimizers:
-            optimizer.loss_scale_factor = self.loss_scale_factor
+            optimizer._note_loss_scale(self.loss_scale_factor)
             optimizer._owner = weakref.ref(self)
         self._core = self._multi  # type: ignore[assignment]
+
+    def _assign(self, hyperparameter: Hyperparameter, value: Any) -> None:
+        name = hyperparameter.name
+
+        def assign() -> None:
+            names = ("loss_scale_factor", "global_clipnorm", "skip_nonfinite")
+            values = {each: vars(self)[each] for each in names} | {name: value}
+            self._multi.set_options(*(values[each] for each in names))
+            vars(self)[name] = value
+            if name == "loss_scale_factor":
+                for optimizer in self.optimizers:
+                    optimizer._note_loss_scale(value)
+
+        self._core.between_steps(assign)
+
+    def _note_loss_scale(self, factor: float | None) -> None:
+        super()._note_loss_scale(factor)
+        for optimizer in self.optimizers:
+            optimizer._note_loss_scale(factor)
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Each optimizer once, in the order of the map's keys, the default one last."""
+        return list(self._optimizers)
 
     def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
         """Give each variable to its optimizer, and build them. See `Optimizer.build`.
@@ -251,7 +284,7 @@ class MultiOptimizer(Optimizer):
         if self.built:
             self._require_same(arrays)
             return
-        self._assignment = self._assign(names, len(arrays))
+        self._assignment = self._owners(names, len(arrays))
         parts = [self._variables_of(k) for k in range(len(self.optimizers))]
         own_names = [[names[i] for i in part] if names else [] for part in parts]
         for optimizer, part, own in zip(self.optimizers, parts, own_names, strict=True):
@@ -261,7 +294,7 @@ class MultiOptimizer(Optimizer):
             optimizer._note_built(own)
         self._names = {name: i for i, name in enumerate(names)}
 
-    def _assign(self, names: Sequence[str], count: int) -> list[int]:
+    def _owners(self, names: Sequence[str], count: int) -> list[int]:
         """Return which optimizer updates each variable; warn of keys that match none."""
         default = self.optimizer_map.default_optimizer
         owners = [self.optimizer_map[name] for name in names] or [default] * count
@@ -307,7 +340,7 @@ class MultiOptimizer(Optimizer):
 
     def _parts_replaced(self, new: Mapping[int, Any]) -> dict[str, Any]:
         return {
-            "optimizers": [new[id(optimizer)] for optimizer in self.optimizers],
+            "_optimizers": [new[id(optimizer)] for optimizer in self.optimizers],
             "optimizer_map": self.optimizer_map._with(new),
         }
 
@@ -342,20 +375,13 @@ class MultiOptimizer(Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""
-        config = {
-            "optimizer_map": {
-                "module": "keras.optimizers",
-                "class_name": "OptimizerMap",
-                "config": self.optimizer_map.get_config(),
-                "registered_name": None,
-            },
-            "loss_scale_factor": self.loss_scale_factor,
-            "name": self.name,
+        optimizer_map = {
+            "module": "keras.optimizers",
+            "class_name": "OptimizerMap",
+            "config": self.optimizer_map.get_config(),
+            "registered_name": None,
         }
-        # Keras refuses arguments that it does not know.
-        if self.global_clipnorm is not None:
-            config["global_clipnorm"] = self.global_clipnorm
-        return config | ({"skip_nonfinite": True} if self.skip_nonfinite else {})
+        return {**self._configuration(), "optimizer_map": optimizer_map}
 
     @classmethod
     def from_config(

@@ -13,20 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from fusedopt import arguments, copying, files
 from fusedopt.losses import scaled
 from fusedopt.runtime import _core
-from fusedopt.schedules import LearningRateSchedule, deserialize
+from fusedopt.schedules import LearningRateSchedule
 from fusedopt.serialized import serialized
 from fusedopt.state import Array, checked_values
 
 _Result = TypeVar("_Result")
 _PREPARED = (list, tuple, dict)  # gradients that the core takes as they are
 LearningRate = float | LearningRateSchedule | Callable[[], float]
+Core = _core.Optimizer
 Self = TypeVar("Self", bound="Optimizer")
 
 
@@ -43,48 +44,6 @@ class Optimizer:
     float64 variables compute in float64; all others in float32 with float32 state. float16 and
     bfloat16 variables keep a float32 master copy, so small updates are not lost; what you write into
     such a variable between two steps replaces the master's value.
-
-    Parameters
-    ----------
-    learning_rate : float, LearningRateSchedule or callable
-        An array or tensor of one element counts as a number. A callable takes no arguments. Schedules
-        and callables are evaluated exactly once in each step that updates the variables.
-    weight_decay : float, optional
-        Decoupled weight decay, >= 0.
-    clipnorm : float, optional
-        Each gradient is scaled down to at most this norm. At most one of the three clip arguments.
-    clipvalue : float, optional
-        Each element of a gradient is clipped to ``[-clipvalue, clipvalue]``.
-    global_clipnorm : float, optional
-        All gradients together are scaled down to at most this norm.
-    use_ema : bool
-        Keep an exponential moving average of each variable,
-        ``average <- ema_momentum * average + (1 - ema_momentum) * w``, after every call. The first one is
-        the first updated value. Under ``gradient_accumulation_steps`` the average moves on every call,
-        also while the variables stand still, as in Keras.
-    ema_momentum : float
-        In [0, 1].
-    ema_overwrite_frequency : int, optional
-        Every so many updates the variables are overwritten with their averages. None or 0: never.
-    loss_scale_factor : float, optional
-        `scale_loss` multiplies the loss by it, and a step divides the gradients by it.
-    gradient_accumulation_steps : int, optional
-        Update only on every so many calls, with the mean gradient. At least 2.
-    name : str, optional
-        For your own use and for the configuration. Default: the class's name in snake case.
-    skip_nonfinite : bool
-        Skip a step if a gradient has a NaN or an infinity in it. A skipped step changes nothing but
-        `skipped_steps`. It does not count for ``gradient_accumulation_steps`` either, and no schedule or
-        callable is evaluated. A finite float64 gradient counts as infinite if its variable is not float64 and
-        float32 cannot hold it, divided by ``loss_scale_factor``. Without a norm to clip, the check costs one reading
-        sweep over the gradients. Keras does not have this option, so configurations hold it only if it is on.
-
-    Raises
-    ------
-    ValueError
-        For a hyperparameter out of its range, two clip arguments or an unknown argument.
-    TypeError
-        For an argument of another type.
 
     Notes
     -----
@@ -115,82 +74,33 @@ class Optimizer:
     """
 
     _owner: weakref.ref[Optimizer] | None = None  # the wrapper around this optimizer
+    _names: dict[str, int]
+    _excluded_variables: list[Any]
+    _excluded_names: list[str]
+    _excluded_addresses: set[tuple[int, int]]
+    _excluded_indices: list[int]
+    _learning_rate: LearningRate
+    _core: Core
 
-    def __init__(
-        self,
-        rule: _core.Rule,
-        *,
-        learning_rate: LearningRate,
-        weight_decay: float | None,
-        clipnorm: float | None,
-        clipvalue: float | None,
-        global_clipnorm: float | None,
-        use_ema: bool,
-        ema_momentum: float,
-        ema_overwrite_frequency: int | None,
-        loss_scale_factor: float | None,
-        gradient_accumulation_steps: int | None,
-        name: str | None,
-        skip_nonfinite: bool,
-    ) -> None:
-        self.name = self._name_or_default(name)
-        self.weight_decay = arguments.optional_real("weight_decay", weight_decay)
-        self.clipnorm = arguments.optional_real("clipnorm", clipnorm)
-        self.clipvalue = arguments.optional_real("clipvalue", clipvalue)
-        self.global_clipnorm = arguments.optional_real("global_clipnorm", global_clipnorm)
-        self.use_ema = arguments.flag("use_ema", use_ema)
-        self.ema_momentum = arguments.real("ema_momentum", ema_momentum)
-        self.ema_overwrite_frequency = arguments.optional_integer(
-            "ema_overwrite_frequency", ema_overwrite_frequency
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise TypeError(f"{type(self).__name__}: expected one of its subclasses")
+
+    if not TYPE_CHECKING:  # which would allow every name
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse a name that means nothing; subclasses may have attributes of their own."""
+            is_own = type(self).__module__.split(".")[0] == "fusedopt"
+            is_known = name.startswith("_") or hasattr(type(self), name)
+            if not is_known and (is_own or arguments.is_slip(name)):
+                raise AttributeError(self._no_attribute(name))
+            super().__setattr__(name, value)
+
+    def _no_attribute(self, name: str) -> str:
+        known = [each for each in dir(type(self)) if not each.startswith("_")]
+        meant = arguments.hint(name, known)
+        return f"{type(self).__name__!r} object has no attribute {name!r}" + (
+            f"; {meant}" if meant else ""
         )
-        self.loss_scale_factor = arguments.optional_real("loss_scale_factor", loss_scale_factor)
-        self.gradient_accumulation_steps = arguments.optional_integer(
-            "gradient_accumulation_steps", gradient_accumulation_steps
-        )
-        self.skip_nonfinite = arguments.flag("skip_nonfinite", skip_nonfinite)
-        self._learning_rate = _checked_learning_rate(learning_rate)
-        self._names: dict[str, int] = {}
-        self._excluded_variables: list[Any] = []
-        self._excluded_names: list[str] = []
-        self._excluded_addresses: set[tuple[int, int]] = set()
-        self._excluded_indices: list[int] = []
-        self._core = _core.Optimizer(
-            rule,
-            _core.Options(
-                learning_rate=self._core_learning_rate(self._learning_rate),
-                weight_decay=self.weight_decay,
-                clipnorm=self.clipnorm,
-                clipvalue=self.clipvalue,
-                global_clipnorm=self.global_clipnorm,
-                use_ema=self.use_ema,
-                ema_momentum=self.ema_momentum,
-                ema_overwrite_frequency=self.ema_overwrite_frequency or None,
-                loss_scale_factor=self.loss_scale_factor,
-                gradient_accumulation_steps=self.gradient_accumulation_steps,
-                skip_nonfinite=self.skip_nonfinite,
-            ),
-        )
-
-    # The core gets functions that look the user's ones up in this object. Were it to hold them itself, the
-    # garbage collector could not see a cycle through it, and a function that reads its optimizer is one.
-
-    def _core_learning_rate(self, rate: LearningRate) -> float | Callable[[int], float]:
-        if isinstance(rate, float):
-            return rate
-        this = weakref.ref(self)
-
-        def evaluate(step: int) -> float:
-            rate: Any = this()._learning_rate  # type: ignore[union-attr]
-            value: float = rate(step) if isinstance(rate, LearningRateSchedule) else rate()
-            return value
-
-        return evaluate
-
-    def _core_hyperparameter(self, name: str) -> Any:
-        if not callable(getattr(self, name)):
-            return getattr(self, name)
-        this = weakref.ref(self)
-        return lambda step: getattr(this(), name)()
 
     @classmethod
     def _name_or_default(cls, name: str | None) -> str:
@@ -201,9 +111,14 @@ class Optimizer:
         return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
 
     def __repr__(self) -> str:
-        """Show the class, the name and how far it is."""
+        """Show the class, the arguments that differ from the defaults, and how far it is."""
         state = f"{self.iterations} iterations" if self.built else "not built"
-        return f"<{type(self).__name__} {self.name!r}, {state}>"
+        shown = ", ".join(self._repr_arguments())  # type: ignore[attr-defined]
+        return f"<{type(self).__name__}({shown}), {state}>"
+
+    def _note_loss_scale(self, factor: float | None) -> None:
+        """Take note that an optimizer around this one has set the core's factor."""
+        vars(self)["loss_scale_factor"] = factor
 
     # Variables
 
@@ -521,7 +436,8 @@ class Optimizer:
         >>> float(fo.SGD(loss_scale_factor=32768.0).scale_loss(np.float16(3.0)))
         98304.0
         """
-        return loss if self.loss_scale_factor is None else scaled(loss, self.loss_scale_factor)
+        factor: float | None = vars(self)["loss_scale_factor"]
+        return loss if factor is None else scaled(loss, factor)
 
     # State
 
@@ -538,18 +454,6 @@ class Optimizer:
         schedule, but a callable that returns it can.
         """
         return self._core.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: LearningRate) -> None:
-        new = _checked_learning_rate(learning_rate)
-        if isinstance(new, float) and isinstance(self._learning_rate, LearningRateSchedule):
-            raise TypeError(
-                "learning_rate: expected a schedule or callable in the place of a schedule, "
-                f"found {learning_rate!r}; assign a callable that returns it, lambda: {new!r}, or "
-                "make a new optimizer with a number"
-            )
-        self._core.set_learning_rate(self._core_learning_rate(new))
-        self._learning_rate = new
 
     @property
     def global_norm(self) -> float | None:
@@ -983,7 +887,8 @@ class Optimizer:
         return {}
 
     def _connect(self) -> None:
-        """Make the core of an optimizer that is put around others."""
+        """Make the core's object of the attributes, and of the parts if there are any."""
+        raise NotImplementedError
 
     def _own_state(self) -> list[tuple[str, Array]]:
         """Return live views of all state but that of the parts."""
@@ -1002,66 +907,7 @@ class Optimizer:
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""
-        rate = self._learning_rate
-        config = {
-            "name": self.name,
-            "learning_rate": self._configured_learning_rate(rate),
-            "weight_decay": self.weight_decay,
-            "clipnorm": self.clipnorm,
-            "global_clipnorm": self.global_clipnorm,
-            "clipvalue": self.clipvalue,
-            "use_ema": self.use_ema,
-            "ema_momentum": self.ema_momentum,
-            "ema_overwrite_frequency": self.ema_overwrite_frequency,
-            "loss_scale_factor": self.loss_scale_factor,
-            "gradient_accumulation_steps": self.gradient_accumulation_steps,
-        }
-        # Keras refuses arguments that it does not know.
-        return config | ({"skip_nonfinite": True} if self.skip_nonfinite else {})
-
-    def _configured_learning_rate(self, rate: LearningRate) -> Any:
-        if isinstance(rate, LearningRateSchedule):
-            return serialized(rate, "keras.optimizers.schedules")
-        return self.learning_rate if isinstance(rate, float) else rate
-
-    @classmethod
-    def from_config(
-        cls: type[Self],
-        config: Mapping[str, Any],
-        custom_objects: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """Make an optimizer from what `get_config` returned.
-
-        Parameters
-        ----------
-        config : dict
-            Arguments of the class.
-        custom_objects : dict, optional
-            Classes by name, for schedules of your own.
-        """
-        arguments_of_class = arguments.configuration(config)
-        rate = arguments_of_class.get("learning_rate")
-        if isinstance(rate, Mapping):
-            arguments_of_class["learning_rate"] = deserialize(rate, custom_objects)
-        return cls(**arguments_of_class)
-
-
-def _checked_learning_rate(value: Any) -> LearningRate:
-    if isinstance(value, LearningRateSchedule):
-        return value
-    origins = {base.__module__.split(".")[0] for base in type(value).__mro__}
-    if callable(value) and not origins.isdisjoint({"keras", "tf_keras"}):
-        raise TypeError(
-            f"learning_rate: expected a schedule of fusedopt, found Keras's {type(value).__name__}; "
-            "build fusedopt.schedules.deserialize(keras.optimizers.schedules.serialize(schedule)) of it"
-        )
-    checked: LearningRate = arguments.number_or_function("learning_rate", arguments.single(value))
-    return checked
-
-
-def hyperparameter(name: str, value: Any) -> Any:
-    """Check a number, or a callable without arguments, that a rule takes."""
-    return arguments.number_or_function(name, value)
+        raise NotImplementedError
 
 
 def named(variables: Any) -> tuple[list[str], list[Any]]:

@@ -45,16 +45,18 @@ def matmul(a: Array, b: Array, out: Array) -> None:
 def bfloat16_matmul(a: Array, b: Array, out: Array) -> None:
     """Write the product of two matrices, rounded to bfloat16, into ``out``.
 
-    The sums are PyTorch's, in float32 inside a product, and the product is rounded to bfloat16, too. It is fast on
-    processors with instructions for bfloat16 (AMX, AVX512_BF16), and slow on others. Matrices of float64 keep
-    their precision: their product is `matmul`'s.
+    `fusedopt.Muon` gives it matrices in bfloat16, because its attribute ``dtype`` is ``"bfloat16"``. So nothing is
+    converted between the products of a step. The sums inside a product are PyTorch's, in float32. It is fast on
+    processors with instructions for bfloat16 (AMX, AVX512_BF16) and slow on others. float64 variables keep their
+    precision.
 
     Parameters
     ----------
     a, b : numpy.ndarray
-        Matrices of float32 or float64.
+        Matrices of uint16, which are the bits of bfloat16. Those of float32 are rounded to bfloat16 first. Those of
+        float64 are left to `matmul`.
     out : numpy.ndarray
-        Where the product goes.
+        Where the product goes, of the same dtype.
 
     Examples
     --------
@@ -65,6 +67,16 @@ def bfloat16_matmul(a: Array, b: Array, out: Array) -> None:
     """
     if a.dtype == np.float64:
         matmul(a, b, out)
-        return
-    first, second = (torch.from_numpy(x).bfloat16() for x in (a, b))
-    torch.from_numpy(out).copy_(torch.mm(first, second))
+    elif a.dtype == np.uint16:
+        torch.mm(_of_bits(a), _of_bits(b), out=_of_bits(out))
+    else:
+        first, second = (torch.from_numpy(x).bfloat16() for x in (a, b))
+        torch.from_numpy(out).copy_(torch.mm(first, second))
+
+
+bfloat16_matmul.dtype = "bfloat16"  # type: ignore[attr-defined]
+
+
+def _of_bits(x: Array) -> Any:
+    # Older PyTorch knows no uint16.
+    return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)

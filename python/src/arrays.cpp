@@ -238,9 +238,10 @@ bool is_known_at(py::handle object, const void* data, const py::tuple& shape) {
 }
 
 py::array live_view(const Tensor& tensor, py::handle owner) {
-    const char* format = tensor.dtype() == DType::int64     ? "int64"
-                         : tensor.dtype() == DType::float64 ? "float64"
-                                                            : "float32";
+    const char* format = tensor.dtype() == DType::int64      ? "int64"
+                         : tensor.dtype() == DType::float64  ? "float64"
+                         : tensor.dtype() == DType::bfloat16 ? "uint16"
+                                                             : "float32";
     const std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
     const std::vector<py::ssize_t> strides(tensor.strides().begin(), tensor.strides().end());
     return py::array(py::dtype(std::string(format)), shape, strides, tensor.data(), owner);

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <bit>
 
 namespace fusedopt::python {
 namespace {
@@ -41,9 +42,7 @@ void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays,
         locks_.emplace_back(py::handle(array));
         if (!py::isinstance<py::array>(objects_[i])) shared_.push_back({i, objects_[i], array.attr("shape")});
     }
-    py::dict indices;
-    for (std::size_t i = 0; i < names_.size(); ++i) indices[py::str(names_[i])] = i;
-    indices_ = std::move(indices);
+    places_.fill(names_);
     is_built_ = true;
 }
 
@@ -85,12 +84,27 @@ std::optional<std::size_t> Built::find(const Tensor& tensor) const {
     return std::nullopt;
 }
 
-std::optional<std::size_t> Built::index_of(PyObject* name) const {
+void NameTable::fill(const std::vector<std::string>& names) {
+    names_.assign(names.begin(), names.end());
+    slots_.assign(std::bit_ceil(2 * names.size() + 1), {0, empty});
+    for (std::size_t place = 0; place < names_.size(); ++place) {
+        const Py_hash_t hash = PyObject_Hash(names_[place].ptr());
+        std::size_t at = static_cast<std::size_t>(hash) & (slots_.size() - 1);
+        while (slots_[at].place != empty) at = (at + 1) & (slots_.size() - 1);
+        slots_[at] = {hash, place};
+    }
+}
+
+std::optional<std::size_t> NameTable::find(PyObject* name) const {
     if (!PyUnicode_Check(name)) return std::nullopt;
     // A subclass could run code of its own.
     const auto text = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));
-    PyObject* index = PyDict_GetItemWithError(indices_.ptr(), text.ptr());
-    return index ? std::optional(PyLong_AsSize_t(index)) : std::nullopt;
+    const Py_hash_t hash = PyObject_Hash(text.ptr());
+    for (std::size_t at = static_cast<std::size_t>(hash);; ++at) {
+        const Slot& slot = slots_[at & (slots_.size() - 1)];
+        if (slot.place == empty) return std::nullopt;
+        if (slot.hash == hash && is_same(text.ptr(), names_[slot.place].ptr())) return slot.place;
+    }
 }
 
 std::unique_ptr<Names> Built::take_names() const {
@@ -121,22 +135,21 @@ py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
         for (; names.names.size() > count; names.names.pop_back()) forgotten.push_back(std::move(names.names.back()));
         names.names.resize(count);
         names.indices.resize(count);
-        names.variables.resize(count);
         Py_ssize_t cursor = 0;
         PyObject *name, *gradient;
         for (std::size_t position = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient); ++position) {
             std::size_t& index = names.indices[position];
-            if (names.names[position].ptr() != name) {
-                forgotten.push_back(std::move(names.names[position]));
-                const std::optional<std::size_t> found = index_of(name);
-                if (found) {
+            py::object& known = names.names[position];
+            // Another object of the same text is not kept: a call may make new ones each time.
+            if (known.ptr() != name && !(known && places_.is_at(index, name))) {
+                forgotten.push_back(std::move(known));
+                if (const std::optional<std::size_t> found = places_.find(name)) {
                     index = *found;
-                    names.names[position] = py::reinterpret_borrow<py::object>(name);
-                    names.variables[position] = tensors_[index];
+                    known = py::reinterpret_borrow<py::object>(name);
                 }
             }
             const auto place = static_cast<py::ssize_t>(names.are_some ? position : index);
-            if (!names.names[position] || PyTuple_GET_ITEM(held.ptr(), place)) {
+            if (!known || PyTuple_GET_ITEM(held.ptr(), place)) {
                 unknown = py::reinterpret_borrow<py::object>(name);
                 break;
             }

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -38,12 +39,47 @@ private:
     std::unique_ptr<Staging> staging_;
 };
 
-/// The names of a call by name, in its order. To see the same objects again is quicker than to look them up.
+/// The names of a call by name, in its order. To see the same objects again is quicker than to compare their texts.
 struct Names {
     std::vector<py::object> names;
     std::vector<std::size_t> indices;  // which variables they name
-    std::vector<Tensor> variables;
-    bool are_some = false;  // not all of the variables
+    bool are_some = false;             // not all of the variables
+};
+
+/// Finds the places of names by the hash that Python keeps with each string: a dict would make objects of the places.
+class NameTable {
+public:
+    void fill(const std::vector<std::string>& names);
+
+    /// True if this object is a plain string with the text of the name at `place`.
+    bool is_at(std::size_t place, PyObject* name) const {
+        return PyUnicode_CheckExact(name) && place < names_.size() && is_same(name, names_[place].ptr());
+    }
+
+    /// The place of this object among the names, if it is one of them.
+    std::optional<std::size_t> find(PyObject* name) const;
+
+private:
+    struct Slot {
+        Py_hash_t hash;
+        std::size_t place;
+    };
+    static constexpr std::size_t empty = static_cast<std::size_t>(-1);
+
+    // Both plain strings. Python's own comparison takes longer than that of two short ASCII texts.
+    static bool is_same(PyObject* one, PyObject* other) {
+        if (PyUnicode_IS_COMPACT_ASCII(one) && PyUnicode_IS_COMPACT_ASCII(other)) {
+            const Py_ssize_t length = PyUnicode_GET_LENGTH(one);
+            return length == PyUnicode_GET_LENGTH(other) &&
+                   std::memcmp(PyUnicode_DATA(one), PyUnicode_DATA(other), static_cast<std::size_t>(length)) == 0;
+        }
+        PyObject* result = PyUnicode_RichCompare(one, other, Py_EQ);
+        Py_XDECREF(result);
+        return result == Py_True;
+    }
+
+    std::vector<py::str> names_;
+    std::vector<Slot> slots_;  // a power of two, at most half of them filled; a name lies in the first free one
 };
 
 /// The variables given to build: their arrays keep the memory alive.
@@ -127,13 +163,12 @@ private:
 
     void check_array(std::size_t index, const py::array& array) const;
     void check_shared(const Shared& variable) const;
-    std::optional<std::size_t> index_of(PyObject* name) const;
 
     std::vector<py::object> objects_;
     std::vector<py::array> arrays_;
     std::vector<Tensor> tensors_;
     std::vector<std::string> names_;
-    py::object indices_;  // a dict by name, made by keep: an optimizer may be constructed without the GIL
+    NameTable places_;
     bool is_built_ = false;
     mutable std::atomic<Names*> idle_names_{nullptr};
     std::vector<Memory> memory_;
@@ -163,20 +198,22 @@ private:
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
            const Names* names);
 
-/// Calls step with views of gradients and, where given, variables, and without the GIL.
-template <class Step>
-auto call_step(const Built& built, const py::object& gradients, const py::object& variables, const Step& step) {
+/// Takes a step of `core` with views of gradients and, where given, variables, and without the GIL.
+template <class Core>
+bool apply(Core& core, const Built& built, const py::object& gradients, const py::object& variables) {
     BorrowedStaging staging;
     // What holds them could change while the GIL is released.
     const BorrowedNames names(built, PyDict_CheckExact(gradients.ptr()));
     const py::tuple held =
         names.get() ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), *names.get()) : py::tuple(gradients);
     stage(staging, built, held, variables, names.get());
-    const std::vector<Tensor>* given = !variables.is_none()                   ? &staging->variables
-                                       : names.get() && names.get()->are_some ? &names.get()->variables
-                                                                              : nullptr;
+    const std::span<const Tensor> views(staging->gradients);
     const Unlocked unlocked;
-    return step(std::span<const Tensor>(staging->gradients), given);
+    if (!variables.is_none()) return core.apply(views, std::span<const Tensor>(staging->variables));
+    if (names.get() && names.get()->are_some) {
+        return core.apply(views, std::span<const std::size_t>(names.get()->indices));
+    }
+    return core.apply(views);
 }
 
 }  // namespace fusedopt::python

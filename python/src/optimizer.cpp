@@ -61,9 +61,7 @@ public:
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-        });
+        return python::apply(*core, built, gradients, variables);
     }
 
     std::shared_ptr<Optimizer> core;
@@ -101,9 +99,7 @@ public:
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-        });
+        return python::apply(*core, built, gradients, variables);
     }
 
     std::vector<std::shared_ptr<PyOptimizer>> members;
@@ -125,9 +121,7 @@ public:
           inner_(inner) {}
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(*built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
-            return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
-        });
+        return python::apply(*core, *built, gradients, variables);
     }
 
     const Built* built;
@@ -248,9 +242,16 @@ py::cpp_function unlocked(Value (Core::*get)() const) {
     return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, CallUnlocked());
 }
 
+/// Its setter.
+template <class Held, class Value, class Core>
+py::cpp_function unlocked(void (Core::*set)(Value)) {
+    return py::cpp_function([set](Held& self, Value value) { ((*self.core).*set)(value); }, CallUnlocked());
+}
+
 }  // namespace
 
 void register_optimizers(py::module_& module) {
+    py::register_exception<BuiltError>(module, "BuiltError", PyExc_ValueError);
     module.def("copies", &copies, py::arg("arrays"));
     module.def("offers_memory", &offers_memory, py::arg("value"));
     module.def("value_array", &value_array, py::arg("value"), py::arg("who"));
@@ -274,6 +275,22 @@ void register_optimizers(py::module_& module) {
                 self.core->set_learning_rate(std::move(learning_rate));
             },
             py::arg("learning_rate"))
+        .def(
+            "set_rule",
+            [](PyOptimizer& self, const PyRule& rule) {
+                Rule copy = rule.rule;
+                const Unlocked unlocked;
+                self.core->set_rule(std::move(copy));
+            },
+            py::arg("rule"))
+        .def(
+            "set_options",
+            [](PyOptimizer& self, const Options& options) {
+                Options copy = options;
+                const Unlocked unlocked;
+                self.core->set_options(std::move(copy));
+            },
+            py::arg("options"))
         .def("between_steps", &between_steps<PyOptimizer>, py::arg("function"))
         .def("checked_arrays", &checked_arrays<PyOptimizer>)
         .def("begin_evaluation", &begin_evaluation<PyOptimizer>)
@@ -302,6 +319,11 @@ void register_optimizers(py::module_& module) {
         .def("build", &PyMulti::build, py::arg("variables"), py::arg("names"), py::arg("assignment"))
         .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
         .def("finalize_variable_values", &finalize_variable_values<PyMulti>, py::arg("variables"))
+        .def(
+            "set_options",
+            [](PyMulti& self, std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
+               bool skip_nonfinite) { self.core->set_options(loss_scale_factor, global_clipnorm, skip_nonfinite); },
+            CallUnlocked(), py::arg("loss_scale_factor"), py::arg("global_clipnorm"), py::arg("skip_nonfinite"))
         .def("between_steps", &between_steps<PyMulti>, py::arg("function"))
         .def("checked_arrays", &checked_arrays<PyMulti>)
         .def("begin_evaluation", &begin_evaluation<PyMulti>)
@@ -327,7 +349,10 @@ void register_optimizers(py::module_& module) {
         .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def("apply", &PyLossScale::apply, py::arg("gradients"), py::arg("variables"))
-        .def_property_readonly("dynamic_scale", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_scale))
+        .def_property("dynamic_scale", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_scale),
+                      unlocked<PyLossScale>(&LossScaleOptimizer::set_dynamic_scale))
+        .def_property("dynamic_growth_steps", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_growth_steps),
+                      unlocked<PyLossScale>(&LossScaleOptimizer::set_dynamic_growth_steps))
         .def_property_readonly("step_counter", unlocked<PyLossScale>(&LossScaleOptimizer::step_counter))
         .def_property_readonly("consecutive_skipped_steps",
                                unlocked<PyLossScale>(&LossScaleOptimizer::consecutive_skipped_steps));

@@ -1,12 +1,14 @@
 #include "rules.hpp"
 
-#include <pybind11/stl.h>
-
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
+#include <variant>
 
 #include "arrays.hpp"
 #include "gil.hpp"
@@ -23,155 +25,178 @@ std::shared_ptr<py::object> share(py::object object) {
             }};
 }
 
-double real_number(py::handle value, const char* name) {
-    const double number = outlasting([&] { return PyFloat_AsDouble(value.ptr()); });
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
-        throw py::type_error(std::string(name) + ": expected a real number, found " +
-                             py::repr(value).cast<std::string>());
+std::string text(py::handle value) {
+    return py::repr(value).cast<std::string>();
+}
+
+[[noreturn]] void refuse(const char* name, const char* expected, py::handle found) {
+    throw py::type_error(std::string(name) + ": expected " + expected + ", found " + text(found));
+}
+
+// A value by the type of its field. The name is that of the field, which outlives all.
+
+void convert(const py::object& value, const char* name, double& number) {
+    number = outlasting([&] { return PyFloat_AsDouble(value.ptr()); });
+    if (!PyErr_Occurred()) return;
+    PyErr_Clear();
+    refuse(name, "a real number", value);
+}
+
+void convert(const py::object& value, const char* name, std::int64_t& number) {
+    const py::object integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+    number = integer ? PyLong_AsLongLong(integer.ptr()) : 0;
+    if (!PyErr_Occurred()) return;
+    PyErr_Clear();
+    refuse(name, "an integer of 64 bits", value);
+}
+
+void convert(const py::object& value, const char* name, bool& flag) {
+    if (!PyBool_Check(value.ptr())) refuse(name, "True or False", value);
+    flag = value.is(py::bool_(true));
+}
+
+void convert(const py::object& value, const char* name, DType& dtype) {
+    for (const DType each : {DType::float16, DType::bfloat16, DType::float32, DType::float64}) {
+        if (!value.equal(py::str(std::string(to_string(each))))) continue;
+        dtype = each;
+        return;
     }
-    return number;
+    refuse(name, "the name of a dtype", value);
 }
 
-Muon::MatrixProduct matrix_product(const py::object& function) {
-    return [function = share(function)](const Tensor& a, const Tensor& b, const Tensor& product) {
+void convert(const py::object& value, const char* name, Hyperparameter& hyperparameter) {
+    hyperparameter = python::hyperparameter(value, name);
+}
+
+void convert(const py::object& value, const char* name, Muon::MatrixProduct& function) {
+    if (!PyCallable_Check(value.ptr())) refuse(name, "a function of (a, b, out)", value);
+    function = [product = share(value)](const Tensor& a, const Tensor& b, const Tensor& out) {
         const Locked locked;
-        call(*function, live_view(a, py::none()), live_view(b, py::none()), live_view(product, py::none()));
+        call(*product, live_view(a, py::none()), live_view(b, py::none()), live_view(out, py::none()));
     };
 }
 
-Muon::Exclusion exclusion(const py::object& function) {
-    return [function = share(function)](const std::string& name) {
+void convert(const py::object& value, const char* name, Muon::Exclusion& function) {
+    if (!PyCallable_Check(value.ptr())) refuse(name, "a function of a name", value);
+    function = [excludes = share(value)](const std::string& variable) {
         const Locked locked;
-        return call(*function, py::str(name)).cast<bool>();
+        return call(*excludes, py::str(variable)).cast<bool>();
     };
 }
 
-Options make_options(const py::object& learning_rate, std::optional<double> weight_decay,
-                     std::optional<double> clipnorm, std::optional<double> clipvalue,
-                     std::optional<double> global_clipnorm, bool use_ema, double ema_momentum,
-                     std::optional<std::int64_t> ema_overwrite_frequency, std::optional<double> loss_scale_factor,
-                     std::optional<std::int64_t> gradient_accumulation_steps, bool skip_nonfinite) {
-    Options options;
-    options.learning_rate = hyperparameter(learning_rate, "learning_rate");
-    options.weight_decay = weight_decay;
-    options.clipnorm = clipnorm;
-    options.clipvalue = clipvalue;
-    options.global_clipnorm = global_clipnorm;
-    options.use_ema = use_ema;
-    options.ema_momentum = ema_momentum;
-    options.ema_overwrite_frequency = ema_overwrite_frequency;
-    options.loss_scale_factor = loss_scale_factor;
-    options.gradient_accumulation_steps = gradient_accumulation_steps;
-    options.skip_nonfinite = skip_nonfinite;
-    return options;
+template <class Value>
+void convert(const py::object& value, const char* name, std::optional<Value>& optional) {
+    optional.reset();
+    if (!value.is_none()) convert(value, name, optional.emplace(Value(0)));
+}
+
+/// Fills a struct: a value for each of its fields, and nothing else.
+template <class Struct>
+Struct make(const py::kwargs& values) {
+    Struct made{};
+    std::string names;
+    const auto take = [&](const auto& field) {
+        names += (names.empty() ? "" : ", ") + std::string(field.name);
+        if (!values.contains(field.name)) {
+            throw py::type_error(std::string(field.name) + ": expected a value for each hyperparameter of " +
+                                 Struct::name + ", found none");
+        }
+        convert(values[field.name], field.name, made.*field.member);
+    };
+    std::apply([&](const auto&... field) { (take(field), ...); }, Struct::fields());
+    if (values.size() == std::tuple_size_v<decltype(Struct::fields())>) return made;
+    const auto is_field = [&](const std::string& name) {
+        return std::apply([&](const auto&... field) { return ((name == field.name) || ...); }, Struct::fields());
+    };
+    for (const std::pair<py::handle, py::handle>& item : values) {
+        const std::string name = py::str(item.first);
+        if (!is_field(name)) {
+            throw py::type_error(name + ": expected a hyperparameter of " + Struct::name + " (" + names + "), found " +
+                                 name + "=" + text(item.second));
+        }
+    }
+    return made;
+}
+
+py::object shown(bool flag) {
+    return py::bool_(flag);
+}
+py::object shown(double number) {
+    return py::float_(number);
+}
+py::object shown(std::int64_t number) {
+    return py::int_(number);
+}
+py::object shown(const Hyperparameter& number) {
+    return py::float_(number.value());
+}
+py::object shown(DType dtype) {
+    return py::str(std::string(to_string(dtype)));
+}
+template <class Value>
+py::object shown(const std::optional<Value>& value) {
+    return value ? shown(*value) : py::none();
+}
+template <class Signature>
+py::object shown(const std::function<Signature>&) {
+    return py::none();
+}
+
+template <class Struct>
+py::dict defaults() {
+    py::dict values;
+    const Struct made{};
+    std::apply([&](const auto&... field) { ((values[field.name] = shown(made.*field.member)), ...); },
+               Struct::fields());
+    return values;
+}
+
+/// Calls visit.operator()<Struct>() for each rule.
+template <class Visit>
+void for_each_rule(const Visit& visit) {
+    [&]<class... Rules>(const std::variant<Rules...>*) {
+        (visit.template operator()<Rules>(), ...);
+    }(static_cast<const Rule*>(nullptr));
+}
+
+PyRule make_rule(const std::string& name, const py::kwargs& values) {
+    std::optional<PyRule> made;
+    std::string names;
+    for_each_rule([&]<class Struct>() {
+        names += (names.empty() ? "" : ", ") + std::string(Struct::name);
+        if (name == Struct::name) made = PyRule{make<Struct>(values)};
+    });
+    if (made) return *std::move(made);
+    throw std::invalid_argument("name: expected a rule (" + names + "), found '" + name + "'");
+}
+
+py::dict rule_defaults() {
+    py::dict rules;
+    for_each_rule([&]<class Struct>() { rules[Struct::name] = defaults<Struct>(); });
+    return rules;
 }
 
 }  // namespace
 
 Hyperparameter hyperparameter(const py::object& value, const char* name) {
-    if (!PyCallable_Check(value.ptr())) return real_number(value, name);
+    double number = 0.0;
+    if (!PyCallable_Check(value.ptr())) {
+        convert(value, name, number);
+        return number;
+    }
     return [function = share(value), name](std::int64_t step) {
         const Locked locked;
-        return real_number(call(*function, py::int_(step)), name);
+        double result;
+        convert(call(*function, py::int_(step)), name, result);
+        return result;
     };
 }
 
 void register_rules(py::module_& module) {
     py::class_<PyRule>(module, "Rule");
-    module.def(
-        "sgd", [](double momentum, bool nesterov) { return PyRule{SGD{momentum, nesterov}}; }, py::kw_only(),
-        py::arg("momentum"), py::arg("nesterov"));
-    module.def(
-        "rmsprop",
-        [](double rho, double momentum, double epsilon, bool centered) {
-            return PyRule{RMSprop{rho, momentum, epsilon, centered}};
-        },
-        py::kw_only(), py::arg("rho"), py::arg("momentum"), py::arg("epsilon"), py::arg("centered"));
-    module.def(
-        "adam",
-        [](const py::object& beta_1, const py::object& beta_2, double epsilon, bool amsgrad) {
-            return PyRule{Adam{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon, amsgrad}};
-        },
-        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"), py::arg("amsgrad"));
-
-    module.def(
-        "adagrad",
-        [](double initial_accumulator_value, double epsilon) {
-            return PyRule{Adagrad{initial_accumulator_value, epsilon}};
-        },
-        py::kw_only(), py::arg("initial_accumulator_value"), py::arg("epsilon"));
-    module.def(
-        "adadelta", [](double rho, double epsilon) { return PyRule{Adadelta{rho, epsilon}}; }, py::kw_only(),
-        py::arg("rho"), py::arg("epsilon"));
-    module.def(
-        "adamax",
-        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
-            return PyRule{Adamax{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
-        },
-        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
-    module.def(
-        "nadam",
-        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
-            return PyRule{Nadam{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
-        },
-        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
-    module.def(
-        "lion",
-        [](const py::object& beta_1, const py::object& beta_2) {
-            return PyRule{Lion{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2")}};
-        },
-        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"));
-    module.def(
-        "ftrl",
-        [](double learning_rate_power, double initial_accumulator_value, double l1_regularization_strength,
-           double l2_regularization_strength, double l2_shrinkage_regularization_strength, double beta) {
-            return PyRule{Ftrl{learning_rate_power, initial_accumulator_value, l1_regularization_strength,
-                               l2_regularization_strength, l2_shrinkage_regularization_strength, beta}};
-        },
-        py::kw_only(), py::arg("learning_rate_power"), py::arg("initial_accumulator_value"),
-        py::arg("l1_regularization_strength"), py::arg("l2_regularization_strength"),
-        py::arg("l2_shrinkage_regularization_strength"), py::arg("beta"));
-    module.def(
-        "lamb",
-        [](const py::object& beta_1, const py::object& beta_2, double epsilon) {
-            return PyRule{Lamb{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon}};
-        },
-        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"));
-    module.def(
-        "schedule_free_adamw",
-        [](const py::object& beta_1, const py::object& beta_2, double epsilon, std::int64_t warmup_steps) {
-            return PyRule{ScheduleFreeAdamW{hyperparameter(beta_1, "beta_1"), hyperparameter(beta_2, "beta_2"), epsilon,
-                                            warmup_steps}};
-        },
-        py::kw_only(), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"), py::arg("warmup_steps"));
-
-    module.def(
-        "adafactor",
-        [](double beta_2_decay, double epsilon_1, double epsilon_2, double clip_threshold) {
-            return PyRule{Adafactor{beta_2_decay, epsilon_1, epsilon_2, clip_threshold}};
-        },
-        py::kw_only(), py::arg("beta_2_decay"), py::arg("epsilon_1"), py::arg("epsilon_2"), py::arg("clip_threshold"));
-    module.def(
-        "muon",
-        [](const py::object& product, double adam_beta_1, double adam_beta_2, double adam_weight_decay, double epsilon,
-           double weight_decay, const py::object& excludes, double muon_a, double muon_b, double muon_c,
-           double adam_lr_ratio, double momentum, std::int64_t ns_steps, bool nesterov,
-           std::optional<double> rms_rate) {
-            return PyRule{Muon{matrix_product(product), adam_beta_1, adam_beta_2, adam_weight_decay, epsilon,
-                               weight_decay, exclusion(excludes), muon_a, muon_b, muon_c, adam_lr_ratio, momentum,
-                               ns_steps, nesterov, rms_rate}};
-        },
-        py::kw_only(), py::arg("matrix_product"), py::arg("adam_beta_1"), py::arg("adam_beta_2"),
-        py::arg("adam_weight_decay"), py::arg("epsilon"), py::arg("weight_decay"), py::arg("excludes"),
-        py::arg("muon_a"), py::arg("muon_b"), py::arg("muon_c"), py::arg("adam_lr_ratio"), py::arg("momentum"),
-        py::arg("ns_steps"), py::arg("nesterov"), py::arg("rms_rate"));
-
-    py::class_<Options>(module, "Options")
-        .def(py::init(&make_options), py::kw_only(), py::arg("learning_rate"), py::arg("weight_decay"),
-             py::arg("clipnorm"), py::arg("clipvalue"), py::arg("global_clipnorm"), py::arg("use_ema"),
-             py::arg("ema_momentum"), py::arg("ema_overwrite_frequency"), py::arg("loss_scale_factor"),
-             py::arg("gradient_accumulation_steps"), py::arg("skip_nonfinite"));
+    module.def("rule", &make_rule, py::arg("name"), py::pos_only());
+    module.def("rule_defaults", &rule_defaults);
+    py::class_<Options>(module, "Options").def(py::init(&make<Options>));
 }
 
 }  // namespace fusedopt::python

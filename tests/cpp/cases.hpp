@@ -21,16 +21,26 @@ struct OptionCase {
 /// The definition, summed in double. It allocates nothing, which a BLAS need not keep to.
 template <class T>
 void multiply_elements(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product) {
-    const auto at = [](const fusedopt::Tensor& x, std::int64_t i, std::int64_t j) -> T& {
-        return *reinterpret_cast<T*>(static_cast<std::byte*>(x.data()) + i * x.strides()[0] + j * x.strides()[1]);
+    struct Matrix {
+        T* first;
+        std::int64_t down, across;  // elements to the next row and column
+
+        explicit Matrix(const fusedopt::Tensor& x)
+            : first(static_cast<T*>(x.data())),
+              down(x.strides()[0] / std::int64_t{sizeof(T)}),
+              across(x.strides()[1] / std::int64_t{sizeof(T)}) {}
     };
-    for (std::int64_t i = 0; i < product.shape()[0]; ++i) {
-        for (std::int64_t j = 0; j < product.shape()[1]; ++j) {
+    const Matrix left(a), right(b), out(product);
+    const std::int64_t rows = product.shape()[0], columns = product.shape()[1], inner = a.shape()[1];
+    for (std::int64_t i = 0; i < rows; ++i) {
+        for (std::int64_t j = 0; j < columns; ++j) {
+            const T* const row = left.first + i * left.down;
+            const T* const column = right.first + j * right.across;
             double sum = 0.0;
-            for (std::int64_t k = 0; k < a.shape()[1]; ++k) {
-                sum += static_cast<double>(at(a, i, k)) * static_cast<double>(at(b, k, j));
+            for (std::int64_t k = 0; k < inner; ++k) {
+                sum += static_cast<double>(row[k * left.across]) * static_cast<double>(column[k * right.down]);
             }
-            at(product, i, j) = static_cast<T>(sum);
+            out.first[i * out.down + j * out.across] = static_cast<T>(sum);
         }
     }
 }

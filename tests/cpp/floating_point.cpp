@@ -228,15 +228,17 @@ TEST(the_numbers_of_matrices_do_not_depend_on_it_either) {
         multiply(a, b, product);
         std::fesetenv(&environment);
     };
-    const Shape shape = {70, 1100};
-    for (const fusedopt::Rule& rule :
-         {fusedopt::Rule(fusedopt::Adafactor{}),
-          fusedopt::Rule(fusedopt::Muon{.matrix_product = in_the_callers_state, .ns_steps = 2})}) {
+    const std::pair<fusedopt::Rule, Shape> rules[] = {
+        {fusedopt::Adafactor{}, {70, 1100}},
+        {fusedopt::Muon{.matrix_product = in_the_callers_state, .ns_steps = 2}, {10, 1100}},
+        {fusedopt::Muon{.matrix_product = in_the_callers_state, .ns_steps = 2}, {1100, 10}},
+    };
+    for (const auto& [rule, shape] : rules) {
         for (const DType dtype : {DType::float32, DType::float64}) {
             const Array start(dtype, shape, numbers(dtype, count(shape), 1));
             const Array gradient(DType::float32, shape, numbers(DType::float32, count(shape), 2));
             std::vector<std::byte> expected;
-            in_every_caller_state([&] {
+            in_every_caller_state([&, &rule = rule] {
                 state = control_state();
                 const Array variable = start.copy();
                 fusedopt::Optimizer optimizer(rule, {.clipnorm = 1.0, .use_ema = true});

@@ -1,6 +1,8 @@
 // Rules that do more than one sweep, on matrices: Adafactor's means of rows and columns, Muon's matrix products.
 #include <atomic>
+#include <bit>
 #include <functional>
+#include <span>
 #include <stdexcept>
 
 #include "cases.hpp"
@@ -18,9 +20,12 @@ struct Caught : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// More columns than a tile, more rows than a block, both, stacks of matrices, hardly anything, nothing.
-const std::vector<Shape> shapes = {{3, 2500},  {70, 1025}, {200, 700}, {3, 2, 40, 90}, {9000, 17}, {70000, 1},
-                                   {1, 70000}, {1, 1},     {2, 0},     {0, 3},         {0, 2, 3},  {5, 0, 3}};
+// More columns than a tile, stacks of matrices, hardly anything, nothing.
+const std::vector<Shape> shapes_in_one_block = {{3, 2500}, {3, 2, 40, 90}, {90, 17}, {70, 1},   {1, 70},
+                                                {1, 1},    {2, 0},         {0, 3},   {0, 2, 3}, {5, 0, 3}};
+
+// A few more rows than two blocks or one, where a tile holds less than a row, one, 60 and 1024; three blocks in a row.
+const std::vector<Shape> shapes_in_several_blocks = {{130, 1025}, {95, 700}, {3870, 17}, {65600, 1}, {1, 33000}};
 
 // What an element must be close to, by the precision it was computed in.
 std::string distance(const Values& found, const Values& expected, double tolerance) {
@@ -201,11 +206,14 @@ struct Arrays {
 const Options every_phase{
     .global_clipnorm = 50.0, .use_ema = true, .ema_overwrite_frequency = 2, .gradient_accumulation_steps = 2};
 
-void check_every_level_and_thread_count(const std::vector<Shape>& all, const fusedopt::Rule& rule) {
+constexpr Placement at_end[] = {Placement::at_end};
+
+void check_every_level_and_thread_count(const std::vector<Shape>& all, const fusedopt::Rule& rule,
+                                        std::span<const Placement> placements) {
     for (const DType dtype : all_dtypes) {
         for (const Options& options : {Options{}, every_phase}) {
             std::vector<std::byte> expected;
-            for (const Placement placement : all_placements) {
+            for (const Placement placement : placements) {
                 const Arrays arrays(all, dtype, dtype == DType::float64 ? DType::float16 : dtype, 4, placement);
                 on_every_level_and_thread_count([&](const std::string& where) {
                     const std::vector<std::byte> found = arrays.after(rule, options);
@@ -219,14 +227,18 @@ void check_every_level_and_thread_count(const std::vector<Shape>& all, const fus
 
 }  // namespace
 
+// How the memory of a block is read does not depend on how many blocks there are, so the large ones lie in one place.
 TEST(adafactor_has_the_same_bits_everywhere) {
-    check_every_level_and_thread_count(shapes, Adafactor{});
+    check_every_level_and_thread_count(shapes_in_one_block, Adafactor{}, all_placements);
+    check_every_level_and_thread_count(shapes_in_several_blocks, Adafactor{}, at_end);
 }
 
 TEST(adafactor_is_what_the_paper_says) {
     for (const Adafactor& rule :
          {Adafactor{}, Adafactor{.beta_2_decay = -0.5, .epsilon_1 = 1e-3, .clip_threshold = 0.3}}) {
         for (const DType dtype : {DType::float32, DType::float64}) {
+            std::vector<Shape> shapes = shapes_in_one_block;
+            shapes.insert(shapes.end(), shapes_in_several_blocks.begin(), shapes_in_several_blocks.end());
             const Arrays arrays(shapes, dtype, dtype, 3);
             std::vector<PlainAdafactor> expected;
             for (std::size_t i = 0; i < shapes.size(); ++i) {
@@ -382,10 +394,65 @@ TEST(what_is_not_finite_stays_visible) {
     }
 }
 
+std::uint16_t narrow(double x) {
+    const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(x));
+    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+double widen(std::uint16_t bits) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+/// A product whose factors and sums are rounded to bfloat16, in float32 or in bfloat16; that of float64 stays as it is.
+void multiply_rounded(const Tensor& a, const Tensor& b, const Tensor& product) {
+    if (product.dtype() == DType::float64) return multiply(a, b, product);
+    const bool is_narrow = product.dtype() == DType::bfloat16;
+    const auto address = [](const Tensor& x, std::int64_t i, std::int64_t j) {
+        return static_cast<std::byte*>(x.data()) + i * x.strides()[0] + j * x.strides()[1];
+    };
+    const auto at = [&](const Tensor& x, std::int64_t i, std::int64_t j) {
+        return is_narrow ? widen(*reinterpret_cast<std::uint16_t*>(address(x, i, j)))
+                         : widen(narrow(*reinterpret_cast<float*>(address(x, i, j))));
+    };
+    for (std::int64_t i = 0; i < product.shape()[0]; ++i) {
+        for (std::int64_t j = 0; j < product.shape()[1]; ++j) {
+            double sum = 0.0;
+            for (std::int64_t k = 0; k < a.shape()[1]; ++k) sum += at(a, i, k) * at(b, k, j);
+            if (is_narrow) {
+                *reinterpret_cast<std::uint16_t*>(address(product, i, j)) = narrow(sum);
+            } else {
+                *reinterpret_cast<float*>(address(product, i, j)) = static_cast<float>(widen(narrow(sum)));
+            }
+        }
+    }
+}
+
+TEST(products_of_bfloat16_are_those_that_are_rounded) {
+    const auto checked = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
+        CHECK(product.dtype() == DType::bfloat16 || product.dtype() == DType::float64);
+        CHECK(a.dtype() == product.dtype() && b.dtype() == product.dtype());
+        CHECK(product.is_contiguous());
+        multiply_rounded(a, b, product);
+    };
+    std::vector<Shape> shapes = matrices;
+    shapes.push_back({520, 3});
+    for (const std::int64_t steps : {1, 2, 3}) {
+        const Muon narrow_rule{.matrix_product = checked, .product_dtype = DType::bfloat16, .ns_steps = steps};
+        const Muon wide_rule{.matrix_product = multiply_rounded, .ns_steps = steps};
+        for (const DType dtype : all_dtypes) {
+            const Arrays arrays(shapes, dtype, DType::float32, 2);
+            CHECK(arrays.after(narrow_rule, {}) == arrays.after(wide_rule, {}));
+        }
+    }
+    check_every_level_and_thread_count(
+        matrices, Muon{.matrix_product = multiply_rounded, .product_dtype = DType::bfloat16, .ns_steps = 2});
+}
+
 TEST(muon_has_the_same_bits_everywhere) {
-    check_every_level_and_thread_count(matrices, Muon{.matrix_product = multiply, .ns_steps = 3});
+    check_every_level_and_thread_count(matrices, Muon{.matrix_product = multiply, .ns_steps = 3}, all_placements);
     // Large enough for threads.
-    check_every_level_and_thread_count({{4, 10000}, {10000, 4}, {7}}, Muon{.matrix_product = multiply, .ns_steps = 1});
+    check_every_level_and_thread_count({{2, 17000}, {17000, 2}, {7}}, Muon{.matrix_product = multiply, .ns_steps = 1},
+                                       at_end);
 }
 
 TEST(muon_is_what_the_paper_says) {
@@ -440,7 +507,7 @@ TEST(a_product_is_of_matrices_that_fit) {
 }
 
 TEST(symmetric_products_are_asked_for_up_to_the_diagonal) {
-    for (const Shape& shape : {Shape{20, 30}, Shape{520, 530}, Shape{530, 520}}) {
+    for (const Shape& shape : {Shape{20, 30}, Shape{30, 20}, Shape{514, 515}}) {
         std::int64_t work = 0;
         const auto counted = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
             CHECK(product.is_contiguous());
@@ -463,14 +530,15 @@ TEST(symmetric_products_are_asked_for_up_to_the_diagonal) {
 }
 
 TEST(a_product_that_is_not_written_is_refused) {
-    for (const DType dtype : {DType::float32, DType::float64}) {
+    for (const DType dtype : {DType::float32, DType::float64, DType::bfloat16}) {
         for (int n = 1; n <= 6; ++n) {
             int left = n;
             const auto idle = [&](const Tensor& a, const Tensor& b, const Tensor& product) {
-                if (--left != 0) multiply(a, b, product);
+                if (--left != 0) multiply_rounded(a, b, product);
             };
             const Array x(dtype, Shape{3, 4}, numbers(dtype, 12, 1)), g(dtype, Shape{3, 4}, numbers(dtype, 12, 2));
-            Optimizer optimizer(Muon{.matrix_product = idle, .ns_steps = 2});
+            const DType product_dtype = dtype == DType::float64 ? DType::float32 : dtype;
+            Optimizer optimizer(Muon{.matrix_product = idle, .product_dtype = product_dtype, .ns_steps = 2});
             optimizer.build({x.tensor()});
             const auto before = snapshot(optimizer, std::vector{x.tensor()});
             CHECK_REFUSED(optimizer.apply({g.tensor()}), "matrix_product: expected");

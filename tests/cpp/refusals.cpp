@@ -72,6 +72,9 @@ TEST(hyperparameters) {
     refuse("clip_threshold", fusedopt::Adafactor{.clip_threshold = 0.0});
     refuse("adam_beta_1", fusedopt::Muon{.matrix_product = multiply, .adam_beta_1 = 1.0});
     refuse("adam_beta_2", fusedopt::Muon{.matrix_product = multiply, .adam_beta_2 = -0.1});
+    for (const auto bad : {fusedopt::DType::float16, fusedopt::DType::float64, fusedopt::DType::int64}) {
+        refuse("product_dtype", fusedopt::Muon{.matrix_product = multiply, .product_dtype = bad});
+    }
     refuse("ns_steps", fusedopt::Muon{.matrix_product = multiply, .ns_steps = 0});
     refuse("rms_rate", fusedopt::Muon{.matrix_product = multiply, .rms_rate = 0.0});
     refuse("found in both", fusedopt::Muon{.matrix_product = multiply}, {.weight_decay = 0.1});

@@ -3,6 +3,7 @@
 
 #include <fusedopt/language.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -22,7 +23,8 @@ struct LossScaleOptions {
     std::int64_t dynamic_growth_steps = 2000;
 };
 
-/// Wraps an optimizer and takes over its loss_scale_factor.
+/// Wraps an optimizer and takes over its loss_scale_factor: as long as this object lives, the inner optimizer refuses
+/// another one.
 ///
 /// A step whose gradients are not all finite is skipped and halves the scale; after `dynamic_growth_steps` good steps
 /// the scale doubles. The scale stays within the finite normal powers of two of float32. The check includes that of
@@ -44,11 +46,19 @@ public:
         return apply(std::span(gradients.begin(), gradients.size()));
     }
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
 
     /// The wrapped Optimizer; std::invalid_argument where it is a MultiOptimizer.
     Optimizer& inner() const;
 
+    /// What `scale_loss` multiplies by. One that is set, rounded to float32, leaves the step counter as it is.
     double dynamic_scale() const;
+    void set_dynamic_scale(double dynamic_scale);
+
+    /// A smaller number than the step counter makes the scale double in the next good step.
+    std::int64_t dynamic_growth_steps() const;
+    void set_dynamic_growth_steps(std::int64_t dynamic_growth_steps);
+
     std::int64_t step_counter() const;
     std::int64_t consecutive_skipped_steps() const;
     double scale_loss(double loss) const { return loss * dynamic_scale(); }
@@ -77,7 +87,7 @@ private:
     using Inner = std::variant<std::shared_ptr<Optimizer>, std::shared_ptr<MultiOptimizer>>;
 
     LossScaleOptimizer(LossScaleOptions options, Inner inner);
-    bool step(std::span<const Tensor> gradients, const std::span<const Tensor>* variables);
+    bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice);
     std::vector<NamedTensor> listed(bool complete) const;
     void load(std::span<const Tensor> values, bool complete);
     template <class Function>
@@ -85,7 +95,6 @@ private:
 
     Inner inner_;
     std::shared_ptr<Counters> counters_;
-    std::int64_t dynamic_growth_steps_;
 };
 
 }  // namespace fusedopt

@@ -49,8 +49,15 @@ public:
         return apply(std::span(gradients.begin(), gradients.size()));
     }
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
 
     std::span<const std::shared_ptr<Optimizer>> optimizers() const;
+
+    /// Replaces the constructor's options from the next step on, checked as there before any changes. Each optimizer's
+    /// own hyperparameters are set on it; it refuses another loss_scale_factor than that given here, and to clip under
+    /// a global_clipnorm. Inside a LossScaleOptimizer another loss_scale_factor is refused here, too.
+    void set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
+                     bool skip_nonfinite);
 
     /// Steps taken so far.
     std::int64_t iterations() const;

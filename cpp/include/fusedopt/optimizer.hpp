@@ -3,15 +3,19 @@
 
 #include <fusedopt/language.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include <fusedopt/fields.hpp>
 #include <fusedopt/rules.hpp>
 #include <fusedopt/tensor.hpp>
 
@@ -31,12 +35,33 @@ struct Options {
     std::optional<std::int64_t> gradient_accumulation_steps = {};
     bool skip_nonfinite =
         false;  // not Keras's: a step with a NaN or infinity in a gradient changes nothing but a count
+
+    static constexpr const char* name = "Options";
+    static constexpr auto fields() {
+        return std::tuple(
+            Field("learning_rate", &Options::learning_rate, domains::not_negative),
+            Field("weight_decay", &Options::weight_decay, domains::not_negative),
+            Field("clipnorm", &Options::clipnorm, domains::positive),
+            Field("clipvalue", &Options::clipvalue, domains::positive),
+            Field("global_clipnorm", &Options::global_clipnorm, domains::positive), Field("use_ema", &Options::use_ema),
+            Field("ema_momentum", &Options::ema_momentum, domains::from_0_to_1),
+            Field("ema_overwrite_frequency", &Options::ema_overwrite_frequency, domains::integer_from_1),
+            Field("loss_scale_factor", &Options::loss_scale_factor, domains::positive),
+            Field("gradient_accumulation_steps", &Options::gradient_accumulation_steps, domains::integer_from_2),
+            Field("skip_nonfinite", &Options::skip_nonfinite));
+    }
 };
 
 /// A piece of optimizer state by name, for example "momentum/dense/kernel".
 struct NamedTensor {
     std::string name;
     Tensor tensor;
+};
+
+/// A change that a built optimizer cannot make: it needs other state than was built.
+class BuiltError : public std::invalid_argument {
+public:
+    using std::invalid_argument::invalid_argument;
 };
 
 /// Updates variables in place. Every refusal is a std::invalid_argument thrown before anything is written.
@@ -69,6 +94,9 @@ public:
     /// One step for these variables only, recognised by their memory.
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
 
+    /// The same, for variables given by their places in build, in any order. Nothing has to be looked up.
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
+
     /// Updates done so far: calls() divided by gradient_accumulation_steps, where that is set.
     std::int64_t iterations() const;
 
@@ -76,11 +104,30 @@ public:
     std::int64_t calls() const;
 
     /// Steps that skip_nonfinite has skipped so far. Steps that a LossScaleOptimizer around skips are not among them.
+    /// `state` lists the count while skip_nonfinite is on.
     std::int64_t skipped_steps() const;
 
     /// The learning rate of the next step. A function is called.
     double learning_rate() const;
     void set_learning_rate(Hyperparameter learning_rate);
+
+    /// The hyperparameters of now, and the common options. The learning rate is that of `set_learning_rate`, too.
+    Rule rule() const;
+    Options options() const;
+
+    /// Replaces all hyperparameters of the rule, or all common options, from the next step on. Their new values mean
+    /// what they mean in Keras, whose attributes are read in every step. State goes on: counters, slots, averages,
+    /// Nadam's product. A slot that is not needed any more (that of a momentum which is now 0) stays as it is, listed,
+    /// and is used again if it is needed again. Without a learning rate in the options the present one stays.
+    ///
+    /// Everything is checked before anything changes. Besides values out of range, another rule is refused. Inside a
+    /// LossScaleOptimizer or a MultiOptimizer so is another loss_scale_factor, and clipping under a global_clipnorm of
+    /// that. A built optimizer throws BuiltError if the change needs other state: a slot that it lacks (amsgrad,
+    /// centered, a momentum, each switched on), initial_accumulator_value, use_ema, gradient_accumulation_steps,
+    /// an `excludes` that gives a variable to the other part of Muon. Neither may be called by a function that a step
+    /// calls.
+    void set_rule(Rule rule);
+    void set_options(Options options);
 
     double loss_scale_factor() const;
     double scale_loss(double loss) const { return loss * loss_scale_factor(); }
@@ -122,6 +169,7 @@ private:
     friend class LossScaleOptimizer;
     friend class MultiOptimizer;
     friend struct Share;
+    struct Choice;
     struct State;
     std::unique_ptr<State> state_;
 };

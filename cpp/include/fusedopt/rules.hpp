@@ -1,4 +1,5 @@
-// The update rules and their hyperparameters, with Keras 3's names and defaults.
+// The update rules and their hyperparameters, with Keras 3's names and defaults. A rule has a name and a table of its
+// hyperparameters, `fields()`.
 #pragma once
 
 #include <fusedopt/language.hpp>
@@ -8,10 +9,12 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include <fusedopt/fields.hpp>
 #include <fusedopt/tensor.hpp>
 
 namespace fusedopt {
@@ -43,6 +46,11 @@ private:
 struct SGD {
     double momentum = 0.0;
     bool nesterov = false;
+
+    static constexpr const char* name = "SGD";
+    static constexpr auto fields() {
+        return std::tuple(Field("momentum", &SGD::momentum, domains::from_0_to_1), Field("nesterov", &SGD::nesterov));
+    }
 };
 
 /// RMSprop, with plain momentum and the centered form.
@@ -51,6 +59,13 @@ struct RMSprop {
     double momentum = 0.0;
     double epsilon = 1e-7;
     bool centered = false;
+
+    static constexpr const char* name = "RMSprop";
+    static constexpr auto fields() {
+        return std::tuple(Field("rho", &RMSprop::rho, domains::from_0_below_1),
+                          Field("momentum", &RMSprop::momentum, domains::from_0_to_1),
+                          Field("epsilon", &RMSprop::epsilon, domains::normal), Field("centered", &RMSprop::centered));
+    }
 };
 
 /// Adam, with AMSGrad.
@@ -59,6 +74,13 @@ struct Adam {
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-7;
     bool amsgrad = false;
+
+    static constexpr const char* name = "Adam";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &Adam::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &Adam::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &Adam::epsilon, domains::normal), Field("amsgrad", &Adam::amsgrad));
+    }
 };
 
 /// Adam with decoupled weight decay.
@@ -68,18 +90,39 @@ struct AdamW {
     double epsilon = 1e-7;
     bool amsgrad = false;
     double weight_decay = 0.004;
+
+    static constexpr const char* name = "AdamW";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &AdamW::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &AdamW::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &AdamW::epsilon, domains::normal), Field("amsgrad", &AdamW::amsgrad),
+                          Field("weight_decay", &AdamW::weight_decay, domains::not_negative));
+    }
 };
 
 /// Adagrad.
 struct Adagrad {
     double initial_accumulator_value = 0.1;
     double epsilon = 1e-7;
+
+    static constexpr const char* name = "Adagrad";
+    static constexpr auto fields() {
+        return std::tuple(
+            Field("initial_accumulator_value", &Adagrad::initial_accumulator_value, domains::not_negative),
+            Field("epsilon", &Adagrad::epsilon, domains::normal));
+    }
 };
 
 /// Adadelta.
 struct Adadelta {
     double rho = 0.95;
     double epsilon = 1e-7;
+
+    static constexpr const char* name = "Adadelta";
+    static constexpr auto fields() {
+        return std::tuple(Field("rho", &Adadelta::rho, domains::from_0_below_1),
+                          Field("epsilon", &Adadelta::epsilon, domains::normal));
+    }
 };
 
 /// Adamax, Adam with the infinity norm.
@@ -87,6 +130,13 @@ struct Adamax {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-7;
+
+    static constexpr const char* name = "Adamax";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &Adamax::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &Adamax::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &Adamax::epsilon, domains::normal));
+    }
 };
 
 /// Nadam, Adam with Nesterov's momentum.
@@ -94,12 +144,25 @@ struct Nadam {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-7;
+
+    static constexpr const char* name = "Nadam";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &Nadam::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &Nadam::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &Nadam::epsilon, domains::normal));
+    }
 };
 
 /// Lion, the sign of a momentum.
 struct Lion {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.99;
+
+    static constexpr const char* name = "Lion";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &Lion::beta_1, domains::above_0_to_1),
+                          Field("beta_2", &Lion::beta_2, domains::from_0_below_1));
+    }
 };
 
 /// Ftrl-proximal. A learning_rate_power of -0.5 runs at full speed; others call pow for each element. A learning rate
@@ -111,6 +174,17 @@ struct Ftrl {
     double l2_regularization_strength = 0.0;
     double l2_shrinkage_regularization_strength = 0.0;
     double beta = 0.0;
+
+    static constexpr const char* name = "Ftrl";
+    static constexpr auto fields() {
+        return std::tuple(Field("learning_rate_power", &Ftrl::learning_rate_power, domains::not_positive),
+                          Field("initial_accumulator_value", &Ftrl::initial_accumulator_value, domains::not_negative),
+                          Field("l1_regularization_strength", &Ftrl::l1_regularization_strength, domains::not_negative),
+                          Field("l2_regularization_strength", &Ftrl::l2_regularization_strength, domains::not_negative),
+                          Field("l2_shrinkage_regularization_strength", &Ftrl::l2_shrinkage_regularization_strength,
+                                domains::not_negative),
+                          Field("beta", &Ftrl::beta, domains::not_negative));
+    }
 };
 
 /// LAMB, Adam with a trust ratio for each variable.
@@ -118,6 +192,13 @@ struct Lamb {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-7;
+
+    static constexpr const char* name = "Lamb";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &Lamb::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &Lamb::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &Lamb::epsilon, domains::normal));
+    }
 };
 
 /// AdamW without a schedule: the variables are where gradients are taken.
@@ -126,6 +207,14 @@ struct ScheduleFreeAdamW {
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-8;
     std::int64_t warmup_steps = 0;
+
+    static constexpr const char* name = "ScheduleFreeAdamW";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &ScheduleFreeAdamW::beta_1, domains::above_0_below_1),
+                          Field("beta_2", &ScheduleFreeAdamW::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &ScheduleFreeAdamW::epsilon, domains::normal),
+                          Field("warmup_steps", &ScheduleFreeAdamW::warmup_steps, domains::integer_from_0));
+    }
 };
 
 /// Adafactor: of variables with two dimensions or more only the rows' and columns' mean squares are kept.
@@ -134,14 +223,22 @@ struct Adafactor {
     double epsilon_1 = 1e-30;
     double epsilon_2 = 1e-3;
     double clip_threshold = 1.0;
+
+    static constexpr const char* name = "Adafactor";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_2_decay", &Adafactor::beta_2_decay, domains::not_positive),
+                          Field("epsilon_1", &Adafactor::epsilon_1, domains::not_negative),
+                          Field("epsilon_2", &Adafactor::epsilon_2, domains::not_negative),
+                          Field("clip_threshold", &Adafactor::clip_threshold, domains::positive));
+    }
 };
 
 /// Muon: momentum made orthogonal for matrices, Adam for everything else.
 struct Muon {
-    /// product = a b, for two-dimensional views of float32 or float64. `a` and `b` may be transposed; `product` is
-    /// C-contiguous and overlaps neither. Of a symmetric product of 512 rows or more only the part up to the diagonal
-    /// is asked for, in panels of rows. What it throws leaves everything as it was. A product that it has not written
-    /// makes the step throw std::invalid_argument.
+    /// product = a b, for two-dimensional views of one dtype, `product_dtype` or float64. `a` and `b` may be
+    /// transposed; `product` is C-contiguous and overlaps neither. Of a symmetric product of 512 rows or more only the
+    /// part up to the diagonal is asked for, in panels of rows. What it throws leaves everything as it was. A product
+    /// that it has not written makes the step throw std::invalid_argument.
     using MatrixProduct = std::function<void(const Tensor& a, const Tensor& b, const Tensor& product)>;
 
     /// True for a variable, by its name, that Adam is to update although it is a matrix.
@@ -151,7 +248,8 @@ struct Muon {
     /// "embedding" in any case.
     static Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
 
-    MatrixProduct matrix_product;  // needed: of a BLAS, for example
+    MatrixProduct matrix_product;          // needed: of a BLAS, for example
+    DType product_dtype = DType::float32;  // or bfloat16; float64 variables have products of float64
     double adam_beta_1 = 0.9;
     double adam_beta_2 = 0.999;
     double adam_weight_decay = 0.004;
@@ -166,6 +264,23 @@ struct Muon {
     std::int64_t ns_steps = 5;
     bool nesterov = true;
     std::optional<double> rms_rate = 0.2;
+
+    static constexpr const char* name = "Muon";
+    static constexpr auto fields() {
+        return std::tuple(Field("matrix_product", &Muon::matrix_product), Field("product_dtype", &Muon::product_dtype),
+                          Field("adam_beta_1", &Muon::adam_beta_1, domains::from_0_below_1),
+                          Field("adam_beta_2", &Muon::adam_beta_2, domains::from_0_below_1),
+                          Field("adam_weight_decay", &Muon::adam_weight_decay, domains::not_negative),
+                          Field("epsilon", &Muon::epsilon, domains::normal),
+                          Field("weight_decay", &Muon::weight_decay, domains::not_negative),
+                          Field("excludes", &Muon::excludes), Field("muon_a", &Muon::muon_a, domains::finite),
+                          Field("muon_b", &Muon::muon_b, domains::finite),
+                          Field("muon_c", &Muon::muon_c, domains::finite),
+                          Field("adam_lr_ratio", &Muon::adam_lr_ratio, domains::not_negative),
+                          Field("momentum", &Muon::momentum, domains::from_0_to_1),
+                          Field("ns_steps", &Muon::ns_steps, domains::integer_from_1),
+                          Field("nesterov", &Muon::nesterov), Field("rms_rate", &Muon::rms_rate, domains::positive));
+    }
 };
 
 using Rule = std::variant<SGD, RMSprop, Adam, AdamW, Adagrad, Adadelta, Adamax, Nadam, Lion, Ftrl, Lamb,

@@ -119,15 +119,18 @@ struct AdafactorKernels {
     void (*expand)(double row_mean, double mean, const void* column_means, std::int64_t columns, void* out);
 };
 
+/// Matrices that are multiplied, X, P and S, may be narrower than the compute type.
 struct MuonKernels {
     /// The direction that is to be made orthogonal, into slot 1, and each tile's sum of squares.
     void (*direct)(const Step&, const Job&, std::int64_t begin, std::int64_t end, double* sums);
-    /// out <- a x, or its transpose.
+    /// X <- a x, or its transpose.
     void (*scale)(double a, const void* x, std::int64_t rows, std::int64_t columns, bool transposes, void* out);
     /// Rows [begin, end) of S <- a I + b S + c P, and the same above the diagonal. P has `end` columns. S is not read
     /// with b = 0.
     void (*fold)(const double (&polynomial)[3], const void* p, std::int64_t begin, std::int64_t end, std::int64_t side,
                  void* s);
+    /// out <- X, in the compute type.
+    void (*widen)(const void* x, std::int64_t n, void* out);
 };
 
 inline constexpr int most_updated = 5;
@@ -148,7 +151,7 @@ struct Kernels {
     AdvanceFunction advance[static_cast<int>(RuleId::count)][2];  // before update; null without a trust ratio
     SweepFunction hold[2];                                        // every other work
     AdafactorKernels adafactor[2];
-    MuonKernels muon[2];
+    MuonKernels muon[3];  // [products of float32, float64, bfloat16]
     /// Each tile's sum of squares. False where an element of a gradient is not finite.
     bool (*measure)(double unscale, const Stretch&, double* sums);
     void (*plain_loop)(const Moved&, std::int64_t begin, std::int64_t end);

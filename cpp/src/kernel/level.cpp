@@ -33,7 +33,7 @@ const Kernels kernels = {
     },
     {hold<float>, hold<double>},
     {adafactor_kernels<float>, adafactor_kernels<double>},
-    {muon_kernels<float>, muon_kernels<double>},
+    {muon_kernels<float, float>, muon_kernels<double, double>, muon_kernels<float, Bfloat16>},
     measure,
     plain_loop,
 };

@@ -1,11 +1,8 @@
-#include "check.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const Adadelta& rule) {
-    require_below_one("rho", rule.rho);
-    require_epsilon(rule.epsilon);
+RuleSpec specify(const Adadelta&) {
     return {kernel::RuleId::Adadelta, 0.001, {}, {{"accumulated_grad", 0}, {"accumulated_delta_var", 0}}};
 }
 

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "check.hpp"
 #include "float_environment.hpp"
 #include "levels.hpp"
 #include "memory.hpp"
@@ -275,7 +274,7 @@ private:
         }
     }
 
-    Adafactor rule_;
+    const Adafactor& rule_;  // the optimizer's, which may change between two steps
     std::vector<Part> parts_;
     std::vector<kernel::Block> blocks_;
     std::vector<std::size_t> block_variables_;
@@ -289,13 +288,7 @@ private:
 
 }  // namespace
 
-std::vector<RuleSpec> specify_branches(const Adafactor& rule) {
-    if (!(rule.beta_2_decay <= 0.0 && std::isfinite(rule.beta_2_decay))) {
-        refuse("beta_2_decay", "a finite number <= 0", rule.beta_2_decay);
-    }
-    require_not_negative("epsilon_1", rule.epsilon_1);
-    require_not_negative("epsilon_2", rule.epsilon_2);
-    require_positive("clip_threshold", rule.clip_threshold);
+std::vector<RuleSpec> specify_branches(const Adafactor&) {
     RuleSpec of_matrices{{}, 0.001, {}, {{"r", 0}, {"c", 0}, {"velocity", 0}}};
     RuleSpec of_vectors = of_matrices;
     of_matrices.slots[0].form = Form::rows;

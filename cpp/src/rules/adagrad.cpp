@@ -1,11 +1,8 @@
-#include "check.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
 
 RuleSpec specify(const Adagrad& rule) {
-    require_not_negative("initial_accumulator_value", rule.initial_accumulator_value);
-    require_epsilon(rule.epsilon);
     RuleSpec spec{kernel::RuleId::Adagrad, 0.001, {}, {{"accumulator", 0}}};
     spec.slots[0].initial = rule.initial_accumulator_value;
     return spec;

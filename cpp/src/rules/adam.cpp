@@ -1,6 +1,5 @@
 #include <cmath>
 
-#include "check.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
@@ -8,8 +7,6 @@ namespace {
 
 template <class AdamLike>
 RuleSpec specify_adam(const AdamLike& rule, std::optional<double> weight_decay) {
-    require_betas(rule);
-    require_epsilon(rule.epsilon);
     RuleSpec spec{kernel::RuleId::Adam, 0.001, weight_decay, {{"momentum", 0}, {"velocity", 0}}};
     if (rule.amsgrad) {
         spec.kernel = kernel::RuleId::AdamAmsgrad;
@@ -36,7 +33,6 @@ RuleSpec specify(const Adam& rule) {
 }
 
 RuleSpec specify(const AdamW& rule) {
-    require_not_negative("weight_decay", rule.weight_decay);
     return specify_adam(rule, rule.weight_decay);
 }
 

@@ -1,13 +1,10 @@
 #include <cmath>
 
-#include "check.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
 
-RuleSpec specify(const Adamax& rule) {
-    require_betas(rule);
-    require_epsilon(rule.epsilon);
+RuleSpec specify(const Adamax&) {
     return {kernel::RuleId::Adamax, 0.001, {}, {{"momentum", 0}, {"norm", 0}}};
 }
 

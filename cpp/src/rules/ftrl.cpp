@@ -1,17 +1,8 @@
-#include "check.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
 
 RuleSpec specify(const Ftrl& rule) {
-    require_not_negative("initial_accumulator_value", rule.initial_accumulator_value);
-    require_not_negative("l1_regularization_strength", rule.l1_regularization_strength);
-    require_not_negative("l2_regularization_strength", rule.l2_regularization_strength);
-    require_not_negative("l2_shrinkage_regularization_strength", rule.l2_shrinkage_regularization_strength);
-    require_not_negative("beta", rule.beta);
-    if (!(rule.learning_rate_power <= 0.0 && std::isfinite(rule.learning_rate_power))) {
-        refuse("learning_rate_power", "a finite number <= 0", rule.learning_rate_power);
-    }
     RuleSpec spec{kernel::RuleId::Ftrl, 0.001, {}, {{"accumulator", 0}, {"linear", 0}}};
     if (rule.learning_rate_power != -0.5) spec.kernel = kernel::RuleId::FtrlPower;
     spec.slots[0].initial = rule.initial_accumulator_value;

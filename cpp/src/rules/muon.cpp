@@ -12,7 +12,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "check.hpp"
 #include "float_environment.hpp"
 #include "levels.hpp"
 #include "memory.hpp"
@@ -37,14 +36,29 @@ Adam adam_of(const Muon& rule) {
     return {.beta_1 = rule.adam_beta_1, .beta_2 = rule.adam_beta_2, .epsilon = rule.epsilon};
 }
 
-template <class T>
-constexpr bool is_double = std::is_same_v<T, double>;
+using Bfloat16 = std::uint16_t;
 
-// A NaN that no arithmetic makes. It stands in a product until that is written.
+// What matrices that are multiplied are of. Until a product is written, a NaN that no arithmetic makes stands in it.
 template <class T>
-constexpr std::conditional_t<is_double<T>, std::uint64_t, std::uint32_t> unwritten = 0x7fc67573;
+struct Stored;
 template <>
-constexpr std::uint64_t unwritten<double> = 0x7ff8667573656466;
+struct Stored<float> {
+    static constexpr DType dtype = DType::float32;
+    static constexpr int kernels = 0;
+    static constexpr std::uint32_t unwritten = 0x7fc67573;
+};
+template <>
+struct Stored<double> {
+    static constexpr DType dtype = DType::float64;
+    static constexpr int kernels = 1;
+    static constexpr std::uint64_t unwritten = 0x7ff8667573656466;
+};
+template <>
+struct Stored<Bfloat16> {
+    static constexpr DType dtype = DType::bfloat16;
+    static constexpr int kernels = 2;
+    static constexpr std::uint16_t unwritten = 0x7fe5;
+};
 
 class MuonProcedure final : public Procedure {
 public:
@@ -57,21 +71,20 @@ public:
             const auto shape = variables[i].tensor.shape();
             const Matrix matrix{i, shape[0], shape[1]};
             matrices_.push_back(matrix);
-            const std::size_t item = jobs[i].computes_in_double ? 8 : 4;
+            const std::size_t item = item_size(jobs[i].computes_in_double ? DType::float64 : rule.product_dtype);
             const auto side = static_cast<std::size_t>(matrix.side());
             square_bytes = std::max(square_bytes, side * side * item);
             matrix_bytes = std::max(matrix_bytes, static_cast<std::size_t>(jobs[i].size) * item);
             largest = std::max(largest, jobs[i].size);
         }
         sums_.resize(static_cast<std::size_t>(tiles_of(largest)));
-        const bool is_even = rule.ns_steps % 2 == 0;
         const std::size_t symmetric = scratch_.reserve(square_bytes), panels = scratch_.reserve(square_bytes),
-                          spare = scratch_.reserve(matrix_bytes), first = scratch_.reserve(is_even ? matrix_bytes : 0);
+                          spare = scratch_.reserve(matrix_bytes), first = scratch_.reserve(matrix_bytes);
         scratch_.allocate();
         symmetric_ = scratch_.at(symmetric);
         panels_ = scratch_.at(panels);
         spare_ = scratch_.at(spare);
-        first_ = scratch_.at(is_even ? first : spare);
+        first_ = scratch_.at(first);
     }
 
     void evaluate(std::span<const kernel::Job> jobs, std::span<const kernel::Step> steps) override {
@@ -79,8 +92,13 @@ public:
         for (const Matrix& matrix : matrices_) {
             const kernel::Job& job = jobs[matrix.variable];
             if (job.work != kernel::Work::update) continue;
-            job.computes_in_double ? orthogonalize<double>(matrix, job, steps[orthogonal])
-                                   : orthogonalize<float>(matrix, job, steps[orthogonal]);
+            if (job.computes_in_double) {
+                orthogonalize<double>(matrix, job, steps[orthogonal]);
+            } else if (rule_.product_dtype == DType::bfloat16) {
+                orthogonalize<Bfloat16>(matrix, job, steps[orthogonal]);
+            } else {
+                orthogonalize<float>(matrix, job, steps[orthogonal]);
+            }
             has_multiplied_ = true;
         }
     }
@@ -99,29 +117,35 @@ private:
         bool is_tall() const { return rows > columns; }
     };
 
+    /// Where the first X lies: not where the second one goes.
+    void* first() const {
+        const bool needs_memory = rule_.ns_steps % 2 == 0 || rule_.product_dtype == DType::bfloat16;
+        return needs_memory ? first_ : spare_;
+    }
+
     static std::int64_t tiles_of(std::int64_t elements) { return (elements + kernel::tile - 1) / kernel::tile; }
 
     template <class T>
     static Tensor view(const void* data, std::int64_t rows, std::int64_t columns) {
-        return Tensor(const_cast<void*>(data), is_double<T> ? DType::float64 : DType::float32,
-                      std::array{rows, columns});
+        return Tensor(const_cast<void*>(data), Stored<T>::dtype, std::array{rows, columns});
     }
 
     template <class T>
     static Tensor transposed(const void* data, std::int64_t rows, std::int64_t columns) {
         constexpr auto item = static_cast<std::int64_t>(sizeof(T));
-        return Tensor(const_cast<void*>(data), is_double<T> ? DType::float64 : DType::float32,
-                      std::array{columns, rows}, std::array{item, columns * item});
+        return Tensor(const_cast<void*>(data), Stored<T>::dtype, std::array{columns, rows},
+                      std::array{item, columns * item});
     }
 
     template <class T>
     void multiply(const Tensor& a, const Tensor& b, const Tensor& product) const {
         T* const first = static_cast<T*>(product.data());
         T* const last = first + product.size() - 1;
-        *first = *last = std::bit_cast<T>(unwritten<T>);
+        constexpr auto unwritten = Stored<T>::unwritten;
+        *first = *last = std::bit_cast<T>(unwritten);
         rule_.matrix_product(a, b, product);
         const auto is_unwritten = [](T element) {
-            return std::bit_cast<std::remove_const_t<decltype(unwritten<T>)>>(element) == unwritten<T>;
+            return std::bit_cast<std::remove_const_t<decltype(unwritten)>>(element) == unwritten;
         };
         if (is_unwritten(*first) || is_unwritten(*last)) {
             throw std::invalid_argument(
@@ -155,7 +179,7 @@ private:
 
     template <class T>
     static const kernel::MuonKernels& kernels() {
-        return current_kernels().muon[is_double<T>];
+        return current_kernels().muon[Stored<T>::kernels];
     }
 
     /// d, X = d / (|d| + epsilon) with no more rows than columns, and the last polynomial.
@@ -168,20 +192,27 @@ private:
         for (std::int64_t k = 0; k < tiles_of(job.size); ++k) sum += sums_[static_cast<std::size_t>(k)];
         const auto length = static_cast<double>(matrix.length());
         const double size = rule_.rms_rate ? std::sqrt(length) * *rule_.rms_rate : 1.0;
-        for (int k = 0; k < 3; ++k) last_[k] = size * polynomial_[k];
+        const double polynomial[3] = {rule_.muon_a, rule_.muon_b, rule_.muon_c};
+        for (int k = 0; k < 3; ++k) {
+            polynomial_[k] = polynomial[k];
+            last_[k] = size * polynomial[k];
+        }
         kernels<T>().scale(1.0 / (std::sqrt(sum) + norm_epsilon), job.slots[1], matrix.rows, matrix.columns,
-                           matrix.is_tall(), first_);
+                           matrix.is_tall(), first());
     }
 
     /// Newton-Schulz:  S = X X^T,  X <- (a I + b S + c S^2) X, from one memory to another. The last one lands in
-    /// slot 1.
+    /// slot 1, through a spare memory if it must be widened for that.
     template <class T>
     void orthogonalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
+        constexpr bool is_narrow = std::is_same_v<T, Bfloat16>;
         const std::int64_t side = matrix.side(), length = matrix.length();
         normalize<T>(matrix, job, step);
-        const void* x = first_;
+        void* const last = is_narrow ? spare_ : job.slots[1];
+        void* const other = is_narrow ? job.slots[1] : spare_;
+        const void* x = first();
         for (std::int64_t left = rule_.ns_steps; left > 0; --left) {
-            void* const next = left % 2 == 1 ? job.slots[1] : spare_;
+            void* const next = left % 2 == 1 ? last : other;
             fold_square<T>({0.0, 0.0, 1.0}, x, side, length);
             fold_square<T>(left == 1 ? last_ : polynomial_, symmetric_, side, side);
             const Tensor polynomial = view<T>(symmetric_, side, side);
@@ -192,19 +223,20 @@ private:
             }
             x = next;
         }
+        if constexpr (is_narrow) kernels<T>().widen(x, job.size, job.slots[1]);
     }
 
-    Muon rule_;
+    const Muon& rule_;  // the optimizer's, which may change between two steps
     std::vector<Matrix> matrices_;
     std::vector<double> sums_;
-    const double polynomial_[3] = {rule_.muon_a, rule_.muon_b, rule_.muon_c};
+    double polynomial_[3] = {};
     double last_[3] = {};  // of the last product, which also gives X its size
     bool has_multiplied_ = false;
     Arena scratch_;  // as large as the largest matrix needs
     void* symmetric_ = nullptr;
     void* panels_ = nullptr;
     void* spare_ = nullptr;  // X lies here and in slot 1 by turns
-    void* first_ = nullptr;  // the first X, which must not lie where the second one goes
+    void* first_ = nullptr;  // the first X if ns_steps is even; memory that is not used takes none
 };
 
 }  // namespace
@@ -229,19 +261,11 @@ Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, 
 }
 
 std::vector<RuleSpec> specify_branches(const Muon& rule) {
-    if (!rule.matrix_product) throw std::invalid_argument("matrix_product: expected a function, found none");
-    if (!rule.excludes) throw std::invalid_argument("excludes: expected a function, found none");
-    require_below_one("adam_beta_1", rule.adam_beta_1);
-    require_below_one("adam_beta_2", rule.adam_beta_2);
-    require_not_negative("weight_decay", rule.weight_decay);
-    require_not_negative("adam_weight_decay", rule.adam_weight_decay);
-    require_not_negative("adam_lr_ratio", rule.adam_lr_ratio);
-    require_at_most_one("momentum", rule.momentum);
-    require_finite("muon_a", rule.muon_a);
-    require_finite("muon_b", rule.muon_b);
-    require_finite("muon_c", rule.muon_c);
-    require_count("ns_steps", rule.ns_steps, 1);
-    if (rule.rms_rate) require_positive("rms_rate", *rule.rms_rate);
+    if (rule.product_dtype != DType::float32 && rule.product_dtype != DType::bfloat16) {
+        throw std::invalid_argument("product_dtype: expected float32 or bfloat16, found " +
+                                    std::string(to_string(rule.product_dtype)) +
+                                    "; float64 variables have products of float64 with either");
+    }
     RuleSpec of_matrices{kernel::RuleId::Muon, 0.001, rule.weight_decay, {{"momentum", 0}, {"direction", 0}}};
     of_matrices.slots[1].form = Form::hidden;
     RuleSpec of_others = specify(adam_of(rule));

@@ -1,6 +1,5 @@
 #include <cmath>
 
-#include "check.hpp"
 #include "float_environment.hpp"
 #include "rule.hpp"
 
@@ -14,9 +13,7 @@ double momentum_at(double beta_1, std::int64_t t) {
 
 }  // namespace
 
-RuleSpec specify(const Nadam& rule) {
-    require_betas(rule);
-    require_epsilon(rule.epsilon);
+RuleSpec specify(const Nadam&) {
     RuleSpec spec{kernel::RuleId::Nadam, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
     spec.has_product = true;
     return spec;

@@ -1,12 +1,8 @@
-#include "check.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
 
 RuleSpec specify(const RMSprop& rule) {
-    require_below_one("rho", rule.rho);
-    require_at_most_one("momentum", rule.momentum);
-    require_epsilon(rule.epsilon);
     const bool has_momentum = rule.momentum > 0.0;
     RuleSpec spec{kernel::RuleId::Rmsprop, 0.001, {}, {{"velocity", 0}}};
     if (has_momentum) spec.slots.push_back({"momentum", 1});

@@ -1,10 +1,8 @@
-#include "check.hpp"
 #include "rule.hpp"
 
 namespace fusedopt {
 
 RuleSpec specify(const SGD& rule) {
-    require_at_most_one("momentum", rule.momentum);
     if (rule.momentum == 0.0) return {kernel::RuleId::Sgd, 0.01, {}, {}};
     return {rule.nesterov ? kernel::RuleId::SgdNesterov : kernel::RuleId::SgdMomentum, 0.01, {}, {{"momentum", 0}}};
 }

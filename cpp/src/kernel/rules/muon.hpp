@@ -1,6 +1,7 @@
 // Muon (Jordan et al. 2024).  d = m' = mu m + g, or Nesterov's g + mu m';  O = Newton-Schulz(d / (|d| + 1e-7))
 // m <- m';  w <- w - lr O.  The matrix products between are the caller's; slot 1 holds d, then O.
 // A symmetric product is computed up to its diagonal, and the part above is written with it.
+// The matrices that are multiplied are of Stored, which may be narrower than the compute type T.
 #pragma once
 
 #include "kernel/measure.hpp"
@@ -46,25 +47,48 @@ void muon_direct(const Step& step, const Job& job, std::int64_t begin, std::int6
     }
 }
 
+FUSEDOPT_INLINE float load(float x) {
+    return x;
+}
+FUSEDOPT_INLINE double load(double x) {
+    return x;
+}
+FUSEDOPT_INLINE float load(Bfloat16 x) {
+    return widen_bfloat16(x.bits);
+}
+
+FUSEDOPT_INLINE void store(float x, float& out) {
+    out = x;
+}
+FUSEDOPT_INLINE void store(double x, double& out) {
+    out = x;
+}
+FUSEDOPT_INLINE void store(float x, Bfloat16& out) {
+    out.bits = narrow_bfloat16(x);
+}
+
 /// Blocks of a matrix are small enough for the first cache, whichever way they are written.
 inline constexpr std::int64_t block_side = 32;
 
-template <class T>
-FUSEDOPT_INLINE void write_transposed(const T* block, std::int64_t rows, std::int64_t columns, T* out,
+template <class T, class Stored>
+FUSEDOPT_INLINE void write_transposed(const T* block, std::int64_t rows, std::int64_t columns, Stored* out,
                                       std::int64_t stride) {
+    alignas(64) T row[block_side];
     for (std::int64_t j = 0; j < columns; ++j) {
-        for (std::int64_t i = 0; i < rows; ++i) out[j * stride + i] = block[i * block_side + j];
+        for (std::int64_t i = 0; i < rows; ++i) row[i] = block[i * block_side + j];
+#pragma omp simd
+        for (std::int64_t i = 0; i < rows; ++i) store(row[i], out[j * stride + i]);
     }
 }
 
-template <class T>
+template <class T, class Stored>
 void muon_scale(double a, const void* x, std::int64_t rows, std::int64_t columns, bool transposes, void* out) {
     const T factor = static_cast<T>(a);
     const T* from = static_cast<const T*>(x);
-    T* to = static_cast<T*>(out);
+    Stored* to = static_cast<Stored*>(out);
     if (!transposes) {
 #pragma omp simd
-        for (std::int64_t k = 0; k < rows * columns; ++k) to[k] = factor * from[k];
+        for (std::int64_t k = 0; k < rows * columns; ++k) store(factor * from[k], to[k]);
         return;
     }
     alignas(64) T block[block_side * block_side];
@@ -82,12 +106,12 @@ void muon_scale(double a, const void* x, std::int64_t rows, std::int64_t columns
     }
 }
 
-template <class T>
+template <class T, class Stored>
 void muon_fold(const double (&polynomial)[3], const void* p, std::int64_t begin, std::int64_t end, std::int64_t side,
                void* s) {
     const T a = static_cast<T>(polynomial[0]), b = static_cast<T>(polynomial[1]), c = static_cast<T>(polynomial[2]);
     const bool takes_s = polynomial[1] != 0.0;
-    T* symmetric = static_cast<T*>(s);
+    Stored* symmetric = static_cast<Stored*>(s);
     alignas(64) T block[block_side * block_side];
     for (std::int64_t i = begin; i < end; i += block_side) {
         const std::int64_t height = end - i < block_side ? end - i : block_side;
@@ -96,22 +120,32 @@ void muon_fold(const double (&polynomial)[3], const void* p, std::int64_t begin,
             const std::int64_t border = j < begin ? begin : end;
             width = border - j < block_side ? border - j : block_side;
             for (std::int64_t k = 0; k < height; ++k) {
-                const T* more = static_cast<const T*>(p) + (i + k - begin) * end + j;
-                T* row = symmetric + (i + k) * side + j;
+                const Stored* more = static_cast<const Stored*>(p) + (i + k - begin) * end + j;
+                Stored* row = symmetric + (i + k) * side + j;
+                T* sums = block + k * block_side;
 #pragma omp simd
                 for (std::int64_t l = 0; l < width; ++l) {
-                    const T sum = (takes_s ? b * row[l] : T(0)) + c * more[l];
-                    row[l] = sum;
-                    block[k * block_side + l] = sum;
+                    sums[l] = (takes_s ? b * load(row[l]) : T(0)) + c * load(more[l]);
                 }
+                if (i == j) sums[k] += a;
+#pragma omp simd
+                for (std::int64_t l = 0; l < width; ++l) store(sums[l], row[l]);
             }
             if (j < begin) write_transposed(block, height, width, symmetric + j * side + i, side);
         }
-        for (std::int64_t k = i; k < i + height; ++k) symmetric[k * side + k] += a;
     }
 }
 
-template <class T>
-inline constexpr MuonKernels muon_kernels = {muon_direct<T>, muon_scale<T>, muon_fold<T>};
+template <class T, class Stored>
+void muon_widen(const void* x, std::int64_t n, void* out) {
+    const Stored* from = static_cast<const Stored*>(x);
+    T* to = static_cast<T*>(out);
+#pragma omp simd
+    for (std::int64_t k = 0; k < n; ++k) to[k] = load(from[k]);
+}
+
+template <class T, class Stored>
+inline constexpr MuonKernels muon_kernels = {muon_direct<T>, muon_scale<T, Stored>, muon_fold<T, Stored>,
+                                             muon_widen<T, Stored>};
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -1,0 +1,179 @@
+// Hyperparameters, first ones and changed ones: what is refused, and how slots that were built serve a rule's new form.
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+
+#include "check.hpp"
+#include "state.hpp"
+
+namespace fusedopt {
+namespace {
+
+const char* name_of(const Rule& rule) {
+    return std::visit([](const auto& r) { return r.name; }, rule);
+}
+
+void check_options(const Options& options) {
+    require_fields(options);
+    if (options.clipnorm.has_value() + options.clipvalue.has_value() + options.global_clipnorm.has_value() > 1) {
+        throw std::invalid_argument(
+            "clipnorm, clipvalue, global_clipnorm: expected at most one of them, found several");
+    }
+}
+
+void require_one_decay(const Options& options, std::span<const RuleSpec> branches) {
+    if (options.weight_decay && branches[0].weight_decay) {
+        throw std::invalid_argument("weight_decay: expected in the rule or in the options, found in both");
+    }
+}
+
+[[noreturn]] void refuse_built(const char* name) {
+    throw BuiltError(std::string(name) +
+                     ": expected no change after build, found one that needs other state; make a new " + "optimizer");
+}
+
+}  // namespace
+
+void Takeovers::add(const std::shared_ptr<const Takeover>& takeover) {
+    std::erase_if(takeovers_, [](const auto& other) { return other.expired(); });
+    takeovers_.push_back(takeover);
+}
+
+void Takeovers::require_loss_scale_factor(double present, std::optional<double> wanted) const {
+    if (wanted.value_or(1.0) == present) return;
+    for (const auto& weak : takeovers_) {
+        const auto takeover = weak.lock();
+        if (!takeover) continue;
+        refuse("loss_scale_factor",
+               std::string("no change of it inside a ") + takeover->owner + ", whose " + takeover->scale +
+                   " scales the loss",
+               wanted.value_or(1.0));
+    }
+}
+
+void Takeovers::require_no_clip(const Options& options) const {
+    for (const auto& weak : takeovers_) {
+        const auto takeover = weak.lock();
+        if (takeover && takeover->clips_norm) fusedopt::require_no_clip(options, "one of them");
+    }
+}
+
+void require_no_clip(const Options& options, const std::string& where) {
+    const auto check = [&](const char* name, const std::optional<double>& value) {
+        if (!value) return;
+        throw std::invalid_argument("global_clipnorm: expected optimizers that do not clip by themselves, found " +
+                                    std::string(name) + " on " + where + "; leave out one of the two");
+    };
+    check("clipnorm", options.clipnorm);
+    check("clipvalue", options.clipvalue);
+    check("global_clipnorm", options.global_clipnorm);
+}
+
+Optimizer::State::State(Rule rule_, Options options_)
+    : rule(std::move(rule_)),
+      branches(specify_branches(rule)),
+      options(std::move(options_)),
+      loss_scale_factor(options.loss_scale_factor.value_or(1.0)),
+      accumulation_steps(options.gradient_accumulation_steps.value_or(1)),
+      learning_rate(options.learning_rate.value_or(branches[0].learning_rate)) {
+    check_options(options);
+    require_one_decay(options, branches);
+    options.learning_rate.reset();
+    if (learning_rate.is_number()) learning_rate_value = learning_rate.value();
+}
+
+/// The rule's branches, with the slots that were built: first those that it uses now, as its kernel takes them, then
+/// the rest. None if it needs others.
+template <class AnyRule>
+std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const AnyRule& new_rule) const {
+    std::vector<RuleSpec> specs = specify_branches(new_rule);
+    for (std::size_t k = 0; k < specs.size(); ++k) {
+        std::vector<Slot> unused = branches[k].slots;
+        for (const Slot& slot : specs[k].slots) {
+            const auto found = std::ranges::find(unused, slot);
+            if (found == unused.end()) return std::nullopt;
+            unused.erase(found);
+        }
+        specs[k].slots.insert(specs[k].slots.end(), unused.begin(), unused.end());
+    }
+    for (const Variable& variable : variables) {
+        if (fusedopt::branch_of(new_rule, variable.tensor, variable.name) != variable.branch) return std::nullopt;
+    }
+    return specs;
+}
+
+std::vector<RuleSpec> Optimizer::State::respecify(const Rule& new_rule) const {
+    const auto respecify = [&]<class AnyRule>(const AnyRule& wanted) {
+        require_fields(wanted);
+        if (!is_built) return specify_branches(wanted);
+        if (std::optional<std::vector<RuleSpec>> specs = on_built_slots(wanted)) return *std::move(specs);
+        // The first hyperparameter that cannot be changed even alone.
+        const auto refuse_first = [&](const auto&... field) {
+            const auto require_possible = [&](const auto& one) {
+                AnyRule changed = std::get<AnyRule>(rule);
+                changed.*one.member = wanted.*one.member;
+                if (!on_built_slots(changed)) refuse_built(one.name);
+            };
+            (require_possible(field), ...);
+        };
+        std::apply(refuse_first, AnyRule::fields());
+        refuse_built("set_rule");
+    };
+    return std::visit(respecify, new_rule);
+}
+
+void Optimizer::State::set_rule(Rule& new_rule) {
+    require_not_stepping("set_rule");
+    if (new_rule.index() != rule.index()) {
+        throw std::invalid_argument("set_rule: expected hyperparameters of " + std::string(name_of(rule)) +
+                                    ", found those of " + name_of(new_rule) + "; make a new optimizer");
+    }
+    std::vector<RuleSpec> new_branches = respecify(new_rule);
+    require_one_decay(options, new_branches);
+    for (kernel::Job& job : jobs) {
+        const std::vector<Slot>& built = branches[job.branch].slots;
+        std::array<void*, kernel::max_slots> arrays;
+        std::ranges::copy(job.slots, arrays.begin());
+        std::size_t k = 0;
+        for (const Slot& slot : new_branches[job.branch].slots) {
+            job.slots[k++] = arrays[static_cast<std::size_t>(std::ranges::find(built, slot) - built.begin())];
+        }
+    }
+    std::swap(branches, new_branches);
+    std::swap(rule, new_rule);  // in place: a procedure refers to it
+}
+
+void Optimizer::State::set_options(Options& new_options) {
+    require_not_stepping("set_options");
+    check_options(new_options);
+    require_one_decay(new_options, branches);
+    takeovers.require_loss_scale_factor(loss_scale_factor, new_options.loss_scale_factor);
+    takeovers.require_no_clip(new_options);
+    if (is_built && new_options.use_ema != options.use_ema) refuse_built("use_ema");
+    if (is_built && new_options.gradient_accumulation_steps != options.gradient_accumulation_steps) {
+        refuse_built("gradient_accumulation_steps");
+    }
+    if (new_options.learning_rate) set_learning_rate(*new_options.learning_rate);
+    std::swap(options, new_options);
+    set_loss_scale_factor(options.loss_scale_factor);
+    accumulation_steps = options.gradient_accumulation_steps.value_or(1);
+    options.learning_rate.reset();
+    for (kernel::Job& job : jobs) job.clip_factor = 1.0;  // a step only sets it under clipnorm
+}
+
+void Optimizer::State::set_learning_rate(Hyperparameter& rate) {
+    require_not_stepping("set_learning_rate");
+    require_field("learning_rate", rate, domains::not_negative);
+    if (rate.is_number()) learning_rate_value = rate.value();
+    std::swap(learning_rate, rate);
+}
+
+void Optimizer::State::set_loss_scale_factor(std::optional<double> factor) {
+    options.loss_scale_factor = factor;
+    loss_scale_factor = factor.value_or(1.0);
+}
+
+}  // namespace fusedopt
