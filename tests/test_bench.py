@@ -247,7 +247,7 @@ def test_the_limit_runs_on_the_optimizers_memory(
     tensors = tensors_of(ours, gradients)
     assert len(tensors) == len(shapes)
     optimizer = ours.step.func.__self__  # type: ignore[attr-defined]
-    kept = {address(array): name for name, array in optimizer._named_variables()}
+    kept = {address(array): name for name, array in optimizer.named_variables().items()}
     for arrays, variable, gradient in zip(tensors, ours.variables, gradients, strict=True):
         *state, last = arrays
         assert state[0] is variable

@@ -50,7 +50,7 @@ def counters(optimizer: fo.Optimizer) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_set_weights_refuses(kind: str, value: int) -> None:
     optimizer = built(kind)
-    names = [name for name, _ in optimizer._named_variables()]
+    names = list(optimizer.named_variables())
     for position, name in enumerate(names):
         last = name.rsplit("/", 1)[-1]
         if last not in ("iteration", "step_counter") or name == "loss_scale/iteration":

@@ -190,7 +190,7 @@ def test_the_count_is_part_of_the_complete_state(kind: str, tmp_path: Path) -> N
     assert [a.tobytes() for _, a in other._core_state()] == [
         a.tobytes() for _, a in optimizer._core_state()
     ]
-    assert "skipped_steps" not in [name for name, _ in optimizer._named_variables()]
+    assert "skipped_steps" not in optimizer.named_variables()
     values = [np.array(a) for _, a in optimizer._core_state()]
     names = [name for name, _ in optimizer._core_state()]
     position = next(

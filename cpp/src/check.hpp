@@ -85,4 +85,16 @@ inline void require_room(const char* name, std::int64_t value) {
     require_counter(name, value, largest_count - 1);
 }
 
+inline void require_evaluation_weights(bool has_any) {
+    if (!has_any) {
+        throw std::invalid_argument(
+            "evaluation_weights: expected moving averages or a schedule-free rule, found neither; "
+            "make the optimizer with use_ema, or evaluate with the variables as they are");
+    }
+}
+
+inline void require_evaluating(bool is_evaluating) {
+    if (!is_evaluating) throw std::invalid_argument("end_evaluation: expected an evaluation under way, found none");
+}
+
 }  // namespace fusedopt

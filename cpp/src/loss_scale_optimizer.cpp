@@ -216,4 +216,16 @@ void LossScaleOptimizer::between_steps(const std::function<void()>& function) co
     std::visit([&](const auto& inner) { inner->between_steps(function); }, inner_);
 }
 
+void LossScaleOptimizer::begin_evaluation() {
+    std::visit([](const auto& inner) { inner->begin_evaluation(); }, inner_);
+}
+
+void LossScaleOptimizer::end_evaluation() {
+    std::visit([](const auto& inner) { inner->end_evaluation(); }, inner_);
+}
+
+bool LossScaleOptimizer::evaluating() const {
+    return std::visit([](const auto& inner) { return inner->evaluating(); }, inner_);
+}
+
 }  // namespace fusedopt

@@ -307,7 +307,38 @@ void MultiOptimizer::State::copy_weights(std::span<const Tensor> values, Extent 
 
 void MultiOptimizer::State::between_steps(const std::function<void()>& function) const {
     const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->require_training_weights("between_steps");
     function();
+}
+
+void MultiOptimizer::State::begin_evaluation() {
+    const Locks locks = lock_all();
+    require_built("begin_evaluation");
+    const auto require_no_evaluation = [&] {
+        for (const auto& optimizer : optimizers) optimizer->state_->require_no_evaluation("begin_evaluation");
+    };
+    require_no_evaluation();
+    require_evaluation_weights(std::ranges::any_of(
+        optimizers, [](const auto& optimizer) { return optimizer->state_->has_evaluation_weights(); }));
+    for (const auto& optimizer : optimizers) optimizer->state_->prepare_evaluation();
+    require_no_evaluation();
+    for (const auto& optimizer : optimizers) optimizer->state_->begin_evaluation();
+    is_evaluating = true;
+}
+
+// A member may have been asked by itself.
+bool MultiOptimizer::State::is_any_evaluating() const {
+    const Locks locks = lock_all();
+    return std::ranges::any_of(optimizers, [](const auto& optimizer) { return optimizer->state_->is_evaluating; });
+}
+
+void MultiOptimizer::State::end_evaluation() {
+    const Locks locks = lock_all();
+    require_evaluating(is_evaluating);
+    for (const auto& optimizer : optimizers) {
+        if (optimizer->state_->is_evaluating) optimizer->state_->end_evaluation();
+    }
+    is_evaluating = false;
 }
 
 void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
@@ -374,6 +405,26 @@ std::int64_t MultiOptimizer::skipped_steps() const {
 std::optional<double> MultiOptimizer::global_norm() const {
     const std::lock_guard lock(state_->mutex);
     return state_->global_norm;
+}
+
+void MultiOptimizer::set_global_norm(std::optional<double> global_norm) {
+    const std::lock_guard lock(state_->mutex);
+    state_->global_norm = global_norm;
+}
+
+void MultiOptimizer::begin_evaluation() {
+    const std::lock_guard lock(state_->mutex);
+    state_->begin_evaluation();
+}
+
+void MultiOptimizer::end_evaluation() {
+    const std::lock_guard lock(state_->mutex);
+    state_->end_evaluation();
+}
+
+bool MultiOptimizer::evaluating() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->is_any_evaluating();
 }
 
 void MultiOptimizer::set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,

@@ -33,6 +33,9 @@ struct MultiOptimizer::State {
     void copy_weights(std::span<const Tensor> values, Extent extent);
     void between_steps(const std::function<void()>& function) const;
     void finalize(std::span<const Tensor> tensors);
+    void begin_evaluation();
+    void end_evaluation();
+    bool is_any_evaluating() const;
 
     std::vector<std::shared_ptr<Optimizer>> optimizers;
     double loss_scale_factor = 1.0;
@@ -44,6 +47,7 @@ struct MultiOptimizer::State {
     std::int64_t calls = 0;
     double learning_rate = 0.0;  // Keras stores one that is never used
     bool is_built = false;
+    bool is_evaluating = false;
     mutable Mutex mutex;
 
 private:

@@ -107,6 +107,12 @@ std::optional<double> Optimizer::global_norm() const {
     return state_->global_norm;
 }
 
+void Optimizer::set_global_norm(std::optional<double> global_norm) {
+    const std::lock_guard lock(state_->mutex);
+    state_->require_not_stepping("set_global_norm");
+    state_->global_norm = global_norm;
+}
+
 std::vector<NamedTensor> Optimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
     return state_->named_variables(Extent::keras);
@@ -131,7 +137,28 @@ void Optimizer::set_state(std::span<const Tensor> values) {
 
 void Optimizer::between_steps(const std::function<void()>& function) const {
     const std::lock_guard lock(state_->mutex);
+    state_->require_training_weights("between_steps");
     function();
+}
+
+void Optimizer::begin_evaluation() {
+    const std::lock_guard lock(state_->mutex);
+    state_->require_no_evaluation("begin_evaluation");
+    require_evaluation_weights(state_->has_evaluation_weights());
+    state_->prepare_evaluation();
+    state_->require_no_evaluation("begin_evaluation");  // a beta_1 that is a function may have called it
+    state_->begin_evaluation();
+}
+
+void Optimizer::end_evaluation() {
+    const std::lock_guard lock(state_->mutex);
+    require_evaluating(state_->is_evaluating);
+    state_->end_evaluation();
+}
+
+bool Optimizer::evaluating() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->is_evaluating;
 }
 
 void Optimizer::finalize_variable_values(std::span<const Tensor> variables) {

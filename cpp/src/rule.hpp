@@ -59,6 +59,7 @@ struct RuleSpec {
     std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
     std::vector<StateNumber> numbers = {};
+    bool interpolates = false;  // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
 };
 
 /// When a step's scalars are computed: `t` is the number of the update, from 1.

@@ -116,6 +116,7 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
 void Optimizer::State::check_weights(std::span<const Tensor> values, Extent extent) {
     require_built("set_weights");
     require_not_stepping("set_weights");
+    require_training_weights("set_weights");
     const std::vector<NamedTensor> own = named_variables(extent);
     if (values.size() != own.size()) {
         throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +

@@ -149,6 +149,15 @@ struct Optimizer::State {
     void require_built(const char* function) const;
     void require_not_stepping(const char* function) const;
 
+    // Weights for an evaluation in the place of those in training. Between `prepare`, which may throw, and `begin`
+    // nothing may happen.
+    bool has_evaluation_weights() const;
+    void require_training_weights(const char* function) const;
+    void require_no_evaluation(const char* function) const;
+    void prepare_evaluation();
+    void begin_evaluation() noexcept;
+    void end_evaluation() noexcept;
+
     static constexpr std::size_t unknown = static_cast<std::size_t>(-1);
 
     /// The variable in this memory, or `unknown`.
@@ -205,8 +214,16 @@ struct Optimizer::State {
     mutable Mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
     bool is_stepping = false;
     bool is_update = false;  // the step in progress
+    bool is_evaluating = false;
 
 private:
+    struct Evaluation {
+        std::unique_ptr<std::byte[]> training;  // what the variables held, one after the other
+        double beta_1 = 1.0;
+        std::vector<float> master;  // of one 16-bit variable
+        std::vector<float> average;
+    };
+
     const RuleSpec& branch_of(const kernel::Job& job) const { return branches[job.branch]; }
     double decay_of(const RuleSpec& branch) const {
         return options.weight_decay.value_or(branch.weight_decay.value_or(0.0));
@@ -240,6 +257,8 @@ private:
     std::vector<std::int64_t> last_step_with_gradient;
     std::int64_t steps_begun = 0;
     std::vector<double> sums_of_squares;  // of every tile
+
+    Evaluation evaluation;
 };
 
 }  // namespace fusedopt

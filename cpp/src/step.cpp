@@ -306,6 +306,7 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const Choice& cho
 void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
     require_built("finalize_variable_values");
     require_not_stepping("finalize_variable_values");
+    require_training_weights("finalize_variable_values");
     if (tensors.size() != variables.size()) {
         throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(variables.size()) +
                                     " variables, found " + std::to_string(tensors.size()));

@@ -26,6 +26,7 @@ double global_clip_factor(double norm, double limit) {
 // A learning rate or beta that is a function could call apply on the optimizer it serves.
 JointStep::JointStep(std::span<const Share> shares) : shares_(shares) {
     for (const Share& share : shares_) share.state->require_not_stepping("apply");
+    for (const Share& share : shares_) share.state->require_training_weights("apply");
     for (const Share& share : shares_) share.state->is_stepping = true;
 }
 

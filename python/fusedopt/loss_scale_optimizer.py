@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -89,11 +90,14 @@ class LossScaleOptimizer(Optimizer, Declared):
 
     def _construct(self, values: Mapping[str, Any]) -> None:
         vars(self).update(values)
-        self._scaled = _core.LossScale(
-            self.inner_optimizer._core, self.initial_scale, self.dynamic_growth_steps
-        )
-        self.inner_optimizer._note_loss_scale(None)
-        self._core = self.inner_optimizer._core
+        self._connect()
+
+    def _connect(self) -> None:
+        inner = self.inner_optimizer
+        self._scaled = _core.LossScale(inner._core, self.initial_scale, self.dynamic_growth_steps)
+        inner._note_loss_scale(None)
+        inner._owner = weakref.ref(self)
+        self._core = inner._core
 
     @classmethod
     def _without_foreign(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,21 +203,32 @@ class LossScaleOptimizer(Optimizer, Declared):
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: LearningRate) -> None:
-        setattr(self.inner_optimizer, "learning_rate", learning_rate)  # noqa: B010
+        inner: Any = self.inner_optimizer  # a MultiOptimizer refuses
+        inner.learning_rate = learning_rate
 
-    def _named_variables(self) -> list[tuple[str, Array]]:
-        return self._scaled.variables()
+    def named_variables(self) -> dict[str, Array]:
+        """Return `variables` by name. See `Optimizer.named_variables`."""
+        return dict(self._scaled.variables())
+
+    @property
+    def averages(self) -> dict[str, Array]:
+        """The inner optimizer's moving averages, by the names of their variables."""
+        return self.inner_optimizer.averages
 
     def _core_set_weights(self, values: list[Array]) -> None:
         self._scaled.set_weights(values)
 
-    def _twin(self) -> LossScaleOptimizer:
-        return LossScaleOptimizer(
-            self.inner_optimizer._twin(), self.initial_scale, self.dynamic_growth_steps, self.name
-        )
+    def _parts(self) -> Sequence[Optimizer]:
+        return (self.inner_optimizer,)
 
-    def _exclude_like(self, original: Any, variables: Sequence[Any]) -> None:
-        self.inner_optimizer._exclude_like(original.inner_optimizer, variables)
+    def _parts_replaced(self, new: Mapping[int, Any]) -> dict[str, Any]:
+        return {"inner_optimizer": new[id(self.inner_optimizer)]}
+
+    def _own_state(self) -> list[tuple[str, Array]]:
+        return [item for item in self._scaled.state() if item[0].startswith("loss_scale/")]
+
+    def _build_copy(self, objects: Sequence[Any]) -> None:
+        self.inner_optimizer._build_copy(objects)
 
     def _variable_names(self) -> list[str]:
         return self.inner_optimizer._variable_names()

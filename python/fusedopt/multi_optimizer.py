@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
@@ -111,6 +112,23 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
             if not any(optimizer is other for other in unique):
                 unique.append(optimizer)
         return unique
+
+    def __copy__(self) -> OptimizerMap:
+        """Make a map of the same optimizers that can be changed by itself."""
+        return self._with({})
+
+    def _with(self, new: Mapping[int, Any]) -> OptimizerMap:
+        """Copy the map, with new optimizers in the place of those with these ids."""
+
+        def replaced(optimizer: Optimizer) -> Optimizer:
+            found: Optimizer = new.get(id(optimizer), optimizer)
+            return found
+
+        copied: OptimizerMap = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        copied.default_optimizer = replaced(self.default_optimizer)
+        copied._optimizers = {key: replaced(value) for key, value in self._optimizers.items()}
+        return copied
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal map."""
@@ -218,7 +236,9 @@ class MultiOptimizer(Optimizer, Declared):
         self._optimizers = self.optimizer_map.optimizers()
         self._names: dict[str, int] = {}
         self._assignment: list[int] = []
-        self._original: MultiOptimizer | None = None
+        self._connect()
+
+    def _connect(self) -> None:
         self._multi = _core.MultiOptimizer(
             [optimizer._core for optimizer in self.optimizers],
             self.loss_scale_factor,
@@ -227,6 +247,7 @@ class MultiOptimizer(Optimizer, Declared):
         )
         for optimizer in self.optimizers:
             optimizer._note_loss_scale(self.loss_scale_factor)
+            optimizer._owner = weakref.ref(self)
         self._core = self._multi  # type: ignore[assignment]
 
     def _assign(self, hyperparameter: Hyperparameter, value: Any) -> None:
@@ -263,10 +284,7 @@ class MultiOptimizer(Optimizer, Declared):
         if self.built:
             self._require_same(arrays)
             return
-        # A twin is built on copies of the original's variables, of whose keys the original has warned.
-        self._assignment = (
-            self._original._assignment if self._original else self._owners(names, len(arrays))
-        )
+        self._assignment = self._owners(names, len(arrays))
         parts = [self._variables_of(k) for k in range(len(self.optimizers))]
         own_names = [[names[i] for i in part] if names else [] for part in parts]
         for optimizer, part, own in zip(self.optimizers, parts, own_names, strict=True):
@@ -317,31 +335,43 @@ class MultiOptimizer(Optimizer, Declared):
         """The norm over all gradients of the last update, before clipping; None without ``global_clipnorm`` here."""
         return self._core.global_norm
 
-    def _twin(self) -> MultiOptimizer:
-        twins = {id(optimizer): optimizer._twin() for optimizer in self.optimizers}
-        optimizers = OptimizerMap(twins[id(self.optimizer_map.default_optimizer)])
-        for key in self.optimizer_map:
-            optimizers[key] = twins[id(self.optimizer_map[key])]
-        twin = MultiOptimizer(
-            optimizers,
-            self.loss_scale_factor,
-            self.name,
-            global_clipnorm=self.global_clipnorm,
-            skip_nonfinite=self.skip_nonfinite,
-        )
-        twin._original = self
-        return twin
+    def _parts(self) -> Sequence[Optimizer]:
+        return self.optimizers
 
-    def _exclude_like(self, original: Any, variables: Sequence[Any]) -> None:
-        for k, (mine, theirs) in enumerate(zip(self.optimizers, original.optimizers, strict=True)):
-            mine._exclude_like(theirs, [variables[i] for i in original._variables_of(k)])
+    def _parts_replaced(self, new: Mapping[int, Any]) -> dict[str, Any]:
+        return {
+            "_optimizers": [new[id(optimizer)] for optimizer in self.optimizers],
+            "optimizer_map": self.optimizer_map._with(new),
+        }
+
+    def _own_state(self) -> list[tuple[str, Array]]:
+        return [item for item in self._multi.state() if "/" not in item[0]]
+
+    def _exclude_copies(self, objects: Sequence[Any]) -> None:
+        for k, optimizer in enumerate(self.optimizers):
+            optimizer._exclude_copies([objects[i] for i in self._variables_of(k)])
+
+    def _build_copy(self, objects: Sequence[Any]) -> None:
+        self._exclude_copies(objects)
+        self._multi.build(objects, self._variable_names(), self._assignment)
 
     def _variables_of(self, number: int) -> list[int]:
         """Return which variables an optimizer updates."""
         return [i for i, owner in enumerate(self._assignment) if owner == number]
 
-    def _named_variables(self) -> list[tuple[str, Array]]:
-        return self._multi.variables()
+    @property
+    def averages(self) -> dict[str, Array]:
+        """Live views of the moving averages, by the names of their variables.
+
+        Variables of optimizers without ``use_ema`` have none.
+        """
+        found = {
+            name: array
+            for optimizer in self.optimizers
+            for name, array in optimizer.averages.items()
+        }
+        names = self._variable_names() or [str(i) for i in range(len(self._assignment))]
+        return {name: found[name] for name in names if name in found}
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""

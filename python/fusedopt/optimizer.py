@@ -8,21 +8,23 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fusedopt import arguments, files
+from fusedopt import arguments, copying, files
 from fusedopt.losses import scaled
 from fusedopt.runtime import _core
 from fusedopt.schedules import LearningRateSchedule
 from fusedopt.serialized import serialized
 from fusedopt.state import Array, checked_values
 
+_Result = TypeVar("_Result")
 _PREPARED = (list, tuple, dict)  # gradients that the core takes as they are
 LearningRate = float | LearningRateSchedule | Callable[[], float]
 Core = _core.Optimizer
@@ -43,6 +45,20 @@ class Optimizer:
     bfloat16 variables keep a float32 master copy, so small updates are not lost; what you write into
     such a variable between two steps replaces the master's value.
 
+    Notes
+    -----
+    Optimizers can be copied and pickled, built or not. A copy goes on bit for bit.
+
+    - ``copy.deepcopy`` and ``pickle`` copy the variables, too. If they copy an object that holds both a model and its
+      optimizer, the new optimizer updates the arrays of the new model. Each must hold the same array object that was
+      given to `build`: NumPy copies another view of it as an array of its own.
+    - ``copy.copy`` makes an optimizer with state of its own on the same variables.
+    - Functions, such as a callable learning rate, are copied as Python copies them: a plain function stays the same,
+      a bound method belongs to the copy of its object. ``pickle`` refuses a lambda; ``cloudpickle`` takes it.
+    - State and variables are of one moment, even if another thread steps. For this a pickle holds the values of the
+      variables twice.
+    - An optimizer inside a `LossScaleOptimizer` or `MultiOptimizer` is copied together with it.
+
     Examples
     --------
     >>> import fusedopt as fo
@@ -57,6 +73,7 @@ class Optimizer:
     and other scalars are computed in double; bad hyperparameters are refused.
     """
 
+    _owner: weakref.ref[Optimizer] | None = None  # the wrapper around this optimizer
     _names: dict[str, int]
     _excluded_variables: list[Any]
     _excluded_names: list[str]
@@ -357,8 +374,11 @@ class Optimizer:
         ]
         values = self._arrays_for_state(optimizer_variables)
         # They may be this optimizer's own, which another thread steps.
-        copies, values = self._core.between_steps(
-            lambda: [[np.array(array, order="C") for array in arrays] for arrays in (given, values)]
+        copies, values = self._between_steps(
+            "stateless_apply",
+            lambda: [
+                [np.array(array, order="C") for array in arrays] for arrays in (given, values)
+            ],
         )
         own = [(array.shape, array.dtype) for array in self._core.arrays]
         found = [(array.shape, array.dtype) for array in copies]
@@ -368,21 +388,10 @@ class Optimizer:
                 f"({', '.join(f'{dtype}{shape}' for shape, dtype in own)}), "
                 f"found {', '.join(f'{dtype}{shape}' for shape, dtype in found) or 'none'}"
             )
-        other = self._twin()
-        other._exclude_like(self, copies)
-        names = self._variable_names()
-        other.build(dict(zip(names, copies, strict=True)) if names else copies)
+        other = copying.like(self, copies)
         other.set_weights(values)
         other.apply(grads)
         return copies, [np.array(variable) for variable in other.variables]
-
-    def _twin(self: Self) -> Self:
-        """Make an unbuilt optimizer with this one's configuration, functions included."""
-        raise NotImplementedError
-
-    def _exclude_like(self, original: Any, variables: Sequence[Any]) -> None:
-        """Leave out those of `variables` whose likes the original leaves out of weight decay."""
-        self.exclude_from_weight_decay([variables[i] for i in original._excluded_indices])
 
     def _variable_names(self) -> list[str]:
         return list(self._names)
@@ -478,10 +487,124 @@ class Optimizer:
         accumulators, then the rule's slots. Writing into a view changes the optimizer. While another
         thread steps, the views change one after the other; `save_own_variables` copies all of one moment.
         """
-        return [array for _, array in self._named_variables()]
+        return list(self.named_variables().values())
 
-    def _named_variables(self) -> list[tuple[str, Array]]:
-        return self._core.variables()
+    def named_variables(self) -> dict[str, Array]:
+        """Return `variables` by name.
+
+        Returns
+        -------
+        dict of numpy.ndarray
+            Live views, in the order of `variables`. State of the whole optimizer has a plain name, such as
+            ``"iteration"``. State of a variable has the name of the slot and that of the variable, as given to `build`,
+            such as ``"momentum/dense/kernel"``. Variables without names are numbered. A `MultiOptimizer` puts the
+            number of the optimizer before the name, and a `LossScaleOptimizer` puts ``"loss_scale"`` before its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> optimizer = fo.SGD(momentum=0.9, use_ema=True)
+        >>> optimizer.build({"kernel": np.zeros(2)})
+        >>> list(optimizer.named_variables())
+        ['iteration', 'learning_rate', 'average/kernel', 'momentum/kernel']
+        >>> optimizer.named_variables()["momentum/kernel"]
+        array([0., 0.])
+        """
+        return dict(self._core.variables())
+
+    # Averages
+
+    @property
+    def averages(self) -> dict[str, Array]:
+        """Live views of the moving averages, by the names of their variables.
+
+        Variables without names are numbered. Empty without ``use_ema``. The averages of 16-bit variables are float32.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> optimizer = fo.SGD(learning_rate=1.0, use_ema=True, ema_momentum=0.5)
+        >>> optimizer.build({"w": np.zeros(1)})
+        >>> for _ in range(2):
+        ...     optimizer.apply({"w": np.ones(1)})
+        >>> optimizer.averages
+        {'w': array([-1.5])}
+        """
+        return {
+            key.removeprefix("average/"): array
+            for key, array in self._core.variables()
+            if key.startswith("average/")
+        }
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[dict[str, Array]]:
+        r"""Put the weights to evaluate with into the variables, for a ``with`` block.
+
+        With ``use_ema`` these are the moving averages, rounded to the variables' types. For `ScheduleFreeAdamW`
+        without ``use_ema`` they are :math:`x = z + (w - z) / \beta_1`, of the :math:`\beta_1` that the next step would
+        take. Before the first step the variables stay as they are. So do, in a `MultiOptimizer`, the variables of
+        optimizers that have neither.
+
+        After the block the variables hold, bit for bit, what they held before, also if the block raises. What the block
+        writes into them is lost. Training goes on as if nothing had happened.
+
+        Inside the block steps, copies, `save`, `load`, `set_weights` and the like are refused, on every thread.
+        The block takes as much memory again as the variables.
+
+        Yields
+        ------
+        dict of numpy.ndarray
+            The variables by name; numbered if they have none.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is not built or has no such weights, inside another such block, or if a variable's memory,
+            dtype or shape is no longer that of the build.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> w = np.zeros(1)
+        >>> optimizer = fo.SGD(learning_rate=1.0, use_ema=True, ema_momentum=0.5)
+        >>> optimizer.build([w])
+        >>> for _ in range(2):
+        ...     optimizer.apply([np.ones(1)])
+        >>> with optimizer.evaluation_weights():
+        ...     print(w)
+        [-1.5]
+        >>> w
+        array([-2.])
+        """
+        self._require_training("evaluation_weights")
+        if not self.built:
+            raise ValueError("evaluation_weights: the optimizer is not built; call build first")
+        lent = dict(self._named_arrays())
+        places = [_address(array) for array in lent.values()]
+        self._core.begin_evaluation()
+        try:
+            yield lent
+        finally:
+            if [_address(array) for array in self._core.arrays] != places:
+                raise ValueError(
+                    "evaluation_weights: expected the variables' memory as before, found it moved inside the block; "
+                    "the weights in training cannot be brought back"
+                )
+            self._core.end_evaluation()
+
+    def _require_training(self, who: str) -> None:
+        if self._core.evaluating:
+            raise ValueError(
+                f"{who}: expected the weights in training, found the variables lent to an evaluation; "
+                "leave the block of evaluation_weights first"
+            )
+
+    def _between_steps(self, who: str, function: Callable[[], _Result]) -> _Result:
+        self._require_training(who)
+        return self._core.between_steps(function)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Copy values into `variables`.
@@ -502,21 +625,22 @@ class Optimizer:
         if not self.built:
             raise ValueError("set_weights: the optimizer is not built; call build first")
         values = self._arrays_for_state(weights)
-        self._core.between_steps(lambda: self._set_values(values))
+        self._between_steps("set_weights", lambda: self._set_values(values))
 
     def _arrays_for_state(self, weights: Sequence[Any]) -> list[Array]:
         _require_iterable("weights", weights)
         weights = list(weights)
-        own = self._named_variables()
+        own = self.named_variables()
         if len(weights) != len(own):
             raise ValueError(f"set_weights: expected {len(own)} arrays, found {len(weights)}")
         return [
             _as_array(value, f"set_weights: array {i} ({name})")
-            for i, ((name, _), value) in enumerate(zip(own, weights, strict=True))
+            for i, (name, value) in enumerate(zip(own, weights, strict=True))
         ]
 
     def _set_values(self, values: list[Array]) -> None:
-        self._core_set_weights(checked_values("set_weights", self._named_variables(), values))
+        own = list(self.named_variables().items())
+        self._core_set_weights(checked_values("set_weights", own, values))
 
     def _core_set_weights(self, values: list[Array]) -> None:
         self._core.set_weights(values)
@@ -526,7 +650,7 @@ class Optimizer:
 
         All of them are of one moment, even if another thread steps.
         """
-        copies = self._core.between_steps(lambda: _core.copies(self.variables))
+        copies = self._between_steps("save_own_variables", lambda: _core.copies(self.variables))
         for position, copy in enumerate(copies):
             store[str(position)] = copy
 
@@ -607,16 +731,12 @@ class Optimizer:
         if not self.built:
             raise ValueError("save: the optimizer is not built; call build first")
         with_variables = arguments.flag("variables", variables)
-        files.write(path, *self._core.between_steps(lambda: self._moment(with_variables)))
+        files.write(path, *self._between_steps("save", lambda: self._moment(with_variables)))
 
     def _moment(self, with_variables: bool) -> tuple[list[tuple[str, Array]], dict[str, Any]]:
         """Copy what is saved, and the configuration."""
         named = self._saved(with_variables)
-        if any(count < 0 for _, count in self._own_counts()):
-            raise ValueError(
-                "save: expected a whole state, found an iteration below 0, as a failed load leaves it; "
-                "load a whole file first"
-            )
+        self._require_whole("save")
         copies = _core.copies([array for _, array in named])
         return [
             (name, copy) for (name, _), copy in zip(named, copies, strict=True)
@@ -627,11 +747,20 @@ class Optimizer:
         state = self._core_state()
         if not with_variables:
             return state
+        return state + [(files.VARIABLE + name, array) for name, array in self._named_arrays()]
+
+    def _named_arrays(self) -> list[tuple[str, Array]]:
+        """Return the variables by name, or numbered."""
         arrays = self._core.checked_arrays()
         names = self._variable_names() or [str(position) for position in range(len(arrays))]
-        return state + [
-            (files.VARIABLE + name, array) for name, array in zip(names, arrays, strict=True)
-        ]
+        return list(zip(names, arrays, strict=True))
+
+    def _require_whole(self, who: str) -> None:
+        if any(count < 0 for _, count in self._own_counts()):
+            raise ValueError(
+                f"{who}: expected a whole state, found an iteration below 0, as a failed load leaves it; "
+                "load a whole file first"
+            )
 
     def _own_counts(self) -> list[tuple[str, Array]]:
         """Return live views of the counters without which no step is taken."""
@@ -680,7 +809,7 @@ class Optimizer:
             with_variables = file.has_variables if variables is None else variables
             file.require(self._saved(with_variables))
             file.verify()
-            self._core.between_steps(lambda: self._take(file, with_variables))
+            self._between_steps("load", lambda: self._take(file, with_variables))
 
     def _take(self, file: files.SavedFile, with_variables: bool) -> None:
         state, everything = self._core_state(), self._saved(with_variables)
@@ -729,6 +858,50 @@ class Optimizer:
 
     def _core_set_state(self, values: list[Array]) -> None:
         self._core.set_state(values)
+
+    # Copies
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Give `copy.deepcopy` and `pickle` everything, of one moment."""
+        return copying.bare, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything that a copy needs."""
+        return copying.state_of(self)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Become a copy of the optimizer whose state this is."""
+        copying.restore(self, state)
+
+    def __copy__(self: Self) -> Self:
+        """Make an optimizer with state of its own, on the same variables."""
+        copied: Self = copying.shallow(self)
+        return copied
+
+    def _parts(self) -> Sequence[Optimizer]:
+        """Return the optimizers that this one is put around."""
+        return ()
+
+    def _parts_replaced(self, new: Mapping[int, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the attributes that hold parts, with new ones in the place of those with these ids."""
+        return {}
+
+    def _connect(self) -> None:
+        """Make the core's object of the attributes, and of the parts if there are any."""
+        raise NotImplementedError
+
+    def _own_state(self) -> list[tuple[str, Array]]:
+        """Return live views of all state but that of the parts."""
+        return self._core.state()
+
+    def _exclude_copies(self, objects: Sequence[Any]) -> None:
+        """Leave out of weight decay what the original leaves out, of the copies of its variables."""
+        self._core.exclude_from_weight_decay([objects[i] for i in self._excluded_indices])
+
+    def _build_copy(self, objects: Sequence[Any]) -> None:
+        """Build on copies of the variables, or on others that stand for them."""
+        self._exclude_copies(objects)
+        self._core.build(objects, self._variable_names())
 
     # Configuration
 

@@ -184,6 +184,21 @@ std::vector<py::array> checked_arrays(const Held& held) {
     return held.built.arrays();
 }
 
+/// Puts the weights to evaluate with into the variables.
+template <class Held>
+void begin_evaluation(Held& held) {
+    held.built.check_memory();
+    const Unlocked unlocked;
+    held.core->begin_evaluation();
+}
+
+/// Brings those in training back, also into variables that were made read-only meanwhile.
+template <class Held>
+void end_evaluation(Held& held) {
+    const Unlocked unlocked;
+    held.core->end_evaluation();
+}
+
 template <class Held>
 void finalize_variable_values(Held& held, const py::sequence& objects) {
     held.built.check_memory();
@@ -278,6 +293,14 @@ void register_optimizers(py::module_& module) {
             py::arg("options"))
         .def("between_steps", &between_steps<PyOptimizer>, py::arg("function"))
         .def("checked_arrays", &checked_arrays<PyOptimizer>)
+        .def("begin_evaluation", &begin_evaluation<PyOptimizer>)
+        .def("end_evaluation", &end_evaluation<PyOptimizer>)
+        .def_property_readonly("evaluating", unlocked<PyOptimizer>(&Optimizer::evaluating))
+        .def(
+            "set_global_norm",
+            [](PyOptimizer& self, std::optional<double> value) { self.core->set_global_norm(value); }, CallUnlocked(),
+            py::arg("global_norm"))
+        .def_property_readonly("objects", [](PyOptimizer& self) { return self.built.objects(); })
         .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built.arrays(); })
         .def_property_readonly("built", unlocked<PyOptimizer>(&Optimizer::built))
         .def_property_readonly("iterations", unlocked<PyOptimizer>(&Optimizer::iterations))
@@ -303,6 +326,13 @@ void register_optimizers(py::module_& module) {
             CallUnlocked(), py::arg("loss_scale_factor"), py::arg("global_clipnorm"), py::arg("skip_nonfinite"))
         .def("between_steps", &between_steps<PyMulti>, py::arg("function"))
         .def("checked_arrays", &checked_arrays<PyMulti>)
+        .def("begin_evaluation", &begin_evaluation<PyMulti>)
+        .def("end_evaluation", &end_evaluation<PyMulti>)
+        .def_property_readonly("evaluating", unlocked<PyMulti>(&MultiOptimizer::evaluating))
+        .def(
+            "set_global_norm", [](PyMulti& self, std::optional<double> value) { self.core->set_global_norm(value); },
+            CallUnlocked(), py::arg("global_norm"))
+        .def_property_readonly("objects", [](PyMulti& self) { return self.built.objects(); })
         .def_property_readonly("arrays", [](const PyMulti& self) { return self.built.arrays(); })
         .def_property_readonly("built", unlocked<PyMulti>(&MultiOptimizer::built))
         .def_property_readonly("iterations", unlocked<PyMulti>(&MultiOptimizer::iterations))

@@ -77,6 +77,11 @@ public:
     /// not wait for another thread that does.
     void between_steps(const std::function<void()>& function) const;
 
+    /// The inner optimizer's.
+    void begin_evaluation();
+    void end_evaluation();
+    bool evaluating() const;
+
 private:
     struct Counters;
     using Inner = std::variant<std::shared_ptr<Optimizer>, std::shared_ptr<MultiOptimizer>>;

@@ -69,6 +69,9 @@ public:
     /// The norm over all gradients before clipping, of the last update under the global_clipnorm given here.
     std::optional<double> global_norm() const;
 
+    /// Makes `global_norm()` what a copied optimizer's is.
+    void set_global_norm(std::optional<double> global_norm);
+
     double loss_scale_factor() const;
     double scale_loss(double loss) const { return loss * loss_scale_factor(); }
 
@@ -88,6 +91,15 @@ public:
 
     /// Writes the averages of the optimizers that keep them into their variables; all built ones, in their order.
     void finalize_variable_values(std::span<const Tensor> variables);
+
+    /// Puts the weights to evaluate with into the variables: their moving averages, or the x of ScheduleFreeAdamW.
+    /// Before the first step the variables stay as they are. `end_evaluation` brings back, bit for bit, what was there.
+    /// Between the two, whatever reads or writes variables together with state is refused, on all threads. It takes as
+    /// much memory as the variables do. Variables
+    /// of optimizers without such weights stay as they are; at least one optimizer must have some.
+    void begin_evaluation();
+    void end_evaluation();
+    bool evaluating() const;
 
 private:
     friend class LossScaleOptimizer;

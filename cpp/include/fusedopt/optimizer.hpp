@@ -137,6 +137,9 @@ public:
     /// The norm over all gradients before clipping, of the last update under global_clipnorm.
     std::optional<double> global_norm() const;
 
+    /// Makes `global_norm()` what a copied optimizer's is.
+    void set_global_norm(std::optional<double> global_norm);
+
     /// Live views of all state in Keras's order: iteration, learning rate, averages, accumulators, slots.
     std::vector<NamedTensor> variables() const;
 
@@ -155,6 +158,14 @@ public:
 
     /// Writes the averages into the variables, which must be the built ones in their order. Nothing without EMA.
     void finalize_variable_values(std::span<const Tensor> variables);
+
+    /// Puts the weights to evaluate with into the variables: their moving averages, or the x of ScheduleFreeAdamW.
+    /// Before the first step the variables stay as they are. `end_evaluation` brings back, bit for bit, what was there.
+    /// Between the two, whatever reads or writes variables together with state is refused, on all threads. It takes as
+    /// much memory as the variables do.
+    void begin_evaluation();
+    void end_evaluation();
+    bool evaluating() const;
 
 private:
     friend class LossScaleOptimizer;

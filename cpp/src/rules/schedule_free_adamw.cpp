@@ -11,6 +11,7 @@ namespace fusedopt {
 static RuleSpec specify(const ScheduleFreeAdamW&) {
     RuleSpec spec{kernel::RuleId::ScheduleFreeAdamW, 0.0025, {}, {{"momentum", 0}, {"velocity", 0}}};
     spec.slots[0].copies_variable = true;
+    spec.interpolates = true;
     return spec;
 }
 

@@ -37,7 +37,7 @@ def fusedopt(workload: Workload, variables: list[Array], gradients: list[Array])
     optimizer = optimizer_of(workload)
     optimizer.build(variables)
     slots: list[list[Array]] = [[] for _ in variables]
-    for name, state in optimizer._named_variables():
+    for name, state in optimizer.named_variables().items():
         if state.ndim:
             slots[int(name.rpartition("/")[2])].append(state)
     return Ready(partial(optimizer.apply, gradients), variables, lambda: slots)

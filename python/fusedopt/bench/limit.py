@@ -146,8 +146,8 @@ def _kept(
 ) -> list[tuple[str, npt.NDArray[np.generic]]]:
     optimizer = optimizer_of(workload)
     optimizer.build({VARIABLE: variable})
-    named = optimizer._named_variables()
-    return [(name.partition("/")[0], array) for name, array in named if array.ndim]
+    named = optimizer.named_variables()
+    return [(name.partition("/")[0], array) for name, array in named.items() if array.ndim]
 
 
 def limit_step(traffic: Traffic, tensors: Sequence[Sequence[Array]]) -> Step | None:

@@ -168,10 +168,18 @@ class RuleOptimizer(Optimizer, Declared):
         self._excluded_names: list[str] = []
         self._excluded_addresses: set[tuple[int, int]] = set()
         self._excluded_indices: list[int] = []
+        self._connect()
+
+    def _connect(self) -> None:
+        values = self._values()
         self._core = _core.Optimizer(
-            self._core_rule(kept),
-            self._core_options(kept, self._core_learning_rate(self._learning_rate)),
+            self._core_rule(values),
+            self._core_options(values, self._core_learning_rate(self._learning_rate)),
         )
+
+    def _values(self) -> dict[str, Any]:
+        """Return all hyperparameters but the learning rate."""
+        return {name: vars(self)[name] for name in self._hyperparameters if name in vars(self)}
 
     # Values on their way to the core
 
@@ -185,8 +193,7 @@ class RuleOptimizer(Optimizer, Declared):
 
     def _reconfigure(self, hyperparameter: Hyperparameter, value: Any) -> None:
         name = hyperparameter.name
-        values = {each: vars(self)[each] for each in self._hyperparameters if each in vars(self)}
-        values[name] = value
+        values = self._values() | {name: value}
         needs_build = (
             f"{name}: expected before build, as it shapes the state, found the optimizer built; "
             "make a new optimizer with it"
@@ -277,12 +284,6 @@ class RuleOptimizer(Optimizer, Declared):
         if isinstance(rate, Mapping):
             arguments_of_class["learning_rate"] = deserialize(rate, custom_objects)
         return cls(**arguments_of_class)
-
-    def _twin(self: Self) -> Self:
-        """Make an unbuilt optimizer with this one's configuration, functions included."""
-        config = self.get_config()
-        config["learning_rate"] = self._learning_rate
-        return type(self).from_config(config)
 
 
 def _checked_learning_rate(name: str, value: Any) -> LearningRate:

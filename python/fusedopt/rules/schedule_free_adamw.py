@@ -19,6 +19,7 @@ class ScheduleFreeAdamW(RuleOptimizer):
         lr_t = learning_rate min(t / warmup_steps, 1)
 
     The variables w are where gradients are taken (the paper's y). z, the first slot, starts as a copy of them.
+    Evaluate the model at x: `evaluation_weights` puts it into the variables for a ``with`` block.
 
     Examples
     --------

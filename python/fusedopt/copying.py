@@ -1,0 +1,180 @@
+"""Copies of optimizers: what `copy` and `pickle` take along, and how a copy is put together from it.
+
+A wrapper and its optimizers are copied as one: a part gives its owner, and the outermost owner gives everything, of
+one moment. So it does not matter which of them is reached first, or which functions refer to them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fusedopt.runtime import _core
+from fusedopt.state import Array
+
+if TYPE_CHECKING:
+    from fusedopt.optimizer import Optimizer
+
+FORMAT = 1
+_MADE_ANEW = {"_core", "_multi", "_scaled", "_owner"}
+
+
+class _Copies(list[Array]):
+    """Arrays that belong to one copy already."""
+
+    def __deepcopy__(self, memo: Any) -> _Copies:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+
+def bare(cls: type) -> Any:
+    """Make an object that `restore` is to fill, without its constructor."""
+    return object.__new__(cls)
+
+
+def state_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Return all that a copy of an optimizer needs; of a part, its owner."""
+    owner = optimizer._owner and optimizer._owner()
+    return {"format": FORMAT, "owner": owner} if owner else _whole(optimizer)
+
+
+def _whole(optimizer: Optimizer) -> dict[str, Any]:
+    def take() -> dict[str, Any]:
+        optimizer._require_whole("copy")
+        arrays = optimizer._core.checked_arrays()
+        return _taken(optimizer, _copies) | {
+            "format": FORMAT,
+            "variables": optimizer._core.objects if optimizer.built else None,
+            "values": _copies(arrays),
+            "origin": (os.getpid(), [_address(array) for array in arrays]),
+        }
+
+    return optimizer._between_steps("copy", take)
+
+
+def _copies(arrays: Sequence[Array]) -> _Copies:
+    return _Copies(_core.copies(arrays))
+
+
+def _taken(
+    optimizer: Optimizer, copies: Callable[[Sequence[Array]], Sequence[Array] | None]
+) -> dict[str, Any]:
+    parts = optimizer._parts()
+    own = {name: value for name, value in vars(optimizer).items() if name not in _MADE_ANEW}
+    return {
+        "attributes": own,
+        "slots": {name: getattr(optimizer, name) for name in _slots(optimizer)},
+        "parts": [(part, _taken(part, copies)) for part in parts],
+        "state": copies([array for _, array in optimizer._own_state()]),
+        "global_norm": optimizer._core.global_norm,
+    }
+
+
+def _slots(optimizer: Optimizer) -> Iterable[str]:
+    for cls in type(optimizer).__mro__:
+        names = vars(cls).get("__slots__", ())
+        for name in [names] if isinstance(names, str) else names:
+            is_private = name.startswith("__") and not name.endswith("__")
+            stored = f"_{cls.__name__.lstrip('_')}{name}" if is_private else name
+            if stored not in {"__dict__", "__weakref__"} and hasattr(optimizer, stored):
+                yield stored
+
+
+def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Fill a bare optimizer with what `state_of` returned. A part is filled with its owner."""
+    if not isinstance(state, Mapping) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, Mapping) else state
+        raise ValueError(
+            f"{type(optimizer).__name__}: expected a copy of format {FORMAT}, found {found!r}; "
+            "read it with the version of fusedopt that wrote it"
+        )
+    if "owner" in state:
+        return
+    _assemble(optimizer, state)
+    if state["variables"] is not None and not optimizer.built:
+        optimizer._build_copy(state["variables"])
+        _fill_variables(optimizer, state)
+    _load(optimizer, state)
+
+
+def _assemble(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    for part, state_of_part in state["parts"]:
+        if "_core" not in vars(part):  # another owner may have filled it
+            _assemble(part, state_of_part)
+    vars(optimizer).update(state["attributes"])
+    for name, value in state["slots"].items():
+        setattr(optimizer, name, value)
+    optimizer._connect()
+
+
+def _fill_variables(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Write what the variables held at the moment of the copy.
+
+    They are copied earlier or later than the state. What is shared with the original, by this process or another, is
+    left alone.
+    """
+    process, addresses = state["origin"]
+    arrays = optimizer._core.checked_arrays()
+    for given, array, value, address in zip(
+        state["variables"], arrays, state["values"], addresses, strict=True
+    ):
+        is_copy = _address(array) != address if process == os.getpid() else given is array
+        if is_copy:
+            array[...] = value
+
+
+def _load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    for part, state_of_part in state["parts"]:
+        _load(part, state_of_part)
+    if state["state"] is None:
+        return
+    if not state["parts"] and optimizer.built:
+        optimizer._core.set_state(state["state"])
+    else:
+        for (_, array), value in zip(optimizer._own_state(), state["state"], strict=True):
+            array[...] = value
+    optimizer._core.set_global_norm(state["global_norm"])
+
+
+def shallow(optimizer: Optimizer) -> Any:
+    """Make an optimizer with state of its own, on the same variables."""
+    return _made(optimizer, _whole(optimizer))
+
+
+def like(optimizer: Optimizer, variables: Sequence[Array]) -> Any:
+    """Make an optimizer of the same options, functions and exclusions on other variables, in its first state."""
+    return _made(
+        optimizer,
+        _taken(optimizer, lambda _: None)
+        | {
+            "format": FORMAT,
+            "variables": list(variables),
+            "values": list(variables),
+            "origin": (os.getpid(), [_address(array) for array in variables]),
+        },
+    )
+
+
+def _made(optimizer: Optimizer, state: dict[str, Any]) -> Any:
+    made = bare(type(optimizer))
+    restore(made, _with_new_parts(optimizer, state))
+    return made
+
+
+def _with_new_parts(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    new = {id(part): bare(type(part)) for part, _ in state["parts"]}
+    return state | {
+        "attributes": state["attributes"] | optimizer._parts_replaced(new),
+        "parts": [
+            (new[id(part)], _with_new_parts(part, state_of_part))
+            for part, state_of_part in state["parts"]
+        ],
+    }
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
