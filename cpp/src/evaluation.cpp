@@ -84,7 +84,7 @@ void Optimizer::State::begin_evaluation() noexcept {
         kernel::Job job = jobs[i];
         job.gradient = nullptr;
         job.work = kernel::Work::none;
-        const auto hold = [&] { current_kernels().hold[job.computes_in_double]({}, {&job, &job, 0, job.size}); };
+        const auto hold = [&] { current_kernels().other_work[job.computes_in_double]({}, {&job, &job, 0, job.size}); };
         if (job.storage) {
             std::memcpy(evaluation.master.data(), job.weight, static_cast<std::size_t>(job.size) * sizeof(float));
             job.weight = evaluation.master.data();
