@@ -30,12 +30,6 @@ std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable) {
     return shape;
 }
 
-std::string to_string(std::span<const std::int64_t> shape) {
-    std::string text = "(";
-    for (std::size_t d = 0; d < shape.size(); ++d) text += (d ? ", " : "") + std::to_string(shape[d]);
-    return text + (shape.size() == 1 ? ",)" : ")");
-}
-
 namespace {
 
 bool same_shape(const Tensor& a, const Tensor& b) {
@@ -82,8 +76,7 @@ Optimizer::State::State(Rule rule_, Options options_)
 }
 
 std::string Optimizer::State::describe(std::size_t index) const {
-    const std::string& name = variables[index].name;
-    return "variable " + std::to_string(index) + (name == std::to_string(index) ? "" : " ('" + name + "')");
+    return who_is(index, variables[index].name);
 }
 
 void Optimizer::State::require_built(const char* function) const {
@@ -101,7 +94,34 @@ double Optimizer::State::current_learning_rate() const {
     return learning_rate.is_number() ? learning_rate_value : learning_rate(calls);
 }
 
+void* Optimizer::State::derive(std::size_t index) {
+    Arena& memory = derived[index];
+    if (!memory.is_allocated()) {
+        memory.reserve(static_cast<std::size_t>(jobs[index].size) * (jobs[index].computes_in_double ? 8 : 4));
+        memory.allocate();
+    }
+    procedure->derive(index, jobs[index], memory.at(0));
+    return memory.at(0);
+}
+
+// After the first update an average is that of all values so far, and one that begins now has seen a variable that
+// stood still. Before that, the first update's own value begins it.
+void Optimizer::State::begin_averages() {
+    if (iterations() > 0) {
+        selected.clear();
+        for (const std::size_t i : without_average) selected.add(i, jobs[i].size);
+        selected.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+            kernel::Job job = jobs[i];
+            job.gradient = nullptr;
+            job.work = kernel::Work::none;
+            current_kernels().hold[job.computes_in_double]({}, {&job, &job, begin, end});
+        });
+    }
+    without_average.clear();
+}
+
 std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
+    if (extent == Extent::complete && iterations() > 0) begin_averages();
     std::vector<NamedTensor> list;
     const std::span<const std::int64_t> scalar;
     list.push_back({"iteration", Tensor(&calls, DType::int64, scalar)});
@@ -124,7 +144,7 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
                     {std::string(slot.name) + "/" + variables[i].name, Tensor(&placeholder, DType::int64, scalar)});
                 return;
             case Form::derived:
-                if (extent != Extent::complete) add(slot.name, i, procedure->derive(i, jobs[i]));
+                if (extent != Extent::complete) add(slot.name, i, derive(i));
                 return;
             default:
                 add_shaped(slot.name, i, array, shape_of(slot, variables[i].tensor));
@@ -166,6 +186,7 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
     for (std::size_t k = 0; k < own.size(); ++k) {
         const Tensor& expected = own[k].tensor;
         const Tensor& value = values[k];
+        if (keeps(value, extent)) continue;
         const std::string who = "set_weights: array " + std::to_string(k) + " (" + own[k].name + "): expected ";
         if (!value || !same_shape(value, expected)) {
             throw std::invalid_argument(who + "shape " + to_string(expected.shape()) + ", found " +
@@ -176,28 +197,37 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
                                         std::string(to_string(value.dtype())));
         }
     }
-    std::int64_t count;
-    std::memcpy(&count, values[0].data(), sizeof(count));
-    require_counter("set_weights: iteration", count);
-    if (learning_rate.is_number()) {
+    const auto check_count = [&](const char* who, const Tensor& value) {
+        if (keeps(value, extent)) return;
+        std::int64_t count;
+        std::memcpy(&count, value.data(), sizeof(count));
+        require_counter(who, count);
+    };
+    check_count("set_weights: iteration", values[0]);
+    if (learning_rate.is_number() && !keeps(values[1], extent)) {
         double value;
         std::memcpy(&value, values[1].data(), sizeof(value));
         require_not_negative("set_weights: learning_rate", value);
     }
     if (options.skip_nonfinite && extent == Extent::complete) {
-        std::memcpy(&count, values.back().data(), sizeof(count));
-        require_counter("set_weights: skipped_steps", count);
+        check_count("set_weights: skipped_steps", values.back());
     }
 }
 
 void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
     const std::vector<NamedTensor> own = named_variables(extent);
+    bool has_product = extent == Extent::keras;
     for (std::size_t k = 0; k < own.size(); ++k) {
+        const bool is_kept = keeps(values[k], extent);
+        if (own[k].name == "product") has_product = !is_kept;
+        if (is_kept) continue;
         const std::int64_t bytes = own[k].tensor.size_bytes();
         if (bytes > 0 && own[k].tensor.data() != values[k].data()) {
             std::memmove(own[k].tensor.data(), values[k].data(), static_cast<std::size_t>(bytes));
         }
     }
+    const std::size_t first_average = learning_rate.is_number() ? 2 : 1;
+    std::erase_if(without_average, [&](std::size_t i) { return !keeps(values[first_average + i], extent); });
     // Master copies are none of Keras's values: the next step takes what the variables hold, whatever was trained
     // before.
     for (const kernel::Job& job : jobs) {
@@ -205,8 +235,10 @@ void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent exten
             std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));
         }
     }
-    if (branches[0].has_product && extent == Extent::wrapped)
+    const bool has_count = !keeps(values[0], extent);
+    if (branches[0].has_product && !has_product && has_count) {
         product = product_after(std::get<Nadam>(rule), calls, iterations());
+    }
 }
 
 }  // namespace fusedopt

@@ -11,6 +11,7 @@
 
 #include <fusedopt/optimizer.hpp>
 
+#include "given.hpp"
 #include "kernel/kernel.hpp"
 #include "memory.hpp"
 #include "mutex.hpp"
@@ -30,32 +31,17 @@ inline std::size_t tile_count(const kernel::Job& job) {
 /// The shape of a slot that has an array.
 std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable);
 
-/// A shape as Python writes it.
-std::string to_string(std::span<const std::int64_t> shape);
-
-/// A variable as it was built.
-struct Variable {
-    const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
-    DType checked_dtype;
-    bool decays;
-    std::uint8_t branch;  // of the rule
-    Tensor tensor;
-    std::string name;
-};
-
-/// Memory [begin, end) of a built variable, for looking variables up by address.
-struct Range {
-    const std::byte* begin;
-    const std::byte* end;
-    std::size_t index;
-};
-
 /// How much of the state is listed.
 enum class Extent {
     keras,    // what Keras lists
     wrapped,  // what Keras lists of a wrapped optimizer: neither Nadam's product, which is recomputed, nor placeholders
     complete,  // what it takes to go on bit for bit: with master copies, and without what is derived
 };
+
+/// Whether a value leaves what is there: in set_state an empty tensor does.
+inline bool keeps(const Tensor& value, Extent extent) {
+    return !value && extent == Extent::complete;
+}
 
 /// What an optimizer around adds to a step.
 struct Scaling {
@@ -71,14 +57,36 @@ struct Optimizer::State {
     /// What build finds out before it allocates.
     struct Layout {
         std::vector<Variable> variables;
-        std::vector<Range> ranges;  // sorted by address, without empty variables
+        std::vector<Range> ranges;
+        std::vector<std::size_t> built;  // which of the built variables each is, or `unknown`
     };
 
-    /// Refuses everything that build refuses. `all` are the variables of all optimizers that are built together, which
-    /// exclude_from_weight_decay may name.
-    Layout lay_out(std::span<const Tensor> tensors, std::span<const std::string> names,
-                   std::span<const Tensor> all) const;
-    void build(std::span<const Tensor> tensors, std::span<const std::string> names, std::span<const Tensor> all);
+    /// What build makes before it changes anything: memory for new variables, and everything that is as long as the
+    /// list of variables. Arrays of variables that are built already stay where they are.
+    struct Construction {
+        Layout layout;
+        std::vector<kernel::Job> jobs;
+        std::vector<Arena> arenas;
+        std::vector<Arena> derived;
+        std::unique_ptr<Procedure> procedure;
+        SweepPlan whole, selected;
+        std::vector<std::size_t> without_average;
+        std::vector<double> sums_of_squares;
+        std::vector<kernel::TrustPartial> trust_partials;
+        std::vector<std::int64_t> last_step_with_gradient;
+        std::vector<kernel::Step> common;
+    };
+
+    void build(std::span<const Tensor> tensors, std::span<const std::string> names);
+
+    /// The two halves of build; the second one cannot fail. `all` are the variables of all optimizers that are built
+    /// together, which exclude_from_weight_decay may name.
+    Construction construct(const Given& given, std::span<const Tensor> all) const;
+    void adopt(Construction&& made) noexcept;
+
+    /// Refuses new variables that lie in this optimizer's state.
+    void require_apart(const Given& given) const;
+
     std::vector<NamedTensor> named_variables(Extent extent);
     void check_weights(std::span<const Tensor> values, Extent extent);
     void copy_weights(std::span<const Tensor> values, Extent extent);
@@ -87,8 +95,6 @@ struct Optimizer::State {
     std::string describe(std::size_t index) const;
     void require_built(const char* function) const;
     void require_not_stepping(const char* function) const;
-
-    static constexpr std::size_t unknown = static_cast<std::size_t>(-1);
 
     /// The variable in this memory, or `unknown`.
     std::size_t find(const Tensor& tensor) const;
@@ -133,11 +139,13 @@ struct Optimizer::State {
     std::vector<Tensor> excluded;
 
     bool is_built = false;
-    bool is_idle = false;  // in a MultiOptimizer, without variables: Keras builds no such optimizer
+    bool is_member = false;  // of a MultiOptimizer, which then knows where its variables are
+    bool is_idle = false;    // in a MultiOptimizer, without variables: Keras builds no such optimizer
     std::vector<Variable> variables;
     std::vector<kernel::Job> jobs;
     std::vector<Range> ranges;
-    Arena arena;
+    std::vector<Arena> arenas;   // one of each build that took new variables; views of the state may be in use
+    std::vector<Arena> derived;  // each variable's derived slot, once it has been listed
     std::unique_ptr<Procedure> procedure;
 
     mutable Mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
@@ -149,9 +157,12 @@ private:
     double decay_of(const RuleSpec& branch) const {
         return options.weight_decay.value_or(branch.weight_decay.value_or(0.0));
     }
+    Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
     void initialize_means(const Tensor& variable, const kernel::Job& job) const;
+    void begin_averages();
+    void* derive(std::size_t index);
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
@@ -163,6 +174,9 @@ private:
     void set_factors(const Scaling& scaling, double learning_rate);
 
     void set_trust_ratios();
+
+    // Of variables that no call has averaged yet. After the first update, an average begins at the variable's value.
+    std::vector<std::size_t> without_average;
 
     // Of the step in progress.
     std::vector<kernel::Step> common;  // of each branch

@@ -110,7 +110,8 @@ std::size_t Optimizer::State::overlapped_by(const Tensor& gradient) const {
 
 bool Optimizer::State::owns(const Tensor& gradient) const {
     const Bounds bounds = bounds_of(gradient);
-    return gradient.size() > 0 && arena.contains(bounds.low, bounds.high);
+    return gradient.size() > 0 &&
+           std::ranges::any_of(arenas, [&](const Arena& arena) { return arena.contains(bounds.low, bounds.high); });
 }
 
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
@@ -303,6 +304,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
 }
 
 void Optimizer::State::commit() {
+    if (!without_average.empty()) begin_averages();
     if (is_update && procedure) procedure->commit(jobs, common);
     const bool all_have_kernels = std::ranges::all_of(branches, [](const auto& b) { return b.kernel.has_value(); });
     const SweepPlan& plan = sweep_over(has_all_gradients() && all_have_kernels, [&](const kernel::Job& job) {
@@ -368,6 +370,7 @@ void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     check_finalized(tensors);
     if (!options.use_ema) return;
+    begin_averages();
     for (kernel::Job& job : jobs) {
         job.gradient = nullptr;
         job.work = kernel::Work::restore;

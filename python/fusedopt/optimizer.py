@@ -212,8 +212,22 @@ class Optimizer:
         ------
         ValueError, TypeError
             If a variable cannot be updated in place. The message names it, what was found and
-            what to do. Building again with other variables is a ValueError, with the same ones it
-            does nothing.
+            what to do. Also, if the optimizer is built, for a variable that is missing or has another
+            name. Then nothing has changed.
+
+        Notes
+        -----
+        Building again adds variables, for example some that are unfrozen in mid-training. All built ones must be
+        given again, in any order; they are recognised by their memory. They keep their state bit for bit, their
+        names, and their exclusion from weight decay. New ones start as in a first build. `iterations` and the
+        learning rate go on. Views in `variables` that were taken before stay live. Variables that have no names
+        yet can be given some.
+
+        In the middle of an accumulation, the sum of a new variable starts at zero, as if its gradients had been zero
+        so far. After the first update, the moving average of a new variable starts at the value that
+        the variable has when the next step begins.
+
+        Given the same variables, `build` does nothing. To freeze variables, leave their gradients out.
 
         Examples
         --------
@@ -225,26 +239,29 @@ class Optimizer:
         6
         """
         names, arrays = named(variables)
-        if self.built:
-            self._require_same(arrays)
+        if self._is_built_on(names, arrays):
             return
         self._pass_exclusions(names, arrays, names)
         self._core.build(arrays, names)
-        self._note_built(names)
+        self._note_built()
 
     def _pass_exclusions(
         self, names: Sequence[str], arrays: Sequence[Any], all_names: Sequence[str]
     ) -> None:
         """Tell the core which of these variables weight decay leaves out.
 
-        Warn of a pattern that finds nothing in `all_names`, which are those of all optimizers that are built together.
+        Variables that are built already stay as they are. Warn of a pattern that finds nothing in `all_names`, which
+        are those of all optimizers that are built together.
         """
         excluded = list(self._excluded_variables)
+        built = [address(array) for array in self._core.arrays]
+        known = set(built)
         for pattern in self._excluded_names:
             excluded += [
                 array
                 for name, array in zip(names, arrays, strict=False)
                 if re.search(pattern, name)
+                and not (known and address(as_array(array, f"variable {name!r}")) in known)
             ]
             if not any(re.search(pattern, name) for name in all_names):
                 warnings.warn(
@@ -253,15 +270,16 @@ class Optimizer:
                 )
         self._core.exclude_from_weight_decay(excluded)
         self._excluded_addresses = {
-            _address(_as_array(variable, "exclude_from_weight_decay")) for variable in excluded
-        }
+            address(as_array(variable, "exclude_from_weight_decay")) for variable in excluded
+        } | {built[i] for i in self._excluded_indices}
 
-    def _note_built(self, names: Sequence[str]) -> None:
-        self._names = {name: i for i, name in enumerate(names)}
+    def _note_built(self) -> None:
+        self._names = {name: i for i, name in enumerate(self._core.names)}
+        self._excluded_variables = []
         self._excluded_indices = [
             i
             for i, array in enumerate(self._core.arrays)
-            if _address(array) in self._excluded_addresses
+            if address(array) in self._excluded_addresses
         ]
 
     def exclude_from_weight_decay(
@@ -270,6 +288,9 @@ class Optimizer:
         var_names: Iterable[str] | None = None,
     ) -> None:
         """Leave variables out of weight decay. Call it before `build`; a second call replaces the first.
+
+        Before building again with more variables, ``var_list`` can name new ones. ``var_names`` stay those of before
+        the first build.
 
         Parameters
         ----------
@@ -281,8 +302,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If the optimizer is built; at `build`, if a variable of `var_list` is not among its
-            variables, or those of the `MultiOptimizer` that it is in. A pattern that matches none of
+            If the optimizer is built, unless all of ``var_list`` is not; at `build`, if a variable
+            of `var_list` is not among its variables, or those of the `MultiOptimizer` that it is in. A pattern that matches none of
             their names only warns.
         TypeError
             If an argument is of another kind.
@@ -295,23 +316,28 @@ class Optimizer:
         >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
         >>> optimizer.build({"kernel": np.ones(3), "bias": np.ones(3)})
         """
-        if self.built:
-            raise ValueError(
-                "exclude_from_weight_decay: expected before build, found the optimizer built"
-            )
         names = arguments.patterns("var_names", var_names)
         if var_list is not None:
             _require_iterable("var_list", var_list)
-        self._excluded_variables = [] if var_list is None else list(var_list)
-        self._excluded_names = names
+        variables = [] if var_list is None else list(var_list)
+        if self.built:
+            built = {address(array) for array in self._core.arrays}
+            found = {address(as_array(w, "exclude_from_weight_decay")) for w in variables}
+            if names or not variables or not built.isdisjoint(found):
+                raise ValueError(
+                    "exclude_from_weight_decay: expected before build, found the optimizer built; "
+                    "from now on give only variables that a later build adds"
+                )
+        else:
+            self._excluded_names = names
+        self._excluded_variables = variables
 
-    def _require_same(self, variables: Sequence[Any]) -> None:
-        mine = [_address(array) for array in self._core.arrays]
-        found = [_address(_as_array(w, f"build: variable {i}")) for i, w in enumerate(variables)]
-        if mine != found:
-            raise ValueError(
-                f"build: the optimizer is built already, on {len(mine)} variables; found others"
-            )
+    def _is_built_on(self, names: Sequence[str], variables: Sequence[Any]) -> bool:
+        """Whether these are the built variables, in their order and by their names."""
+        if not self.built or (names and list(names) != self._variable_names()):
+            return False
+        found = [address(as_array(w, f"build: variable {i}")) for i, w in enumerate(variables)]
+        return found == [address(array) for array in self._core.checked_arrays()]
 
     # Steps
 
@@ -437,7 +463,7 @@ class Optimizer:
             raise ValueError("stateless_apply: the optimizer is not built; call build first")
         _require_iterable("trainable_variables", trainable_variables)
         given = [
-            _as_array(variable, f"stateless_apply: {self._describe(i)}")
+            as_array(variable, f"stateless_apply: {self._describe(i)}")
             for i, variable in enumerate(trainable_variables)
         ]
         values = self._arrays_for_state(optimizer_variables)
@@ -609,7 +635,7 @@ class Optimizer:
         if len(weights) != len(own):
             raise ValueError(f"set_weights: expected {len(own)} arrays, found {len(weights)}")
         return [
-            _as_array(value, f"set_weights: array {i} ({name})")
+            as_array(value, f"set_weights: array {i} ({name})")
             for i, ((name, _), value) in enumerate(zip(own, weights, strict=True))
         ]
 
@@ -916,9 +942,9 @@ def _require_iterable(name: str, value: Any, expected: str = "a sequence of arra
         raise TypeError(f"{name}: expected {expected}, found {type(value).__name__}{advice}")
 
 
-def _as_array(variable: Any, who: str) -> Array:
+def as_array(variable: Any, who: str) -> Array:
     return _core.value_array(variable, who)
 
 
-def _address(array: Array) -> tuple[int, int]:
+def address(array: Array) -> tuple[int, int]:
     return array.__array_interface__["data"][0], array.nbytes

@@ -3,7 +3,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,18 +28,53 @@ py::list live_views(const std::vector<NamedTensor>& variables, py::handle owner)
     return list;
 }
 
-/// Values for set_weights; the package has brought them to the dtypes of `variables`.
-std::vector<Tensor> views(const std::vector<py::array>& arrays) {
+const py::array* array_of(const py::array& value) {
+    return &value;
+}
+const py::array* array_of(const std::optional<py::array>& value) {
+    return value ? &*value : nullptr;
+}
+
+/// Values for set_weights or, with some of them missing, set_state; the package has brought them to the right dtypes.
+template <class Value>
+std::vector<Tensor> views(const std::vector<Value>& values) {
     std::vector<Tensor> tensors;
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
-        if (arrays[i].dtype().num() == py::dtype::of<std::int64_t>().num()) {
-            const std::vector<std::int64_t> shape(arrays[i].shape(), arrays[i].shape() + arrays[i].ndim());
-            tensors.emplace_back(arrays[i].data(), DType::int64, shape);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        const py::array* const given = array_of(values[i]);
+        if (!given) {
+            tensors.emplace_back();
+            continue;
+        }
+        const py::array& array = *given;
+        if (array.dtype().num() == py::dtype::of<std::int64_t>().num()) {
+            const std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
+            tensors.emplace_back(array.data(), DType::int64, shape);
         } else {
-            tensors.push_back(view(arrays[i], "set_weights: array " + std::to_string(i)));
+            tensors.push_back(view(array, "set_weights: array " + std::to_string(i)));
         }
     }
     return tensors;
+}
+
+std::vector<py::object> listed(const py::sequence& objects) {
+    std::vector<py::object> list;
+    for (const py::handle object : objects) list.push_back(py::reinterpret_borrow<py::object>(object));
+    return list;
+}
+
+/// Builds while no step runs, so that a step finds the core and the arrays of one build: calls prepare with the GIL,
+/// then commit without it.
+template <class Core, class Prepare, class Commit>
+void build_between_steps(const Core& core, const Prepare& prepare, const Commit& commit) {
+    warn_of_environment();
+    const Unlocked unlocked;
+    core.between_steps([&] {
+        {
+            const Locked locked;
+            prepare();
+        }
+        commit();
+    });
 }
 
 class PyOptimizer {
@@ -55,19 +92,25 @@ public:
         core->exclude_from_weight_decay(tensors);
     }
 
-    void build(const py::sequence& objects, std::vector<std::string> names) {
-        built.build(objects, std::move(names), [&](const auto& tensors, const auto& n) { core->build(tensors, n); });
+    void build(const py::sequence& objects, const std::vector<std::string>& names) {
+        std::list<Built> made;
+        build_between_steps(
+            *core, [&] { made = built.make(listed(objects), names); },
+            [&] {
+                core->build(made.back().tensors(), names);
+                built.set(std::move(made));
+            });
         excluded.clear();
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
+        return call_step(*built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
             return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
         });
     }
 
     std::shared_ptr<Optimizer> core;
-    Built built;
+    Current built;
     std::vector<py::array> excluded;
 };
 
@@ -82,33 +125,40 @@ public:
         core = std::make_shared<MultiOptimizer>(std::move(cores), loss_scale_factor, global_clipnorm, skip_nonfinite);
     }
 
-    void build(const py::sequence& objects, std::vector<std::string> names,
+    void build(const py::sequence& objects, const std::vector<std::string>& names,
                const std::vector<std::size_t>& assignment) {
-        built.build(objects, std::move(names),
-                    [&](const auto& tensors, const auto& n) { core->build(tensors, assignment, n); });
-        for (std::size_t k = 0; k < members.size(); ++k) {
-            std::vector<py::object> objects_of_member;
-            std::vector<py::array> arrays;
-            std::vector<std::string> own_names;
-            for (std::size_t i = 0; i < assignment.size(); ++i) {
-                if (assignment[i] != k) continue;
-                objects_of_member.push_back(built.objects()[i]);
-                arrays.push_back(built.arrays()[i]);
-                if (!built.names().empty()) own_names.push_back(built.names()[i]);
+        std::list<Built> made;
+        std::vector<std::list<Built>> made_of_members;
+        const auto prepare = [&] {
+            made = built.make(listed(objects), names);
+            const Built& all = made.back();
+            for (std::size_t k = 0; k < members.size(); ++k) {
+                std::vector<py::object> own;
+                std::vector<std::string> own_names;
+                for (std::size_t i = 0; i < std::min(assignment.size(), all.objects().size()); ++i) {
+                    if (assignment[i] != k) continue;
+                    own.push_back(all.objects()[i]);
+                    if (!all.names().empty()) own_names.push_back(all.names()[i]);
+                }
+                made_of_members.push_back(members[k]->built.make(std::move(own), std::move(own_names)));
             }
-            members[k]->built.keep(std::move(objects_of_member), std::move(arrays), std::move(own_names));
-        }
+        };
+        build_between_steps(*core, prepare, [&] {
+            core->build(made.back().tensors(), assignment, names);
+            built.set(std::move(made));
+            for (std::size_t k = 0; k < members.size(); ++k) members[k]->built.set(std::move(made_of_members[k]));
+        });
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
+        return call_step(*built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
             return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
         });
     }
 
     std::vector<std::shared_ptr<PyOptimizer>> members;
     std::shared_ptr<MultiOptimizer> core;
-    Built built;
+    Current built;
 };
 
 class PyLossScale {
@@ -125,12 +175,12 @@ public:
           inner_(inner) {}
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return call_step(*built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
+        return call_step(**built, gradients, variables, [&](auto g, const std::vector<Tensor>* v) {
             return v ? core->apply(g, std::span<const Tensor>(*v)) : core->apply(g);
         });
     }
 
-    const Built* built;
+    const Current* built;
     std::shared_ptr<LossScaleOptimizer> core;
 
 private:
@@ -145,8 +195,8 @@ void set_weights(Held& held, const std::vector<py::array>& arrays) {
 }
 
 template <class Held>
-void set_state(Held& held, const std::vector<py::array>& arrays) {
-    const std::vector<Tensor> tensors = views(arrays);
+void set_state(Held& held, const std::vector<std::optional<py::array>>& values) {
+    const std::vector<Tensor> tensors = views(values);
     const Unlocked unlocked;
     held.core->set_state(tensors);
 }
@@ -186,13 +236,13 @@ std::vector<py::array> copies(const std::vector<py::array>& arrays) {
 /// The variables, if they still lie where they were built.
 template <class Held>
 std::vector<py::array> checked_arrays(const Held& held) {
-    held.built.check_memory();
-    return held.built.arrays();
+    held.built->check_memory();
+    return held.built->arrays();
 }
 
 template <class Held>
 void finalize_variable_values(Held& held, const py::sequence& objects) {
-    held.built.check_memory();
+    held.built->check_memory();
     std::vector<Tensor> tensors;
     std::vector<py::array> arrays;
     for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -261,7 +311,8 @@ void register_optimizers(py::module_& module) {
             py::arg("learning_rate"))
         .def("between_steps", &between_steps<PyOptimizer>, py::arg("function"))
         .def("checked_arrays", &checked_arrays<PyOptimizer>)
-        .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built.arrays(); })
+        .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built->arrays(); })
+        .def_property_readonly("names", [](const PyOptimizer& self) { return self.built->names(); })
         .def_property_readonly("built", unlocked<PyOptimizer>(&Optimizer::built))
         .def_property_readonly("iterations", unlocked<PyOptimizer>(&Optimizer::iterations))
         .def_property_readonly("calls", unlocked<PyOptimizer>(&Optimizer::calls))
@@ -281,7 +332,8 @@ void register_optimizers(py::module_& module) {
         .def("finalize_variable_values", &finalize_variable_values<PyMulti>, py::arg("variables"))
         .def("between_steps", &between_steps<PyMulti>, py::arg("function"))
         .def("checked_arrays", &checked_arrays<PyMulti>)
-        .def_property_readonly("arrays", [](const PyMulti& self) { return self.built.arrays(); })
+        .def_property_readonly("arrays", [](const PyMulti& self) { return self.built->arrays(); })
+        .def_property_readonly("names", [](const PyMulti& self) { return self.built->names(); })
         .def_property_readonly("built", unlocked<PyMulti>(&MultiOptimizer::built))
         .def_property_readonly("iterations", unlocked<PyMulti>(&MultiOptimizer::iterations))
         .def_property_readonly("calls", unlocked<PyMulti>(&MultiOptimizer::iterations))
