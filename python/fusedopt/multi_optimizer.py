@@ -327,6 +327,10 @@ class MultiOptimizer(Optimizer):
     def _named_variables(self) -> list[tuple[str, Array]]:
         return self._multi.variables()
 
+    def _rules(self) -> dict[str, set[str]]:
+        own = {f"{k}/": member._rules()[""] for k, member in enumerate(self.optimizers)}
+        return {"": {type(self).__name__}, **own}
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""
         config = {

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 
 from fusedopt import arguments, files
 from fusedopt.losses import scaled
+from fusedopt.partial_loading import LoadReport, compare, follow_variables
 from fusedopt.runtime import _core
 from fusedopt.schedules import LearningRateSchedule, deserialize
 from fusedopt.serialized import serialized
@@ -765,7 +766,29 @@ class Optimizer:
             if name.rsplit("/", 1)[-1] == "iteration" and array.dtype.kind == "i"
         ]
 
-    def load(self, path: str | bytes | os.PathLike[Any], variables: bool | None = None) -> None:
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[True] = ...,
+    ) -> None: ...
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[False],
+    ) -> LoadReport: ...
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = None,
+        *,
+        strict: bool = True,
+    ) -> LoadReport | None:
         """Take the state from a file that `save` wrote.
 
         It replaces everything in `variables`, so the learning rate if it is a number, the counters,
@@ -785,33 +808,91 @@ class Optimizer:
             and types with the same options.
         variables : bool, optional
             Whether to overwrite the variables, too, with those in the file. Default: if there are any.
+        strict : bool
+            False takes from any optimizer's file what fits by name, shape and type. See Notes.
+
+        Returns
+        -------
+        LoadReport
+            If ``strict`` is False: ``missing``, a list of what kept its value here, and ``unexpected``, a list of
+            what the file has besides. What is in the file in another shape or type is in both. Otherwise None.
 
         Raises
         ------
         ValueError
-            If the optimizer is not built, or the file is truncated, damaged or another's; then
+            If the optimizer is not built, or the file is truncated, damaged or, if ``strict``, another's; then
             nothing has changed.
         ImportError
             If safetensors is not installed.
         OSError
             If the file cannot be read: FileNotFoundError, PermissionError, IsADirectoryError and so on.
+
+        Notes
+        -----
+        ``strict=False`` is for models that grew, shrank or have other names, and for other options. All else
+        remains: the whole file is checked first, and a refused load changes nothing.
+
+        - The slots of a variable are taken together or not at all. Only slots that an option adds
+          (``amsgrad``; ``momentum`` and ``centered`` of RMSprop) may be missing; they keep their values.
+        - From a file of another class of optimizer, slots and learning rate are not taken, as they mean
+          something else there. Adam, AdamW and Nadam take each other's.
+        - A moving average that is missing and has not begun starts at its variable's value in the next step.
+        - A 16-bit variable that is taken without its master copy counts by its own value.
+        - In a `MultiOptimizer` the names of the state begin with the position of the optimizer, ``"0/"``. A
+          `LossScaleOptimizer` adds only its own scale and counters, so files with and without it fit each other.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> small, large = fo.Adam(), fo.Adam()
+        >>> small.build({"w": np.ones(3)})
+        >>> large.build({"w": np.ones(3), "b": np.ones(2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "adam.safetensors"
+        ...     small.save(path)
+        ...     report = large.load(path, strict=False)
+        >>> report.missing
+        ['momentum/b', 'velocity/b']
+        >>> report.unexpected
+        []
         """
         if not self.built:
             raise ValueError("load: the optimizer is not built; call build first")
+        strict = arguments.flag("strict", strict)
         if variables is not None:
             variables = arguments.flag("variables", variables)
-        with closing(files.SavedFile(path, self._description()["class_name"])) as file:
+        class_name = self._description()["class_name"] if strict else None
+        with closing(files.SavedFile(path, class_name)) as file:
             with_variables = file.has_variables if variables is None else variables
-            file.require(self._saved(with_variables))
+            everything = self._saved(with_variables)
+            if strict:
+                file.require(everything)
             file.verify()
-            self._core.between_steps(lambda: self._take(file, with_variables))
+            report: LoadReport = self._core.between_steps(
+                lambda: self._take(file, with_variables, strict)
+            )
+        return None if strict else report
 
-    def _take(self, file: files.SavedFile, with_variables: bool) -> None:
+    def _take(self, file: files.SavedFile, with_variables: bool, strict: bool) -> LoadReport:
         state, everything = self._core_state(), self._saved(with_variables)
-        file.require(everything)
-        numbers = [file.number(*item) if item[1].ndim == 0 else item[1] for item in state]
+        report = LoadReport([], [])
+        if strict:
+            file.require(everything)
+        else:
+            report = compare(everything, self._rules(), file, with_variables)
+        kept = set(report.missing)
+
+        def number(name: str, array: Array) -> Array:
+            return array.copy() if name in kept else file.number(name, array)
+
+        numbers = [
+            None if item[0] in kept else file.number(*item) if item[1].ndim == 0 else item[1]
+            for item in state
+        ]
         counts = self._own_counts()
-        values = [file.number(*item) for item in counts]
+        values = [number(*item) for item in counts]
 
         def begin() -> None:
             self._core_set_state(numbers)  # first, as only numbers can be refused
@@ -825,9 +906,10 @@ class Optimizer:
         copies = [
             partial(file.copy_to, name, array)
             for name, array in everything
-            if array.ndim > 0 or name.startswith(files.VARIABLE)
+            if (array.ndim > 0 or name.startswith(files.VARIABLE)) and name not in kept
         ]
-        pending: list[Callable[[], None]] = [end, *copies, begin]
+        followers = follow_variables(everything, self._rules(), report)
+        pending: list[Callable[[], None]] = [end, *followers, *copies, begin]  # from the last one on
         interruption = None
         while pending:
             try:
@@ -844,6 +926,11 @@ class Optimizer:
                 interruption = error  # what was begun is finished first
         if interruption:
             raise interruption
+        return report
+
+    def _rules(self) -> dict[str, set[str]]:
+        """Return the names of the rule's classes, by what begins the names of its state."""
+        return {"": {cls.__name__ for cls in type(self).__mro__}}
 
     def _description(self) -> dict[str, Any]:
         return serialized(self, "keras.optimizers")
@@ -851,7 +938,7 @@ class Optimizer:
     def _core_state(self) -> list[tuple[str, Array]]:
         return self._core.state()
 
-    def _core_set_state(self, values: list[Array]) -> None:
+    def _core_set_state(self, values: list[Array | None]) -> None:
         self._core.set_state(values)
 
     # Configuration
