@@ -18,7 +18,14 @@ pytest.importorskip("safetensors")
 pytestmark = pytest.mark.filterwarnings("ignore:optimizer_map. no variable's name")
 
 DTYPES = {"kernel": np.float32, "bias": np.float64, "half": np.float16, "brain": ml_dtypes.bfloat16}
-SHAPES = {"kernel": (4, 5), "bias": (5,), "half": (3, 2), "brain": (2, 3), "new": (2, 2), "late": (3,)}
+SHAPES = {
+    "kernel": (4, 5),
+    "bias": (5,),
+    "half": (3, 2),
+    "brain": (2, 3),
+    "new": (2, 2),
+    "late": (3,),
+}
 
 
 def weights(names: str, seed: int = 1) -> dict[str, Any]:
@@ -175,7 +182,9 @@ def without(optimizer: fo.Optimizer, path: Path, *kinds: str) -> Path:
     return path / "state"
 
 
-@pytest.mark.parametrize("optimizer", [fo.Adam, fo.Nadam, fo.Lamb, fo.RMSprop, fo.Adadelta, fo.Ftrl])
+@pytest.mark.parametrize(
+    "optimizer", [fo.Adam, fo.Nadam, fo.Lamb, fo.RMSprop, fo.Adadelta, fo.Ftrl]
+)
 def test_half_of_the_slots_is_none(optimizer: Any, tmp_path: Path) -> None:
     arguments = {"momentum": 0.9} if optimizer is fo.RMSprop else {}
     source = trained(optimizer(**arguments), {"w": np.ones(3)})
@@ -209,7 +218,9 @@ def test_half_of_the_slots_is_none(optimizer: Any, tmp_path: Path) -> None:
 def test_options_that_differ(
     rule: str, options: dict[str, Any], kinds: list[str], wrapper: str, tmp_path: Path
 ) -> None:
-    off: dict[str, Any] = {"learning_rate": fo.schedules.CosineDecay(0.1, 10)} if kinds == ["learning_rate"] else {}
+    off: dict[str, Any] = (
+        {"learning_rate": fo.schedules.CosineDecay(0.1, 10)} if kinds == ["learning_rate"] else {}
+    )
     on = WRAPPERS[wrapper](Case(rule, options, ""))
     without = WRAPPERS[wrapper](Case(rule, off, ""))
     trained(on, weights("kernel half bias"))
@@ -322,7 +333,7 @@ def test_a_missing_master_gives_way_to_the_variable(dtype: Any, tmp_path: Path) 
     source, _ = build(1.0)
     everything = [(n, a.copy()) for n, a in source._saved(True) if not n.startswith("master")]
     files.write(tmp_path / "state", everything, source._description())
-    target, w = build(1.0)
+    target, _w = build(1.0)
     report = target.load(tmp_path / "state", strict=False)
     assert report == (["master/w"], [])
     target.apply([np.zeros(4)])

@@ -36,6 +36,11 @@ bool same_shape(const Tensor& a, const Tensor& b) {
     return std::ranges::equal(a.shape(), b.shape());
 }
 
+bool is_zero(const void* array, std::int64_t size_bytes) {
+    const auto* from = static_cast<const std::byte*>(array);
+    return std::all_of(from, from + size_bytes, [](std::byte byte) { return byte == std::byte{0}; });
+}
+
 void check_options(const Options& options) {
     const auto check = [](const char* name, const std::optional<double>& value, auto require) {
         if (value) require(name, *value);
@@ -105,11 +110,15 @@ void* Optimizer::State::derive(std::size_t index) {
 }
 
 // After the first update an average is that of all values so far, and one that begins now has seen a variable that
-// stood still. Before that, the first update's own value begins it.
+// stood still. Before that, the first update's own value begins it. One that is not zero any more was written by hand.
 void Optimizer::State::begin_averages() {
     if (iterations() > 0) {
         selected.clear();
-        for (const std::size_t i : without_average) selected.add(i, jobs[i].size);
+        for (const std::size_t i : without_average) {
+            if (is_zero(jobs[i].average, jobs[i].size * (jobs[i].computes_in_double ? 8 : 4))) {
+                selected.add(i, jobs[i].size);
+            }
+        }
         selected.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
             kernel::Job job = jobs[i];
             job.gradient = nullptr;

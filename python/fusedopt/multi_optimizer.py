@@ -232,9 +232,7 @@ class MultiOptimizer(Optimizer):
         if self._is_built_on(names, arrays):
             return
         # A twin is built on copies of the original's variables, of whose keys the original has warned.
-        assignment = (
-            self._original._assignment if self._original else self._assign(names, arrays)
-        )
+        assignment = self._original._assignment if self._original else self._assign(names, arrays)
         parts = [
             [i for i, owner in enumerate(assignment) if owner == k]
             for k in range(len(self.optimizers))

@@ -866,9 +866,7 @@ class Optimizer:
         class_name = self._description()["class_name"] if strict else None
         with closing(files.SavedFile(path, class_name)) as file:
             with_variables = file.has_variables if variables is None else variables
-            everything = self._saved(with_variables)
-            if strict:
-                file.require(everything)
+            self._matched(file, self._saved(with_variables), with_variables, strict)
             file.verify()
             report: LoadReport = self._core.between_steps(
                 lambda: self._take(file, with_variables, strict)
@@ -877,22 +875,21 @@ class Optimizer:
 
     def _take(self, file: files.SavedFile, with_variables: bool, strict: bool) -> LoadReport:
         state, everything = self._core_state(), self._saved(with_variables)
-        report = LoadReport([], [])
-        if strict:
-            file.require(everything)
-        else:
-            report = compare(everything, self._rules(), file, with_variables)
+        report = self._matched(file, everything, with_variables, strict)
         kept = set(report.missing)
 
-        def number(name: str, array: Array) -> Array:
-            return array.copy() if name in kept else file.number(name, array)
+        def value(name: str, array: Array) -> Array | None:
+            """Return what the core takes; arrays are copied later, and None stays as it is."""
+            if name in kept:
+                return None
+            return file.number(name, array) if array.ndim == 0 else array
 
-        numbers = [
-            None if item[0] in kept else file.number(*item) if item[1].ndim == 0 else item[1]
-            for item in state
-        ]
+        numbers = [value(*item) for item in state]
         counts = self._own_counts()
-        values = [number(*item) for item in counts]
+        final = [
+            array.copy() if value(name, array) is None else value(name, array)
+            for name, array in counts
+        ]
 
         def begin() -> None:
             self._core_set_state(numbers)  # first, as only numbers can be refused
@@ -900,8 +897,8 @@ class Optimizer:
                 count[...] = -1
 
         def end() -> None:
-            for (_, count), value in zip(counts, values, strict=True):
-                count[...] = value
+            for (_, count), number in zip(counts, final, strict=True):
+                count[...] = number
 
         copies = [
             partial(file.copy_to, name, array)
@@ -909,24 +906,20 @@ class Optimizer:
             if (array.ndim > 0 or name.startswith(files.VARIABLE)) and name not in kept
         ]
         followers = follow_variables(everything, self._rules(), report)
-        pending: list[Callable[[], None]] = [end, *followers, *copies, begin]  # from the last one on
-        interruption = None
-        while pending:
-            try:
-                pending[-1]()
-                pending.pop()
-            except Exception as error:
-                if pending[-1] is begin:
-                    raise file.error(str(error)) from None
-                raise ValueError(
-                    f"{error}; the state is now partly that of the file; load a whole one "
-                    "before the next step"
-                ) from error
-            except BaseException as error:  # noqa: BLE001
-                interruption = error  # what was begun is finished first
-        if interruption:
-            raise interruption
+        _finish([end, *followers, *copies], begin, file)
         return report
+
+    def _matched(
+        self,
+        file: files.SavedFile,
+        everything: Sequence[tuple[str, Array]],
+        with_variables: bool,
+        strict: bool,
+    ) -> LoadReport:
+        if not strict:
+            return compare(everything, self._rules(), file, with_variables)
+        file.require(everything)
+        return LoadReport([], [])
 
     def _rules(self) -> dict[str, set[str]]:
         """Return the names of the rule's classes, by what begins the names of its state."""
@@ -989,6 +982,29 @@ class Optimizer:
         return cls(**arguments_of_class)
 
 
+def _finish(
+    rest: list[Callable[[], None]], begin: Callable[[], None], file: files.SavedFile
+) -> None:
+    """Call `begin`, which may refuse, then all the rest from the last one on, whatever interrupts."""
+    pending = [*rest, begin]
+    interruption = None
+    while pending:
+        try:
+            pending[-1]()
+            pending.pop()
+        except Exception as error:
+            if pending[-1] is begin:
+                raise file.error(str(error)) from None
+            raise ValueError(
+                f"{error}; the state is now partly that of the file; load a whole one "
+                "before the next step"
+            ) from error
+        except BaseException as error:  # noqa: BLE001
+            interruption = error  # what was begun is finished first
+    if interruption:
+        raise interruption
+
+
 def _checked_learning_rate(value: Any) -> LearningRate:
     if isinstance(value, LearningRateSchedule):
         return value
@@ -1030,8 +1046,10 @@ def _require_iterable(name: str, value: Any, expected: str = "a sequence of arra
 
 
 def as_array(variable: Any, who: str) -> Array:
+    """Return an array over an object's values."""
     return _core.value_array(variable, who)
 
 
 def address(array: Array) -> tuple[int, int]:
+    """Return where an array lies, and its size in bytes."""
     return array.__array_interface__["data"][0], array.nbytes

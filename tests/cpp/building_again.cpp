@@ -28,10 +28,6 @@ std::map<std::string, Bytes> by_name(const std::vector<NamedTensor>& list) {
     return found;
 }
 
-bool is_of(const std::string& name, const std::string& variable) {
-    return name.size() > variable.size() && name.ends_with("/" + variable);
-}
-
 struct Arrays {
     std::vector<Array> variables, gradients;
 
@@ -52,7 +48,7 @@ std::vector<Tensor> in_order(const std::vector<Array>& arrays, const std::vector
 
 Names named(const std::vector<std::size_t>& order) {
     Names names;
-    for (const std::size_t i : order) names.push_back("w" + std::to_string(i));
+    for (const std::size_t i : order) names.emplace_back("w").append(std::to_string(i));
     return names;
 }
 
