@@ -74,7 +74,7 @@ def check(optimizer: fo.Optimizer, path: Path, source: fo.Optimizer, **arguments
     """Load, and see that what is not missing is the source's and the rest as before."""
     before, there = state(optimizer), state(source)
     report = optimizer.load(path, strict=False, **arguments)
-    assert isinstance(report, fo.LoadReport)
+    assert report._fields == ("missing", "unexpected")
     own = dict(optimizer._core_state())
     for name, found in state(optimizer).items():
         if name in own and name not in report.missing:

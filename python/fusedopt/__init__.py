@@ -29,7 +29,6 @@ from fusedopt.multi_optimizer import MultiOptimizer, OptimizerMap
 from fusedopt.muon import Muon
 from fusedopt.nadam import Nadam
 from fusedopt.optimizer import Optimizer
-from fusedopt.partial_loading import LoadReport
 from fusedopt.rmsprop import RMSprop
 from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
 from fusedopt.schedule_free_adamw import ScheduleFreeAdamW
@@ -47,7 +46,6 @@ __all__ = [
     "Ftrl",
     "Lamb",
     "Lion",
-    "LoadReport",
     "LossScaleOptimizer",
     "MultiOptimizer",
     "Muon",

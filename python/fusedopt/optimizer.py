@@ -303,9 +303,9 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If the optimizer is built, unless all of ``var_list`` is not; at `build`, if a variable
-            of `var_list` is not among its variables, or those of the `MultiOptimizer` that it is in. A pattern that matches none of
-            their names only warns.
+            If the optimizer is built and the call names anything but new variables; at `build`, if a
+            variable of ``var_list`` is not among its variables, or those of the `MultiOptimizer` that
+            it is in. A pattern that matches none of their names only warns.
         TypeError
             If an argument is of another kind.
 
