@@ -14,29 +14,6 @@
 namespace fusedopt {
 namespace {
 
-std::string who_is(std::size_t index, const std::string& name) {
-    return "variable " + std::to_string(index) + (name == std::to_string(index) ? "" : " ('" + name + "')");
-}
-
-void check_variable(const Tensor& tensor, const std::string& who) {
-    if (!tensor) throw std::invalid_argument(who + ": expected an array, found none");
-    if (tensor.dtype() == DType::int64) {
-        throw std::invalid_argument(who + ": expected float16, bfloat16, float32 or float64, found int64");
-    }
-    if (!tensor.is_writable()) {
-        throw std::invalid_argument(who + ": expected writable memory, found a read-only array; pass a writable copy");
-    }
-    if (!tensor.is_contiguous()) {
-        throw std::invalid_argument(who + ": expected C-contiguous memory, found a strided array of shape " +
-                                    to_string(tensor.shape()) + "; pass numpy.ascontiguousarray(...) of it");
-    }
-    if (!tensor.is_aligned()) {
-        throw std::invalid_argument(who + ": expected memory aligned to its element size (" +
-                                    std::to_string(item_size(tensor.dtype())) +
-                                    " bytes), found a misaligned array; pass a copy");
-    }
-}
-
 std::size_t elements_of(const Slot& slot, const Tensor& variable) {
     std::size_t count = 1;
     for (const std::int64_t extent : shape_of(slot, variable)) count *= static_cast<std::size_t>(extent);
@@ -47,45 +24,35 @@ bool has_array(const Slot& slot) {
     return slot.form != Form::derived && slot.form != Form::placeholder;
 }
 
-std::vector<Range> sorted_ranges(const std::vector<Variable>& variables) {
-    std::vector<Range> ranges;
-    for (std::size_t i = 0; i < variables.size(); ++i) {
-        const Tensor& tensor = variables[i].tensor;
-        const auto* begin = static_cast<const std::byte*>(tensor.data());
-        if (tensor.size() > 0) ranges.push_back({begin, begin + tensor.size_bytes(), i});
-    }
-    std::ranges::sort(ranges, {}, &Range::begin);
-    for (std::size_t k = 1; k < ranges.size(); ++k) {
-        if (ranges[k].begin < ranges[k - 1].end) {
-            const auto [first, second] = std::minmax(ranges[k - 1].index, ranges[k].index);
-            throw std::invalid_argument(who_is(second, variables[second].name) +
-                                        ": expected memory of its own, found it overlapping " +
-                                        who_is(first, variables[first].name));
-        }
-    }
-    return ranges;
-}
-
 }  // namespace
 
-Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tensors, std::span<const std::string> names,
-                                                   std::span<const Tensor> all) const {
-    if (is_built) throw std::invalid_argument("build: the optimizer is built already");
-    if (!names.empty() && names.size() != tensors.size()) {
-        throw std::invalid_argument("build: expected a name for each of " + std::to_string(tensors.size()) +
-                                    " variables, found " + std::to_string(names.size()));
+void Optimizer::State::require_apart(const Given& given) const {
+    for (std::size_t i = 0; i < given.tensors.size(); ++i) {
+        if (given.built[i] == unknown && owns(given.tensors[i])) {
+            throw std::invalid_argument(who_is(i, given.names[i].text) +
+                                        ": expected memory apart from the optimizer's state, found it overlapping");
+        }
     }
-    Layout layout;
+}
+
+Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span<const Tensor> all) const {
+    Layout layout{{}, sorted_ranges(given), given.built};
     const Rule chosen = rule;  // a function of Muon's may set another
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const std::string name = names.empty() ? std::to_string(i) : names[i];
-        check_variable(tensors[i], who_is(i, name));
+    for (std::size_t i = 0; i < given.tensors.size(); ++i) {
+        const auto& [name, is_given] = given.names[i];
+        const Variable* const old = given.built[i] == unknown ? nullptr : &variables[given.built[i]];
         const std::size_t branch =
-            std::visit([&](const auto& r) { return definition_of(r).branch(r, tensors[i], name); }, chosen);
-        layout.variables.push_back(
-            {nullptr, DType::float32, true, static_cast<std::uint8_t>(branch), tensors[i], name});
+            std::visit([&](const auto& r) { return definition_of(r).branch(r, given.tensors[i], name); }, chosen);
+        if (old && old->branch != branch) {
+            throw std::invalid_argument(who_is(i, name) +
+                                        ": expected a name that leaves it to the formula it was "
+                                        "built with, found one that the rule's exclusions treat otherwise; make a new "
+                                        "optimizer");
+        }
+        layout.variables.push_back({nullptr, DType::float32, old ? old->decays : true,
+                                    static_cast<std::uint8_t>(branch), old ? old->tensor : given.tensors[i], name,
+                                    is_given});
     }
-    layout.ranges = sorted_ranges(layout.variables);
     for (const Tensor& tensor : excluded) {
         const auto same = [&](const Tensor& other) {
             return other.data() == tensor.data() && other.size_bytes() == tensor.size_bytes();
@@ -102,33 +69,72 @@ Optimizer::State::Layout Optimizer::State::lay_out(std::span<const Tensor> tenso
     return layout;
 }
 
-void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names,
-                             std::span<const Tensor> all) {
+Optimizer::State::Construction Optimizer::State::construct(const Given& given, std::span<const Tensor> all) const {
     read_environment();
-    Layout layout = lay_out(tensors, names, all);
-    std::vector<kernel::Job> new_jobs;
-    Arena new_arena = allocate(layout, new_jobs);
-    SweepPlan new_whole, new_selected;
-    new_selected.reserve(new_jobs.size());
-    for (std::size_t i = 0; i < new_jobs.size(); ++i) new_whole.add(i, new_jobs[i].size);
-    new_whole.run([&](std::size_t i, std::int64_t begin, std::int64_t end) { initialize(new_jobs[i], begin, end); });
+    Construction made;
+    made.layout = lay_out(given, all);
+    const std::vector<std::size_t>& built = made.layout.built;
+    made.arenas.reserve(arenas.size() + 1);
+    made.arenas.push_back(allocate(made.layout, made.jobs));
+    made.selected.reserve(made.jobs.size());
+    made.without_average.reserve(made.jobs.size());
+    SweepPlan fresh;
+    for (std::size_t i = 0; i < made.jobs.size(); ++i) {
+        made.whole.add(i, made.jobs[i].size);
+        if (built[i] == unknown) fresh.add(i, made.jobs[i].size);
+        if (options.use_ema && (built[i] == unknown || std::ranges::count(without_average, built[i]) > 0)) {
+            made.without_average.push_back(i);
+        }
+    }
+    fresh.run([&](std::size_t i, std::int64_t begin, std::int64_t end) { initialize(made.jobs[i], begin, end); });
+    for (std::size_t i = 0; i < made.jobs.size(); ++i) {
+        if (built[i] == unknown) initialize_means(made.layout.variables[i].tensor, made.jobs[i]);
+    }
+    made.derived.resize(made.jobs.size());
+    made.procedure = std::visit(
+        [&](const auto& r) { return definition_of(r).procedure(r, made.layout.variables, made.jobs); }, rule);
+    const std::size_t tiles = made.jobs.empty() ? 0 : made.jobs.back().first_partial + tile_count(made.jobs.back());
+    made.sums_of_squares.resize(tiles);
+    made.last_step_with_gradient.assign(made.jobs.size(), 0);
+    made.common.resize(branches.size());
+    return made;
+}
 
-    for (std::size_t i = 0; i < new_jobs.size(); ++i) initialize_means(layout.variables[i].tensor, new_jobs[i]);
-    std::unique_ptr<Procedure> new_procedure =
-        std::visit([&](const auto& r) { return definition_of(r).procedure(r, layout.variables, new_jobs); }, rule);
-
-    const std::size_t tiles = new_jobs.empty() ? 0 : new_jobs.back().first_partial + tile_count(new_jobs.back());
-    sums_of_squares.resize(tiles);
-    common.resize(branches.size());
-    procedure = std::move(new_procedure);
-    variables = std::move(layout.variables);
-    ranges = std::move(layout.ranges);
-    jobs = std::move(new_jobs);
-    whole = std::move(new_whole);
-    selected = std::move(new_selected);
-    arena = std::move(new_arena);
-    last_step_with_gradient.assign(variables.size(), 0);
+// Views of the state may be in use: no array moves, and none is freed.
+void Optimizer::State::adopt(Construction&& made) noexcept {
+    for (std::size_t i = 0; i < made.derived.size(); ++i) {
+        if (made.layout.built[i] != unknown) made.derived[i] = std::move(derived[made.layout.built[i]]);
+    }
+    for (Arena& arena : arenas) made.arenas.push_back(std::move(arena));
+    arenas = std::move(made.arenas);
+    derived = std::move(made.derived);
+    procedure = std::move(made.procedure);
+    variables = std::move(made.layout.variables);
+    ranges = std::move(made.layout.ranges);
+    jobs = std::move(made.jobs);
+    whole = std::move(made.whole);
+    selected = std::move(made.selected);
+    without_average = std::move(made.without_average);
+    sums_of_squares = std::move(made.sums_of_squares);
+    last_step_with_gradient = std::move(made.last_step_with_gradient);
+    common = std::move(made.common);
+    excluded.clear();
     is_built = true;
+}
+
+void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {
+    require_not_stepping("build");
+    require_training_weights("build");
+    std::vector<const Variable*> built;
+    for (const Variable& variable : variables) built.push_back(&variable);
+    const Given given = recognize(tensors, names, built, is_built);
+    if (is_built && given.is_same(built)) return;
+    if (is_member && is_built) {
+        throw std::invalid_argument(
+            "build: expected more variables on the MultiOptimizer around this optimizer, found them here");
+    }
+    require_apart(given);
+    adopt(construct(given, tensors));
 }
 
 void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Job& job) const {
@@ -145,7 +151,15 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
     std::size_t tiles = 0;
     for (const Variable& variable : layout.variables) {
         const DType dtype = variable.tensor.dtype();
+        const std::size_t built = layout.built[new_jobs.size()];
         kernel::Job job{};
+        if (built != unknown) {
+            const kernel::Job& old = jobs[built];
+            std::ranges::copy(old.slots, job.slots);
+            job.weight = old.weight;
+            job.average = old.average;
+            job.accumulator = old.accumulator;
+        }
         job.size = variable.tensor.size();
         (item_size(dtype) == 2 ? job.storage : job.weight) = variable.tensor.data();
         job.storage_element = element_of(dtype);
@@ -162,6 +176,7 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
     std::vector<std::pair<void**, std::size_t>> offsets;  // pointers when all is reserved
     const auto reserve = [&](const auto& array_of, const auto& elements_of_variable) {
         for (std::size_t i = 0; i < new_jobs.size(); ++i) {
+            if (layout.built[i] != unknown) continue;
             const std::optional<std::size_t> elements = elements_of_variable(layout.variables[i]);
             const std::size_t item = item_size(compute_type(new_jobs[i]));
             if (elements) offsets.emplace_back(&array_of(new_jobs[i]), new_arena.reserve(*elements * item));

@@ -173,18 +173,22 @@ void LossScaleOptimizer::load(std::span<const Tensor> values, bool complete) {
                                         std::to_string(values.size()));
         }
         for (std::size_t k = 0; k < own_count; ++k) {
+            if (keeps(values[k], extent)) continue;
             if (!values[k] || values[k].rank() != 0 || values[k].dtype() != own[k].tensor.dtype()) {
                 throw std::invalid_argument("set_weights: array " + std::to_string(k) + " (" + own[k].name +
                                             "): expected one " + std::string(to_string(own[k].tensor.dtype())) +
                                             " number");
             }
         }
-        std::int64_t counter;
-        std::int64_t skipped = 0;
-        float scale;
-        std::memcpy(&counter, values[2].data(), sizeof(counter));
-        std::memcpy(&scale, values[3].data(), sizeof(scale));
-        if (complete) std::memcpy(&skipped, values[4].data(), sizeof(skipped));
+        std::int64_t counter = counters_->step_counter;
+        std::int64_t skipped = complete ? counters_->consecutive_skipped_steps : 0;
+        float scale = counters_->dynamic_scale;
+        const auto take = [&](std::size_t k, auto& number) {
+            if (!keeps(values[k], extent)) std::memcpy(&number, values[k].data(), sizeof(number));
+        };
+        take(2, counter);
+        take(3, scale);
+        if (complete) take(4, skipped);
         require_counter("set_weights: step_counter", counter);
         require_counter("set_weights: consecutive_skipped_steps", skipped);
         require_scale("set_weights: dynamic_scale", static_cast<double>(scale));

@@ -13,14 +13,15 @@
 namespace fusedopt {
 namespace {
 
-std::int64_t count_in(std::span<const Tensor> values, std::size_t k, const char* name) {
+void check_count(std::span<const Tensor> values, std::size_t k, const std::string& name, Extent extent) {
+    if (keeps(values[k], extent)) return;
     if (!values[k] || values[k].rank() != 0 || values[k].dtype() != DType::int64) {
         throw std::invalid_argument("set_weights: array " + std::to_string(k) + " (" + name +
                                     "): expected one int64 number");
     }
     std::int64_t count;
     std::memcpy(&count, values[k].data(), sizeof(count));
-    return count;
+    require_counter(("set_weights: " + name).c_str(), count);
 }
 
 }  // namespace
@@ -93,13 +94,17 @@ void MultiOptimizer::State::require_built(const char* function) const {
 
 void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                                   std::span<const std::string> names) {
-    if (is_built) throw std::invalid_argument("build: the optimizer is built already");
     if (assignment.size() != tensors.size() || (!names.empty() && names.size() != tensors.size())) {
         throw std::invalid_argument("build: expected an optimizer, and a name or none, for each of " +
                                     std::to_string(tensors.size()) + " variables");
     }
-    std::vector<std::vector<Tensor>> own(optimizers.size());
-    std::vector<std::vector<std::string>> own_names(optimizers.size());
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("build");
+    std::vector<const Variable*> built;
+    for (const Place& place : places) built.push_back(&optimizers[place.optimizer]->state_->variables[place.index]);
+    // All together first: a variable of one part could overlap one of another.
+    const Given given = recognize(tensors, names, built, is_built);
+    std::vector<Given> own(optimizers.size());
     std::vector<Place> new_places;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const std::size_t k = assignment[i];
@@ -108,28 +113,39 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
                                         std::to_string(optimizers.size() - 1) + " for variable " + std::to_string(i) +
                                         ", found " + std::to_string(k));
         }
-        new_places.push_back({k, own[k].size()});
-        own[k].push_back(tensors[i]);
-        own_names[k].push_back(names.empty() ? std::to_string(i) : names[i]);
+        const bool is_new = given.built[i] == unknown;
+        if (!is_new && places[given.built[i]].optimizer != k) {
+            throw std::invalid_argument(who_is(i, given.names[i].text) + ": expected optimizer " +
+                                        std::to_string(places[given.built[i]].optimizer) +
+                                        ", which it was built with, found optimizer " + std::to_string(k));
+        }
+        new_places.push_back({k, own[k].tensors.size()});
+        own[k].tensors.push_back(tensors[i]);
+        own[k].names.push_back(given.names[i]);
+        own[k].built.push_back(is_new ? unknown : places[given.built[i]].index);
     }
+    if (is_built && given.is_same(built)) return;
     // A step copies tensors into these places in any order; a copy of the one with the most dimensions makes room.
     std::vector<Part> new_parts;
-    for (const std::vector<Tensor>& variables : own) {
+    for (const Given& part : own) {
+        const std::vector<Tensor>& variables = part.tensors;
         const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
         new_parts.push_back({places_of_part, std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
     std::vector<Share> new_shares;
     new_shares.reserve(optimizers.size());
-    const Locks locks = lock_all();
-    // All together first: a variable of one part could overlap one of another.
-    static_cast<void>(Optimizer::State(SGD{}, {}).lay_out(tensors, names, tensors));
+    std::vector<Optimizer::State::Construction> made;
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        static_cast<void>(optimizers[k]->state_->lay_out(own[k], own_names[k], tensors));
+        const Optimizer::State& state = *optimizers[k]->state_;
+        if (state.is_built && !is_built) throw std::invalid_argument("build: the optimizer is built already");
+        state.require_apart(given);
+        made.push_back(state.construct(own[k], tensors));
     }
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        optimizers[k]->state_->build(own[k], own_names[k], tensors);
-        optimizers[k]->state_->is_idle = own[k].empty();
+        optimizers[k]->state_->adopt(std::move(made[k]));
+        optimizers[k]->state_->is_idle = own[k].tensors.empty();
+        optimizers[k]->state_->is_member = true;
     }
     places = std::move(new_places);
     parts = std::move(new_parts);
@@ -140,7 +156,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
 MultiOptimizer::State::Place MultiOptimizer::State::place_of(const Tensor& tensor) const {
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         const std::size_t index = optimizers[k]->state_->find(tensor);
-        if (index != Optimizer::State::unknown) return {k, index};
+        if (index != unknown) return {k, index};
     }
     throw std::invalid_argument("apply: expected variables given to build, found an array of shape " +
                                 to_string(tensor.shape()) + " in other memory");
@@ -159,7 +175,7 @@ void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owne
     for (std::size_t k = 0; k < optimizers.size() && gradient; ++k) {
         const Optimizer::State& other = *optimizers[k]->state_;
         if (k == owner) continue;
-        if (const std::size_t overlapped = other.overlapped_by(gradient); overlapped != Optimizer::State::unknown) {
+        if (const std::size_t overlapped = other.overlapped_by(gradient); overlapped != unknown) {
             throw std::invalid_argument("apply: expected gradients apart from the variables, found one overlapping '" +
                                         other.variables[overlapped].name + "'");
         }
@@ -292,15 +308,17 @@ void MultiOptimizer::State::check_weights(std::span<const Tensor> values, Extent
         throw std::invalid_argument("set_weights: expected " + std::to_string(expected) + " arrays, found " +
                                     std::to_string(values.size()));
     }
-    require_counter("set_weights: iteration", count_in(values, 0, "iteration"));
-    if (own_count(extent) > 2) require_counter("set_weights: skipped_steps", count_in(values, 2, "skipped_steps"));
+    check_count(values, 0, "iteration", extent);
+    if (own_count(extent) > 2) check_count(values, 2, "skipped_steps", extent);
     for_each_part(values, extent,
                   [&](Optimizer::State& state, std::span<const Tensor> part) { state.check_weights(part, extent); });
 }
 
 void MultiOptimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
-    std::memcpy(&calls, values[0].data(), sizeof(calls));
-    if (own_count(extent) > 2) std::memcpy(&skipped_steps, values[2].data(), sizeof(skipped_steps));
+    if (!keeps(values[0], extent)) std::memcpy(&calls, values[0].data(), sizeof(calls));
+    if (own_count(extent) > 2 && !keeps(values[2], extent)) {
+        std::memcpy(&skipped_steps, values[2].data(), sizeof(skipped_steps));
+    }
     for_each_part(values, extent,
                   [&](Optimizer::State& state, std::span<const Tensor> part) { state.copy_weights(part, extent); });
 }

@@ -17,14 +17,18 @@ Optimizer::~Optimizer() = default;
 
 void Optimizer::exclude_from_weight_decay(std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    if (state_->is_built)
-        throw std::invalid_argument("exclude_from_weight_decay: expected before build, found it built");
+    for (const Tensor& variable : variables) {
+        if (const std::size_t index = state_->find(variable); index != unknown) {
+            throw std::invalid_argument("exclude_from_weight_decay: expected before build, found " +
+                                        state_->describe(index) + " built");
+        }
+    }
     state_->excluded.assign(variables.begin(), variables.end());
 }
 
 void Optimizer::build(std::span<const Tensor> variables, std::span<const std::string> names) {
     const std::lock_guard lock(state_->mutex);
-    state_->build(variables, names, variables);
+    state_->build(variables, names);
 }
 
 bool Optimizer::built() const {

@@ -28,8 +28,8 @@ public:
     /// The threads of the sweep over `elements` elements that follows.
     virtual int sweep_threads(std::int64_t elements) const { return threads_for(elements); }
 
-    /// The memory of a derived slot, brought up to date.
-    virtual void* derive(std::size_t, const kernel::Job&) { return nullptr; }
+    /// Writes a variable's derived slot.
+    virtual void derive(std::size_t, const kernel::Job&, std::byte*) {}
 };
 
 }  // namespace fusedopt

@@ -32,15 +32,17 @@ std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable) {
     return shape;
 }
 
-std::string to_string(std::span<const std::int64_t> shape) {
-    std::string text = "(";
-    for (std::size_t d = 0; d < shape.size(); ++d) text += (d ? ", " : "") + std::to_string(shape[d]);
-    return text + (shape.size() == 1 ? ",)" : ")");
+namespace {
+
+bool is_zero(const void* array, std::int64_t size_bytes) {
+    const auto* from = static_cast<const std::byte*>(array);
+    return std::all_of(from, from + size_bytes, [](std::byte byte) { return byte == std::byte{0}; });
 }
 
+}  // namespace
+
 std::string Optimizer::State::describe(std::size_t index) const {
-    const std::string& name = variables[index].name;
-    return "variable " + std::to_string(index) + (name == std::to_string(index) ? "" : " ('" + name + "')");
+    return who_is(index, variables[index].name);
 }
 
 void Optimizer::State::require_built(const char* function) const {
@@ -58,7 +60,38 @@ double Optimizer::State::current_learning_rate() const {
     return learning_rate.is_number() ? learning_rate_value : learning_rate(calls);
 }
 
+void* Optimizer::State::derive(std::size_t index) {
+    Arena& memory = derived[index];
+    if (!memory.is_allocated()) {
+        memory.reserve(static_cast<std::size_t>(jobs[index].size) * (jobs[index].computes_in_double ? 8 : 4));
+        memory.allocate();
+    }
+    procedure->derive(index, jobs[index], memory.at(0));
+    return memory.at(0);
+}
+
+// After the first update an average is that of all values so far, and one that begins now has seen a variable that
+// stood still. Before that, the first update's own value begins it. One that is not zero any more was written by hand.
+void Optimizer::State::begin_averages() {
+    if (iterations() > 0) {
+        selected.clear();
+        for (const std::size_t i : without_average) {
+            if (is_zero(jobs[i].average, jobs[i].size * static_cast<std::int64_t>(item_size(compute_type(jobs[i]))))) {
+                selected.add(i, jobs[i].size);
+            }
+        }
+        selected.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+            kernel::Job job = jobs[i];
+            job.gradient = nullptr;
+            job.work = kernel::Work::none;
+            current_kernels().other_work[job.computes_in_double]({}, {&job, &job, begin, end});
+        });
+    }
+    without_average.clear();
+}
+
 std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
+    if (extent == Extent::complete && iterations() > 0) begin_averages();
     std::vector<NamedTensor> list;
     const std::span<const std::int64_t> scalar;
     list.push_back({"iteration", Tensor(&calls, DType::int64, scalar)});
@@ -80,7 +113,7 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
                     {std::string(slot.name) + "/" + variables[i].name, Tensor(&placeholder, DType::int64, scalar)});
                 return;
             case Form::derived:
-                if (extent != Extent::complete) add(slot.name, i, procedure->derive(i, jobs[i]));
+                if (extent != Extent::complete) add(slot.name, i, derive(i));
                 return;
             default:
                 add_shaped(slot.name, i, array, shape_of(slot, variables[i].tensor));
@@ -125,6 +158,7 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
     for (std::size_t k = 0; k < own.size(); ++k) {
         const Tensor& expected = own[k].tensor;
         const Tensor& value = values[k];
+        if (keeps(value, extent)) continue;
         const std::string who = "set_weights: array " + std::to_string(k) + " (" + own[k].name + "): expected ";
         if (!value || !same_shape(value, expected)) {
             throw std::invalid_argument(who + "shape " + to_string(expected.shape()) + ", found " +
@@ -135,37 +169,55 @@ void Optimizer::State::check_weights(std::span<const Tensor> values, Extent exte
                                         std::string(to_string(value.dtype())));
         }
     }
-    std::int64_t count;
-    std::memcpy(&count, values[0].data(), sizeof(count));
-    require_counter("set_weights: iteration", count);
-    if (learning_rate.is_number()) {
+    const auto check_count = [&](const char* who, const Tensor& value) {
+        if (keeps(value, extent)) return;
+        std::int64_t count;
+        std::memcpy(&count, value.data(), sizeof(count));
+        require_counter(who, count);
+    };
+    check_count("set_weights: iteration", values[0]);
+    if (learning_rate.is_number() && !keeps(values[1], extent)) {
         double value;
         std::memcpy(&value, values[1].data(), sizeof(value));
         require_not_negative("set_weights: learning_rate", value);
     }
     if (options.skip_nonfinite && extent == Extent::complete) {
-        std::memcpy(&count, values.back().data(), sizeof(count));
-        require_counter("set_weights: skipped_steps", count);
+        check_count("set_weights: skipped_steps", values.back());
     }
 }
 
 void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
     const std::vector<NamedTensor> own = named_variables(extent);
+    const auto is_own_number = [&](const Tensor& tensor) {
+        return std::ranges::any_of(numbers, [&](const double& number) { return tensor.data() == &number; });
+    };
+    bool has_numbers = extent == Extent::keras;
     for (std::size_t k = 0; k < own.size(); ++k) {
+        if (is_own_number(own[k].tensor)) has_numbers = !keeps(values[k], extent);
+    }
+    std::vector<double> restored = numbers;
+    if (!has_numbers && !keeps(values[0], extent)) {  // first, because a function of the caller's may throw
+        std::int64_t count;
+        std::memcpy(&count, values[0].data(), sizeof(count));
+        const std::int64_t updates = count / accumulation_steps;
+        std::visit([&](const auto& r) { definition_of(r).restore(r, count, updates, restored); }, rule);
+    }
+    for (std::size_t k = 0; k < own.size(); ++k) {
+        if (keeps(values[k], extent)) continue;
         const std::int64_t bytes = own[k].tensor.size_bytes();
         if (bytes > 0 && own[k].tensor.data() != values[k].data()) {
             std::memmove(own[k].tensor.data(), values[k].data(), static_cast<std::size_t>(bytes));
         }
     }
+    if (!has_numbers) std::ranges::copy(restored, numbers.begin());
+    const std::size_t first_average = learning_rate.is_number() ? 2 : 1;
+    std::erase_if(without_average, [&](std::size_t i) { return !keeps(values[first_average + i], extent); });
     // Master copies are none of Keras's values: the next step takes what the variables hold, whatever was trained
     // before.
     for (const kernel::Job& job : jobs) {
         if (job.storage && job.size > 0 && extent != Extent::complete) {
             std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));
         }
-    }
-    if (extent == Extent::wrapped) {
-        std::visit([&](const auto& r) { definition_of(r).restore(r, calls, iterations(), numbers); }, rule);
     }
 }
 

@@ -13,6 +13,7 @@
 
 #include <fusedopt/optimizer.hpp>
 
+#include "given.hpp"
 #include "kernel/kernel.hpp"
 #include "memory.hpp"
 #include "mutex.hpp"
@@ -47,26 +48,6 @@ inline std::size_t tile_count(const kernel::Job& job) {
 /// The shape of a slot that has an array.
 std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable);
 
-/// A shape as Python writes it.
-std::string to_string(std::span<const std::int64_t> shape);
-
-/// A variable as it was built.
-struct Variable {
-    const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
-    DType checked_dtype;
-    bool decays;
-    std::uint8_t branch;  // of the rule
-    Tensor tensor;
-    std::string name;
-};
-
-/// Memory [begin, end) of a built variable, for looking variables up by address.
-struct Range {
-    const std::byte* begin;
-    const std::byte* end;
-    std::size_t index;
-};
-
 /// How much of the state is listed.
 enum class Extent {
     keras,     // what Keras lists
@@ -74,6 +55,11 @@ enum class Extent {
                // placeholders
     complete,  // what it takes to go on bit for bit: with master copies, and without what is derived
 };
+
+/// Whether a value leaves what is there: in set_state an empty tensor does.
+inline bool keeps(const Tensor& value, Extent extent) {
+    return !value && extent == Extent::complete;
+}
 
 /// What an optimizer around adds to a step.
 struct Scaling {
@@ -128,14 +114,35 @@ struct Optimizer::State {
     /// What build finds out before it allocates.
     struct Layout {
         std::vector<Variable> variables;
-        std::vector<Range> ranges;  // sorted by address, without empty variables
+        std::vector<Range> ranges;
+        std::vector<std::size_t> built;  // which of the built variables each is, or `unknown`
     };
 
-    /// Refuses everything that build refuses. `all` are the variables of all optimizers that are built together, which
-    /// exclude_from_weight_decay may name.
-    Layout lay_out(std::span<const Tensor> tensors, std::span<const std::string> names,
-                   std::span<const Tensor> all) const;
-    void build(std::span<const Tensor> tensors, std::span<const std::string> names, std::span<const Tensor> all);
+    /// What build makes before it changes anything: memory for new variables, and everything that is as long as the
+    /// list of variables. Arrays of variables that are built already stay where they are.
+    struct Construction {
+        Layout layout;
+        std::vector<kernel::Job> jobs;
+        std::vector<Arena> arenas;
+        std::vector<Arena> derived;
+        std::unique_ptr<Procedure> procedure;
+        SweepPlan whole, selected;
+        std::vector<std::size_t> without_average;
+        std::vector<double> sums_of_squares;
+        std::vector<std::int64_t> last_step_with_gradient;
+        std::vector<kernel::Step> common;
+    };
+
+    void build(std::span<const Tensor> tensors, std::span<const std::string> names);
+
+    /// The two halves of build; the second one cannot fail. `all` are the variables of all optimizers that are built
+    /// together, which exclude_from_weight_decay may name.
+    Construction construct(const Given& given, std::span<const Tensor> all) const;
+    void adopt(Construction&& made) noexcept;
+
+    /// Refuses new variables that lie in this optimizer's state.
+    void require_apart(const Given& given) const;
+
     std::vector<NamedTensor> named_variables(Extent extent);
     void check_weights(std::span<const Tensor> values, Extent extent);
     void copy_weights(std::span<const Tensor> values, Extent extent);
@@ -157,8 +164,6 @@ struct Optimizer::State {
     void prepare_evaluation();
     void begin_evaluation() noexcept;
     void end_evaluation() noexcept;
-
-    static constexpr std::size_t unknown = static_cast<std::size_t>(-1);
 
     /// The variable in this memory, or `unknown`.
     std::size_t find(const Tensor& tensor) const;
@@ -204,11 +209,13 @@ struct Optimizer::State {
     Takeovers takeovers;
 
     bool is_built = false;
-    bool is_idle = false;  // in a MultiOptimizer, without variables: Keras builds no such optimizer
+    bool is_member = false;  // of a MultiOptimizer, which then knows where its variables are
+    bool is_idle = false;    // in a MultiOptimizer, without variables: Keras builds no such optimizer
     std::vector<Variable> variables;
     std::vector<kernel::Job> jobs;
     std::vector<Range> ranges;
-    Arena arena;
+    std::vector<Arena> arenas;   // one of each build that took new variables; views of the state may be in use
+    std::vector<Arena> derived;  // each variable's derived slot, once it has been listed
     std::unique_ptr<Procedure> procedure;
 
     mutable Mutex mutex;  // recursive: a learning-rate function may read the optimizer it serves
@@ -231,9 +238,12 @@ private:
     template <class AnyRule>
     std::optional<std::vector<RuleSpec>> on_built_slots(const AnyRule& new_rule) const;
     std::vector<RuleSpec> respecify(const Rule& new_rule) const;
+    Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
     void initialize_means(const Tensor& variable, const kernel::Job& job) const;
+    void begin_averages();
+    void* derive(std::size_t index);
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     void sweep();
@@ -244,6 +254,9 @@ private:
     template <class IndexAt>
     void assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at);
     void set_factors(const Scaling& scaling, double learning_rate);
+
+    // Of variables that no call has averaged yet. After the first update, an average begins at the variable's value.
+    std::vector<std::size_t> without_average;
 
     // Of the step in progress.
     std::vector<kernel::Step> common;  // of each branch

@@ -80,7 +80,8 @@ std::size_t Optimizer::State::overlapped_by(const Tensor& gradient) const {
 
 bool Optimizer::State::owns(const Tensor& gradient) const {
     const Bounds bounds = bounds_of(gradient);
-    return gradient.size() > 0 && arena.contains(bounds.low, bounds.high);
+    return gradient.size() > 0 &&
+           std::ranges::any_of(arenas, [&](const Arena& arena) { return arena.contains(bounds.low, bounds.high); });
 }
 
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
@@ -279,6 +280,7 @@ void Optimizer::State::sweep() {
 }
 
 void Optimizer::State::commit() {
+    if (!without_average.empty()) begin_averages();
     if (is_update && procedure) {
         const auto is_updated = [](const kernel::Job& job) { return job.work == kernel::Work::update; };
         procedure->commit(jobs, common, sweep_over(has_all_gradients(), is_updated));
@@ -324,6 +326,7 @@ void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     check_finalized(tensors);
     if (!options.use_ema) return;
+    begin_averages();
     for (kernel::Job& job : jobs) {
         job.gradient = nullptr;
         job.work = kernel::Work::restore;

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,10 +97,11 @@ def _write(file: io.FileIO, data: memoryview) -> None:
 class SavedFile:
     """A file that `write` wrote, open for reading.
 
-    ValueError, naming the file, for everything that is wrong with what is in it.
+    ValueError, naming the file, for everything that is wrong with what is in it. The class name is that of the
+    optimizer it must be of; None is any.
     """
 
-    def __init__(self, path: str | bytes | os.PathLike[Any], class_name: str) -> None:
+    def __init__(self, path: str | bytes | os.PathLike[Any], class_name: str | None) -> None:
         library = _library()
         self._path = os.fsdecode(path)
         self._file: io.FileIO | io.BytesIO = self._opened(library)
@@ -118,6 +119,19 @@ class SavedFile:
     def has_variables(self) -> bool:
         """Whether variables are in the file, too."""
         return any(name.startswith(VARIABLE) for name in self._spans)
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the tensors."""
+        return self._tensors.keys()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        return name in self._tensors
+
+    def fits(self, name: str, array: Array) -> bool:
+        """Whether there is a tensor of this name, type and shape."""
+        return self._tensors.get(name) == (_DTYPES[array.dtype.name], array.shape)
 
     def _opened(self, library: Any) -> io.FileIO | io.BytesIO:
         while True:
@@ -141,7 +155,7 @@ class SavedFile:
                 stack.pop_all()
                 return file
 
-    def _read_header(self, class_name: str) -> None:
+    def _read_header(self, class_name: str | None) -> None:
         try:
             with naming(self._path):
                 length = int.from_bytes(self._file.read(8), "little")
@@ -162,12 +176,13 @@ class SavedFile:
                 f"expected a file that save wrote ({FORMAT} or {OLD_FORMAT}), found {self._format!r}"
             )
         try:
-            stored = json.loads(metadata["optimizer"])["class_name"]
+            self.description = json.loads(metadata["optimizer"])
+            stored = self.description["class_name"]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self.error(
                 f"expected a description of the optimizer, found another ({error!r})"
             ) from None
-        if stored != class_name:
+        if class_name is not None and stored != class_name:
             raise self.error(f"expected the state of {class_name}, found that of {stored}")
         self._expected_sums = self._checksums(metadata) if self._format == FORMAT else {}
         self._sums: dict[str, list[int]] = {}

@@ -236,8 +236,11 @@ class LossScaleOptimizer(Optimizer, Declared):
     def _core_state(self) -> list[tuple[str, Array]]:
         return self._scaled.state()
 
-    def _core_set_state(self, values: list[Array]) -> None:
+    def _core_set_state(self, values: list[Array | None]) -> None:
         self._scaled.set_state(values)
+
+    def _rules(self) -> dict[str, set[str]]:
+        return self.inner_optimizer._rules()
 
     # Configuration
 

@@ -15,7 +15,7 @@ from typing import Any
 from fusedopt import arguments
 from fusedopt.hyperparameters import Declared, Hyperparameter, flag, optional_real, required
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
-from fusedopt.optimizer import LearningRate, Optimizer, named
+from fusedopt.optimizer import LearningRate, Optimizer, address, as_array, named
 from fusedopt.rules.rule_optimizer import Name
 from fusedopt.runtime import _core
 from fusedopt.serialized import find_class, serialized
@@ -277,27 +277,44 @@ class MultiOptimizer(Optimizer, Declared):
     def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
         """Give each variable to its optimizer, and build them. See `Optimizer.build`.
 
+        Building again adds variables. Those that are built already stay with their optimizers.
+
         Variables without names all go to the default optimizer. A key of the map that matches no variable's
         name warns. Without names no key matches.
         """
         names, arrays = named(variables)
-        if self.built:
-            self._require_same(arrays)
+        if self._is_built_on(names, arrays):
             return
-        self._assignment = self._owners(names, len(arrays))
-        parts = [self._variables_of(k) for k in range(len(self.optimizers))]
+        assignment = self._owners(names, arrays)
+        parts = [
+            [i for i, owner in enumerate(assignment) if owner == k]
+            for k in range(len(self.optimizers))
+        ]
         own_names = [[names[i] for i in part] if names else [] for part in parts]
         for optimizer, part, own in zip(self.optimizers, parts, own_names, strict=True):
             optimizer._pass_exclusions(own, [arrays[i] for i in part], names)
-        self._multi.build(arrays, names, self._assignment)
-        for optimizer, own in zip(self.optimizers, own_names, strict=True):
-            optimizer._note_built(own)
-        self._names = {name: i for i, name in enumerate(names)}
+        self._multi.build(arrays, names, assignment)
+        self._assignment = assignment
+        for optimizer in self.optimizers:
+            optimizer._note_built()
+        self._names = {name: i for i, name in enumerate(self._multi.names)}
 
-    def _owners(self, names: Sequence[str], count: int) -> list[int]:
-        """Return which optimizer updates each variable; warn of keys that match none."""
+    def _owners(self, names: Sequence[str], arrays: Sequence[Any]) -> list[int]:
+        """Return which optimizer updates each variable; warn of keys that match none.
+
+        Variables that are built already stay where they are.
+        """
         default = self.optimizer_map.default_optimizer
-        owners = [self.optimizer_map[name] for name in names] or [default] * count
+        owners = [self.optimizer_map[name] for name in names] or [default] * len(arrays)
+        if self.built:
+            old = {
+                address(array): self.optimizers[k]
+                for array, k in zip(self._core.arrays, self._assignment, strict=True)
+            }
+            owners = [
+                old.get(address(as_array(array, f"build: variable {i}")), owner)
+                for i, (array, owner) in enumerate(zip(arrays, owners, strict=True))
+            ]
         for key in self.optimizer_map:
             if not any(key == name or re.fullmatch(key, name) for name in names):
                 hint = (
@@ -372,6 +389,10 @@ class MultiOptimizer(Optimizer, Declared):
         }
         names = self._variable_names() or [str(i) for i in range(len(self._assignment))]
         return {name: found[name] for name in names if name in found}
+
+    def _rules(self) -> dict[str, set[str]]:
+        own = {f"{k}/": member._rules()[""] for k, member in enumerate(self.optimizers)}
+        return {"": {type(self).__name__}, **own}
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, without its state."""

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
 from fusedopt import arguments, copying, files
 from fusedopt.losses import scaled
+from fusedopt.partial_loading import LoadReport, compare, follow_variables
 from fusedopt.runtime import _core
 from fusedopt.schedules import LearningRateSchedule
 from fusedopt.serialized import serialized
@@ -144,8 +145,22 @@ class Optimizer:
         ------
         ValueError, TypeError
             If a variable cannot be updated in place. The message names it, what was found and
-            what to do. Building again with other variables is a ValueError, with the same ones it
-            does nothing.
+            what to do. Also, if the optimizer is built, for a variable that is missing or has another
+            name. Then nothing has changed.
+
+        Notes
+        -----
+        Building again adds variables, for example some that are unfrozen in mid-training. All built ones must be
+        given again, in any order; they are recognised by their memory. They keep their state bit for bit, their
+        names, and their exclusion from weight decay. New ones start as in a first build. `iterations` and the
+        learning rate go on. Views in `variables` that were taken before stay live. Variables that have no names
+        yet can be given some.
+
+        In the middle of an accumulation, the sum of a new variable starts at zero, as if its gradients had been zero
+        so far. After the first update, the moving average of a new variable starts at the value that
+        the variable has when the next step begins.
+
+        Given the same variables, `build` does nothing. To freeze variables, leave their gradients out.
 
         Examples
         --------
@@ -157,26 +172,29 @@ class Optimizer:
         6
         """
         names, arrays = named(variables)
-        if self.built:
-            self._require_same(arrays)
+        if self._is_built_on(names, arrays):
             return
         self._pass_exclusions(names, arrays, names)
         self._core.build(arrays, names)
-        self._note_built(names)
+        self._note_built()
 
     def _pass_exclusions(
         self, names: Sequence[str], arrays: Sequence[Any], all_names: Sequence[str]
     ) -> None:
         """Tell the core which of these variables weight decay leaves out.
 
-        Warn of a pattern that finds nothing in `all_names`, which are those of all optimizers that are built together.
+        Variables that are built already stay as they are. Warn of a pattern that finds nothing in `all_names`, which
+        are those of all optimizers that are built together.
         """
         excluded = list(self._excluded_variables)
+        built = [address(array) for array in self._core.arrays]
+        known = set(built)
         for pattern in self._excluded_names:
             excluded += [
                 array
                 for name, array in zip(names, arrays, strict=False)
                 if re.search(pattern, name)
+                and not (known and address(as_array(array, f"variable {name!r}")) in known)
             ]
             if not any(re.search(pattern, name) for name in all_names):
                 warnings.warn(
@@ -185,15 +203,16 @@ class Optimizer:
                 )
         self._core.exclude_from_weight_decay(excluded)
         self._excluded_addresses = {
-            _address(_as_array(variable, "exclude_from_weight_decay")) for variable in excluded
-        }
+            address(as_array(variable, "exclude_from_weight_decay")) for variable in excluded
+        } | {built[i] for i in self._excluded_indices}
 
-    def _note_built(self, names: Sequence[str]) -> None:
-        self._names = {name: i for i, name in enumerate(names)}
+    def _note_built(self) -> None:
+        self._names = {name: i for i, name in enumerate(self._core.names)}
+        self._excluded_variables = []
         self._excluded_indices = [
             i
             for i, array in enumerate(self._core.arrays)
-            if _address(array) in self._excluded_addresses
+            if address(array) in self._excluded_addresses
         ]
 
     def exclude_from_weight_decay(
@@ -202,6 +221,9 @@ class Optimizer:
         var_names: Iterable[str] | None = None,
     ) -> None:
         """Leave variables out of weight decay. Call it before `build`; a second call replaces the first.
+
+        Before building again with more variables, ``var_list`` can name new ones. ``var_names`` stay those of before
+        the first build.
 
         Parameters
         ----------
@@ -213,9 +235,9 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If the optimizer is built; at `build`, if a variable of `var_list` is not among its
-            variables, or those of the `MultiOptimizer` that it is in. A pattern that matches none of
-            their names only warns.
+            If the optimizer is built and the call names anything but new variables; at `build`, if a
+            variable of ``var_list`` is not among its variables, or those of the `MultiOptimizer` that
+            it is in. A pattern that matches none of their names only warns.
         TypeError
             If an argument is of another kind.
 
@@ -227,23 +249,28 @@ class Optimizer:
         >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
         >>> optimizer.build({"kernel": np.ones(3), "bias": np.ones(3)})
         """
-        if self.built:
-            raise ValueError(
-                "exclude_from_weight_decay: expected before build, found the optimizer built"
-            )
         names = arguments.patterns("var_names", var_names)
         if var_list is not None:
             _require_iterable("var_list", var_list)
-        self._excluded_variables = [] if var_list is None else list(var_list)
-        self._excluded_names = names
+        variables = [] if var_list is None else list(var_list)
+        if self.built:
+            built = {address(array) for array in self._core.arrays}
+            found = {address(as_array(w, "exclude_from_weight_decay")) for w in variables}
+            if names or not variables or not built.isdisjoint(found):
+                raise ValueError(
+                    "exclude_from_weight_decay: expected before build, found the optimizer built; "
+                    "from now on give only variables that a later build adds"
+                )
+        else:
+            self._excluded_names = names
+        self._excluded_variables = variables
 
-    def _require_same(self, variables: Sequence[Any]) -> None:
-        mine = [_address(array) for array in self._core.arrays]
-        found = [_address(_as_array(w, f"build: variable {i}")) for i, w in enumerate(variables)]
-        if mine != found:
-            raise ValueError(
-                f"build: the optimizer is built already, on {len(mine)} variables; found others"
-            )
+    def _is_built_on(self, names: Sequence[str], variables: Sequence[Any]) -> bool:
+        """Whether these are the built variables, in their order and by their names."""
+        if not self.built or (names and list(names) != self._variable_names()):
+            return False
+        found = [address(as_array(w, f"build: variable {i}")) for i, w in enumerate(variables)]
+        return found == [address(array) for array in self._core.checked_arrays()]
 
     # Steps
 
@@ -369,7 +396,7 @@ class Optimizer:
             raise ValueError("stateless_apply: the optimizer is not built; call build first")
         _require_iterable("trainable_variables", trainable_variables)
         given = [
-            _as_array(variable, f"stateless_apply: {self._describe(i)}")
+            as_array(variable, f"stateless_apply: {self._describe(i)}")
             for i, variable in enumerate(trainable_variables)
         ]
         values = self._arrays_for_state(optimizer_variables)
@@ -583,12 +610,12 @@ class Optimizer:
         if not self.built:
             raise ValueError("evaluation_weights: the optimizer is not built; call build first")
         lent = dict(self._named_arrays())
-        places = [_address(array) for array in lent.values()]
+        places = [address(array) for array in lent.values()]
         self._core.begin_evaluation()
         try:
             yield lent
         finally:
-            if [_address(array) for array in self._core.arrays] != places:
+            if [address(array) for array in self._core.arrays] != places:
                 raise ValueError(
                     "evaluation_weights: expected the variables' memory as before, found it moved inside the block; "
                     "the weights in training cannot be brought back"
@@ -634,7 +661,7 @@ class Optimizer:
         if len(weights) != len(own):
             raise ValueError(f"set_weights: expected {len(own)} arrays, found {len(weights)}")
         return [
-            _as_array(value, f"set_weights: array {i} ({name})")
+            as_array(value, f"set_weights: array {i} ({name})")
             for i, (name, value) in enumerate(zip(own, weights, strict=True))
         ]
 
@@ -770,7 +797,29 @@ class Optimizer:
             if name.rsplit("/", 1)[-1] == "iteration" and array.dtype.kind == "i"
         ]
 
-    def load(self, path: str | bytes | os.PathLike[Any], variables: bool | None = None) -> None:
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[True] = ...,
+    ) -> None: ...
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[False],
+    ) -> LoadReport: ...
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = None,
+        *,
+        strict: bool = True,
+    ) -> LoadReport | None:
         """Take the state from a file that `save` wrote.
 
         It replaces everything in `variables`, so the learning rate if it is a number, the counters,
@@ -790,33 +839,88 @@ class Optimizer:
             and types with the same options.
         variables : bool, optional
             Whether to overwrite the variables, too, with those in the file. Default: if there are any.
+        strict : bool
+            False takes from any optimizer's file what fits by name, shape and type. See Notes.
+
+        Returns
+        -------
+        LoadReport
+            If ``strict`` is False: ``missing``, a list of what kept its value here, and ``unexpected``, a list of
+            what the file has besides. What is in the file in another shape or type is in both. Otherwise None.
 
         Raises
         ------
         ValueError
-            If the optimizer is not built, or the file is truncated, damaged or another's; then
+            If the optimizer is not built, or the file is truncated, damaged or, if ``strict``, another's; then
             nothing has changed.
         ImportError
             If safetensors is not installed.
         OSError
             If the file cannot be read: FileNotFoundError, PermissionError, IsADirectoryError and so on.
+
+        Notes
+        -----
+        ``strict=False`` is for models that grew, shrank or have other names, and for other options. All else
+        remains: the whole file is checked first, and a refused load changes nothing.
+
+        - The slots of a variable are taken together or not at all. Only slots that an option adds
+          (``amsgrad``; ``momentum`` and ``centered`` of RMSprop) may be missing; they keep their values.
+        - From a file of another class of optimizer, slots and learning rate are not taken, as they mean
+          something else there. Adam, AdamW and Nadam take each other's.
+        - A moving average that is missing and has not begun starts at its variable's value in the next step.
+        - A 16-bit variable that is taken without its master copy counts by its own value.
+        - In a `MultiOptimizer` the names of the state begin with the position of the optimizer, ``"0/"``. A
+          `LossScaleOptimizer` adds only its own scale and counters, so files with and without it fit each other.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> small, large = fo.Adam(), fo.Adam()
+        >>> small.build({"w": np.ones(3)})
+        >>> large.build({"w": np.ones(3), "b": np.ones(2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "adam.safetensors"
+        ...     small.save(path)
+        ...     report = large.load(path, strict=False)
+        >>> report.missing
+        ['momentum/b', 'velocity/b']
+        >>> report.unexpected
+        []
         """
         if not self.built:
             raise ValueError("load: the optimizer is not built; call build first")
+        strict = arguments.flag("strict", strict)
         if variables is not None:
             variables = arguments.flag("variables", variables)
-        with closing(files.SavedFile(path, self._description()["class_name"])) as file:
+        class_name = self._description()["class_name"] if strict else None
+        with closing(files.SavedFile(path, class_name)) as file:
             with_variables = file.has_variables if variables is None else variables
-            file.require(self._saved(with_variables))
+            self._matched(file, self._saved(with_variables), with_variables, strict)
             file.verify()
-            self._between_steps("load", lambda: self._take(file, with_variables))
+            report: LoadReport = self._between_steps(
+                "load", lambda: self._take(file, with_variables, strict)
+            )
+        return None if strict else report
 
-    def _take(self, file: files.SavedFile, with_variables: bool) -> None:
+    def _take(self, file: files.SavedFile, with_variables: bool, strict: bool) -> LoadReport:
         state, everything = self._core_state(), self._saved(with_variables)
-        file.require(everything)
-        numbers = [file.number(*item) if item[1].ndim == 0 else item[1] for item in state]
+        report = self._matched(file, everything, with_variables, strict)
+        kept = set(report.missing)
+
+        def value(name: str, array: Array) -> Array | None:
+            """Return what the core takes; arrays are copied later, and None stays as it is."""
+            if name in kept:
+                return None
+            return file.number(name, array) if array.ndim == 0 else array
+
+        numbers = [value(*item) for item in state]
         counts = self._own_counts()
-        values = [file.number(*item) for item in counts]
+        final = [
+            array.copy() if value(name, array) is None else value(name, array)
+            for name, array in counts
+        ]
 
         def begin() -> None:
             self._core_set_state(numbers)  # first, as only numbers can be refused
@@ -824,31 +928,33 @@ class Optimizer:
                 count[...] = -1
 
         def end() -> None:
-            for (_, count), value in zip(counts, values, strict=True):
-                count[...] = value
+            for (_, count), number in zip(counts, final, strict=True):
+                count[...] = number
 
         copies = [
             partial(file.copy_to, name, array)
             for name, array in everything
-            if array.ndim > 0 or name.startswith(files.VARIABLE)
+            if (array.ndim > 0 or name.startswith(files.VARIABLE)) and name not in kept
         ]
-        pending: list[Callable[[], None]] = [end, *copies, begin]
-        interruption = None
-        while pending:
-            try:
-                pending[-1]()
-                pending.pop()
-            except Exception as error:
-                if pending[-1] is begin:
-                    raise file.error(str(error)) from None
-                raise ValueError(
-                    f"{error}; the state is now partly that of the file; load a whole one "
-                    "before the next step"
-                ) from error
-            except BaseException as error:  # noqa: BLE001
-                interruption = error  # what was begun is finished first
-        if interruption:
-            raise interruption
+        followers = follow_variables(everything, self._rules(), report)
+        _finish([end, *followers, *copies], begin, file)
+        return report
+
+    def _matched(
+        self,
+        file: files.SavedFile,
+        everything: Sequence[tuple[str, Array]],
+        with_variables: bool,
+        strict: bool,
+    ) -> LoadReport:
+        if not strict:
+            return compare(everything, self._rules(), file, with_variables)
+        file.require(everything)
+        return LoadReport([], [])
+
+    def _rules(self) -> dict[str, set[str]]:
+        """Return the names of the rule's classes, by what begins the names of its state."""
+        return {"": {cls.__name__ for cls in type(self).__mro__}}
 
     def _description(self) -> dict[str, Any]:
         return serialized(self, "keras.optimizers")
@@ -856,7 +962,7 @@ class Optimizer:
     def _core_state(self) -> list[tuple[str, Array]]:
         return self._core.state()
 
-    def _core_set_state(self, values: list[Array]) -> None:
+    def _core_set_state(self, values: list[Array | None]) -> None:
         self._core.set_state(values)
 
     # Copies
@@ -910,6 +1016,29 @@ class Optimizer:
         raise NotImplementedError
 
 
+def _finish(
+    rest: list[Callable[[], None]], begin: Callable[[], None], file: files.SavedFile
+) -> None:
+    """Call `begin`, which may refuse, then all the rest from the last one on, whatever interrupts."""
+    pending = [*rest, begin]
+    interruption = None
+    while pending:
+        try:
+            pending[-1]()
+            pending.pop()
+        except Exception as error:
+            if pending[-1] is begin:
+                raise file.error(str(error)) from None
+            raise ValueError(
+                f"{error}; the state is now partly that of the file; load a whole one "
+                "before the next step"
+            ) from error
+        except BaseException as error:  # noqa: BLE001
+            interruption = error  # what was begun is finished first
+    if interruption:
+        raise interruption
+
+
 def named(variables: Any) -> tuple[list[str], list[Any]]:
     """Take variables apart into names, none for a sequence, and arrays."""
     if isinstance(variables, Mapping):
@@ -932,9 +1061,11 @@ def _require_iterable(name: str, value: Any, expected: str = "a sequence of arra
         raise TypeError(f"{name}: expected {expected}, found {type(value).__name__}{advice}")
 
 
-def _as_array(variable: Any, who: str) -> Array:
+def as_array(variable: Any, who: str) -> Array:
+    """Return an array over an object's values."""
     return _core.value_array(variable, who)
 
 
-def _address(array: Array) -> tuple[int, int]:
+def address(array: Array) -> tuple[int, int]:
+    """Return where an array lies, and its size in bytes."""
     return array.__array_interface__["data"][0], array.nbytes

@@ -30,6 +30,29 @@ BorrowedStaging::~BorrowedStaging() {
     idle_staging = std::move(staging_);
 }
 
+Built::Built(const Built& old, std::vector<py::object> objects, std::vector<std::string> names) {
+    std::vector<py::array> arrays;
+    for (std::size_t i = 0; i < objects.size(); ++i) {
+        const std::string who = "variable " + std::to_string(i) + (names.empty() ? "" : " ('" + names[i] + "')");
+        arrays.push_back(variable_array(objects[i], who));
+        const Tensor tensor = view(arrays.back(), who);
+        const std::optional<std::size_t> index = old.find(tensor);
+        if (!index) continue;
+        const Tensor& known = old.tensors_[*index];
+        if (known.dtype() == tensor.dtype() && std::ranges::equal(known.shape(), tensor.shape())) {
+            objects[i] = old.objects_[*index];
+            arrays[i] = old.arrays_[*index];
+        }
+    }
+    if (names.empty() && !old.names_.empty()) {
+        for (std::size_t i = 0; i < objects.size(); ++i) {
+            const std::optional<std::size_t> index = old.find(view(arrays[i], ""));
+            names.push_back(index ? old.names_[*index] : std::to_string(i));
+        }
+    }
+    keep(std::move(objects), std::move(arrays), std::move(names));
+}
+
 void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names) {
     objects_ = std::move(objects);
     arrays_ = std::move(arrays);

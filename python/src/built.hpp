@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -90,25 +91,8 @@ public:
     Built(const Built&) = delete;
     Built& operator=(const Built&) = delete;
 
-    /// Calls build with the views of these objects and without the GIL, then keeps them.
-    template <class Build>
-    void build(const py::sequence& objects, std::vector<std::string> names, const Build& build) {
-        std::vector<py::object> given;
-        warn_of_environment();
-        std::vector<py::array> arrays;
-        std::vector<Tensor> tensors;
-        for (std::size_t i = 0; i < objects.size(); ++i) {
-            const std::string who = "variable " + std::to_string(i) + (names.empty() ? "" : " ('" + names[i] + "')");
-            given.push_back(objects[i]);
-            arrays.push_back(variable_array(given.back(), who));
-            tensors.push_back(view(arrays.back(), who));
-        }
-        {
-            const Unlocked unlocked;
-            build(tensors, names);
-        }
-        keep(std::move(given), std::move(arrays), std::move(names));
-    }
+    /// Takes these variables. Those that `old` has as well stay the objects that were given first.
+    Built(const Built& old, std::vector<py::object> objects, std::vector<std::string> names);
 
     /// Keeps variables that are built: the objects that were given, the arrays over their memory, and their names.
     void keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names);
@@ -141,6 +125,7 @@ public:
     /// The variable that lies in this memory, if there is one.
     std::optional<std::size_t> find(const Tensor& tensor) const;
 
+    const std::vector<Tensor>& tensors() const { return tensors_; }
     const std::vector<py::object>& objects() const { return objects_; }
     const std::vector<py::array>& arrays() const { return arrays_; }
     const std::vector<std::string>& names() const { return names_; }
@@ -176,6 +161,33 @@ private:
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
     // small arrays up to half as long again: NumPy keeps it beside some array's elements.
     std::vector<py::weakref> locks_;
+};
+
+/// What an optimizer is built on now. A call may still be using what it was built on before, so that is kept; it holds
+/// only variables that are still there.
+class Current {
+public:
+    Current() : now_(&all_.emplace_back()) {}
+
+    const Built& operator*() const { return *now_.load(std::memory_order_acquire); }
+    const Built* operator->() const { return &**this; }
+
+    /// Makes room, so that `set` cannot fail.
+    std::list<Built> make(std::vector<py::object> objects, std::vector<std::string> names) const {
+        (**this).check_memory();
+        std::list<Built> made;
+        made.emplace_back(**this, std::move(objects), std::move(names));
+        return made;
+    }
+
+    void set(std::list<Built>&& made) noexcept {
+        all_.splice(all_.end(), std::move(made));
+        now_.store(&all_.back(), std::memory_order_release);
+    }
+
+private:
+    std::list<Built> all_;
+    std::atomic<const Built*> now_;
 };
 
 class BorrowedNames {

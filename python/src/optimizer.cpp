@@ -3,7 +3,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,18 +28,53 @@ py::list live_views(const std::vector<NamedTensor>& variables, py::handle owner)
     return list;
 }
 
-/// Values for set_weights; the package has brought them to the dtypes of `variables`.
-std::vector<Tensor> views(const std::vector<py::array>& arrays) {
+const py::array* array_of(const py::array& value) {
+    return &value;
+}
+const py::array* array_of(const std::optional<py::array>& value) {
+    return value ? &*value : nullptr;
+}
+
+/// Values for set_weights or, with some of them missing, set_state; the package has brought them to the right dtypes.
+template <class Value>
+std::vector<Tensor> views(const std::vector<Value>& values) {
     std::vector<Tensor> tensors;
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
-        if (arrays[i].dtype().num() == py::dtype::of<std::int64_t>().num()) {
-            const std::vector<std::int64_t> shape(arrays[i].shape(), arrays[i].shape() + arrays[i].ndim());
-            tensors.emplace_back(arrays[i].data(), DType::int64, shape);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        const py::array* const given = array_of(values[i]);
+        if (!given) {
+            tensors.emplace_back();
+            continue;
+        }
+        const py::array& array = *given;
+        if (array.dtype().num() == py::dtype::of<std::int64_t>().num()) {
+            const std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
+            tensors.emplace_back(array.data(), DType::int64, shape);
         } else {
-            tensors.push_back(view(arrays[i], "set_weights: array " + std::to_string(i)));
+            tensors.push_back(view(array, "set_weights: array " + std::to_string(i)));
         }
     }
     return tensors;
+}
+
+std::vector<py::object> listed(const py::sequence& objects) {
+    std::vector<py::object> list;
+    for (const py::handle object : objects) list.push_back(py::reinterpret_borrow<py::object>(object));
+    return list;
+}
+
+/// Builds while no step runs, so that a step finds the core and the arrays of one build: calls prepare with the GIL,
+/// then commit without it.
+template <class Core, class Prepare, class Commit>
+void build_between_steps(const Core& core, const Prepare& prepare, const Commit& commit) {
+    warn_of_environment();
+    const Unlocked unlocked;
+    core.between_steps([&] {
+        {
+            const Locked locked;
+            prepare();
+        }
+        commit();
+    });
 }
 
 class PyOptimizer {
@@ -55,17 +92,23 @@ public:
         core->exclude_from_weight_decay(tensors);
     }
 
-    void build(const py::sequence& objects, std::vector<std::string> names) {
-        built.build(objects, std::move(names), [&](const auto& tensors, const auto& n) { core->build(tensors, n); });
+    void build(const py::sequence& objects, const std::vector<std::string>& names) {
+        std::list<Built> made;
+        build_between_steps(
+            *core, [&] { made = built.make(listed(objects), names); },
+            [&] {
+                core->build(made.back().tensors(), names);
+                built.set(std::move(made));
+            });
         excluded.clear();
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, built, gradients, variables);
+        return python::apply(*core, *built, gradients, variables);
     }
 
     std::shared_ptr<Optimizer> core;
-    Built built;
+    Current built;
     std::vector<py::array> excluded;
 };
 
@@ -80,31 +123,38 @@ public:
         core = std::make_shared<MultiOptimizer>(std::move(cores), loss_scale_factor, global_clipnorm, skip_nonfinite);
     }
 
-    void build(const py::sequence& objects, std::vector<std::string> names,
+    void build(const py::sequence& objects, const std::vector<std::string>& names,
                const std::vector<std::size_t>& assignment) {
-        built.build(objects, std::move(names),
-                    [&](const auto& tensors, const auto& n) { core->build(tensors, assignment, n); });
-        for (std::size_t k = 0; k < members.size(); ++k) {
-            std::vector<py::object> objects_of_member;
-            std::vector<py::array> arrays;
-            std::vector<std::string> own_names;
-            for (std::size_t i = 0; i < assignment.size(); ++i) {
-                if (assignment[i] != k) continue;
-                objects_of_member.push_back(built.objects()[i]);
-                arrays.push_back(built.arrays()[i]);
-                if (!built.names().empty()) own_names.push_back(built.names()[i]);
+        std::list<Built> made;
+        std::vector<std::list<Built>> made_of_members;
+        const auto prepare = [&] {
+            made = built.make(listed(objects), names);
+            const Built& all = made.back();
+            for (std::size_t k = 0; k < members.size(); ++k) {
+                std::vector<py::object> own;
+                std::vector<std::string> own_names;
+                for (std::size_t i = 0; i < std::min(assignment.size(), all.objects().size()); ++i) {
+                    if (assignment[i] != k) continue;
+                    own.push_back(all.objects()[i]);
+                    if (!all.names().empty()) own_names.push_back(all.names()[i]);
+                }
+                made_of_members.push_back(members[k]->built.make(std::move(own), std::move(own_names)));
             }
-            members[k]->built.keep(std::move(objects_of_member), std::move(arrays), std::move(own_names));
-        }
+        };
+        build_between_steps(*core, prepare, [&] {
+            core->build(made.back().tensors(), assignment, names);
+            built.set(std::move(made));
+            for (std::size_t k = 0; k < members.size(); ++k) members[k]->built.set(std::move(made_of_members[k]));
+        });
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, built, gradients, variables);
+        return python::apply(*core, *built, gradients, variables);
     }
 
     std::vector<std::shared_ptr<PyOptimizer>> members;
     std::shared_ptr<MultiOptimizer> core;
-    Built built;
+    Current built;
 };
 
 class PyLossScale {
@@ -121,10 +171,10 @@ public:
           inner_(inner) {}
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, *built, gradients, variables);
+        return python::apply(*core, **built, gradients, variables);
     }
 
-    const Built* built;
+    const Current* built;
     std::shared_ptr<LossScaleOptimizer> core;
 
 private:
@@ -139,8 +189,8 @@ void set_weights(Held& held, const std::vector<py::array>& arrays) {
 }
 
 template <class Held>
-void set_state(Held& held, const std::vector<py::array>& arrays) {
-    const std::vector<Tensor> tensors = views(arrays);
+void set_state(Held& held, const std::vector<std::optional<py::array>>& values) {
+    const std::vector<Tensor> tensors = views(values);
     const Unlocked unlocked;
     held.core->set_state(tensors);
 }
@@ -180,14 +230,14 @@ std::vector<py::array> copies(const std::vector<py::array>& arrays) {
 /// The variables, if they still lie where they were built.
 template <class Held>
 std::vector<py::array> checked_arrays(const Held& held) {
-    held.built.check_memory();
-    return held.built.arrays();
+    held.built->check_memory();
+    return held.built->arrays();
 }
 
 /// Puts the weights to evaluate with into the variables.
 template <class Held>
 void begin_evaluation(Held& held) {
-    held.built.check_memory();
+    held.built->check_memory();
     const Unlocked unlocked;
     held.core->begin_evaluation();
 }
@@ -201,7 +251,7 @@ void end_evaluation(Held& held) {
 
 template <class Held>
 void finalize_variable_values(Held& held, const py::sequence& objects) {
-    held.built.check_memory();
+    held.built->check_memory();
     std::vector<Tensor> tensors;
     std::vector<py::array> arrays;
     for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -300,8 +350,9 @@ void register_optimizers(py::module_& module) {
             "set_global_norm",
             [](PyOptimizer& self, std::optional<double> value) { self.core->set_global_norm(value); }, CallUnlocked(),
             py::arg("global_norm"))
-        .def_property_readonly("objects", [](PyOptimizer& self) { return self.built.objects(); })
-        .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built.arrays(); })
+        .def_property_readonly("objects", [](PyOptimizer& self) { return self.built->objects(); })
+        .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built->arrays(); })
+        .def_property_readonly("names", [](const PyOptimizer& self) { return self.built->names(); })
         .def_property_readonly("built", unlocked<PyOptimizer>(&Optimizer::built))
         .def_property_readonly("iterations", unlocked<PyOptimizer>(&Optimizer::iterations))
         .def_property_readonly("calls", unlocked<PyOptimizer>(&Optimizer::calls))
@@ -332,8 +383,9 @@ void register_optimizers(py::module_& module) {
         .def(
             "set_global_norm", [](PyMulti& self, std::optional<double> value) { self.core->set_global_norm(value); },
             CallUnlocked(), py::arg("global_norm"))
-        .def_property_readonly("objects", [](PyMulti& self) { return self.built.objects(); })
-        .def_property_readonly("arrays", [](const PyMulti& self) { return self.built.arrays(); })
+        .def_property_readonly("objects", [](PyMulti& self) { return self.built->objects(); })
+        .def_property_readonly("arrays", [](const PyMulti& self) { return self.built->arrays(); })
+        .def_property_readonly("names", [](const PyMulti& self) { return self.built->names(); })
         .def_property_readonly("built", unlocked<PyMulti>(&MultiOptimizer::built))
         .def_property_readonly("iterations", unlocked<PyMulti>(&MultiOptimizer::iterations))
         .def_property_readonly("calls", unlocked<PyMulti>(&MultiOptimizer::iterations))

@@ -36,7 +36,8 @@ public:
     explicit LossScaleOptimizer(std::shared_ptr<Optimizer> inner, LossScaleOptions options = {});
     explicit LossScaleOptimizer(std::shared_ptr<MultiOptimizer> inner, LossScaleOptions options = {});
 
-    /// Builds a wrapped Optimizer. A MultiOptimizer is built by itself: it needs an assignment.
+    /// Builds a wrapped Optimizer, or builds it again with more variables; the scale goes on. A MultiOptimizer is built
+    /// by itself: it needs an assignment.
     void build(std::span<const Tensor> variables, std::span<const std::string> names = {});
     void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
 
@@ -68,7 +69,8 @@ public:
     void set_weights(std::span<const Tensor> values);
 
     /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
-    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
+    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights;
+    /// an empty Tensor in it keeps what is there.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 

@@ -38,7 +38,8 @@ public:
     MultiOptimizer& operator=(MultiOptimizer&&) noexcept;
     ~MultiOptimizer();
 
-    /// Builds the optimizers; `assignment[i]` says which of them updates variable i.
+    /// Builds the optimizers; `assignment[i]` says which of them updates variable i. Building again adds variables, as
+    /// for one Optimizer. Each built variable stays with its optimizer, which takes no further variables by itself.
     void build(std::span<const Tensor> variables, std::span<const std::size_t> assignment,
                std::span<const std::string> names = {});
     bool built() const;
@@ -80,7 +81,8 @@ public:
     void set_weights(std::span<const Tensor> values);
 
     /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
-    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
+    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights;
+    /// an empty Tensor in it keeps what is there.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 

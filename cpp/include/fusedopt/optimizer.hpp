@@ -75,11 +75,17 @@ public:
     Optimizer& operator=(Optimizer&&) noexcept;
     ~Optimizer();
 
-    /// Leaves these variables out of weight decay; before build. A later call replaces an earlier one. Each must be
-    /// given to build. Inside a MultiOptimizer another member may update it.
+    /// Leaves these variables out of weight decay; before the build that takes them. A later call replaces an earlier
+    /// one. Each must be given to build. Inside a MultiOptimizer another member may update it.
     void exclude_from_weight_decay(std::span<const Tensor> variables);
 
     /// Takes the variables to update and allocates all state. `names` serve messages and `variables()`.
+    ///
+    /// Building again adds variables. All built ones, recognised by their memory, must be among the given ones. They
+    /// keep their state bit for bit, their names, and whether they decay; views of their state stay valid. New ones
+    /// begin as in a first build, and the counters go on. During an accumulation the sum of a new variable begins at
+    /// zero. After the first update its average begins at the value that it has in the next call. From then on
+    /// gradients come in the new order. Given the same variables, nothing changes.
     void build(std::span<const Tensor> variables, std::span<const std::string> names = {});
     void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
     bool built() const;
@@ -147,7 +153,8 @@ public:
     void set_weights(std::span<const Tensor> values);
 
     /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
-    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights.
+    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights;
+    /// an empty Tensor in it keeps what is there.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 

@@ -49,7 +49,7 @@ struct Segment {
 class AdafactorProcedure final : public Procedure {
 public:
     AdafactorProcedure(const Adafactor& rule, std::span<const Variable> variables, std::span<const kernel::Job> jobs)
-        : rule_(rule), derived_(jobs.size()) {
+        : rule_(rule) {
         std::vector<std::size_t> offsets;
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             if (jobs[i].size > 0) add_part(i, variables[i].tensor, jobs[i].branch == factored, offsets);
@@ -98,14 +98,9 @@ public:
         sweep(&kernel::AdafactorKernels::settle, &kernel::AdafactorKernels::settle_unfactored);
     }
 
-    void* derive(std::size_t index, const kernel::Job& job) override {
-        Arena& memory = derived_[index];
-        if (!memory.is_allocated()) {
-            memory.reserve(static_cast<std::size_t>(job.size) * item_size(compute_type(job)));
-            memory.allocate();
-        }
+    void derive(std::size_t index, const kernel::Job& job, std::byte* out) override {
         const auto part = std::ranges::find(parts_, index, &Part::variable);
-        if (part == parts_.end()) return memory.at(0);
+        if (part == parts_.end()) return;
         const FloatEnvironment environment;
         const kernel::AdafactorKernels& kernels = current_kernels().adafactor[job.computes_in_double];
         const auto bytes = static_cast<std::int64_t>(item_size(compute_type(job)));
@@ -120,10 +115,9 @@ public:
             for (std::int64_t i = 0; i < part->rows; ++i) {
                 const std::int64_t row = matrix * part->rows + i;
                 kernels.expand(row_mean(row), total / static_cast<double>(part->rows), columns, part->columns,
-                               memory.at(static_cast<std::size_t>(row * part->columns * bytes)));
+                               out + row * part->columns * bytes);
             }
         }
-        return memory.at(0);
     }
 
 private:
@@ -283,7 +277,6 @@ private:
     std::vector<kernel::Squares> squares_;  // of each block
     std::vector<Segment> segments_;
     Arena sums_;
-    std::vector<Arena> derived_;  // each variable's second moment, once it has been listed
     PiecePlan block_plan_;
     PiecePlan segment_plan_;
 };

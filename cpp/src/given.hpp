@@ -1,0 +1,62 @@
+// What build is given: which of the variables are built already, their names, and that they can be updated in place.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <fusedopt/tensor.hpp>
+
+namespace fusedopt {
+
+inline constexpr std::size_t unknown = static_cast<std::size_t>(-1);
+
+/// A variable as it was built.
+struct Variable {
+    const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
+    DType checked_dtype;
+    bool decays;
+    std::uint8_t branch;  // of the rule
+    Tensor tensor;
+    std::string name;
+    bool is_named;  // or the name is its position
+};
+
+/// Memory [begin, end) of a built variable, for looking variables up by address.
+struct Range {
+    const std::byte* begin;
+    const std::byte* end;
+    std::size_t index;
+};
+
+struct Name {
+    std::string text;
+    bool is_given;  // or it is the variable's position
+};
+
+struct Given {
+    std::vector<Tensor> tensors;
+    std::vector<Name> names;
+    std::vector<std::size_t> built;  // which of the built variables each is, or `unknown`
+
+    /// Whether these are the built variables, in their order and by their names.
+    bool is_same(std::span<const Variable* const> variables) const;
+};
+
+/// Refuses what cannot be updated in place, and, if the optimizer is built, everything but its own variables and
+/// others besides. A built variable keeps its name, if it has one.
+Given recognize(std::span<const Tensor> tensors, std::span<const std::string> names,
+                std::span<const Variable* const> built, bool is_built);
+
+/// Sorted by address, without empty variables. Refuses those that overlap.
+std::vector<Range> sorted_ranges(const Given& given);
+
+/// A variable, as messages name it.
+std::string who_is(std::size_t index, const std::string& name);
+
+/// A shape as Python writes it.
+std::string to_string(std::span<const std::int64_t> shape);
+
+}  // namespace fusedopt
