@@ -1149,7 +1149,8 @@ def test_version() -> None:
 
 def modules() -> Iterator[str]:
     yield "fusedopt"
-    for module in pkgutil.iter_modules(fo.__path__, "fusedopt."):
+    paths = [(fo.__path__, "fusedopt."), (fo.rules.__path__, "fusedopt.rules.")]
+    for module in (each for path in paths for each in pkgutil.iter_modules(*path)):
         needs_torch = module.name == "fusedopt.torch_products"
         if module.name != "fusedopt._core" and (not needs_torch or find_spec("torch")):
             yield module.name

@@ -1426,7 +1426,7 @@ def test_serialize_of_no_optimizer(value: Any) -> None:
 
 def test_schedule_without_a_configuration() -> None:
     optimizer = fo.SGD(learning_rate=Schedule())
-    for function in (fo.serialize, fo.Optimizer.get_config):
+    for function in (fo.serialize, fo.SGD.get_config):
         with pytest.raises(TypeError, match="Schedule: expected a get_config method"):
             function(optimizer)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import fusedopt as fo
 from fusedopt.bench.limit import slots_of, traffic_of
 from fusedopt.bench.workload import Arguments, Workload, power_of_two, squarest
+from fusedopt.rules.rule_optimizer import RuleOptimizer
 
 SECTION = "rules"
 # Arithmetic on matrices grows faster than the matrices.
@@ -18,8 +19,7 @@ TURNED_ON = 0.9
 def rule_classes() -> list[type[fo.Optimizer]]:
     """Find the exported optimizers that need no other one to work, in the order of their names."""
     exported = [getattr(fo, name) for name in fo.__all__]
-    classes = [one for one in exported if isinstance(one, type) and issubclass(one, fo.Optimizer)]
-    rules = [one for one in classes if all(map(_is_optional, _parameters(one)))]
+    rules = [one for one in exported if isinstance(one, type) and issubclass(one, RuleOptimizer)]
     return sorted(rules, key=lambda rule: rule.__name__.lower())
 
 
@@ -41,8 +41,8 @@ def workloads(elements: int) -> Iterator[Workload]:
 
 def _extensions(rule: type[fo.Optimizer]) -> Iterator[Arguments]:
     plain = slots_of(_workload(rule, {}, 1))
-    common = inspect.signature(fo.Optimizer).parameters
-    for parameter in _parameters(rule):
+    common = inspect.signature(RuleOptimizer).parameters
+    for parameter in inspect.signature(rule).parameters.values():
         is_flag = isinstance(parameter.default, bool)
         value = True if is_flag else TURNED_ON
         is_off = isinstance(parameter.default, (bool, float)) and not parameter.default
@@ -60,12 +60,3 @@ def _extensions(rule: type[fo.Optimizer]) -> Iterator[Arguments]:
 def _workload(rule: type[fo.Optimizer], arguments: Arguments, elements: int) -> Workload:
     name = power_of_two(elements)
     return Workload(SECTION, name, rule.__name__, arguments, (squarest(elements),))
-
-
-def _parameters(rule: type[fo.Optimizer]) -> list[inspect.Parameter]:
-    return list(inspect.signature(rule).parameters.values())
-
-
-def _is_optional(parameter: inspect.Parameter) -> bool:
-    is_rest = parameter.kind is inspect.Parameter.VAR_KEYWORD
-    return is_rest or parameter.default is not inspect.Parameter.empty
