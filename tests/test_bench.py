@@ -608,7 +608,7 @@ def test_the_thorough_run_measures_more_than_limits(tmp_path: Path) -> None:
         -len(RULES) :
     ]  # Muon's is the pipeline
     times = [cell for row in rows[-len(RULES) :] for cell in row.split(" | ")[1:2]]
-    assert all(0 < float(time) < 1e5 for time in times)
+    assert all(0 < float(time.rstrip("?")) < 1e5 for time in times)  # "?" if the machine is busy
     for title in (
         "Reading gradients",
         "Rules of matrices",

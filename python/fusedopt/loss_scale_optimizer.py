@@ -107,13 +107,14 @@ class LossScaleOptimizer(Optimizer, Declared):
                 "dynamic: expected True, found False; for a scale that does not adapt, set "
                 "loss_scale_factor on the optimizer itself"
             )
-        for name in given.keys() - {"dynamic"} - cls._hyperparameters.keys():
-            option = RuleOptimizer._hyperparameters.get(name)
-            if option is None:
-                own = [*cls._hyperparameters, "learning_rate", *RuleOptimizer._hyperparameters]
-                raise arguments.unknown_arguments([name], own)
+        options = RuleOptimizer._hyperparameters
+        unknown = known.keys() - cls._hyperparameters.keys() - options.keys()
+        if unknown:
+            meant = [*cls._hyperparameters, "learning_rate", *options]
+            raise arguments.unknown_arguments(unknown, meant)
+        for name in known.keys() - cls._hyperparameters.keys():
             value = known.pop(name)
-            if value is not None and value != option.default:
+            if value is not None and value != options[name].default:
                 raise ValueError(
                     f"{name}: expected on the inner optimizer, found {value!r} on LossScaleOptimizer"
                 )

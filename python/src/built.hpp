@@ -212,7 +212,8 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
 
 /// Takes a step of `core` with views of gradients and, where given, variables, and without the GIL.
 template <class Core>
-bool apply(Core& core, const Built& built, const py::object& gradients, const py::object& variables) {
+bool apply(Core& core, const Current& current, const py::object& gradients, const py::object& variables) {
+    const Built& built = *current;
     BorrowedStaging staging;
     // What holds them could change while the GIL is released.
     const BorrowedNames names(built, PyDict_CheckExact(gradients.ptr()));
@@ -222,10 +223,19 @@ bool apply(Core& core, const Built& built, const py::object& gradients, const py
     const std::span<const Tensor> views(staging->gradients);
     const Unlocked unlocked;
     if (!variables.is_none()) return core.apply(views, std::span<const Tensor>(staging->variables));
-    if (names.get() && names.get()->are_some) {
-        return core.apply(views, std::span<const std::size_t>(names.get()->indices));
-    }
-    return core.apply(views);
+    if (!names.get() || !names.get()->are_some) return core.apply(views);
+    const std::span<const std::size_t> indices(names.get()->indices);
+    if (core.evaluating()) return core.apply(views, indices);  // which refuses it
+    // The places are those of `built`; another thread may have built again meanwhile.
+    std::optional<bool> result;
+    core.between_steps([&] {
+        if (&*current == &built) result = core.apply(views, indices);
+    });
+    if (!result)
+        throw std::invalid_argument(
+            "apply: expected the variables as they were when the call began, found "
+            "more built meanwhile; call it again");
+    return *result;
 }
 
 }  // namespace fusedopt::python

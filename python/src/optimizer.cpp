@@ -104,7 +104,7 @@ public:
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, *built, gradients, variables);
+        return python::apply(*core, built, gradients, variables);
     }
 
     std::shared_ptr<Optimizer> core;
@@ -149,7 +149,7 @@ public:
     }
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, *built, gradients, variables);
+        return python::apply(*core, built, gradients, variables);
     }
 
     std::vector<std::shared_ptr<PyOptimizer>> members;
@@ -171,7 +171,7 @@ public:
           inner_(inner) {}
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, **built, gradients, variables);
+        return python::apply(*core, *built, gradients, variables);
     }
 
     const Current* built;
