@@ -318,7 +318,9 @@ def test_names_given_later() -> None:
     assert optimizer._variable_names() == ["a", "b", "2"]
     optimizer.apply({"2": np.ones(3)})
     optimizer.build({"c": c, "b": b, "a": a})
-    assert [n for n, _ in optimizer.named_variables().items()][2::2] == [f"momentum/{n}" for n in "cba"]
+    assert [n for n, _ in optimizer.named_variables().items()][2::2] == [
+        f"momentum/{n}" for n in "cba"
+    ]
     with pytest.raises(ValueError, match="expected the name 'c'"):
         optimizer.build({"d": c, "b": b, "a": a})
 

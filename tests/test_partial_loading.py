@@ -315,7 +315,9 @@ def test_a_missing_average_starts_at_the_value(tmp_path: Path) -> None:
     assert report.missing == ["average/kernel", "average/half"]
     target.learning_rate = 0.0
     before = {name: w.copy() for name, w in variables.items()}
-    assert not any(array.any() for name, array in target.named_variables().items() if "average" in name)
+    assert not any(
+        array.any() for name, array in target.named_variables().items() if "average" in name
+    )
     target.apply([np.ones(w.shape) for w in variables.values()])
     for name, w in variables.items():
         np.testing.assert_allclose(w, before[name], rtol=1e-3)

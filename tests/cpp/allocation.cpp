@@ -23,6 +23,10 @@ void* allocate(std::size_t size, std::size_t alignment) {
     return memory ? memory : throw std::bad_alloc();
 }
 
+// Not inlined: GCC would warn that a deallocation function ends in another one.
+#if defined(__GNUC__)
+__attribute__((noinline))
+#endif
 void release(void* memory) noexcept {
 #if defined(_WIN32)
     _aligned_free(memory);

@@ -8,6 +8,8 @@
 
 #include <fusedopt/fusedopt.hpp>
 
+#include "array.hpp"
+
 struct RuleCase {
     std::string name;
     fusedopt::Rule rule;
@@ -45,7 +47,23 @@ void multiply_elements(const fusedopt::Tensor& a, const fusedopt::Tensor& b, con
     }
 }
 
+inline void multiply_narrow(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product) {
+    const auto address = [](const fusedopt::Tensor& x, std::int64_t i, std::int64_t j) {
+        return static_cast<std::byte*>(x.data()) + i * x.strides()[0] + j * x.strides()[1];
+    };
+    for (std::int64_t i = 0; i < product.shape()[0]; ++i) {
+        for (std::int64_t j = 0; j < product.shape()[1]; ++j) {
+            double sum = 0.0;
+            for (std::int64_t k = 0; k < a.shape()[1]; ++k) {
+                sum += read(a.dtype(), address(a, i, k)) * read(b.dtype(), address(b, k, j));
+            }
+            write(product.dtype(), sum, address(product, i, j));
+        }
+    }
+}
+
 inline void multiply(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product) {
+    if (product.dtype() == fusedopt::DType::bfloat16) return multiply_narrow(a, b, product);
     const bool in_double = product.dtype() == fusedopt::DType::float64;
     (in_double ? multiply_elements<double> : multiply_elements<float>)(a, b, product);
 }

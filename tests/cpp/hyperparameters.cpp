@@ -36,6 +36,9 @@ double other(double present, const fusedopt::Domain& domain) {
     }
     return present;
 }
+DType other(DType present, const fusedopt::Domain&) {
+    return present == DType::float32 ? DType::bfloat16 : DType::float32;
+}
 std::int64_t other(std::int64_t present, const fusedopt::Domain&) {
     return present + 1;
 }
@@ -222,7 +225,7 @@ TEST(every_member_has_a_field) {
         } else if constexpr (count == 11) {
             [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k] = made;
         } else {
-            [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = made;
+            [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = made;
         }
     };
     for (const RuleCase& rule_case : rule_cases()) std::visit(check, rule_case.rule);

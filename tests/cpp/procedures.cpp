@@ -445,7 +445,8 @@ TEST(products_of_bfloat16_are_those_that_are_rounded) {
         }
     }
     check_every_level_and_thread_count(
-        matrices, Muon{.matrix_product = multiply_rounded, .product_dtype = DType::bfloat16, .ns_steps = 2});
+        matrices, Muon{.matrix_product = multiply_rounded, .product_dtype = DType::bfloat16, .ns_steps = 2},
+        all_placements);
 }
 
 TEST(muon_has_the_same_bits_everywhere) {
