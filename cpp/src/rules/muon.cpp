@@ -1,4 +1,5 @@
 // Muon: its two branches, and the Newton-Schulz iteration between the sweeps, with the caller's matrix products.
+// One file, though long: the iteration, its scratch memory and the check of a product belong to each other.
 #include <algorithm>
 #include <array>
 #include <bit>
