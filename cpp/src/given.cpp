@@ -1,3 +1,4 @@
+// Taking what build is given: recognises built variables by their memory, refuses what cannot be updated in place.
 #include "given.hpp"
 
 #include <algorithm>
