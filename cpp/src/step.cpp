@@ -79,9 +79,9 @@ std::size_t Optimizer::State::overlapped_by(const Tensor& gradient) const {
 }
 
 bool Optimizer::State::owns(const Tensor& gradient) const {
+    if (gradient.size() == 0) return false;
     const Bounds bounds = bounds_of(gradient);
-    return gradient.size() > 0 &&
-           std::ranges::any_of(arenas, [&](const Arena& arena) { return arena.contains(bounds.low, bounds.high); });
+    return std::ranges::any_of(arenas, [&](const Arena& arena) { return arena.contains(bounds.low, bounds.high); });
 }
 
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
