@@ -22,7 +22,7 @@ struct Averaging {
 };
 
 /// What the user wrote into a 16-bit variable since the last step wins over its master copy.
-inline void reconcile(const Job& job, std::int64_t begin, std::int64_t n) {
+FUSEDOPT_NOINLINE void reconcile(const Job& job, std::int64_t begin, std::int64_t n) {
     alignas(64) std::uint16_t expected[tile];
     alignas(64) float stored[tile];
     auto* master = static_cast<float*>(job.weight) + begin;
