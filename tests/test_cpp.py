@@ -328,7 +328,7 @@ def test_levels_share_no_symbols(tree: Path) -> None:
 
 # Loops over elements besides the rules' own: the average and 16 bits, gradients, norms, procedures.
 SWEEPS = [
-    "finish_tile",
+    "average_elements",
     "prepare",
     "adafactor_sums",
     "adafactor_measure_update",
