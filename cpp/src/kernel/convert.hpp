@@ -142,13 +142,17 @@ inline void narrow_bfloat16(const float* in, std::int64_t n, std::uint16_t* out)
     }
 }
 
-FUSEDOPT_NOINLINE void widen(Element element, const void* in, std::int64_t n, float* out) {
+FUSEDOPT_INLINE void widen_here(Element element, const void* in, std::int64_t n, float* out) {
     const auto* bits = static_cast<const std::uint16_t*>(in);
     if (element == Element::float16) {
         widen_float16(bits, n, out);
     } else {
         widen_bfloat16(bits, n, out);
     }
+}
+
+FUSEDOPT_NOINLINE void widen(Element element, const void* in, std::int64_t n, float* out) {
+    widen_here(element, in, n, out);
 }
 
 #if defined(__AVX512F__)

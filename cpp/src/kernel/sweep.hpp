@@ -77,7 +77,7 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 
 #else
 
-/// A piece's gradient in 16 bits, widened 128 elements at a time, which stay in `batch`: what waits for a division, or
+/// A piece's gradient in 16 bits, widened 256 elements at a time, which stay in `batch`: what waits for a division, or
 /// is waited for by one, keeps a processor from looking far enough ahead when it comes right beside it.
 struct NarrowGradient {
     const std::uint16_t* g;
@@ -86,7 +86,7 @@ struct NarrowGradient {
     FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t, std::int64_t end, float* batch) const {
         if (i % widened_at_once == 0) {
-            widen(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
+            widen_here(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
         }
         return batch + i % widened_at_once;
     }
