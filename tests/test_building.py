@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,52 +34,60 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def test_core_compiles_in_one_piece(tmp_path: Path) -> None:
+def installed_pybind11() -> Path:
+    pybind11 = pytest.importorskip(
+        "pybind11", reason="pybind11 is not installed (pip install pybind11)"
+    )
+    return Path(pybind11.__file__).parent
+
+
+def configure(build: Path, pybind11: Path, *options: str) -> None:
+    options = (
+        f"-Dpybind11_DIR={pybind11 / 'share/cmake/pybind11'}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        "-DFUSEDOPT_PYTHON=ON",
+        *options,
+    )
+    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *options)
+
+
+@pytest.mark.parametrize("part", ["fusedopt", "_core"])
+def test_compiles_in_one_piece(part: str, tmp_path: Path) -> None:
     # Two files may not give one name to two things, not even in unnamed namespaces.
-    cpp = ROOT / "cpp"
-    sources = re.findall(r"^  (src/\S+\.cpp)", (cpp / "CMakeLists.txt").read_text(), re.MULTILINE)
-    assert "src/step.cpp" in sources
-    program = tmp_path / "core.cpp"
-    program.write_text("".join(f'#include "{cpp / source}"\n' for source in sources))
-    folders = (f"-I{cpp / 'include'}", f"-I{cpp / 'src'}")
-    level = "x86_64_v2" if platform.machine() in ("x86_64", "AMD64") else "baseline"
-    definitions = (f"-DFUSEDOPT_HAS_{level}", '-DFUSEDOPT_VERSION="0"')
-    warnings = ("-Wall", "-Wextra", "-Wshadow", "-Wno-unknown-pragmas", "-Werror")
-    run("c++", "-std=c++20", "-fsyntax-only", *folders, *definitions, *warnings, program)
+    pybind11 = installed_pybind11()
+    configure(
+        tmp_path,
+        pybind11,
+        "-DCMAKE_UNITY_BUILD=ON",
+        "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0",
+        "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
+    )
+    commands = run("ninja", "-C", tmp_path, "-t", "commands", "_core").splitlines()
+    pieces = [line for line in commands if f"/{part}.dir/Unity/" in line and " -c " in line]
+    assert len(pieces) == 1
+    run("sh", "-c", f"cd {shlex.quote(str(tmp_path))} && {pieces[0]} -fsyntax-only")
 
 
 def test_a_build_folder_serves_again(tmp_path: Path) -> None:
     # pip brings pybind11 anew, to another place, for every build.
-    pybind11 = pytest.importorskip(
-        "pybind11", reason="pybind11 is not installed (pip install pybind11)"
-    )
+    pybind11 = installed_pybind11()
     build = tmp_path / "build"
 
-    def configure(name: str) -> tuple[str, dict[str, int]]:
+    def configure_as_pip(name: str) -> tuple[str, dict[str, int]]:
         brought = tmp_path / name / "pybind11"
-        shutil.copytree(
-            Path(pybind11.__file__).parent,
-            brought,
-            copy_function=shutil.copyfile,
-            dirs_exist_ok=True,
-        )
-        options = (
-            f"-Dpybind11_DIR={brought / 'share/cmake/pybind11'}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-            "-DFUSEDOPT_PYTHON=ON",
-        )
-        run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *options)
+        shutil.copytree(pybind11, brought, copy_function=shutil.copyfile)
+        configure(build, brought)
         headers = {
             str(path.relative_to(build)): path.stat().st_mtime_ns for path in build.rglob("*.h")
         }
         return run("ninja", "-C", build, "-t", "commands", "_core"), headers
 
-    commands, headers = configure("first")
+    commands, headers = configure_as_pip("first")
     assert "pybind11.h" in " ".join(headers)
     assert str(tmp_path / "first") not in commands
     shutil.rmtree(tmp_path / "first")
     (build / "CMakeCache.txt").unlink()
-    assert configure("second") == (commands, headers)
+    assert configure_as_pip("second") == (commands, headers)
 
 
 def test_the_build_folder_is_no_part_of_the_project() -> None:
