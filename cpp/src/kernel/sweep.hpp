@@ -31,16 +31,8 @@ FUSEDOPT_INLINE void update_line(const Rule& rule, T scale, T keep, const Averag
     }
 }
 
-/// What is left of a variable after its whole cache lines, once for all forms of a gradient.
-template <class Rule, class T>
-FUSEDOPT_NOINLINE void update_rest(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64_t n, T* w, const T* g,
-                                   T* a, T* b, T* c, T* average) {
-    update_line<false>(rule, scale, keep, averaging, n, w, g, a, b, c, average);
-    if (averaging.average) average_elements(averaging, n, average, w);
-}
-
 /// Elements that `at` below widens at once, at most.
-inline constexpr std::int64_t widened_at_once = 256;
+inline constexpr std::int64_t widened_at_once = 128;
 
 /// A piece's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all.
 template <class T>
@@ -77,7 +69,7 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 
 #else
 
-/// A piece's gradient in 16 bits, widened 256 elements at a time, which stay in `batch`: what waits for a division, or
+/// A piece's gradient in 16 bits, widened 128 elements at a time, which stay in `batch`: what waits for a division, or
 /// is waited for by one, keeps a processor from looking far enough ahead when it comes right beside it.
 struct NarrowGradient {
     const std::uint16_t* g;
@@ -118,8 +110,8 @@ void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64
                               b + i, c + i, average + i);
     }
     if (i < n) {
-        update_rest(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i, b + i, c + i,
-                    average + i);
+        update_line<averages>(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i, b + i,
+                              c + i, average + i);
     }
 }
 
