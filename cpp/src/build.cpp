@@ -41,8 +41,8 @@ Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span
     for (std::size_t i = 0; i < given.tensors.size(); ++i) {
         const auto& [name, is_given] = given.names[i];
         const Variable* const old = given.built[i] == unknown ? nullptr : &variables[given.built[i]];
-        const std::size_t branch =
-            std::visit([&](const auto& r) { return definition_of(r).branch(r, given.tensors[i], name); }, chosen);
+        const std::size_t branch = std::visit(
+            [&, &name = name](const auto& r) { return definition_of(r).branch(r, given.tensors[i], name); }, chosen);
         if (old && old->branch != branch) {
             throw std::invalid_argument(who_is(i, name) +
                                         ": expected a name that leaves it to the formula it was "

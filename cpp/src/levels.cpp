@@ -146,13 +146,13 @@ const Level& level_of_environment() {
     return name && *name ? find_level(name, "FUSEDOPT_ISA") : highest_supported();
 }
 
-std::atomic<const Level*> chosen{nullptr};
+std::atomic<const Level*> chosen_level{nullptr};
 
 const Level& current() {
-    const Level* level = chosen.load(std::memory_order_acquire);
+    const Level* level = chosen_level.load(std::memory_order_acquire);
     if (!level) {
         level = &level_of_environment();
-        chosen.store(level, std::memory_order_release);
+        chosen_level.store(level, std::memory_order_release);
     }
     return *level;
 }
@@ -186,7 +186,7 @@ std::string_view level() {
 }
 
 void set_level(std::string_view name) {
-    chosen.store(&find_level(name, "level"), std::memory_order_release);
+    chosen_level.store(&find_level(name, "level"), std::memory_order_release);
 }
 
 void read_environment() {

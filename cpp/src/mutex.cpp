@@ -20,16 +20,16 @@ void before() {
     after_fork.lock();
 }
 
-void in_parent() {
+void unlock_in_parent() {
     after_fork.unlock();
 }
 
-void in_child() {
+void unlock_in_child() {
     forks.fetch_add(1, std::memory_order_relaxed);
     after_fork.unlock();
 }
 
-[[maybe_unused]] const int fork_handler = pthread_atfork(before, in_parent, in_child);
+[[maybe_unused]] const int handles_forks = pthread_atfork(before, unlock_in_parent, unlock_in_child);
 
 #endif
 

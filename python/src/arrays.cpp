@@ -136,7 +136,7 @@ std::string advice_on_dtype(const py::dtype& dtype) {
                                                      : "convert it with .astype(numpy.float32)";
 }
 
-Tensor view(const py::array& array, DType dtype) {
+Tensor view_as(const py::array& array, DType dtype) {
     const auto rank = static_cast<std::size_t>(array.ndim());
     std::array<std::int64_t, most_dimensions> shape;
     std::array<std::int64_t, most_dimensions> strides;
@@ -189,14 +189,14 @@ void renew(Tensor& tensor, py::handle array, DType dtype) {
     if (is_same) {
         tensor.move_to(fields->data);
     } else {
-        tensor = view(py::reinterpret_borrow<py::array>(array), dtype);
+        tensor = view_as(py::reinterpret_borrow<py::array>(array), dtype);
     }
 }
 
 Tensor view(const py::array& array, const std::string& who) {
     const std::optional<DType> dtype = KnownDTypes().of(array);
     if (!dtype) refuse_dtype(array, who);
-    return view(array, *dtype);
+    return view_as(array, *dtype);
 }
 
 py::array gradient_array(py::handle object, const std::string& who) {

@@ -142,13 +142,17 @@ inline void narrow_bfloat16(const float* in, std::int64_t n, std::uint16_t* out)
     }
 }
 
-inline void widen(Element element, const void* in, std::int64_t n, float* out) {
+FUSEDOPT_INLINE void widen_here(Element element, const void* in, std::int64_t n, float* out) {
     const auto* bits = static_cast<const std::uint16_t*>(in);
     if (element == Element::float16) {
         widen_float16(bits, n, out);
     } else {
         widen_bfloat16(bits, n, out);
     }
+}
+
+FUSEDOPT_NOINLINE void widen(Element element, const void* in, std::int64_t n, float* out) {
+    widen_here(element, in, n, out);
 }
 
 #if defined(__AVX512F__)
@@ -165,7 +169,7 @@ FUSEDOPT_INLINE void widen_line(const std::uint16_t* in, std::int64_t n, float* 
 }
 #endif
 
-inline void narrow(Element element, const float* in, std::int64_t n, void* out) {
+FUSEDOPT_NOINLINE void narrow(Element element, const float* in, std::int64_t n, void* out) {
     auto* bits = static_cast<std::uint16_t*>(out);
     if (element == Element::float16) {
         narrow_float16(in, n, bits);

@@ -21,8 +21,21 @@ struct Averaging {
     FUSEDOPT_INLINE T operator()(T a, T w) const { return momentum * a + one_minus_momentum * w; }
 };
 
+template <class T>
+FUSEDOPT_NOINLINE void average_elements(Averaging<T> averaging, std::int64_t n, T* __restrict average,
+                                        const T* __restrict w) {
+    for_each_line<T>(
+        n, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+            prefetch(average + first);
+#pragma omp simd
+            for (std::int64_t i = first; i < last; ++i) {
+                average[i] = averaging(average[i], w[i]);
+            }
+        });
+}
+
 /// What the user wrote into a 16-bit variable since the last step wins over its master copy.
-inline void reconcile(const Job& job, std::int64_t begin, std::int64_t n) {
+FUSEDOPT_NOINLINE void reconcile(const Job& job, std::int64_t begin, std::int64_t n) {
     alignas(64) std::uint16_t expected[tile];
     alignas(64) float stored[tile];
     auto* master = static_cast<float*>(job.weight) + begin;
@@ -54,16 +67,7 @@ template <class T>
 void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
     if (job.average && job.work != Work::restore) {
         const Averaging<T> averaging(step, job);
-        T* average = averaging.average + begin;
-        const T* w = static_cast<const T*>(job.weight) + begin;
-        for_each_line<T>(
-            n, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
-                prefetch(average + first);
-#pragma omp simd
-                for (std::int64_t i = first; i < last; ++i) {
-                    average[i] = averaging(average[i], w[i]);
-                }
-            });
+        average_elements(averaging, n, averaging.average + begin, static_cast<const T*>(job.weight) + begin);
     }
     store_tile<T>(step, job, begin, n);
 }

@@ -91,20 +91,24 @@ void gather(const Job& job, std::int64_t begin, std::int64_t n, unsigned char* o
     }
 }
 
-/// The gradient's elements [begin, begin + n) one after another, in their own type.
-inline const void* contiguous(const Job& job, std::int64_t begin, std::int64_t n, GatherBuffer& buffer) {
+FUSEDOPT_NOINLINE void gather(const Job& job, std::int64_t begin, std::int64_t n, unsigned char* out) {
     const std::int64_t bytes = bytes_of(job.gradient_element);
-    if (!job.strides) {
-        return static_cast<const unsigned char*>(job.gradient) + begin * bytes;
-    }
     if (bytes == 2) {
-        gather<2>(job, begin, n, buffer.bytes);
+        gather<2>(job, begin, n, out);
     } else if (bytes == 4) {
-        gather<4>(job, begin, n, buffer.bytes);
+        gather<4>(job, begin, n, out);
     } else {
-        gather<8>(job, begin, n, buffer.bytes);
+        gather<8>(job, begin, n, out);
     }
-    return buffer.bytes;
+}
+
+/// The gradient's elements [begin, begin + n) one after another, in their own type.
+FUSEDOPT_INLINE const void* contiguous(const Job& job, std::int64_t begin, std::int64_t n, GatherBuffer& buffer) {
+    if (job.strides) {
+        gather(job, begin, n, buffer.bytes);
+        return buffer.bytes;
+    }
+    return static_cast<const unsigned char*>(job.gradient) + begin * bytes_of(job.gradient_element);
 }
 
 template <class T, class G>

@@ -6,6 +6,8 @@
 #include "kernel/kernel.hpp"
 
 #define FUSEDOPT_INLINE __attribute__((always_inline)) inline
+// What is called once a tile or a variable: a copy in every rule would only cost compile time and space.
+#define FUSEDOPT_NOINLINE __attribute__((noinline)) inline
 
 // Files in rules/ include a formula's file for its scalars alone; what else it holds is in no level then.
 #ifndef FUSEDOPT_LEVEL

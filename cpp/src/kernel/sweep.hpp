@@ -78,7 +78,7 @@ struct NarrowGradient {
     FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t, std::int64_t end, float* batch) const {
         if (i % widened_at_once == 0) {
-            widen(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
+            widen_here(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
         }
         return batch + i % widened_at_once;
     }

@@ -74,4 +74,7 @@ std::unique_ptr<Procedure> Definition<AnyRule>::procedure(const AnyRule& rule, s
     }
 }
 
+// Muon's file asks Adam's; declared before Adam's file defines it, also when both are compiled in one piece.
+extern template struct Definition<Adam>;
+
 }  // namespace fusedopt

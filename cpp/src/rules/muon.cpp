@@ -261,8 +261,6 @@ Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, 
     };
 }
 
-extern template struct Definition<Adam>;
-
 static std::vector<RuleSpec> specify_branches(const Muon& rule) {
     if (rule.product_dtype != DType::float32 && rule.product_dtype != DType::bfloat16) {
         throw std::invalid_argument("product_dtype: expected float32 or bfloat16, found " +
