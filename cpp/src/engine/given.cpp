@@ -1,4 +1,4 @@
-#include "given.hpp"
+#include "engine/given.hpp"
 
 #include <algorithm>
 #include <stdexcept>
