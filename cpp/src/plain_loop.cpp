@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "levels.hpp"
+#include "runtime/levels.hpp"
 
 namespace fusedopt {
 

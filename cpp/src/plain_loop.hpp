@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernel/border/plain_loop.hpp"
-#include "plan.hpp"
+#include "engine/plan.hpp"
 
 namespace fusedopt {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "float_environment.hpp"
+#include "runtime/float_environment.hpp"
 #include "gil.hpp"
 #include "plain_loop.hpp"
 #include "register.hpp"

@@ -18,6 +18,8 @@
 
 namespace fusedopt {
 
+class Listing;
+
 struct LossScaleOptions {
     double initial_scale = 32768.0;
     std::int64_t dynamic_growth_steps = 2000;
@@ -90,8 +92,8 @@ private:
 
     LossScaleOptimizer(LossScaleOptions options, Inner inner);
     bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice);
-    std::vector<NamedTensor> listed(bool complete) const;
-    void load(std::span<const Tensor> values, bool complete);
+    std::vector<NamedTensor> listed(Listing listing) const;
+    void load(Listing listing, std::span<const Tensor> values);
     template <class Function>
     auto with_inner(const Function& function) const;
 

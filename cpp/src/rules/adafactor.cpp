@@ -4,13 +4,13 @@
 #include <cmath>
 #include <vector>
 
-#include "float_environment.hpp"
+#include "engine/plan.hpp"
+#include "engine/state.hpp"
 #include "kernel/border/adafactor.hpp"
-#include "levels.hpp"
-#include "memory.hpp"
-#include "plan.hpp"
 #include "rules/definition.hpp"
-#include "state.hpp"
+#include "runtime/float_environment.hpp"
+#include "runtime/levels.hpp"
+#include "runtime/memory.hpp"
 
 namespace fusedopt {
 namespace {

@@ -7,8 +7,8 @@
 
 #include <cstring>
 
-#include "procedure.hpp"
-#include "rule.hpp"
+#include "rules/procedure.hpp"
+#include "rules/rule.hpp"
 
 namespace fusedopt {
 

@@ -2,12 +2,12 @@
 #include <cmath>
 #include <vector>
 
-#include "float_environment.hpp"
+#include "engine/plan.hpp"
+#include "engine/state.hpp"
 #include "kernel/border/lamb.hpp"
-#include "levels.hpp"
-#include "plan.hpp"
 #include "rules/definition.hpp"
-#include "state.hpp"
+#include "runtime/float_environment.hpp"
+#include "runtime/levels.hpp"
 
 namespace fusedopt {
 namespace {

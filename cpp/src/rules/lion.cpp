@@ -1,6 +1,6 @@
 // Lion: what state it keeps, and the scalars of its formula.
 #include "kernel/rules/lion.hpp"
-#include "check.hpp"
+#include "engine/check.hpp"
 #include "rules/definition.hpp"
 
 namespace fusedopt {

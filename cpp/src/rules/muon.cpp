@@ -13,13 +13,13 @@
 #include <type_traits>
 #include <vector>
 
-#include "float_environment.hpp"
+#include "engine/state.hpp"
 #include "kernel/border/muon.hpp"
-#include "levels.hpp"
-#include "memory.hpp"
 #include "rules/definition.hpp"
-#include "state.hpp"
-#include "threads.hpp"
+#include "runtime/float_environment.hpp"
+#include "runtime/levels.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/threads.hpp"
 
 namespace fusedopt {
 namespace {

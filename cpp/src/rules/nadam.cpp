@@ -1,9 +1,9 @@
 // Nadam: what state it keeps, and the scalars of its formula.
 #include <cmath>
 
-#include "float_environment.hpp"
 #include "kernel/rules/nadam.hpp"
 #include "rules/definition.hpp"
+#include "runtime/float_environment.hpp"
 
 namespace fusedopt {
 

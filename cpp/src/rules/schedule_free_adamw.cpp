@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "check.hpp"
+#include "engine/check.hpp"
 #include "kernel/rules/schedule_free_adamw.hpp"
 #include "rules/definition.hpp"
 

@@ -1,10 +1,10 @@
 // The phases of a joint step, and the few numbers that a step takes from scales and norms.
-#include "stepping.hpp"
+#include "engine/stepping.hpp"
 
 #include <cmath>
 #include <limits>
 
-#include "float_environment.hpp"
+#include "runtime/float_environment.hpp"
 
 namespace fusedopt {
 

@@ -7,10 +7,10 @@
 #include <stdexcept>
 #include <vector>
 
-#include "check.hpp"
-#include "float_environment.hpp"
-#include "levels.hpp"
-#include "state.hpp"
+#include "engine/check.hpp"
+#include "engine/state.hpp"
+#include "runtime/float_environment.hpp"
+#include "runtime/levels.hpp"
 
 namespace fusedopt {
 namespace {

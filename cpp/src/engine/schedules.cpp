@@ -6,8 +6,8 @@
 
 #include <fusedopt/schedules.hpp>
 
-#include "check.hpp"
-#include "float_environment.hpp"
+#include "engine/check.hpp"
+#include "runtime/float_environment.hpp"
 
 namespace fusedopt {
 

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/plan.hpp"
 #include "kernel/kernel.hpp"
-#include "plan.hpp"
 
 namespace fusedopt {
 

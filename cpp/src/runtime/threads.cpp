@@ -1,5 +1,5 @@
 // How many threads a step uses: what the program, the environment, the machine and OpenMP say.
-#include "threads.hpp"
+#include "runtime/threads.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -17,8 +17,8 @@
 
 #include <fusedopt/runtime.hpp>
 
-#include "affinity.hpp"
-#include "team.hpp"
+#include "runtime/affinity.hpp"
+#include "runtime/team.hpp"
 
 namespace fusedopt {
 namespace {

@@ -4,8 +4,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include "state.hpp"
-#include "stepping.hpp"
+#include "engine/state.hpp"
+#include "engine/stepping.hpp"
 
 namespace fusedopt {
 
@@ -119,24 +119,26 @@ void Optimizer::set_global_norm(std::optional<double> global_norm) {
 
 std::vector<NamedTensor> Optimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->named_variables(Extent::keras);
+    Listing listing(Extent::keras);
+    state_->append_to(listing);
+    return listing.tensors();
 }
 
 void Optimizer::set_weights(std::span<const Tensor> values) {
     const std::lock_guard lock(state_->mutex);
-    state_->check_weights(values, Extent::keras);
-    state_->copy_weights(values, Extent::keras);
+    state_->load(Listing(Extent::keras), values);
 }
 
 std::vector<NamedTensor> Optimizer::state() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->named_variables(Extent::complete);
+    Listing listing(Extent::complete);
+    state_->append_to(listing);
+    return listing.tensors();
 }
 
 void Optimizer::set_state(std::span<const Tensor> values) {
     const std::lock_guard lock(state_->mutex);
-    state_->check_weights(values, Extent::complete);
-    state_->copy_weights(values, Extent::complete);
+    state_->load(Listing(Extent::complete), values);
 }
 
 void Optimizer::between_steps(const std::function<void()>& function) const {

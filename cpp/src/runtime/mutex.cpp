@@ -1,5 +1,5 @@
 // How a mutex notices that the process has forked while another thread held it.
-#include "mutex.hpp"
+#include "runtime/mutex.hpp"
 
 #include <stdexcept>
 

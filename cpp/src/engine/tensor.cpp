@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "bounds.hpp"
+#include "engine/bounds.hpp"
 
 namespace fusedopt {
 

@@ -8,18 +8,20 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include <fusedopt/optimizer.hpp>
 
-#include "given.hpp"
+#include "engine/given.hpp"
+#include "engine/listing.hpp"
+#include "engine/plan.hpp"
 #include "kernel/kernel.hpp"
-#include "memory.hpp"
-#include "mutex.hpp"
-#include "plan.hpp"
-#include "procedure.hpp"
-#include "rule.hpp"
+#include "rules/procedure.hpp"
+#include "rules/rule.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/mutex.hpp"
 
 namespace fusedopt {
 
@@ -47,19 +49,6 @@ inline std::size_t tile_count(const kernel::Job& job) {
 
 /// The shape of a slot that has an array.
 std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable);
-
-/// How much of the state is listed.
-enum class Extent {
-    keras,     // what Keras lists
-    wrapped,   // what Keras lists of a wrapped optimizer: neither the rule's numbers, which are restored, nor
-               // placeholders
-    complete,  // what it takes to go on bit for bit: with master copies, and without what is derived
-};
-
-/// Whether a value leaves what is there: in set_state an empty tensor does.
-inline bool keeps(const Tensor& value, Extent extent) {
-    return !value && extent == Extent::complete;
-}
 
 /// What an optimizer around adds to a step.
 struct Scaling {
@@ -143,9 +132,17 @@ struct Optimizer::State {
     /// Refuses new variables that lie in this optimizer's state.
     void require_apart(const Given& given) const;
 
-    std::vector<NamedTensor> named_variables(Extent extent);
-    void check_weights(std::span<const Tensor> values, Extent extent);
-    void copy_weights(std::span<const Tensor> values, Extent extent);
+    void append_to(Listing& listing);
+    void load(Listing listing, std::span<const Tensor> values) { fusedopt::load(*this, std::move(listing), values); }
+    void require_loadable() const;
+
+    /// The rule's numbers after a load: loaded, or restored from the count, for which a function of the caller's may
+    /// be called and throw.
+    std::vector<double> numbers_after(const Loading& loading) const;
+
+    /// What else a load changes.
+    void settle(const Loading& loading, const std::vector<double>& loaded_numbers) noexcept;
+
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
     void set_rule(Rule& new_rule);           // both leave the old one

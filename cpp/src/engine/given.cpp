@@ -1,5 +1,5 @@
 // Taking what build is given: recognises built variables by their memory, refuses what cannot be updated in place.
-#include "given.hpp"
+#include "engine/given.hpp"
 
 #include <algorithm>
 #include <stdexcept>

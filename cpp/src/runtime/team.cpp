@@ -1,5 +1,5 @@
 // The threads that share out a step's work, and what becomes of them in a fork.
-#include "team.hpp"
+#include "runtime/team.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -16,8 +16,8 @@
 #include <pthread.h>
 #endif
 
-#include "affinity.hpp"
-#include "threads.hpp"
+#include "runtime/affinity.hpp"
+#include "runtime/threads.hpp"
 
 namespace fusedopt {
 namespace {

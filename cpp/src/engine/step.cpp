@@ -7,12 +7,12 @@
 #include <limits>
 #include <stdexcept>
 
-#include "bounds.hpp"
-#include "check.hpp"
-#include "float_environment.hpp"
-#include "levels.hpp"
-#include "state.hpp"
-#include "stepping.hpp"
+#include "engine/bounds.hpp"
+#include "engine/check.hpp"
+#include "engine/state.hpp"
+#include "engine/stepping.hpp"
+#include "runtime/float_environment.hpp"
+#include "runtime/levels.hpp"
 
 namespace fusedopt {
 namespace {

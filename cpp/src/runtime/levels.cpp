@@ -1,5 +1,5 @@
 // Which level runs: the highest that the processor and the operating system support, or the one that is asked for.
-#include "levels.hpp"
+#include "runtime/levels.hpp"
 
 #include <atomic>
 #include <cstdlib>

@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "state.hpp"
+#include "engine/state.hpp"
 
 namespace fusedopt {
 

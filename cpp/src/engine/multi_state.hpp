@@ -11,8 +11,8 @@
 
 #include <fusedopt/multi_optimizer.hpp>
 
-#include "mutex.hpp"
-#include "stepping.hpp"
+#include "engine/stepping.hpp"
+#include "runtime/mutex.hpp"
 
 namespace fusedopt {
 
@@ -28,9 +28,11 @@ struct MultiOptimizer::State {
     void set_loss_scale_factor(std::optional<double> factor);
     void require_built(const char* function) const;
     void require_not_stepping(const char* function) const;
-    std::vector<NamedTensor> named_variables(Extent extent);
-    void check_weights(std::span<const Tensor> values, Extent extent);
-    void copy_weights(std::span<const Tensor> values, Extent extent);
+    void append_to(Listing& listing);
+    void load(Listing listing, std::span<const Tensor> values);
+    void require_loadable() const;
+    std::vector<std::vector<double>> numbers_after(const Loading& loading) const;  // of each optimizer
+    void settle(const Loading& loading, const std::vector<std::vector<double>>& loaded_numbers) noexcept;
     void between_steps(const std::function<void()>& function) const;
     void finalize(std::span<const Tensor> tensors);
     void begin_evaluation();
@@ -81,13 +83,11 @@ private:
 
     Locks lock_all() const { return Locks(in_lock_order); }
     void count_skipped_step();
-    std::size_t own_count(Extent extent) const;
+    bool can_skip() const;
     std::optional<double> measured_norm();
     Place place_of(const Tensor& tensor) const;
     Place place_at(std::size_t position, const Optimizer::Choice& choice) const;
     void check_apart(const Tensor& gradient, std::size_t owner) const;
-    template <class Visit>
-    void for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit);
 
     std::vector<Optimizer*> in_lock_order;
     std::shared_ptr<Takeover> takeover =

@@ -8,8 +8,8 @@
 
 #include <fusedopt/runtime.hpp>
 
-#include "levels.hpp"
-#include "state.hpp"
+#include "engine/state.hpp"
+#include "runtime/levels.hpp"
 
 namespace fusedopt {
 namespace {

@@ -1,6 +1,6 @@
 // What an optimizer keeps, to be read and loaded: its options, its lists of state. build.cpp makes it, step.cpp steps
 // it.
-#include "state.hpp"
+#include "engine/state.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -8,8 +8,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "check.hpp"
-#include "levels.hpp"
+#include "engine/check.hpp"
+#include "runtime/levels.hpp"
 
 namespace fusedopt {
 kernel::Element element_of(DType dtype) {
@@ -90,15 +90,19 @@ void Optimizer::State::begin_averages() {
     without_average.clear();
 }
 
-std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
+void Optimizer::State::append_to(Listing& listing) {
+    const Extent extent = listing.extent();
     if (extent == Extent::complete && iterations() > 0) begin_averages();
-    std::vector<NamedTensor> list;
-    const std::span<const std::int64_t> scalar;
-    list.push_back({"iteration", Tensor(&calls, DType::int64, scalar)});
-    if (learning_rate.is_number())
-        list.push_back({"learning_rate", Tensor(&learning_rate_value, DType::float64, scalar)});
+    listing.add_counter("iteration", calls);
+    if (learning_rate.is_number()) {
+        listing.add("learning_rate", learning_rate_value, [](const std::string& who, const void* value) {
+            double rate;
+            std::memcpy(&rate, value, sizeof(rate));
+            require_not_negative(who.c_str(), rate);
+        });
+    }
     const auto add_shaped = [&](const char* what, std::size_t i, void* array, std::span<const std::int64_t> shape) {
-        list.push_back({std::string(what) + "/" + variables[i].name, Tensor(array, compute_type(jobs[i]), shape)});
+        listing.add(std::string(what) + "/" + variables[i].name, Tensor(array, compute_type(jobs[i]), shape));
     };
     const auto add = [&](const char* what, std::size_t i, void* array) {
         add_shaped(what, i, array, variables[i].tensor.shape());
@@ -109,8 +113,8 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
                 return;
             case Form::placeholder:
                 if (extent != Extent::keras) return;
-                list.push_back(
-                    {std::string(slot.name) + "/" + variables[i].name, Tensor(&placeholder, DType::int64, scalar)});
+                listing.add(std::string(slot.name) + "/" + variables[i].name,
+                            Tensor(&placeholder, DType::int64, std::span<const std::int64_t>()));
                 return;
             case Form::derived:
                 if (extent != Extent::complete) add(slot.name, i, derive(i));
@@ -136,86 +140,38 @@ std::vector<NamedTensor> Optimizer::State::named_variables(Extent extent) {
     }
     const bool keras_has_numbers = extent == Extent::keras && is_built && !is_idle;
     for (std::size_t k = 0; k < numbers.size() && (keras_has_numbers || extent == Extent::complete); ++k) {
-        list.push_back({branches[0].numbers[k].name, Tensor(&numbers[k], DType::float64, scalar)});
+        listing.add(branches[0].numbers[k].name, numbers[k]);
     }
     for (std::size_t i = 0; i < jobs.size() && extent == Extent::complete; ++i) {
         if (jobs[i].storage) add("master", i, jobs[i].weight);
     }
-    if (options.skip_nonfinite && extent == Extent::complete)
-        list.push_back({"skipped_steps", Tensor(&skipped_steps, DType::int64, scalar)});
-    return list;
+    if (options.skip_nonfinite && extent == Extent::complete) listing.add_counter("skipped_steps", skipped_steps);
 }
 
-void Optimizer::State::check_weights(std::span<const Tensor> values, Extent extent) {
+void Optimizer::State::require_loadable() const {
     require_built("set_weights");
     require_not_stepping("set_weights");
     require_training_weights("set_weights");
-    const std::vector<NamedTensor> own = named_variables(extent);
-    if (values.size() != own.size()) {
-        throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
-                                    std::to_string(values.size()));
-    }
-    for (std::size_t k = 0; k < own.size(); ++k) {
-        const Tensor& expected = own[k].tensor;
-        const Tensor& value = values[k];
-        if (keeps(value, extent)) continue;
-        const std::string who = "set_weights: array " + std::to_string(k) + " (" + own[k].name + "): expected ";
-        if (!value || !same_shape(value, expected)) {
-            throw std::invalid_argument(who + "shape " + to_string(expected.shape()) + ", found " +
-                                        (value ? to_string(value.shape()) : "none"));
-        }
-        if (value.dtype() != expected.dtype() || !value.is_contiguous()) {
-            throw std::invalid_argument(who + "contiguous " + std::string(to_string(expected.dtype())) + ", found " +
-                                        std::string(to_string(value.dtype())));
-        }
-    }
-    const auto check_count = [&](const char* who, const Tensor& value) {
-        if (keeps(value, extent)) return;
-        std::int64_t count;
-        std::memcpy(&count, value.data(), sizeof(count));
-        require_counter(who, count);
-    };
-    check_count("set_weights: iteration", values[0]);
-    if (learning_rate.is_number() && !keeps(values[1], extent)) {
-        double value;
-        std::memcpy(&value, values[1].data(), sizeof(value));
-        require_not_negative("set_weights: learning_rate", value);
-    }
-    if (options.skip_nonfinite && extent == Extent::complete) {
-        check_count("set_weights: skipped_steps", values.back());
-    }
 }
 
-void Optimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
-    const std::vector<NamedTensor> own = named_variables(extent);
-    const auto is_own_number = [&](const Tensor& tensor) {
-        return std::ranges::any_of(numbers, [&](const double& number) { return tensor.data() == &number; });
-    };
-    bool has_numbers = extent == Extent::keras;
-    for (std::size_t k = 0; k < own.size(); ++k) {
-        if (is_own_number(own[k].tensor)) has_numbers = !keeps(values[k], extent);
+std::vector<double> Optimizer::State::numbers_after(const Loading& loading) const {
+    std::vector<double> after = numbers;
+    if (std::ranges::any_of(numbers, [&](const double& number) { return loading.has(&number); })) {
+        for (std::size_t k = 0; k < numbers.size(); ++k) after[k] = loading.value(numbers[k]);
+    } else if (loading.has(&calls)) {
+        const std::int64_t count = loading.value(calls);
+        std::visit([&](const auto& r) { definition_of(r).restore(r, count, count / accumulation_steps, after); }, rule);
     }
-    std::vector<double> restored = numbers;
-    if (!has_numbers && !keeps(values[0], extent)) {  // first, because a function of the caller's may throw
-        std::int64_t count;
-        std::memcpy(&count, values[0].data(), sizeof(count));
-        const std::int64_t updates = count / accumulation_steps;
-        std::visit([&](const auto& r) { definition_of(r).restore(r, count, updates, restored); }, rule);
-    }
-    for (std::size_t k = 0; k < own.size(); ++k) {
-        if (keeps(values[k], extent)) continue;
-        const std::int64_t bytes = own[k].tensor.size_bytes();
-        if (bytes > 0 && own[k].tensor.data() != values[k].data()) {
-            std::memmove(own[k].tensor.data(), values[k].data(), static_cast<std::size_t>(bytes));
-        }
-    }
-    if (!has_numbers) std::ranges::copy(restored, numbers.begin());
-    const std::size_t first_average = learning_rate.is_number() ? 2 : 1;
-    std::erase_if(without_average, [&](std::size_t i) { return !keeps(values[first_average + i], extent); });
+    return after;
+}
+
+void Optimizer::State::settle(const Loading& loading, const std::vector<double>& loaded_numbers) noexcept {
+    std::ranges::copy(loaded_numbers, numbers.begin());
+    std::erase_if(without_average, [&](std::size_t i) { return loading.has(jobs[i].average); });
     // Master copies are none of Keras's values: the next step takes what the variables hold, whatever was trained
     // before.
     for (const kernel::Job& job : jobs) {
-        if (job.storage && job.size > 0 && extent != Extent::complete) {
+        if (job.storage && job.size > 0 && loading.extent() != Extent::complete) {
             std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));
         }
     }

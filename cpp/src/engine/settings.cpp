@@ -7,8 +7,8 @@
 #include <utility>
 #include <variant>
 
-#include "check.hpp"
-#include "state.hpp"
+#include "engine/check.hpp"
+#include "engine/state.hpp"
 
 namespace fusedopt {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernel/kernel.hpp"
-#include "threads.hpp"
+#include "runtime/threads.hpp"
 
 namespace fusedopt {
 

@@ -7,10 +7,10 @@
 #include <stdexcept>
 #include <utility>
 
-#include "check.hpp"
-#include "multi_state.hpp"
-#include "state.hpp"
-#include "stepping.hpp"
+#include "engine/check.hpp"
+#include "engine/multi_state.hpp"
+#include "engine/state.hpp"
+#include "engine/stepping.hpp"
 
 namespace fusedopt {
 namespace {
@@ -26,6 +26,8 @@ void require_scale(const char* name, double scale) {
 
 // Guarded by the inner optimizer's lock.
 struct LossScaleOptimizer::Counters {
+    void append_to(Listing& listing);
+
     std::int64_t iteration = 0;  // Keras keeps and stores one that never moves,
     double learning_rate = 0.0;  // and a learning rate that is never used
     std::int64_t step_counter = 0;
@@ -143,77 +145,52 @@ std::int64_t LossScaleOptimizer::consecutive_skipped_steps() const {
     return with_inner([&](auto&) { return counters_->consecutive_skipped_steps; });
 }
 
-std::vector<NamedTensor> LossScaleOptimizer::listed(bool complete) const {
-    const std::span<const std::int64_t> scalar;
-    std::vector<NamedTensor> list = {
-        {"loss_scale/iteration", Tensor(&counters_->iteration, DType::int64, scalar)},
-        {"loss_scale/learning_rate", Tensor(&counters_->learning_rate, DType::float64, scalar)},
-        {"loss_scale/step_counter", Tensor(&counters_->step_counter, DType::int64, scalar)},
-        {"loss_scale/dynamic_scale", Tensor(&counters_->dynamic_scale, DType::float32, scalar)},
-    };
-    if (complete) {
-        list.push_back({"loss_scale/consecutive_skipped_steps",
-                        Tensor(&counters_->consecutive_skipped_steps, DType::int64, scalar)});
-    }
-    const Extent extent = complete ? Extent::complete : Extent::wrapped;
-    for (NamedTensor& variable : with_inner([&](auto& state) { return state.named_variables(extent); })) {
-        list.push_back(std::move(variable));
-    }
-    return list;
-}
-
-void LossScaleOptimizer::load(std::span<const Tensor> values, bool complete) {
-    with_inner([&](auto& state) {
-        state.require_built("set_weights");
-        const std::vector<NamedTensor> own = listed(complete);
-        const std::size_t own_count = complete ? 5 : 4;
-        const Extent extent = complete ? Extent::complete : Extent::wrapped;
-        if (values.size() != own.size()) {
-            throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
-                                        std::to_string(values.size()));
-        }
-        for (std::size_t k = 0; k < own_count; ++k) {
-            if (keeps(values[k], extent)) continue;
-            if (!values[k] || values[k].rank() != 0 || values[k].dtype() != own[k].tensor.dtype()) {
-                throw std::invalid_argument("set_weights: array " + std::to_string(k) + " (" + own[k].name +
-                                            "): expected one " + std::string(to_string(own[k].tensor.dtype())) +
-                                            " number");
-            }
-        }
-        std::int64_t counter = counters_->step_counter;
-        std::int64_t skipped = complete ? counters_->consecutive_skipped_steps : 0;
-        float scale = counters_->dynamic_scale;
-        const auto take = [&](std::size_t k, auto& number) {
-            if (!keeps(values[k], extent)) std::memcpy(&number, values[k].data(), sizeof(number));
-        };
-        take(2, counter);
-        take(3, scale);
-        if (complete) take(4, skipped);
-        require_counter("set_weights: step_counter", counter);
-        require_counter("set_weights: consecutive_skipped_steps", skipped);
-        require_scale("set_weights: dynamic_scale", static_cast<double>(scale));
-        state.check_weights(values.subspan(own_count), extent);
-        counters_->step_counter = counter;
-        counters_->dynamic_scale = scale;
-        counters_->consecutive_skipped_steps = skipped;
-        state.copy_weights(values.subspan(own_count), extent);
-    });
-}
-
 std::vector<NamedTensor> LossScaleOptimizer::variables() const {
-    return listed(false);
+    return listed(Listing(Extent::wrapped));
 }
 
 void LossScaleOptimizer::set_weights(std::span<const Tensor> values) {
-    load(values, false);
+    load(Listing(Extent::wrapped), values);
 }
 
 std::vector<NamedTensor> LossScaleOptimizer::state() const {
-    return listed(true);
+    return listed(Listing(Extent::complete));
 }
 
 void LossScaleOptimizer::set_state(std::span<const Tensor> values) {
-    load(values, true);
+    load(Listing(Extent::complete), values);
+}
+
+void LossScaleOptimizer::Counters::append_to(Listing& listing) {
+    listing.add_counter("loss_scale/iteration", iteration);
+    listing.add("loss_scale/learning_rate", learning_rate);
+    listing.add_counter("loss_scale/step_counter", step_counter);
+    listing.add("loss_scale/dynamic_scale", Tensor(&dynamic_scale, DType::float32, std::span<const std::int64_t>()),
+                [](const std::string& who, const void* value) {
+                    float scale;
+                    std::memcpy(&scale, value, sizeof(scale));
+                    require_scale(who.c_str(), static_cast<double>(scale));
+                });
+    if (listing.extent() == Extent::complete) {
+        listing.add_counter("loss_scale/consecutive_skipped_steps", consecutive_skipped_steps);
+    }
+}
+
+std::vector<NamedTensor> LossScaleOptimizer::listed(Listing listing) const {
+    return with_inner([&](auto& state) {
+        counters_->append_to(listing);
+        state.append_to(listing);
+        return listing.tensors();
+    });
+}
+
+void LossScaleOptimizer::load(Listing listing, std::span<const Tensor> values) {
+    with_inner([&](auto& state) {
+        const bool keeps_skipped_steps = listing.extent() == Extent::complete;
+        counters_->append_to(listing);
+        state.load(std::move(listing), values);
+        if (!keeps_skipped_steps) counters_->consecutive_skipped_steps = 0;
+    });
 }
 
 void LossScaleOptimizer::between_steps(const std::function<void()>& function) const {

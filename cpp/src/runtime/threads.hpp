@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "float_environment.hpp"
+#include "runtime/float_environment.hpp"
 
 namespace fusedopt {
 

@@ -14,7 +14,7 @@
 #include <fusedopt/rules.hpp>
 #include <fusedopt/tensor.hpp>
 
-#include "check.hpp"
+#include "engine/check.hpp"
 #include "kernel/kernel.hpp"
 
 namespace fusedopt {

@@ -1,5 +1,5 @@
 // Where arrays of the state lie: staggered, on huge pages where there are some.
-#include "memory.hpp"
+#include "runtime/memory.hpp"
 
 #include <new>
 #include <utility>

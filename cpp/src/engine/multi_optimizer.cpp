@@ -6,26 +6,11 @@
 #include <stdexcept>
 #include <utility>
 
-#include "check.hpp"
-#include "float_environment.hpp"
-#include "multi_state.hpp"
+#include "engine/check.hpp"
+#include "engine/multi_state.hpp"
+#include "runtime/float_environment.hpp"
 
 namespace fusedopt {
-namespace {
-
-void check_count(std::span<const Tensor> values, std::size_t k, const std::string& name, Extent extent) {
-    if (keeps(values[k], extent)) return;
-    if (!values[k] || values[k].rank() != 0 || values[k].dtype() != DType::int64) {
-        throw std::invalid_argument("set_weights: array " + std::to_string(k) + " (" + name +
-                                    "): expected one int64 number");
-    }
-    std::int64_t count;
-    std::memcpy(&count, values[k].data(), sizeof(count));
-    require_counter(("set_weights: " + name).c_str(), count);
-}
-
-}  // namespace
-
 MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_,
                              std::optional<double> loss_scale_factor_, std::optional<double> global_clipnorm_,
                              bool skip_nonfinite_)
@@ -268,59 +253,43 @@ void MultiOptimizer::State::count_skipped_step() {
     }
 }
 
-// Iteration, learning rate and, if there can be any, skipped steps.
-std::size_t MultiOptimizer::State::own_count(Extent extent) const {
-    const bool skips = skip_nonfinite || std::ranges::any_of(optimizers, [](const auto& optimizer) {
-                           return optimizer->state_->options.skip_nonfinite;
-                       });
-    return skips && extent == Extent::complete ? 3 : 2;
+bool MultiOptimizer::State::can_skip() const {
+    return skip_nonfinite || std::ranges::any_of(optimizers, [](const auto& optimizer) {
+               return optimizer->state_->options.skip_nonfinite;
+           });
 }
 
-std::vector<NamedTensor> MultiOptimizer::State::named_variables(Extent extent) {
-    const std::span<const std::int64_t> scalar;
-    std::vector<NamedTensor> list = {{"iteration", Tensor(&calls, DType::int64, scalar)},
-                                     {"learning_rate", Tensor(&learning_rate, DType::float64, scalar)}};
-    if (own_count(extent) > 2) list.push_back({"skipped_steps", Tensor(&skipped_steps, DType::int64, scalar)});
+void MultiOptimizer::State::append_to(Listing& listing) {
     const Locks locks = lock_all();
+    listing.add_counter("iteration", calls);
+    listing.add("learning_rate", learning_rate);
+    if (can_skip() && listing.extent() == Extent::complete) listing.add_counter("skipped_steps", skipped_steps);
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        for (NamedTensor& variable : optimizers[k]->state_->named_variables(extent)) {
-            list.push_back({std::to_string(k) + "/" + variable.name, variable.tensor});
-        }
+        Listing own(listing.extent());
+        optimizers[k]->state_->append_to(own);
+        listing.append(std::move(own), std::to_string(k) + "/");
     }
-    return list;
 }
 
-template <class Visit>
-void MultiOptimizer::State::for_each_part(std::span<const Tensor> values, Extent extent, const Visit& visit) {
+void MultiOptimizer::State::load(Listing listing, std::span<const Tensor> values) {
     const Locks locks = lock_all();
-    std::size_t first = own_count(extent);
-    for (const auto& optimizer : optimizers) {
-        const std::size_t count = optimizer->state_->named_variables(extent).size();
-        visit(*optimizer->state_, values.subspan(first, count));
-        first += count;
-    }
+    fusedopt::load(*this, std::move(listing), values);
 }
 
-void MultiOptimizer::State::check_weights(std::span<const Tensor> values, Extent extent) {
+void MultiOptimizer::State::require_loadable() const {
     require_built("set_weights");
-    const std::size_t expected = named_variables(extent).size();
-    if (values.size() != expected) {
-        throw std::invalid_argument("set_weights: expected " + std::to_string(expected) + " arrays, found " +
-                                    std::to_string(values.size()));
-    }
-    check_count(values, 0, "iteration", extent);
-    if (own_count(extent) > 2) check_count(values, 2, "skipped_steps", extent);
-    for_each_part(values, extent,
-                  [&](Optimizer::State& state, std::span<const Tensor> part) { state.check_weights(part, extent); });
+    for (const auto& optimizer : optimizers) optimizer->state_->require_loadable();
 }
 
-void MultiOptimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
-    if (!keeps(values[0], extent)) std::memcpy(&calls, values[0].data(), sizeof(calls));
-    if (own_count(extent) > 2 && !keeps(values[2], extent)) {
-        std::memcpy(&skipped_steps, values[2].data(), sizeof(skipped_steps));
-    }
-    for_each_part(values, extent,
-                  [&](Optimizer::State& state, std::span<const Tensor> part) { state.copy_weights(part, extent); });
+std::vector<std::vector<double>> MultiOptimizer::State::numbers_after(const Loading& loading) const {
+    std::vector<std::vector<double>> after;
+    for (const auto& optimizer : optimizers) after.push_back(optimizer->state_->numbers_after(loading));
+    return after;
+}
+
+void MultiOptimizer::State::settle(const Loading& loading,
+                                   const std::vector<std::vector<double>>& loaded_numbers) noexcept {
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->settle(loading, loaded_numbers[k]);
 }
 
 void MultiOptimizer::State::between_steps(const std::function<void()>& function) const {
@@ -458,24 +427,26 @@ double MultiOptimizer::loss_scale_factor() const {
 
 std::vector<NamedTensor> MultiOptimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->named_variables(Extent::keras);
+    Listing listing(Extent::keras);
+    state_->append_to(listing);
+    return listing.tensors();
 }
 
 void MultiOptimizer::set_weights(std::span<const Tensor> values) {
     const std::lock_guard lock(state_->mutex);
-    state_->check_weights(values, Extent::keras);
-    state_->copy_weights(values, Extent::keras);
+    state_->load(Listing(Extent::keras), values);
 }
 
 std::vector<NamedTensor> MultiOptimizer::state() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->named_variables(Extent::complete);
+    Listing listing(Extent::complete);
+    state_->append_to(listing);
+    return listing.tensors();
 }
 
 void MultiOptimizer::set_state(std::span<const Tensor> values) {
     const std::lock_guard lock(state_->mutex);
-    state_->check_weights(values, Extent::complete);
-    state_->copy_weights(values, Extent::complete);
+    state_->load(Listing(Extent::complete), values);
 }
 
 void MultiOptimizer::between_steps(const std::function<void()>& function) const {

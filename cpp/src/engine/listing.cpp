@@ -1,0 +1,78 @@
+// Checks what is loaded against the list of what there is, and copies it.
+#include "engine/listing.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "engine/check.hpp"
+#include "engine/given.hpp"
+
+namespace fusedopt {
+namespace {
+
+void check_shape_and_type(const std::string& who, const Tensor& value, const Tensor& expected) {
+    if (!value || value.shape().size() != expected.shape().size() ||
+        !std::ranges::equal(value.shape(), expected.shape())) {
+        throw std::invalid_argument(who + ": expected shape " + to_string(expected.shape()) + ", found " +
+                                    (value ? to_string(value.shape()) : "none"));
+    }
+    if (value.dtype() != expected.dtype() || !value.is_contiguous()) {
+        throw std::invalid_argument(who + ": expected contiguous " + std::string(to_string(expected.dtype())) +
+                                    ", found " + std::string(to_string(value.dtype())));
+    }
+}
+
+}  // namespace
+
+void Listing::add(std::string name, const Tensor& tensor, Check check) {
+    tensors_.push_back({std::move(name), tensor});
+    checks_.push_back(check);
+}
+
+void Listing::add_counter(std::string name, std::int64_t& count) {
+    add(std::move(name), Tensor(&count, DType::int64, std::span<const std::int64_t>()),
+        [](const std::string& who, const void* value) {
+            std::int64_t loaded;
+            std::memcpy(&loaded, value, sizeof(loaded));
+            require_counter(who.c_str(), loaded);
+        });
+}
+
+void Listing::add(std::string name, double& number, Check check) {
+    add(std::move(name), Tensor(&number, DType::float64, std::span<const std::int64_t>()), check);
+}
+
+void Listing::append(Listing&& other, const std::string& prefix) {
+    for (std::size_t k = 0; k < other.size(); ++k) {
+        add(prefix + other.tensors_[k].name, other.tensors_[k].tensor, other.checks_[k]);
+    }
+}
+
+Loading::Loading(Listing listing, std::span<const Tensor> values) : listing_(std::move(listing)), values_(values) {
+    const std::vector<NamedTensor>& own = listing_.tensors();
+    if (values.size() != own.size()) {
+        throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
+                                    std::to_string(values.size()));
+    }
+    for (std::size_t k = 0; k < own.size(); ++k) {
+        if (!values[k] && extent() == Extent::complete) continue;
+        check_shape_and_type("set_weights: array " + std::to_string(k) + " (" + own[k].name + ")", values[k],
+                             own[k].tensor);
+        if (own[k].tensor.size() > 0) positions_.try_emplace(own[k].tensor.data(), k);
+    }
+    for (std::size_t k = 0; k < own.size(); ++k) {
+        const Listing::Check check = listing_.checks()[k];
+        if (check && values[k]) check("set_weights: " + own[k].name, values[k].data());
+    }
+}
+
+void Loading::copy() const noexcept {
+    for (std::size_t k = 0; k < values_.size(); ++k) {
+        const Tensor& own = listing_.tensors()[k].tensor;
+        if (values_[k] && own.size() > 0 && own.data() != values_[k].data()) {
+            std::memmove(own.data(), values_[k].data(), static_cast<std::size_t>(own.size_bytes()));
+        }
+    }
+}
+
+}  // namespace fusedopt
