@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,18 +58,20 @@ WRONG = [
 
 def checked(text: str, folder: Path) -> str:
     pytest.importorskip("mypy")
-    file = folder / "user.py"
-    file.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(file)]
+    (folder / "user.py").write_text(text, encoding="utf-8")
     source = str(Path(fo.__file__).parent.parent)
+    # mypy finds an installed package by itself, and refuses to be pointed to where that is.
+    path = "" if source in sys.path else source
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-color-output", "user.py"],
         capture_output=True,
         text=True,
         check=False,
         cwd=folder,
-        env={"MYPYPATH": source, "PATH": ""},
+        env={**os.environ, "MYPYPATH": path},
     )
+    assert done.returncode in {0, 1}, done.stderr  # 1 is errors found, 2 is no answer
+    assert not done.stderr
     return done.stdout
 
 
