@@ -76,6 +76,10 @@ void LossScaleOptimizer::build(std::span<const Tensor> variables, std::span<cons
     inner().build(variables, names);
 }
 
+bool LossScaleOptimizer::built() const {
+    return std::visit([](const auto& inner) { return inner->built(); }, inner_);
+}
+
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients) {
     return step(gradients, {});
 }
@@ -143,6 +147,26 @@ std::int64_t LossScaleOptimizer::consecutive_skipped_steps() const {
     return with_inner([&](auto&) { return counters_->consecutive_skipped_steps; });
 }
 
+std::int64_t LossScaleOptimizer::iterations() const {
+    return std::visit([](const auto& inner) { return inner->iterations(); }, inner_);
+}
+
+std::int64_t LossScaleOptimizer::calls() const {
+    return std::visit([](const auto& inner) { return inner->calls(); }, inner_);
+}
+
+std::optional<double> LossScaleOptimizer::global_norm() const {
+    return std::visit([](const auto& inner) { return inner->global_norm(); }, inner_);
+}
+
+void LossScaleOptimizer::set_global_norm(std::optional<double> global_norm) {
+    std::visit([&](const auto& inner) { inner->set_global_norm(global_norm); }, inner_);
+}
+
+void LossScaleOptimizer::finalize_variable_values(std::span<const Tensor> variables) {
+    std::visit([&](const auto& inner) { inner->finalize_variable_values(variables); }, inner_);
+}
+
 std::vector<NamedTensor> LossScaleOptimizer::listed(bool complete) const {
     const std::span<const std::int64_t> scalar;
     std::vector<NamedTensor> list = {
@@ -180,12 +204,16 @@ void LossScaleOptimizer::load(std::span<const Tensor> values, bool complete) {
                                             " number");
             }
         }
+        std::int64_t iteration = counters_->iteration;
+        double learning_rate = counters_->learning_rate;
         std::int64_t counter = counters_->step_counter;
         std::int64_t skipped = complete ? counters_->consecutive_skipped_steps : 0;
         float scale = counters_->dynamic_scale;
         const auto take = [&](std::size_t k, auto& number) {
             if (!keeps(values[k], extent)) std::memcpy(&number, values[k].data(), sizeof(number));
         };
+        take(0, iteration);
+        take(1, learning_rate);
         take(2, counter);
         take(3, scale);
         if (complete) take(4, skipped);
@@ -193,6 +221,8 @@ void LossScaleOptimizer::load(std::span<const Tensor> values, bool complete) {
         require_counter("set_weights: consecutive_skipped_steps", skipped);
         require_scale("set_weights: dynamic_scale", static_cast<double>(scale));
         state.check_weights(values.subspan(own_count), extent);
+        counters_->iteration = iteration;
+        counters_->learning_rate = learning_rate;
         counters_->step_counter = counter;
         counters_->dynamic_scale = scale;
         counters_->consecutive_skipped_steps = skipped;

@@ -316,6 +316,7 @@ void MultiOptimizer::State::check_weights(std::span<const Tensor> values, Extent
 
 void MultiOptimizer::State::copy_weights(std::span<const Tensor> values, Extent extent) {
     if (!keeps(values[0], extent)) std::memcpy(&calls, values[0].data(), sizeof(calls));
+    if (!keeps(values[1], extent)) std::memcpy(&learning_rate, values[1].data(), sizeof(learning_rate));
     if (own_count(extent) > 2 && !keeps(values[2], extent)) {
         std::memcpy(&skipped_steps, values[2].data(), sizeof(skipped_steps));
     }
@@ -413,6 +414,10 @@ std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {
 std::int64_t MultiOptimizer::iterations() const {
     const std::lock_guard lock(state_->mutex);
     return state_->calls;
+}
+
+std::int64_t MultiOptimizer::calls() const {
+    return iterations();
 }
 
 std::int64_t MultiOptimizer::skipped_steps() const {

@@ -7,6 +7,7 @@ import inspect
 import math
 import numbers
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -124,6 +125,14 @@ def none_left(kwargs: Mapping[str, Any], known: Iterable[str], stacklevel: int =
         )
     if unknown:
         raise unknown_arguments(unknown, known)
+
+
+def warn(message: str) -> None:
+    """Warn with the line outside this package that led here, from however deep inside."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "fusedopt":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level - 1)
 
 
 def unknown_arguments(names: Iterable[str], known: Iterable[str]) -> ValueError:
