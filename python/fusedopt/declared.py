@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fusedopt import arguments
 from fusedopt.hyperparameters import Hyperparameter, required
 
+__all__ = ["Declared", "dataclass_transform"]
+
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 else:
@@ -53,7 +55,7 @@ class Declared(ABC):
         """Refuse arguments that were not declared, or leave out those without effect."""
         known = {name: value for name, value in given.items() if name in cls._hyperparameters}
         foreign = {name: value for name, value in given.items() if name not in known}
-        arguments.none_left(foreign, cls._hyperparameters, stacklevel=4)
+        arguments.none_left(foreign, cls._hyperparameters)
         return known
 
     @abstractmethod
@@ -99,7 +101,7 @@ def _constructor(cls: type[Declared]) -> Callable[..., None]:
     __init__.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
     __init__.__qualname__ = f"{cls.__qualname__}.__init__"
     __init__.__module__ = cls.__module__
-    __init__.__doc__ = f"Make an optimizer; help({cls.__name__}) tells the arguments."
+    __init__.__doc__ = f"Make one; help({cls.__name__}) tells the arguments."
     return __init__
 
 
