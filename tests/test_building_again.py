@@ -54,7 +54,7 @@ WRAPPERS: dict[str, Callable[[Case], fo.Optimizer]] = {
 
 
 def state(optimizer: fo.Optimizer) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in optimizer._core_state()}
+    return {name: array.tobytes() for name, array in optimizer._core.state()}
 
 
 def listed(optimizer: fo.Optimizer) -> dict[str, bytes]:
@@ -125,8 +125,8 @@ def test_old_and_new_step_as_if_built_together(case: Case, wrapper: str) -> None
     grown.build(everything)
     copy = {name: w.copy() for name, w in everything.items()}
     together.build(copy)
-    assert [name for name, _ in grown._core_state()] == [n for n, _ in together._core_state()]
-    together._core_set_state([array for _, array in grown._core_state()])
+    assert [name for name, _ in grown._core.state()] == [n for n, _ in together._core.state()]
+    together._core.set_state([array for _, array in grown._core.state()])
     for k in range(3, 7):
         grown.apply(gradients(everything, k))
         together.apply(gradients(copy, k))
@@ -170,7 +170,7 @@ def test_a_new_average_starts_at_the_value(case: Case, overwrite: int | None) ->
     grown.build(mixed(old, new))
     before = {name: w.astype(np.float64) for name, w in new.items()}
     grown.apply(gradients(mixed(old, new), 3))
-    found = dict(grown._core_state())
+    found = dict(grown._core.state())
     for name, w in new.items():
         master = found.get(f"master/{name}", w)
         expected = 0.9 * before[name] + 0.1 * np.asarray(master, np.float64)
@@ -252,7 +252,7 @@ def test_another_order(wrapper: str, named: bool) -> None:
     assert [a.tobytes(), b.tobytes()] == [w.tobytes() for w in expected]
     if named:
         optimizer.apply({"b": np.ones(4), "c": np.ones(2)})
-        assert optimizer._variable_names() == ["a", "c", "b"]
+        assert optimizer._core.names == ["a", "c", "b"]
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
@@ -266,7 +266,7 @@ def test_refusals_change_nothing(wrapper: str) -> None:
     locked = np.ones(3)
     locked.flags.writeable = False
     inside = next(
-        array for name, array in optimizer._core_state() if "momentum/dense/kernel" in name
+        array for name, array in optimizer._core.state() if "momentum/dense/kernel" in name
     )
     missing = {name: v for name, v in old.items() if name != "dense/bias"}
     cases: list[tuple[Any, type[Exception], str]] = [
@@ -301,7 +301,7 @@ def test_refusals_change_nothing(wrapper: str) -> None:
             optimizer.build(given)
         assert state(optimizer) == before
         assert bits(old) == values
-        assert optimizer._variable_names() == list(old)
+        assert optimizer._core.names == list(old)
         assert len(views) == len(optimizer.variables)
     optimizer.apply(gradients(old, 2))
     optimizer.build(old | new)
@@ -315,7 +315,7 @@ def test_names_given_later() -> None:
     optimizer.build({"a": a, "b": b})
     optimizer.apply({"b": np.ones(3)})
     optimizer.build([a, b, c])
-    assert optimizer._variable_names() == ["a", "b", "2"]
+    assert optimizer._core.names == ["a", "b", "2"]
     optimizer.apply({"2": np.ones(3)})
     optimizer.build({"c": c, "b": b, "a": a})
     assert [n for n, _ in optimizer.named_variables().items()][2::2] == [
@@ -332,7 +332,7 @@ def test_a_position_is_no_second_name() -> None:
     with pytest.raises(ValueError, match="variable 1: expected a name.*'1'"):
         optimizer.build([a, b])
     optimizer.build([b, a])
-    assert optimizer._variable_names() == ["0", "1"]
+    assert optimizer._core.names == ["0", "1"]
 
 
 def decay(optimizer: fo.Optimizer, variables: list[Any]) -> list[bool]:

@@ -44,7 +44,7 @@ def bits(arrays: dict[str, Any]) -> dict[str, bytes]:
 
 
 def state(optimizer: Any) -> dict[str, bytes]:
-    return bits(dict(optimizer._core_state()))
+    return bits(dict(optimizer._core.state()))
 
 
 class Model:

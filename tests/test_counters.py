@@ -29,7 +29,7 @@ def built(kind: str) -> fo.Optimizer:
 
 
 def snapshot(optimizer: fo.Optimizer) -> list[bytes]:
-    return [array.tobytes() for _, array in optimizer._core_state()]
+    return [array.tobytes() for _, array in optimizer._core.state()]
 
 
 KINDS = [*RULES, "LossScale", "Multi", "LossScale(Multi)"]
@@ -37,7 +37,7 @@ KINDS = [*RULES, "LossScale", "Multi", "LossScale(Multi)"]
 
 def counters(optimizer: fo.Optimizer) -> list[tuple[int, str]]:
     """Positions and last names of all counters that mean something."""
-    names = [name for name, _ in optimizer._core_state()]
+    names = [name for name, _ in optimizer._core.state()]
     known = ("iteration", "step_counter", "consecutive_skipped_steps")
     return [
         (position, name.rsplit("/", 1)[-1])
@@ -70,7 +70,7 @@ def test_set_weights_refuses(kind: str, value: int) -> None:
 def test_a_step_refuses_what_was_written_into_a_view(kind: str, value: int) -> None:
     optimizer = built(kind)
     for position, name in counters(optimizer):
-        view = optimizer._core_state()[position][1]
+        view = optimizer._core.state()[position][1]
         view[...] = value
         before = snapshot(optimizer)
         with pytest.raises(
@@ -86,7 +86,7 @@ def test_the_last_step(kind: str) -> None:
     optimizer = built(kind)
     gradient = np.ones((2, 3), np.float32)
     for position, name in counters(optimizer):
-        view = optimizer._core_state()[position][1]
+        view = optimizer._core.state()[position][1]
         view[...] = LARGEST - 1
         optimizer.apply([gradient])
         if name == "iteration":
@@ -95,7 +95,7 @@ def test_the_last_step(kind: str) -> None:
         with pytest.raises(ValueError, match=f"{name}: expected a count from 0 to {LARGEST - 1}"):
             optimizer.apply([gradient])
         view[...] = 0
-    assert all(np.isfinite(array).all() for _, array in optimizer._core_state())
+    assert all(np.isfinite(array).all() for _, array in optimizer._core.state())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +104,7 @@ def test_a_file_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     optimizer = built(kind)
     for position, name in counters(optimizer):
-        view = optimizer._core_state()[position][1]
+        view = optimizer._core.state()[position][1]
         view[...] = LARGEST + 1
         optimizer.save(path)
         view[...] = 0

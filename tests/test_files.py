@@ -298,7 +298,7 @@ def test_files_written_before_are_read() -> None:
         )
     found, _ = make_old()
     found.load(Path(__file__).parent / "files" / "fusedopt-1.safetensors")
-    for (name, array), (_, same) in zip(expected._core_state(), found._core_state(), strict=True):
+    for (name, array), (_, same) in zip(expected._core.state(), found._core.state(), strict=True):
         assert array.tobytes() == same.tobytes(), name
 
 

@@ -41,7 +41,7 @@ def trained(optimizer: Any, steps: int = 5) -> tuple[Any, dict[str, Any]]:
 
 
 def bits(optimizer: Any, variables: dict[str, Any]) -> list[bytes]:
-    state = [array for _, array in optimizer._core_state()]
+    state = [array for _, array in optimizer._core.state()]
     return [array.tobytes() for array in [*state, *variables.values()]]
 
 
@@ -134,14 +134,14 @@ def expected_weights(optimizer: Any, variables: dict[str, Any]) -> dict[str, Any
     if isinstance(optimizer, fo.MultiOptimizer):
         found: dict[str, Any] = dict(variables)
         for member in optimizer.optimizers:
-            own = {name: variables[name] for name in member._names}
+            own = {name: variables[name] for name in member._core.names}
             found |= expected_weights(member, own)
         return found
     if optimizer.averages:
         return dict(optimizer.averages)
     if not isinstance(optimizer, fo.ScheduleFreeAdamW):
         return variables
-    state = dict(optimizer._core_state())
+    state = dict(optimizer._core.state())
     beta = optimizer.get_config()["beta_1"]
     found = {}
     for name, variable in variables.items():

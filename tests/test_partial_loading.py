@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cases import VARIANTS, Case
 from fusedopt import files
-from fusedopt.state import Array
+from fusedopt.arrays import Array
 
 pytest.importorskip("safetensors")
 pytestmark = pytest.mark.filterwarnings("ignore:optimizer_map. no variable's name")
@@ -75,7 +75,7 @@ def check(optimizer: fo.Optimizer, path: Path, source: fo.Optimizer, **arguments
     before, there = state(optimizer), state(source)
     report = optimizer.load(path, strict=False, **arguments)
     assert report._fields == ("missing", "unexpected")
-    own = dict(optimizer._core_state())
+    own = dict(optimizer._core.state())
     for name, found in state(optimizer).items():
         if name in own and name not in report.missing:
             assert found == there[name], name
@@ -100,7 +100,7 @@ def test_a_model_that_grew_shrank_and_was_renamed(
     report = check(target, path, source)
     new = [name for name in state(target) if name.endswith(("/late", "/new"))]
     new = [name for name in new if not name.startswith("variable/")]
-    gone = [name for name in dict(source._core_state()) if name.endswith("/half")]
+    gone = [name for name in dict(source._core.state()) if name.endswith("/half")]
     assert report.missing == new
     assert report.unexpected == sorted(gone)
     with pytest.raises(ValueError, match="expected state of the same"):
@@ -177,7 +177,7 @@ def test_slots_of_a_variable_are_taken_together(tmp_path: Path) -> None:
 
 
 def without(optimizer: fo.Optimizer, path: Path, *kinds: str) -> Path:
-    tensors = [(n, a.copy()) for n, a in optimizer._core_state() if not n.startswith(kinds)]
+    tensors = [(n, a.copy()) for n, a in optimizer._core.state() if not n.startswith(kinds)]
     files.write(path / "state", tensors, optimizer._description())
     return path / "state"
 
@@ -188,7 +188,7 @@ def without(optimizer: fo.Optimizer, path: Path, *kinds: str) -> Path:
 def test_half_of_the_slots_is_none(optimizer: Any, tmp_path: Path) -> None:
     arguments = {"momentum": 0.9} if optimizer is fo.RMSprop else {}
     source = trained(optimizer(**arguments), {"w": np.ones(3)})
-    slots = [name for name, _ in source._core_state() if name.endswith("/w")]
+    slots = [name for name, _ in source._core.state() if name.endswith("/w")]
     for gone in slots:
         path = without(source, tmp_path, gone)
         target = trained(optimizer(**arguments), {"w": np.ones(3)}, 1)
@@ -225,7 +225,7 @@ def test_options_that_differ(
     without = WRAPPERS[wrapper](Case(rule, off, ""))
     trained(on, weights("kernel half bias"))
     trained(without, weights("kernel half bias", 2))
-    added = [name for name in dict(on._core_state()) if name not in dict(without._core_state())]
+    added = [name for name in dict(on._core.state()) if name not in dict(without._core.state())]
     assert added
     assert {kind for name in added for kind in kinds if kind in name} == set(kinds)
     report = check(on, saved(without, tmp_path), without)
@@ -242,7 +242,7 @@ def test_a_loss_scale_is_no_other_optimizer(inner: str, tmp_path: Path) -> None:
     source = trained(WRAPPERS[inner](case), weights("kernel bias"))
     target: Any = fo.LossScaleOptimizer(WRAPPERS[inner](case), initial_scale=8)
     trained(target, weights("kernel bias", 2), 1)
-    own = [name for name in dict(target._core_state()) if name.startswith("loss_scale/")]
+    own = [name for name in dict(target._core.state()) if name.startswith("loss_scale/")]
     assert check(target, saved(source, tmp_path), source) == (own, [])
     assert target.dynamic_scale == 8
     assert target.iterations == 3
@@ -279,7 +279,7 @@ def test_adam_and_its_like_take_each_others_moments(tmp_path: Path) -> None:
     nadam = trained(fo.Nadam(), weights("kernel"), 3)
     other = trained(fo.Nadam(), weights("kernel", 2), 1)
     other.load(saved(trained(fo.Adam(), weights("kernel"), 3), tmp_path), strict=False)
-    product = [dict(one._core_state())["product"] for one in (nadam, other)]
+    product = [dict(one._core.state())["product"] for one in (nadam, other)]
     np.testing.assert_allclose(product[0], product[1], rtol=1e-12)
 
 
@@ -339,11 +339,11 @@ def test_a_missing_master_gives_way_to_the_variable(dtype: Any, tmp_path: Path) 
     report = target.load(tmp_path / "state", strict=False)
     assert report == (["master/w"], [])
     target.apply([np.zeros(4)])
-    assert (dict(target._core_state())["master/w"] == 1).all()
+    assert (dict(target._core.state())["master/w"] == 1).all()
     other, _ = build(1.0)
     other.load(tmp_path / "state", False, strict=False)
     other.apply([np.zeros(4)])
-    assert (dict(other._core_state())["master/w"] < 1).all()
+    assert (dict(other._core.state())["master/w"] < 1).all()
 
 
 def test_schedule_free_adamw_begins_at_the_loaded_variable(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_schedule_free_adamw_begins_at_the_loaded_variable(tmp_path: Path) -> No
     target.build(variables := weights("kernel half", 2))
     target.load(path, strict=False)
     for name, w in variables.items():
-        found = dict(target._core_state())[f"momentum/{name}"]
+        found = dict(target._core.state())[f"momentum/{name}"]
         np.testing.assert_array_equal(found, w.astype(np.float32))
 
 
@@ -370,9 +370,9 @@ def test_a_refused_load_changes_nothing(wrapper: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="state: "):
             target.load(path, strict=False)
         assert state(target) == before
-    rate = next(a for name, a in source._core_state() if name.endswith("iteration") and a > 0)
+    rate = next(a for name, a in source._core.state() if name.endswith("iteration") and a > 0)
     rate[...] = -5
-    files.write(path, source._core_state(), source._description())
+    files.write(path, source._core.state(), source._description())
     with pytest.raises(ValueError, match="expected a count"):
         target.load(path, strict=False)
     assert state(target) == before

@@ -483,7 +483,7 @@ def test_a_failure_while_writing_leaves_the_old_file(
         raise raised
 
     if moment == "write":
-        monkeypatch.setattr("fusedopt.files._write", fail)
+        monkeypatch.setattr("fusedopt.files.tensors._write", fail)
     elif moment == "fsync":
         monkeypatch.setattr("os.fsync", fail)
     else:

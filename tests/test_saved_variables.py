@@ -44,7 +44,7 @@ def step(optimizer: fo.Optimizer, count: int) -> None:
 
 
 def bits(optimizer: fo.Optimizer) -> list[bytes]:
-    state = [array for _, array in optimizer._core_state()]
+    state = [array for _, array in optimizer._core.state()]
     return [array.tobytes() for array in (*state, *optimizer._core.arrays)]
 
 

@@ -36,7 +36,7 @@ def with_bad(gradients: list[Array], value: float, position: int, where: int = -
 
 def everything(optimizer: fo.Optimizer, variables: list[Array]) -> list[bytes]:
     """Return all that a step can change, but for the count."""
-    state = [value for name, value in optimizer._core_state() if "skipped_steps" not in name]
+    state = [value for name, value in optimizer._core.state() if "skipped_steps" not in name]
     return [a.tobytes() for a in (*variables, *state)]
 
 
@@ -187,12 +187,12 @@ def test_the_count_is_part_of_the_complete_state(kind: str, tmp_path: Path) -> N
     other.load(tmp_path / "state")
     loaded = getattr(other, "inner_optimizer", other)
     assert loaded.skipped_steps == inner.skipped_steps == 3
-    assert [a.tobytes() for _, a in other._core_state()] == [
-        a.tobytes() for _, a in optimizer._core_state()
+    assert [a.tobytes() for _, a in other._core.state()] == [
+        a.tobytes() for _, a in optimizer._core.state()
     ]
     assert "skipped_steps" not in optimizer.named_variables()
-    values = [np.array(a) for _, a in optimizer._core_state()]
-    names = [name for name, _ in optimizer._core_state()]
+    values = [np.array(a) for _, a in optimizer._core.state()]
+    names = [name for name, _ in optimizer._core.state()]
     position = next(
         k
         for k, name in enumerate(names)
@@ -200,7 +200,7 @@ def test_the_count_is_part_of_the_complete_state(kind: str, tmp_path: Path) -> N
     )
     values[position][...] = -1
     with pytest.raises(ValueError, match="skipped_steps"):
-        other._core_set_state(values)
+        other._core.set_state(values)
     assert loaded.skipped_steps == 3
 
 
@@ -208,7 +208,7 @@ def test_the_count_is_part_of_the_complete_state(kind: str, tmp_path: Path) -> N
 def test_without_the_option_the_state_is_what_it_was(kind: str) -> None:
     optimizer = fo.SGD() if kind == "alone" else fo.MultiOptimizer(members(False))
     optimizer.build({"a": np.ones(2), "b": np.ones(2)})
-    assert not [name for name, _ in optimizer._core_state() if "skipped_steps" in name]
+    assert not [name for name, _ in optimizer._core.state() if "skipped_steps" in name]
 
 
 def test_under_a_loss_scale_the_wrapper_decides_and_counts() -> None:
@@ -216,10 +216,10 @@ def test_under_a_loss_scale_the_wrapper_decides_and_counts() -> None:
     inner = fo.SGD(1.0, skip_nonfinite=True)
     optimizer = fo.LossScaleOptimizer(inner, initial_scale=8.0)
     optimizer.build([w])
-    before = [a.tobytes() for _, a in inner._core_state()]
+    before = [a.tobytes() for _, a in inner._core.state()]
     optimizer.apply([np.array([np.inf, 0.0])])
     assert (optimizer.dynamic_scale, optimizer.consecutive_skipped_steps) == (4.0, 1)
-    assert [a.tobytes() for _, a in inner._core_state()] == before
+    assert [a.tobytes() for _, a in inner._core.state()] == before
     assert inner.skipped_steps == 0
     with pytest.raises(AttributeError, match="consecutive_skipped_steps"):
         _ = optimizer.skipped_steps

@@ -15,9 +15,11 @@ array([0.5, 1. , 1.5], dtype=float32)
 """
 
 from fusedopt import schedules
+from fusedopt.configuration.optimizers import deserialize, get, serialize
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
-from fusedopt.multi_optimizer import MultiOptimizer, OptimizerMap
+from fusedopt.multi_optimizer import MultiOptimizer
 from fusedopt.optimizer import Optimizer
+from fusedopt.optimizer_map import OptimizerMap
 from fusedopt.rules.adadelta import Adadelta
 from fusedopt.rules.adafactor import Adafactor
 from fusedopt.rules.adagrad import Adagrad
@@ -33,7 +35,6 @@ from fusedopt.rules.rmsprop import RMSprop
 from fusedopt.rules.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.rules.sgd import SGD
 from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
-from fusedopt.serialization import deserialize, get, serialize
 
 __all__ = [
     "SGD",

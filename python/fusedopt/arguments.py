@@ -7,6 +7,7 @@ import inspect
 import math
 import numbers
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -113,17 +114,24 @@ def configuration(config: Any) -> dict[str, Any]:
     return dict(config)
 
 
-def none_left(kwargs: Mapping[str, Any], known: Iterable[str], stacklevel: int = 2) -> None:
+def none_left(kwargs: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse arguments that no optimizer has; warn of Keras 2's decay, which Keras 3 ignores."""
     unknown = dict(kwargs)
     if unknown.pop("decay", None):
-        warnings.warn(
+        warn(
             "decay: no longer supported, as in Keras 3, and ignored; for the same effect give "
-            "schedules.InverseTimeDecay(learning_rate, decay_steps=1, decay_rate=decay) as learning_rate",
-            stacklevel=stacklevel + 1,
+            "schedules.InverseTimeDecay(learning_rate, decay_steps=1, decay_rate=decay) as learning_rate"
         )
     if unknown:
         raise unknown_arguments(unknown, known)
+
+
+def warn(message: str) -> None:
+    """Warn with the line outside this package that led here, from however deep inside."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "fusedopt":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def unknown_arguments(names: Iterable[str], known: Iterable[str]) -> ValueError:

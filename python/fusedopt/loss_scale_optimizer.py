@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.hyperparameters import Declared, Hyperparameter, integer, real, required
-from fusedopt.losses import scaled
+from fusedopt.configuration.optimizers import deserialize, serialize
+from fusedopt.files.partial_loading import Rules
+from fusedopt.hyperparameters import Hyperparameter, integer, real, required
 from fusedopt.optimizer import LearningRate, Optimizer
-from fusedopt.rules.rule_optimizer import Name, RuleOptimizer
+from fusedopt.rules.rate import Name
+from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.runtime import _core
-from fusedopt.serialized import find_class, serialized
-from fusedopt.state import Array
 
 
 def _checked_inner(name: str, value: Any) -> Optimizer:
@@ -24,7 +23,7 @@ def _checked_inner(name: str, value: Any) -> Optimizer:
     return value
 
 
-class LossScaleOptimizer(Optimizer, Declared):
+class LossScaleOptimizer(Optimizer):
     """An optimizer whose gradients come from a loss multiplied by a scale that adapts.
 
     Multiply the loss by the scale (`scale_loss`), so that small gradients survive float16, and give
@@ -76,6 +75,8 @@ class LossScaleOptimizer(Optimizer, Declared):
         _checked_inner,
         "Optimizer",
         "Any but another LossScaleOptimizer. Common options (clipping, EMA, accumulation ...) are its own.",
+        serialize=serialize,
+        deserialize=deserialize,
     )
     initial_scale: float = real(
         2.0**15,
@@ -93,11 +94,11 @@ class LossScaleOptimizer(Optimizer, Declared):
         self._connect()
 
     def _connect(self) -> None:
-        inner = self.inner_optimizer
-        self._scaled = _core.LossScale(inner._core, self.initial_scale, self.dynamic_growth_steps)
-        inner._note_loss_scale(None)
-        inner._owner = weakref.ref(self)
-        self._core = inner._core
+        inner: Any = self.inner_optimizer._core  # none of these
+        self._core: _core.LossScale = _core.LossScale(
+            inner, self.initial_scale, self.dynamic_growth_steps
+        )
+        self._adopt_parts(None)
 
     @classmethod
     def _without_foreign(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,9 +131,9 @@ class LossScaleOptimizer(Optimizer, Declared):
                         "initial_scale: expected before build, found the optimizer built; "
                         "assign dynamic_scale instead"
                     )
-                self._scaled.dynamic_scale = value
+                self._core.dynamic_scale = value
             elif name == "dynamic_growth_steps":
-                self._scaled.dynamic_growth_steps = value
+                self._core.dynamic_growth_steps = value
             vars(self)[name] = value
 
         self._core.between_steps(assign)
@@ -142,82 +143,39 @@ class LossScaleOptimizer(Optimizer, Declared):
     @property
     def dynamic_scale(self) -> float:
         """The factor `scale_loss` multiplies by. It can be assigned, from 2**-126 to 2**127."""
-        return self._scaled.dynamic_scale
+        return self._core.dynamic_scale
 
     @dynamic_scale.setter
     def dynamic_scale(self, scale: float) -> None:
-        self._scaled.dynamic_scale = arguments.real("dynamic_scale", scale)
+        self._core.dynamic_scale = arguments.real("dynamic_scale", scale)
 
     @property
     def step_counter(self) -> int:
         """Good steps since the scale last changed."""
-        return self._scaled.step_counter
+        return self._core.step_counter
 
     @property
     def consecutive_skipped_steps(self) -> int:
         """How many of the last steps in a row were skipped."""
-        return self._scaled.consecutive_skipped_steps
+        return self._core.consecutive_skipped_steps
 
     @property
-    def skipped_steps(self) -> int:
-        """Raise AttributeError: see `consecutive_skipped_steps`."""
-        raise AttributeError(
-            "LossScaleOptimizer has no skipped_steps; it has consecutive_skipped_steps, "
-            "and the inner optimizer counts what it skips without a loss scale"
-        )
+    def _loss_scale(self) -> float:
+        return self.dynamic_scale
 
-    def scale_loss(self, loss: Any) -> Any:
-        """Return the loss times `dynamic_scale`, for computing gradients from. See `Optimizer.scale_loss`."""
-        return scaled(loss, self.dynamic_scale)
+    # What is the inner optimizer's
 
-    # What the inner optimizer does
+    def _build_on(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
+        self.inner_optimizer._build_on(names, arrays)
 
-    def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
-        """Build the inner optimizer. See `Optimizer.build`."""
-        self.inner_optimizer.build(variables)
+    def _build_copy(self, objects: Sequence[Any], names: Sequence[str]) -> None:
+        self.inner_optimizer._build_copy(objects, names)
 
-    def exclude_from_weight_decay(
-        self,
-        var_list: Iterable[Any] | None = None,
-        var_names: Iterable[str] | None = None,
-    ) -> None:
-        """Pass this on to the inner optimizer. Keras ignores the call here."""
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+    def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
+        self.inner_optimizer._exclude(variables, patterns)
 
-    def apply(
-        self,
-        grads: Iterable[Any] | Mapping[str, Any],
-        trainable_variables: Iterable[Any] | None = None,
-    ) -> None:
-        """Take one step with gradients of the scaled loss, or skip it. See `Optimizer.apply`."""
-        gradients, variables = self.inner_optimizer._prepare(grads, trainable_variables)
-        self._scaled.apply(gradients, variables)
-
-    def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
-        """Overwrite the variables with their moving averages. See `Optimizer`."""
-        self.inner_optimizer.finalize_variable_values(var_list)
-
-    @property
-    def learning_rate(self) -> float:
-        """The inner optimizer's learning rate."""
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: LearningRate) -> None:
-        inner: Any = self.inner_optimizer  # a MultiOptimizer refuses
-        inner.learning_rate = learning_rate
-
-    def named_variables(self) -> dict[str, Array]:
-        """Return `variables` by name. See `Optimizer.named_variables`."""
-        return dict(self._scaled.variables())
-
-    @property
-    def averages(self) -> dict[str, Array]:
-        """The inner optimizer's moving averages, by the names of their variables."""
-        return self.inner_optimizer.averages
-
-    def _core_set_weights(self, values: list[Array]) -> None:
-        self._scaled.set_weights(values)
+    def _set_learning_rate(self, new: LearningRate) -> None:
+        self.inner_optimizer.learning_rate = new
 
     def _parts(self) -> Sequence[Optimizer]:
         return (self.inner_optimizer,)
@@ -225,39 +183,5 @@ class LossScaleOptimizer(Optimizer, Declared):
     def _parts_replaced(self, new: Mapping[int, Any]) -> dict[str, Any]:
         return {"inner_optimizer": new[id(self.inner_optimizer)]}
 
-    def _own_state(self) -> list[tuple[str, Array]]:
-        return [item for item in self._scaled.state() if item[0].startswith("loss_scale/")]
-
-    def _build_copy(self, objects: Sequence[Any]) -> None:
-        self.inner_optimizer._build_copy(objects)
-
-    def _variable_names(self) -> list[str]:
-        return self.inner_optimizer._variable_names()
-
-    def _core_state(self) -> list[tuple[str, Array]]:
-        return self._scaled.state()
-
-    def _core_set_state(self, values: list[Array | None]) -> None:
-        self._scaled.set_state(values)
-
-    def _rules(self) -> dict[str, set[str]]:
+    def _rules(self) -> Rules:
         return self.inner_optimizer._rules()
-
-    # Configuration
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal optimizer, without its state."""
-        inner = serialized(self.inner_optimizer, "keras.optimizers")
-        return {**self._configuration(), "inner_optimizer": inner}
-
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
-    ) -> LossScaleOptimizer:
-        """Make an optimizer from what `get_config` returned. See `Optimizer.from_config`."""
-        own = arguments.configuration(config)
-        inner = own.pop("inner_optimizer", None)
-        if isinstance(inner, Mapping):
-            inner_class, inner_config = find_class(inner, custom_objects, Optimizer)
-            inner = inner_class.from_config(inner_config, custom_objects=custom_objects)
-        return cls(inner, **own)

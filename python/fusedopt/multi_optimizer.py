@@ -1,156 +1,21 @@
-"""Several optimizers at once, each for the variables whose names it is given.
-
-One module, though long: half of it is docstrings, and the map is of no use without the optimizer.
-"""
+"""Several optimizers at once, each for the variables whose names it is given."""
 
 from __future__ import annotations
 
 import re
-import warnings
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.hyperparameters import Declared, Hyperparameter, flag, optional_real, required
-from fusedopt.loss_scale_optimizer import LossScaleOptimizer
-from fusedopt.optimizer import LearningRate, Optimizer, address, as_array, named
-from fusedopt.rules.rule_optimizer import Name
+from fusedopt.arrays import address, as_array
+from fusedopt.configuration.objects import find_class
+from fusedopt.files.partial_loading import Rules
+from fusedopt.hyperparameters import Hyperparameter, flag, optional_real, required
+from fusedopt.optimizer import LearningRate, Optimizer
+from fusedopt.optimizer_map import OptimizerMap
+from fusedopt.rules.rate import Name
 from fusedopt.runtime import _core
-from fusedopt.serialized import find_class, serialized
-from fusedopt.state import Array
-
-
-class OptimizerMap(MutableMapping[str, Optimizer]):
-    """A mapping from variable names to optimizers.
-
-    A name is looked up as a key first; then every key is tried as a regular expression that must
-    match the whole name; the default optimizer serves the rest.
-
-    Parameters
-    ----------
-    default_optimizer : Optimizer
-        For names that no key matches.
-    optimizer_map : dict, optional
-        Optimizers by name or pattern.
-
-    Raises
-    ------
-    TypeError
-        For a value that is not an Optimizer.
-    ValueError
-        For a LossScaleOptimizer or MultiOptimizer inside, a key set twice, or, at a look-up, a name
-        that two patterns match.
-
-    Examples
-    --------
-    >>> import fusedopt as fo
-    >>> optimizers = fo.OptimizerMap(fo.SGD())
-    >>> optimizers["encoder/.*"] = fo.Adam()
-    >>> optimizers["encoder/kernel"].name, optimizers["decoder/kernel"].name
-    ('adam', 'sgd')
-
-    References
-    ----------
-    Keras 3, ``keras.optimizers.OptimizerMap``.
-    """
-
-    def __init__(
-        self,
-        default_optimizer: Optimizer,
-        optimizer_map: Mapping[str, Optimizer] | None = None,
-    ) -> None:
-        self.default_optimizer = _checked(default_optimizer, "default_optimizer")
-        if optimizer_map is not None and not isinstance(optimizer_map, Mapping):
-            raise TypeError(f"optimizer_map: expected a dict, found {optimizer_map!r}")
-        self._optimizers: dict[str, Optimizer] = {}
-        for key, optimizer in (optimizer_map or {}).items():
-            self[key] = optimizer
-
-    def __getitem__(self, key: str) -> Optimizer:
-        """Return the optimizer of this name."""
-        if key in self._optimizers:
-            return self._optimizers[key]
-        matching = [pattern for pattern in self._optimizers if re.fullmatch(pattern, key)]
-        if len(matching) > 1:
-            raise ValueError(
-                f"optimizer_map: expected one pattern to match {key!r}, "
-                f"found {', '.join(map(repr, matching))}"
-            )
-        return self._optimizers[matching[0]] if matching else self.default_optimizer
-
-    def __setitem__(self, key: str, optimizer: Optimizer) -> None:
-        """Give names that match a key to an optimizer."""
-        arguments.text("optimizer_map key", key)
-        if key in self._optimizers:
-            raise ValueError(f"optimizer_map: expected a new key, found {key!r} set already")
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise ValueError(
-                f"optimizer_map: expected a name or regular expression, found {key!r} ({error})"
-            ) from None
-        self._optimizers[key] = _checked(optimizer, f"optimizer_map[{key!r}]")
-
-    def __delitem__(self, key: str) -> None:
-        """Forget a key."""
-        del self._optimizers[key]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys."""
-        return iter(self._optimizers)
-
-    def __len__(self) -> int:
-        """Return the number of keys."""
-        return len(self._optimizers)
-
-    def optimizers(self) -> list[Optimizer]:
-        """Return each optimizer once, in the order of the keys, the default one last."""
-        unique: list[Optimizer] = []
-        for optimizer in [*self._optimizers.values(), self.default_optimizer]:
-            if not any(optimizer is other for other in unique):
-                unique.append(optimizer)
-        return unique
-
-    def __copy__(self) -> OptimizerMap:
-        """Make a map of the same optimizers that can be changed by itself."""
-        return self._with({})
-
-    def _with(self, new: Mapping[int, Any]) -> OptimizerMap:
-        """Copy the map, with new optimizers in the place of those with these ids."""
-
-        def replaced(optimizer: Optimizer) -> Optimizer:
-            found: Optimizer = new.get(id(optimizer), optimizer)
-            return found
-
-        copied: OptimizerMap = object.__new__(type(self))
-        vars(copied).update(vars(self))
-        copied.default_optimizer = replaced(self.default_optimizer)
-        copied._optimizers = {key: replaced(value) for key, value in self._optimizers.items()}
-        return copied
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal map."""
-        return {
-            "default_optimizer": serialized(self.default_optimizer, "keras.optimizers"),
-            "optimizer_map": {
-                key: serialized(optimizer, "keras.optimizers")
-                for key, optimizer in self._optimizers.items()
-            },
-        }
-
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
-    ) -> OptimizerMap:
-        """Make a map from what `get_config` returned."""
-        own = arguments.configuration(config)
-        optimizers = own.get("optimizer_map") or {}
-        return cls(
-            _deserialized(own.get("default_optimizer"), custom_objects),
-            {key: _deserialized(value, custom_objects) for key, value in optimizers.items()},
-        )
 
 
 def _checked_map(name: str, value: Any) -> OptimizerMap:
@@ -159,7 +24,24 @@ def _checked_map(name: str, value: Any) -> OptimizerMap:
     return value
 
 
-class MultiOptimizer(Optimizer, Declared):
+def _serialized(optimizer_map: OptimizerMap) -> dict[str, Any]:
+    return {
+        "module": "keras.optimizers",
+        "class_name": "OptimizerMap",
+        "config": optimizer_map.get_config(),
+        "registered_name": None,
+    }
+
+
+def _deserialized(
+    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None
+) -> OptimizerMap:
+    cls, own = find_class(config, {"OptimizerMap": OptimizerMap}, OptimizerMap)
+    made: OptimizerMap = cls.from_config(own, custom_objects=custom_objects)
+    return made
+
+
+class MultiOptimizer(Optimizer):
     """Several optimizers, stepped as one.
 
     `build` gives each variable to the optimizer its name is mapped to. A call of `apply` is checked
@@ -205,6 +87,8 @@ class MultiOptimizer(Optimizer, Declared):
         Unbuilt optimizers. LossScaleOptimizer and MultiOptimizer cannot be inside, but a
         LossScaleOptimizer may be put around.
         """,
+        serialize=_serialized,
+        deserialize=_deserialized,
     )
     loss_scale_factor: float | None = optional_real(
         None, "Replaces that of every optimizer, also where it is None. > 0."
@@ -233,22 +117,18 @@ class MultiOptimizer(Optimizer, Declared):
 
     def _construct(self, values: Mapping[str, Any]) -> None:
         vars(self).update(values)
-        self._optimizers = self.optimizer_map.optimizers()
-        self._names: dict[str, int] = {}
+        self._optimizers: list[Any] = self.optimizer_map.optimizers()  # of rules
         self._assignment: list[int] = []
         self._connect()
 
     def _connect(self) -> None:
-        self._multi = _core.MultiOptimizer(
-            [optimizer._core for optimizer in self.optimizers],
+        self._core: _core.MultiOptimizer = _core.MultiOptimizer(
+            [optimizer._core for optimizer in self._optimizers],
             self.loss_scale_factor,
             self.global_clipnorm,
             self.skip_nonfinite,
         )
-        for optimizer in self.optimizers:
-            optimizer._note_loss_scale(self.loss_scale_factor)
-            optimizer._owner = weakref.ref(self)
-        self._core = self._multi  # type: ignore[assignment]
+        self._adopt_parts(self.loss_scale_factor)
 
     def _assign(self, hyperparameter: Hyperparameter, value: Any) -> None:
         name = hyperparameter.name
@@ -256,48 +136,31 @@ class MultiOptimizer(Optimizer, Declared):
         def assign() -> None:
             names = ("loss_scale_factor", "global_clipnorm", "skip_nonfinite")
             values = {each: vars(self)[each] for each in names} | {name: value}
-            self._multi.set_options(*(values[each] for each in names))
+            self._core.set_options(*(values[each] for each in names))
             vars(self)[name] = value
             if name == "loss_scale_factor":
-                for optimizer in self.optimizers:
-                    optimizer._note_loss_scale(value)
+                self._note_loss_scale(value)
 
         self._core.between_steps(assign)
-
-    def _note_loss_scale(self, factor: float | None) -> None:
-        super()._note_loss_scale(factor)
-        for optimizer in self.optimizers:
-            optimizer._note_loss_scale(factor)
 
     @property
     def optimizers(self) -> list[Optimizer]:
         """Each optimizer once, in the order of the map's keys, the default one last."""
         return list(self._optimizers)
 
-    def build(self, variables: Sequence[Any] | Mapping[str, Any]) -> None:
-        """Give each variable to its optimizer, and build them. See `Optimizer.build`.
-
-        Building again adds variables. Those that are built already stay with their optimizers.
-
-        Variables without names all go to the default optimizer. A key of the map that matches no variable's
-        name warns. Without names no key matches.
-        """
-        names, arrays = named(variables)
-        if self._is_built_on(names, arrays):
-            return
+    def _build_on(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
         assignment = self._owners(names, arrays)
         parts = [
             [i for i, owner in enumerate(assignment) if owner == k]
             for k in range(len(self.optimizers))
         ]
         own_names = [[names[i] for i in part] if names else [] for part in parts]
-        for optimizer, part, own in zip(self.optimizers, parts, own_names, strict=True):
+        for optimizer, part, own in zip(self._optimizers, parts, own_names, strict=True):
             optimizer._pass_exclusions(own, [arrays[i] for i in part], names)
-        self._multi.build(arrays, names, assignment)
+        self._core.build(arrays, names, assignment)
         self._assignment = assignment
-        for optimizer in self.optimizers:
+        for optimizer in self._optimizers:
             optimizer._note_built()
-        self._names = {name: i for i, name in enumerate(self._multi.names)}
 
     def _owners(self, names: Sequence[str], arrays: Sequence[Any]) -> list[int]:
         """Return which optimizer updates each variable; warn of keys that match none.
@@ -320,37 +183,23 @@ class MultiOptimizer(Optimizer, Declared):
                 hint = (
                     "" if names else "; build was given no names, so the default optimizer has all"
                 )
-                warnings.warn(
-                    f"optimizer_map: no variable's name matches {key!r}{hint}", stacklevel=3
-                )
+                arguments.warn(f"optimizer_map: no variable's name matches {key!r}{hint}")
         return [
             next(k for k, optimizer in enumerate(self.optimizers) if optimizer is owner)
             for owner in owners
         ]
 
-    def exclude_from_weight_decay(
-        self,
-        var_list: Iterable[Any] | None = None,  # noqa: ARG002
-        var_names: Iterable[str] | None = None,  # noqa: ARG002
-    ) -> None:
-        """Raise TypeError: weight decay is each optimizer's own, and so are its exclusions."""
+    def _exclude(self, variables: list[Any], patterns: list[str]) -> None:  # noqa: ARG002
         raise TypeError(
             "exclude_from_weight_decay: expected on an optimizer of the map, found on MultiOptimizer"
         )
 
-    @property
-    def learning_rate(self) -> float:
-        """Raise AttributeError: each optimizer has its own."""
-        raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: LearningRate) -> None:  # noqa: ARG002
+    def _set_learning_rate(self, new: LearningRate) -> None:  # noqa: ARG002
         raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")
 
     @property
-    def global_norm(self) -> float | None:
-        """The norm over all gradients of the last update, before clipping; None without ``global_clipnorm`` here."""
-        return self._core.global_norm
+    def _loss_scale(self) -> float | None:
+        return self.loss_scale_factor
 
     def _parts(self) -> Sequence[Optimizer]:
         return self.optimizers
@@ -361,75 +210,15 @@ class MultiOptimizer(Optimizer, Declared):
             "optimizer_map": self.optimizer_map._with(new),
         }
 
-    def _own_state(self) -> list[tuple[str, Array]]:
-        return [item for item in self._multi.state() if "/" not in item[0]]
-
-    def _exclude_copies(self, objects: Sequence[Any]) -> None:
-        for k, optimizer in enumerate(self.optimizers):
+    def _build_copy(self, objects: Sequence[Any], names: Sequence[str]) -> None:
+        for k, optimizer in enumerate(self._optimizers):
             optimizer._exclude_copies([objects[i] for i in self._variables_of(k)])
-
-    def _build_copy(self, objects: Sequence[Any]) -> None:
-        self._exclude_copies(objects)
-        self._multi.build(objects, self._variable_names(), self._assignment)
+        self._core.build(objects, names, self._assignment)
 
     def _variables_of(self, number: int) -> list[int]:
         """Return which variables an optimizer updates."""
         return [i for i, owner in enumerate(self._assignment) if owner == number]
 
-    @property
-    def averages(self) -> dict[str, Array]:
-        """Live views of the moving averages, by the names of their variables.
-
-        Variables of optimizers without ``use_ema`` have none.
-        """
-        found = {
-            name: array
-            for optimizer in self.optimizers
-            for name, array in optimizer.averages.items()
-        }
-        names = self._variable_names() or [str(i) for i in range(len(self._assignment))]
-        return {name: found[name] for name in names if name in found}
-
-    def _rules(self) -> dict[str, set[str]]:
+    def _rules(self) -> Rules:
         own = {f"{k}/": member._rules()[""] for k, member in enumerate(self.optimizers)}
         return {"": {type(self).__name__}, **own}
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal optimizer, without its state."""
-        optimizer_map = {
-            "module": "keras.optimizers",
-            "class_name": "OptimizerMap",
-            "config": self.optimizer_map.get_config(),
-            "registered_name": None,
-        }
-        return {**self._configuration(), "optimizer_map": optimizer_map}
-
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
-    ) -> MultiOptimizer:
-        """Make an optimizer from what `get_config` returned. See `Optimizer.from_config`."""
-        own = arguments.configuration(config)
-        optimizers = own.get("optimizer_map")
-        if isinstance(optimizers, Mapping):
-            map_class, map_config = find_class(
-                optimizers, {"OptimizerMap": OptimizerMap}, OptimizerMap
-            )
-            own["optimizer_map"] = map_class.from_config(map_config, custom_objects=custom_objects)
-        return cls(**own)
-
-
-def _checked(optimizer: Any, name: str) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{name}: expected an Optimizer, found {optimizer!r}")
-    if isinstance(optimizer, LossScaleOptimizer | MultiOptimizer):
-        found = type(optimizer).__name__
-        raise ValueError(f"{name}: expected another kind, found a {found}")  # noqa: TRY004
-    return optimizer
-
-
-def _deserialized(config: Any, custom_objects: Mapping[str, Any] | None) -> Any:
-    if isinstance(config, Optimizer):
-        return config
-    cls, own = find_class(config, custom_objects, Optimizer)
-    return cls.from_config(own, custom_objects=custom_objects)

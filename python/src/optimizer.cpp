@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "built.hpp"
@@ -159,26 +160,20 @@ public:
 
 class PyLossScale {
 public:
-    PyLossScale(const std::shared_ptr<PyOptimizer>& inner, double initial_scale, std::int64_t dynamic_growth_steps)
-        : built(&inner->built),
-          core(
-              std::make_shared<LossScaleOptimizer>(inner->core, LossScaleOptions{initial_scale, dynamic_growth_steps})),
-          inner_(inner) {}
-    PyLossScale(const std::shared_ptr<PyMulti>& inner, double initial_scale, std::int64_t dynamic_growth_steps)
-        : built(&inner->built),
-          core(
-              std::make_shared<LossScaleOptimizer>(inner->core, LossScaleOptions{initial_scale, dynamic_growth_steps})),
-          inner_(inner) {}
+    template <class Inner>
+    PyLossScale(const std::shared_ptr<Inner>& inner_, double initial_scale, std::int64_t dynamic_growth_steps)
+        : inner(inner_),
+          built(inner_->built),
+          core(std::make_shared<LossScaleOptimizer>(inner_->core,
+                                                    LossScaleOptions{initial_scale, dynamic_growth_steps})) {}
 
     bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, *built, gradients, variables);
+        return python::apply(*core, built, gradients, variables);
     }
 
-    const Current* built;
+    std::variant<std::shared_ptr<PyOptimizer>, std::shared_ptr<PyMulti>> inner;
+    const Current& built;
     std::shared_ptr<LossScaleOptimizer> core;
-
-private:
-    std::shared_ptr<void> inner_;
 };
 
 template <class Held>
@@ -263,26 +258,6 @@ void finalize_variable_values(Held& held, const py::sequence& objects) {
     held.core->finalize_variable_values(tensors);
 }
 
-/// The lists of state, which the three kinds of optimizer have in common.
-template <class Held, class Class>
-void define_state(Class& cls) {
-    const auto list = [](const py::object& self,
-                         std::vector<NamedTensor> (decltype(Held::core)::element_type::*get)() const) {
-        const auto core = self.cast<Held&>().core;
-        std::vector<NamedTensor> variables;
-        {
-            const Unlocked unlocked;
-            variables = ((*core).*get)();
-        }
-        return live_views(variables, self);
-    };
-    using Core = typename decltype(Held::core)::element_type;
-    cls.def("variables", [list](const py::object& self) { return list(self, &Core::variables); })
-        .def("state", [list](const py::object& self) { return list(self, &Core::state); })
-        .def("set_weights", &set_weights<Held>, py::arg("values"))
-        .def("set_state", &set_state<Held>, py::arg("values"));
-}
-
 // Whatever locks must do so without the GIL: a learning-rate function may hold that lock while it waits for the GIL.
 using CallUnlocked = py::call_guard<Unlocked>;
 
@@ -292,10 +267,75 @@ py::cpp_function unlocked(Value (Core::*get)() const) {
     return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, CallUnlocked());
 }
 
+template <class Held, class Value>
+py::cpp_function unlocked(Value (*get)(const Held&)) {
+    return py::cpp_function(get, CallUnlocked());
+}
+
 /// Its setter.
 template <class Held, class Value, class Core>
 py::cpp_function unlocked(void (Core::*set)(Value)) {
     return py::cpp_function([set](Held& self, Value value) { ((*self.core).*set)(value); }, CallUnlocked());
+}
+
+double learning_rate(const PyOptimizer& held) {
+    return held.core->learning_rate();
+}
+[[noreturn]] double learning_rate(const PyMulti&) {
+    throw py::attribute_error("MultiOptimizer has no learning rate; its optimizers have");
+}
+double learning_rate(const PyLossScale& held) {
+    return std::visit([](const auto& inner) { return learning_rate(*inner); }, held.inner);
+}
+
+std::int64_t skipped_steps(const PyOptimizer& held) {
+    return held.core->skipped_steps();
+}
+std::int64_t skipped_steps(const PyMulti& held) {
+    return held.core->skipped_steps();
+}
+[[noreturn]] std::int64_t skipped_steps(const PyLossScale&) {
+    throw py::attribute_error(
+        "LossScaleOptimizer has no skipped_steps; it has consecutive_skipped_steps, "
+        "and the inner optimizer counts what it skips without a loss scale");
+}
+
+/// Everything that the three kinds of optimizer have in common: steps, state in and out, and what was built.
+template <class Held, class Class>
+void define_common(Class& cls) {
+    using Core = typename decltype(Held::core)::element_type;
+    const auto list = [](const py::object& self, std::vector<NamedTensor> (Core::*get)() const) {
+        const auto core = self.cast<Held&>().core;
+        std::vector<NamedTensor> variables;
+        {
+            const Unlocked unlocked;
+            variables = ((*core).*get)();
+        }
+        return live_views(variables, self);
+    };
+    cls.def("apply", &Held::apply, py::arg("gradients"), py::arg("variables"))
+        .def("variables", [list](const py::object& self) { return list(self, &Core::variables); })
+        .def("state", [list](const py::object& self) { return list(self, &Core::state); })
+        .def("set_weights", &set_weights<Held>, py::arg("values"))
+        .def("set_state", &set_state<Held>, py::arg("values"))
+        .def("between_steps", &between_steps<Held>, py::arg("function"))
+        .def("checked_arrays", &checked_arrays<Held>)
+        .def("finalize_variable_values", &finalize_variable_values<Held>, py::arg("variables"))
+        .def("begin_evaluation", &begin_evaluation<Held>)
+        .def("end_evaluation", &end_evaluation<Held>)
+        .def(
+            "set_global_norm", [](Held& self, std::optional<double> value) { self.core->set_global_norm(value); },
+            CallUnlocked(), py::arg("global_norm"))
+        .def_property_readonly("objects", [](const Held& self) { return self.built->objects(); })
+        .def_property_readonly("arrays", [](const Held& self) { return self.built->arrays(); })
+        .def_property_readonly("names", [](const Held& self) { return self.built->names(); })
+        .def_property_readonly("built", unlocked<Held>(&Core::built))
+        .def_property_readonly("evaluating", unlocked<Held>(&Core::evaluating))
+        .def_property_readonly("iterations", unlocked<Held>(&Core::iterations))
+        .def_property_readonly("calls", unlocked<Held>(&Core::calls))
+        .def_property_readonly("global_norm", unlocked<Held>(&Core::global_norm))
+        .def_property_readonly("learning_rate", unlocked<Held>(&learning_rate))
+        .def_property_readonly("skipped_steps", unlocked<Held>(&skipped_steps));
 }
 
 }  // namespace
@@ -307,16 +347,14 @@ void register_optimizers(py::module_& module) {
     module.def("value_array", &value_array, py::arg("value"), py::arg("who"));
 
     py::class_<PyOptimizer, std::shared_ptr<PyOptimizer>> optimizer(module, "Optimizer");
-    define_state<PyOptimizer>(optimizer);
-    optimizer
+    define_common<PyOptimizer>(optimizer);
+    optimizer.def_property_readonly("loss_scale_factor", unlocked<PyOptimizer>(&Optimizer::loss_scale_factor))
         .def(py::init([](const PyRule& rule, const Options& options) {
                  return std::make_shared<PyOptimizer>(rule.rule, options);
              }),
              py::arg("rule"), py::arg("options"))
         .def("exclude_from_weight_decay", &PyOptimizer::exclude_from_weight_decay, py::arg("variables"))
         .def("build", &PyOptimizer::build, py::arg("variables"), py::arg("names"))
-        .def("apply", &PyOptimizer::apply, py::arg("gradients"), py::arg("variables"))
-        .def("finalize_variable_values", &finalize_variable_values<PyOptimizer>, py::arg("variables"))
         .def(
             "set_learning_rate",
             [](PyOptimizer& self, const py::object& value) {
@@ -340,67 +378,28 @@ void register_optimizers(py::module_& module) {
                 const Unlocked unlocked;
                 self.core->set_options(std::move(copy));
             },
-            py::arg("options"))
-        .def("between_steps", &between_steps<PyOptimizer>, py::arg("function"))
-        .def("checked_arrays", &checked_arrays<PyOptimizer>)
-        .def("begin_evaluation", &begin_evaluation<PyOptimizer>)
-        .def("end_evaluation", &end_evaluation<PyOptimizer>)
-        .def_property_readonly("evaluating", unlocked<PyOptimizer>(&Optimizer::evaluating))
-        .def(
-            "set_global_norm",
-            [](PyOptimizer& self, std::optional<double> value) { self.core->set_global_norm(value); }, CallUnlocked(),
-            py::arg("global_norm"))
-        .def_property_readonly("objects", [](PyOptimizer& self) { return self.built->objects(); })
-        .def_property_readonly("arrays", [](const PyOptimizer& self) { return self.built->arrays(); })
-        .def_property_readonly("names", [](const PyOptimizer& self) { return self.built->names(); })
-        .def_property_readonly("built", unlocked<PyOptimizer>(&Optimizer::built))
-        .def_property_readonly("iterations", unlocked<PyOptimizer>(&Optimizer::iterations))
-        .def_property_readonly("calls", unlocked<PyOptimizer>(&Optimizer::calls))
-        .def_property_readonly("skipped_steps", unlocked<PyOptimizer>(&Optimizer::skipped_steps))
-        .def_property_readonly("learning_rate", unlocked<PyOptimizer>(&Optimizer::learning_rate))
-        .def_property_readonly("loss_scale_factor", unlocked<PyOptimizer>(&Optimizer::loss_scale_factor))
-        .def_property_readonly("global_norm", unlocked<PyOptimizer>(&Optimizer::global_norm));
+            py::arg("options"));
 
     py::class_<PyMulti, std::shared_ptr<PyMulti>> multi(module, "MultiOptimizer");
-    define_state<PyMulti>(multi);
-    multi
+    define_common<PyMulti>(multi);
+    multi.def_property_readonly("loss_scale_factor", unlocked<PyMulti>(&MultiOptimizer::loss_scale_factor))
         .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>, std::optional<double>, bool>(),
              CallUnlocked(), py::arg("optimizers"), py::arg("loss_scale_factor"), py::arg("global_clipnorm"),
              py::arg("skip_nonfinite"))
         .def("build", &PyMulti::build, py::arg("variables"), py::arg("names"), py::arg("assignment"))
-        .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
-        .def("finalize_variable_values", &finalize_variable_values<PyMulti>, py::arg("variables"))
         .def(
             "set_options",
             [](PyMulti& self, std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
                bool skip_nonfinite) { self.core->set_options(loss_scale_factor, global_clipnorm, skip_nonfinite); },
-            CallUnlocked(), py::arg("loss_scale_factor"), py::arg("global_clipnorm"), py::arg("skip_nonfinite"))
-        .def("between_steps", &between_steps<PyMulti>, py::arg("function"))
-        .def("checked_arrays", &checked_arrays<PyMulti>)
-        .def("begin_evaluation", &begin_evaluation<PyMulti>)
-        .def("end_evaluation", &end_evaluation<PyMulti>)
-        .def_property_readonly("evaluating", unlocked<PyMulti>(&MultiOptimizer::evaluating))
-        .def(
-            "set_global_norm", [](PyMulti& self, std::optional<double> value) { self.core->set_global_norm(value); },
-            CallUnlocked(), py::arg("global_norm"))
-        .def_property_readonly("objects", [](PyMulti& self) { return self.built->objects(); })
-        .def_property_readonly("arrays", [](const PyMulti& self) { return self.built->arrays(); })
-        .def_property_readonly("names", [](const PyMulti& self) { return self.built->names(); })
-        .def_property_readonly("built", unlocked<PyMulti>(&MultiOptimizer::built))
-        .def_property_readonly("iterations", unlocked<PyMulti>(&MultiOptimizer::iterations))
-        .def_property_readonly("calls", unlocked<PyMulti>(&MultiOptimizer::iterations))
-        .def_property_readonly("skipped_steps", unlocked<PyMulti>(&MultiOptimizer::skipped_steps))
-        .def_property_readonly("global_norm", unlocked<PyMulti>(&MultiOptimizer::global_norm))
-        .def_property_readonly("loss_scale_factor", unlocked<PyMulti>(&MultiOptimizer::loss_scale_factor));
+            CallUnlocked(), py::arg("loss_scale_factor"), py::arg("global_clipnorm"), py::arg("skip_nonfinite"));
 
-    py::class_<PyLossScale> loss_scale(module, "LossScale");
-    define_state<PyLossScale>(loss_scale);
+    py::class_<PyLossScale, std::shared_ptr<PyLossScale>> loss_scale(module, "LossScale");
+    define_common<PyLossScale>(loss_scale);
     loss_scale
         .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
-        .def("apply", &PyLossScale::apply, py::arg("gradients"), py::arg("variables"))
         .def_property("dynamic_scale", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_scale),
                       unlocked<PyLossScale>(&LossScaleOptimizer::set_dynamic_scale))
         .def_property("dynamic_growth_steps", unlocked<PyLossScale>(&LossScaleOptimizer::dynamic_growth_steps),

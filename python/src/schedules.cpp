@@ -5,6 +5,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -27,55 +28,30 @@ py::object evaluate(const Schedule& schedule, const py::object& steps) {
     return rates[py::tuple()];  // of no dimensions, a scalar
 }
 
+/// Defines a schedule as a function: the types and names of its fields, in their order.
+template <class Schedule, class... Fields, class... Names>
+void define(py::module_& module, const char* name, const Names*... names) {
+    static_assert(sizeof...(Fields) == sizeof...(Names));
+    module.def(
+        name, [](const py::object& step, Fields... fields) { return evaluate(Schedule{std::move(fields)...}, step); },
+        py::arg("step"), py::kw_only(), py::arg(names)...);
+}
+
 }  // namespace
 
 void register_schedules(py::module_& module) {
-    module.def(
-        "exponential_decay",
-        [](const py::object& step, double initial_learning_rate, double decay_steps, double decay_rate,
-           bool staircase) {
-            return evaluate(ExponentialDecay{initial_learning_rate, decay_steps, decay_rate, staircase}, step);
-        },
-        py::arg("step"), py::kw_only(), py::arg("initial_learning_rate"), py::arg("decay_steps"), py::arg("decay_rate"),
-        py::arg("staircase"));
-    module.def(
-        "inverse_time_decay",
-        [](const py::object& step, double initial_learning_rate, double decay_steps, double decay_rate,
-           bool staircase) {
-            return evaluate(InverseTimeDecay{initial_learning_rate, decay_steps, decay_rate, staircase}, step);
-        },
-        py::arg("step"), py::kw_only(), py::arg("initial_learning_rate"), py::arg("decay_steps"), py::arg("decay_rate"),
-        py::arg("staircase"));
-    module.def(
-        "polynomial_decay",
-        [](const py::object& step, double initial_learning_rate, double decay_steps, double end_learning_rate,
-           double power, bool cycle) {
-            return evaluate(PolynomialDecay{initial_learning_rate, decay_steps, end_learning_rate, power, cycle}, step);
-        },
-        py::arg("step"), py::kw_only(), py::arg("initial_learning_rate"), py::arg("decay_steps"),
-        py::arg("end_learning_rate"), py::arg("power"), py::arg("cycle"));
-    module.def(
-        "piecewise_constant_decay",
-        [](const py::object& step, std::vector<double> boundaries, std::vector<double> values) {
-            return evaluate(PiecewiseConstantDecay{std::move(boundaries), std::move(values)}, step);
-        },
-        py::arg("step"), py::kw_only(), py::arg("boundaries"), py::arg("values"));
-    module.def(
-        "cosine_decay",
-        [](const py::object& step, double initial_learning_rate, double decay_steps, double alpha,
-           std::optional<double> warmup_target, double warmup_steps) {
-            return evaluate(CosineDecay{initial_learning_rate, decay_steps, alpha, warmup_target, warmup_steps}, step);
-        },
-        py::arg("step"), py::kw_only(), py::arg("initial_learning_rate"), py::arg("decay_steps"), py::arg("alpha"),
-        py::arg("warmup_target"), py::arg("warmup_steps"));
-    module.def(
-        "cosine_decay_restarts",
-        [](const py::object& step, double initial_learning_rate, double first_decay_steps, double t_mul, double m_mul,
-           double alpha) {
-            return evaluate(CosineDecayRestarts{initial_learning_rate, first_decay_steps, t_mul, m_mul, alpha}, step);
-        },
-        py::arg("step"), py::kw_only(), py::arg("initial_learning_rate"), py::arg("first_decay_steps"),
-        py::arg("t_mul"), py::arg("m_mul"), py::arg("alpha"));
+    using Numbers = std::vector<double>;
+    define<ExponentialDecay, double, double, double, bool>(module, "exponential_decay", "initial_learning_rate",
+                                                           "decay_steps", "decay_rate", "staircase");
+    define<InverseTimeDecay, double, double, double, bool>(module, "inverse_time_decay", "initial_learning_rate",
+                                                           "decay_steps", "decay_rate", "staircase");
+    define<PolynomialDecay, double, double, double, double, bool>(module, "polynomial_decay", "initial_learning_rate",
+                                                                  "decay_steps", "end_learning_rate", "power", "cycle");
+    define<PiecewiseConstantDecay, Numbers, Numbers>(module, "piecewise_constant_decay", "boundaries", "values");
+    define<CosineDecay, double, double, double, std::optional<double>, double>(
+        module, "cosine_decay", "initial_learning_rate", "decay_steps", "alpha", "warmup_target", "warmup_steps");
+    define<CosineDecayRestarts, double, double, double, double, double>(
+        module, "cosine_decay_restarts", "initial_learning_rate", "first_decay_steps", "t_mul", "m_mul", "alpha");
 }
 
 }  // namespace fusedopt::python

@@ -21,6 +21,28 @@ std::vector<std::byte> snapshot_of_inner(const fusedopt::LossScaleOptimizer& opt
     return snapshot(optimizer.inner(), std::vector{variable.tensor()});
 }
 
+template <class Inner, class... Assignment>
+void check_what_is_asked(const std::shared_ptr<Inner>& inner, const Assignment&... assignment) {
+    fusedopt::LossScaleOptimizer outer(inner, {.initial_scale = 4.0});
+    const Array variable(DType::float32, numbers(DType::float32, 10, 1));
+    const Array gradient(DType::float32, numbers(DType::float32, 10, 2));
+    const std::vector variables{variable.tensor()};
+    CHECK(!outer.built());
+    inner->build(variables, assignment...);
+    CHECK(outer.built());
+    for (int k = 0; k < 2; ++k) outer.apply({gradient.tensor()});
+    CHECK_EQUAL(outer.iterations(), 2);
+    CHECK_EQUAL(outer.calls(), 2);
+    CHECK(outer.global_norm().has_value());
+    CHECK(outer.global_norm() == inner->global_norm());
+    outer.set_global_norm({});
+    CHECK(!inner->global_norm());
+    outer.finalize_variable_values(variables);
+    for (const auto& [name, tensor] : outer.variables()) {
+        if (name.ends_with("average/0")) CHECK(std::memcmp(tensor.data(), variable.data(), 40) == 0);
+    }
+}
+
 }  // namespace
 
 TEST(scaled_steps_give_the_bits_of_the_reference) {
@@ -194,6 +216,10 @@ TEST(all_state_moves_to_another_optimizer) {
     b.build({copy.tensor()});
     for (int k = 0; k < 5; ++k) a.apply({gradient.tensor()});
     const auto state = a.variables();
+    const std::int64_t iteration = 3;  // neither is ever used
+    const double learning_rate = 0.5;
+    std::memcpy(state[0].tensor.data(), &iteration, sizeof(iteration));
+    std::memcpy(state[1].tensor.data(), &learning_rate, sizeof(learning_rate));
     const char* const names[] = {"loss_scale/iteration",
                                  "loss_scale/learning_rate",
                                  "loss_scale/step_counter",
@@ -226,4 +252,14 @@ TEST(all_state_moves_to_another_optimizer) {
     values.pop_back();
     CHECK_REFUSED(b.set_weights(values), "expected 10 arrays");
     CHECK(snapshot(b, {}) == before);
+}
+
+TEST(what_is_asked_of_the_wrapper_is_asked_of_what_is_inside) {
+    const fusedopt::Options averaged{.use_ema = true};
+    fusedopt::Options clipped = averaged;
+    clipped.global_clipnorm = 1.0;
+    check_what_is_asked(std::make_shared<fusedopt::Optimizer>(fusedopt::SGD{}, clipped));
+    const auto member = std::make_shared<fusedopt::Optimizer>(fusedopt::SGD{}, averaged);
+    check_what_is_asked(std::make_shared<fusedopt::MultiOptimizer>(std::vector{member}, std::nullopt, 1.0),
+                        std::vector<std::size_t>{0});
 }

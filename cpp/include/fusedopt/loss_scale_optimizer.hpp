@@ -8,6 +8,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -42,6 +43,7 @@ public:
     /// by itself: it needs an assignment.
     void build(std::span<const Tensor> variables, std::span<const std::string> names = {});
     void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
+    bool built() const;
 
     /// One step on scaled gradients. False where it was skipped because a gradient was not finite.
     bool apply(std::span<const Tensor> gradients);
@@ -64,6 +66,14 @@ public:
 
     std::int64_t step_counter() const;
     std::int64_t consecutive_skipped_steps() const;
+
+    /// The inner optimizer's.
+    std::int64_t iterations() const;
+    std::int64_t calls() const;
+    std::optional<double> global_norm() const;
+    void set_global_norm(std::optional<double> global_norm);
+    void finalize_variable_values(std::span<const Tensor> variables);
+
     double scale_loss(double loss) const { return loss * dynamic_scale(); }
 
     /// Keras's order: own iteration (0) and learning rate (0), step counter, dynamic scale, then the inner optimizer's.

@@ -60,8 +60,9 @@ public:
     void set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
                      bool skip_nonfinite);
 
-    /// Steps taken so far.
+    /// Steps taken so far. Both are the same: accumulation is each optimizer's own.
     std::int64_t iterations() const;
+    std::int64_t calls() const;
 
     /// Steps skipped so far because a gradient was not finite. Steps that a LossScaleOptimizer around skips are not
     /// among them.

@@ -78,6 +78,10 @@ void LossScaleOptimizer::build(std::span<const Tensor> variables, std::span<cons
     inner().build(variables, names);
 }
 
+bool LossScaleOptimizer::built() const {
+    return std::visit([](const auto& inner) { return inner->built(); }, inner_);
+}
+
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients) {
     return step(gradients, {});
 }
@@ -143,6 +147,26 @@ std::int64_t LossScaleOptimizer::step_counter() const {
 
 std::int64_t LossScaleOptimizer::consecutive_skipped_steps() const {
     return with_inner([&](auto&) { return counters_->consecutive_skipped_steps; });
+}
+
+std::int64_t LossScaleOptimizer::iterations() const {
+    return std::visit([](const auto& inner) { return inner->iterations(); }, inner_);
+}
+
+std::int64_t LossScaleOptimizer::calls() const {
+    return std::visit([](const auto& inner) { return inner->calls(); }, inner_);
+}
+
+std::optional<double> LossScaleOptimizer::global_norm() const {
+    return std::visit([](const auto& inner) { return inner->global_norm(); }, inner_);
+}
+
+void LossScaleOptimizer::set_global_norm(std::optional<double> global_norm) {
+    std::visit([&](const auto& inner) { inner->set_global_norm(global_norm); }, inner_);
+}
+
+void LossScaleOptimizer::finalize_variable_values(std::span<const Tensor> variables) {
+    std::visit([&](const auto& inner) { inner->finalize_variable_values(variables); }, inner_);
 }
 
 std::vector<NamedTensor> LossScaleOptimizer::variables() const {

@@ -384,6 +384,10 @@ std::int64_t MultiOptimizer::iterations() const {
     return state_->calls;
 }
 
+std::int64_t MultiOptimizer::calls() const {
+    return iterations();
+}
+
 std::int64_t MultiOptimizer::skipped_steps() const {
     const std::lock_guard lock(state_->mutex);
     return state_->skipped_steps;

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY
-from typing import Any, TypeVar
+from typing import Any
 
 from fusedopt import arguments
+from fusedopt.arrays import address, as_array
 from fusedopt.hyperparameters import (
-    Declared,
     Hyperparameter,
     flag,
     optional_integer,
@@ -17,82 +18,14 @@ from fusedopt.hyperparameters import (
     real,
 )
 from fusedopt.optimizer import LearningRate, Optimizer
+from fusedopt.rules.rate import Name, Rate, rate
 from fusedopt.runtime import _core
-from fusedopt.schedules import LearningRateSchedule, deserialize
-from fusedopt.serialized import serialized
+from fusedopt.schedules import LearningRateSchedule
 
-Self = TypeVar("Self", bound="RuleOptimizer")
-
-
-class Rate(Hyperparameter):
-    """The learning rate: what it is now, of whatever it was given as."""
-
-    def __init__(self, default: float) -> None:
-        super().__init__(
-            default,
-            _checked_learning_rate,
-            "float, LearningRateSchedule or callable",
-            "Step size, >= 0. An array or tensor of one element counts as a number. A callable takes no "
-            "arguments. Schedules and callables are evaluated exactly once in each step that updates the "
-            "variables. After the constructor, too, all of them can be assigned, but a number cannot take the place "
-            "of a schedule, as in Keras; a callable that returns it can.",
-        )
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Return the learning rate of the next step."""
-        return self if instance is None else instance._core.learning_rate
-
-    def __set__(self, instance: Any, value: LearningRate) -> None:
-        """Take whatever the constructor takes."""
-        instance._set_learning_rate(self.checked(instance, value))
-
-    def kept(self, instance: Any) -> LearningRate:
-        """Return the number, schedule or callable that was given last."""
-        given: LearningRate = instance._learning_rate
-        return self.__get__(instance) if isinstance(given, float) else given
-
-    def configured(self, instance: Any) -> Any:
-        """Return a schedule as a dictionary."""
-        rate = self.kept(instance)
-        if isinstance(rate, LearningRateSchedule):
-            return serialized(rate, "keras.optimizers.schedules")
-        return rate
-
-    def is_default(self, instance: Any) -> bool:
-        """Whether it is the number that the constructor takes if nothing is given."""
-        return bool(self.kept(instance) == self.default)
+__all__ = ["Rate", "RuleOptimizer", "rate"]
 
 
-class Name(Hyperparameter):
-    """A name; Keras's for the class if none is given."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            None,
-            arguments.text,
-            "str, optional",
-            "For your own use and for the configuration. Default: the class's name in snake case.",
-        )
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Return the name."""
-        return super().__get__(instance, owner)
-
-    def __set__(self, instance: Any, value: str | None) -> None:
-        """Take a name."""
-        super().__set__(instance, value)
-
-    def checked(self, instance: Any, value: Any) -> str:
-        """Return the name, or that of the class."""
-        return instance._name_or_default(value)  # type: ignore[no-any-return]
-
-
-def rate(default: float) -> Any:
-    """Declare the learning rate."""
-    return Rate(default)
-
-
-class RuleOptimizer(Optimizer, Declared):
+class RuleOptimizer(Optimizer):
     """An optimizer with one update rule."""
 
     _rule_name = ""
@@ -161,9 +94,8 @@ class RuleOptimizer(Optimizer, Declared):
         if not self._rule_name:
             raise TypeError(f"{type(self).__name__}: expected one of its subclasses")
         kept = dict(values)
-        self._learning_rate = kept.pop("learning_rate")
+        self._learning_rate: LearningRate = kept.pop("learning_rate")
         vars(self).update(kept)
-        self._names: dict[str, int] = {}
         self._excluded_variables: list[Any] = []
         self._excluded_names: list[str] = []
         self._excluded_addresses: set[tuple[int, int]] = set()
@@ -172,7 +104,7 @@ class RuleOptimizer(Optimizer, Declared):
 
     def _connect(self) -> None:
         values = self._values()
-        self._core = _core.Optimizer(
+        self._core: _core.Optimizer = _core.Optimizer(
             self._core_rule(values),
             self._core_options(values, self._core_learning_rate(self._learning_rate)),
         )
@@ -257,48 +189,78 @@ class RuleOptimizer(Optimizer, Declared):
         self._core.set_learning_rate(self._core_learning_rate(new))
         self._learning_rate = new
 
-    # Configuration
+    # Building
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal optimizer, without its state."""
-        config = self._configuration()
-        return {"name": config.pop("name"), **config}
+    def _build_on(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
+        self._pass_exclusions(names, arrays, names)
+        self._core.build(arrays, names)
+        self._note_built()
 
-    @classmethod
-    def from_config(
-        cls: type[Self],
-        config: Mapping[str, Any],
-        custom_objects: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """Make an optimizer from what `get_config` returned.
+    def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
+        if self.built:
+            built = {address(array) for array in self._core.arrays}
+            found = {address(as_array(w, "exclude_from_weight_decay")) for w in variables}
+            if patterns or not variables or not built.isdisjoint(found):
+                raise ValueError(
+                    "exclude_from_weight_decay: expected before build, found the optimizer built; "
+                    "from now on give only variables that a later build adds"
+                )
+        else:
+            self._excluded_names = patterns
+        self._excluded_variables = variables
 
-        Parameters
-        ----------
-        config : dict
-            Arguments of the class.
-        custom_objects : dict, optional
-            Classes by name, for schedules of your own.
+    def _pass_exclusions(
+        self, names: Sequence[str], arrays: Sequence[Any], all_names: Sequence[str]
+    ) -> None:
+        """Tell the core which of these variables weight decay leaves out.
+
+        Variables that are built already stay as they are. Warn of a pattern that finds nothing in `all_names`, which
+        are those of all optimizers that are built together.
         """
-        arguments_of_class = arguments.configuration(config)
-        rate = arguments_of_class.get("learning_rate")
-        if isinstance(rate, Mapping):
-            arguments_of_class["learning_rate"] = deserialize(rate, custom_objects)
-        return cls(**arguments_of_class)
+        excluded = list(self._excluded_variables)
+        built = [address(array) for array in self._core.arrays]
+        known = set(built)
+        for pattern in self._excluded_names:
+            excluded += [
+                array
+                for name, array in zip(names, arrays, strict=False)
+                if re.search(pattern, name)
+                and not (known and address(as_array(array, f"variable {name!r}")) in known)
+            ]
+            if not any(re.search(pattern, name) for name in all_names):
+                arguments.warn(f"exclude_from_weight_decay: no variable's name matches {pattern!r}")
+        self._core.exclude_from_weight_decay(excluded)
+        self._excluded_addresses = {
+            address(as_array(variable, "exclude_from_weight_decay")) for variable in excluded
+        } | {built[i] for i in self._excluded_indices}
 
+    def _note_built(self) -> None:
+        self._excluded_variables = []
+        self._excluded_indices = [
+            i
+            for i, array in enumerate(self._core.arrays)
+            if address(array) in self._excluded_addresses
+        ]
 
-def _checked_learning_rate(name: str, value: Any) -> LearningRate:
-    if isinstance(value, LearningRateSchedule):
-        return value
-    origins = {base.__module__.split(".")[0] for base in type(value).__mro__}
-    if callable(value) and not origins.isdisjoint({"keras", "tf_keras"}):
-        raise TypeError(
-            f"{name}: expected a schedule of fusedopt, found Keras's {type(value).__name__}; "
-            "build fusedopt.schedules.deserialize(keras.optimizers.schedules.serialize(schedule)) of it"
-        )
-    number = arguments.single(value)
-    if isinstance(number, (list, tuple, dict)) or getattr(number, "shape", ()) != ():
-        raise TypeError(
-            f"{name}: expected a real number, found {value!r}; build takes the variables"
-        )
-    checked: LearningRate = arguments.number_or_function(name, number)
-    return checked
+    # Copies
+
+    def _parts(self) -> Sequence[Optimizer]:
+        return ()
+
+    def _parts_replaced(self, new: Mapping[int, Any]) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def _exclude_copies(self, objects: Sequence[Any]) -> None:
+        """Leave out of weight decay what the original leaves out, of the copies of its variables."""
+        self._core.exclude_from_weight_decay([objects[i] for i in self._excluded_indices])
+
+    def _build_copy(self, objects: Sequence[Any], names: Sequence[str]) -> None:
+        self._exclude_copies(objects)
+        self._core.build(objects, names)
+
+    def _rules(self) -> dict[str, set[str]]:
+        return {"": {cls.__name__ for cls in type(self).__mro__}}
+
+    @property
+    def _loss_scale(self) -> float | None:
+        return self.loss_scale_factor

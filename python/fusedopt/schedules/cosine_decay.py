@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fusedopt.runtime import _core
-from fusedopt.schedules.arguments import Steps, number, optional_number, optional_text, steps
-from fusedopt.schedules.learning_rate_schedule import LearningRateSchedule
+from fusedopt.schedules.declared_schedule import (
+    DeclaredSchedule,
+    numeric,
+    optional_numeric,
+    schedule_name,
+)
 
 
-class CosineDecay(LearningRateSchedule):
+class CosineDecay(DeclaredSchedule):
     r"""A learning rate that falls along half a wave of the cosine, after a linear warm-up.
 
     .. math::
@@ -22,21 +24,6 @@ class CosineDecay(LearningRateSchedule):
 
     .. math:: \eta(s) = \text{warmup\_target} \cdot
         c\big((s - \text{warmup\_steps}) / \text{decay\_steps}\big)
-
-    Parameters
-    ----------
-    initial_learning_rate : float
-        >= 0.
-    decay_steps : float
-        Steps after the warm-up, > 0; a whole number as a rule.
-    alpha : float
-        The last learning rate, as a fraction of the one the cosine starts from. >= 0.
-    name : str, optional
-        For the configuration.
-    warmup_target : float, optional
-        >= 0. None: no warm-up.
-    warmup_steps : float
-        >= 0; without a ``warmup_target`` it has no effect.
 
     Raises
     ------
@@ -58,41 +45,14 @@ class CosineDecay(LearningRateSchedule):
     Keras 3, ``keras.optimizers.schedules.CosineDecay``.
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: float,
-        alpha: float = 0.0,
-        name: str | None = "CosineDecay",
-        warmup_target: float | None = None,
-        warmup_steps: float = 0,
-    ) -> None:
-        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = number("decay_steps", decay_steps)
-        self.alpha = number("alpha", alpha)
-        self.name = optional_text("name", name)
-        self.warmup_target = optional_number("warmup_target", warmup_target)
-        self.warmup_steps = number("warmup_steps", warmup_steps)
-        CosineDecay.__call__(self, 0)  # refuses what is out of range
+    initial_learning_rate: float = numeric(">= 0.")
+    decay_steps: float = numeric("Steps after the warm-up, > 0; a whole number as a rule.")
+    alpha: float = numeric(
+        "The last learning rate, as a fraction of the one the cosine starts from. >= 0.",
+        default=0.0,
+    )
+    name: str | None = schedule_name(default="CosineDecay")
+    warmup_target: float | None = optional_numeric(">= 0. None: no warm-up.", default=None)
+    warmup_steps: float = numeric(">= 0; without a ``warmup_target`` it has no effect.", default=0)
 
-    def __call__(self, step: Steps) -> Steps:
-        """Return the learning rate after so many steps, or an array of them for an array of steps."""
-        return _core.cosine_decay(
-            steps(step),
-            initial_learning_rate=self.initial_learning_rate,
-            decay_steps=self.decay_steps,
-            alpha=self.alpha,
-            warmup_target=self.warmup_target,
-            warmup_steps=self.warmup_steps,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal schedule."""
-        return {
-            "initial_learning_rate": self.initial_learning_rate,
-            "decay_steps": self.decay_steps,
-            "alpha": self.alpha,
-            "name": self.name,
-            "warmup_target": self.warmup_target,
-            "warmup_steps": self.warmup_steps,
-        }
+    _formula = staticmethod(_core.cosine_decay)

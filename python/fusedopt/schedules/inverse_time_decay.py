@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from fusedopt import arguments
 from fusedopt.runtime import _core
-from fusedopt.schedules.arguments import Steps, number, optional_text, steps
-from fusedopt.schedules.learning_rate_schedule import LearningRateSchedule
+from fusedopt.schedules.declared_schedule import DeclaredSchedule, flag, numeric, schedule_name
 
 
-class InverseTimeDecay(LearningRateSchedule):
+class InverseTimeDecay(DeclaredSchedule):
     r"""A learning rate that is divided by a line in time.
 
     .. math:: \eta(s) = \frac{\text{initial\_learning\_rate}}{1 + \text{decay\_rate} \cdot p},
         \qquad p = s / \text{decay\_steps}
-
-    Parameters
-    ----------
-    initial_learning_rate : float
-        >= 0.
-    decay_steps : float
-        > 0; a whole number as a rule.
-    decay_rate : float
-        >= 0.
-    staircase : bool
-        Round :math:`p` down, so that the rate changes every ``decay_steps`` steps only.
-    name : str, optional
-        For the configuration.
 
     Raises
     ------
@@ -48,37 +31,12 @@ class InverseTimeDecay(LearningRateSchedule):
     Keras 3, ``keras.optimizers.schedules.InverseTimeDecay``.
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: float,
-        decay_rate: float,
-        staircase: bool = False,
-        name: str | None = "InverseTimeDecay",
-    ) -> None:
-        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = number("decay_steps", decay_steps)
-        self.decay_rate = number("decay_rate", decay_rate)
-        self.staircase = arguments.flag("staircase", staircase)
-        self.name = optional_text("name", name)
-        InverseTimeDecay.__call__(self, 0)  # refuses what is out of range
+    initial_learning_rate: float = numeric(">= 0.")
+    decay_steps: float = numeric("> 0; a whole number as a rule.")
+    decay_rate: float = numeric(">= 0.")
+    staircase: bool = flag(
+        "Round p down, so that the rate changes every ``decay_steps`` steps only.", default=False
+    )
+    name: str | None = schedule_name(default="InverseTimeDecay")
 
-    def __call__(self, step: Steps) -> Steps:
-        """Return the learning rate after so many steps, or an array of them for an array of steps."""
-        return _core.inverse_time_decay(
-            steps(step),
-            initial_learning_rate=self.initial_learning_rate,
-            decay_steps=self.decay_steps,
-            decay_rate=self.decay_rate,
-            staircase=self.staircase,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal schedule."""
-        return {
-            "initial_learning_rate": self.initial_learning_rate,
-            "decay_steps": self.decay_steps,
-            "decay_rate": self.decay_rate,
-            "staircase": self.staircase,
-            "name": self.name,
-        }
+    _formula = staticmethod(_core.inverse_time_decay)

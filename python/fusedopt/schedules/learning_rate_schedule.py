@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.serialized import custom_classes, made_of
+from fusedopt.configuration.objects import custom_classes, made_of
 
 
 class LearningRateSchedule(ABC):

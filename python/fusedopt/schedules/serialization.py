@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusedopt.configuration.objects import made_of, serialized
 from fusedopt.schedules.learning_rate_schedule import LearningRateSchedule
-from fusedopt.serialized import made_of, serialized
 
 
 def serialize(learning_rate_schedule: LearningRateSchedule) -> dict[str, Any]:

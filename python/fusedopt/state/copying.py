@@ -7,17 +7,17 @@ one moment. So it does not matter which of them is reached first, or which funct
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fusedopt.arrays import Array
 from fusedopt.runtime import _core
-from fusedopt.state import Array
 
 if TYPE_CHECKING:
-    from fusedopt.optimizer import Optimizer
+    from fusedopt.state.stateful import Stateful
 
 FORMAT = 1
-_MADE_ANEW = {"_core", "_multi", "_scaled", "_owner"}
+_MADE_ANEW = {"_core", "_owner"}
 
 
 class _Copies(list[Array]):
@@ -35,19 +35,21 @@ def bare(cls: type) -> Any:
     return object.__new__(cls)
 
 
-def state_of(optimizer: Optimizer) -> dict[str, Any]:
+def state_of(optimizer: Stateful) -> dict[str, Any]:
     """Return all that a copy of an optimizer needs; of a part, its owner."""
     owner = optimizer._owner and optimizer._owner()
     return {"format": FORMAT, "owner": owner} if owner else _whole(optimizer)
 
 
-def _whole(optimizer: Optimizer) -> dict[str, Any]:
+def _whole(optimizer: Stateful) -> dict[str, Any]:
     def take() -> dict[str, Any]:
         optimizer._require_whole("copy")
         arrays = optimizer._core.checked_arrays()
-        return _taken(optimizer, _copies) | {
+        return _taken(optimizer) | {
             "format": FORMAT,
+            "state": _copies([array for _, array in optimizer._core.state()]),
             "variables": optimizer._core.objects if optimizer.built else None,
+            "names": optimizer._core.names,
             "values": _copies(arrays),
             "origin": (os.getpid(), [_address(array) for array in arrays]),
         }
@@ -59,21 +61,17 @@ def _copies(arrays: Sequence[Array]) -> _Copies:
     return _Copies(_core.copies(arrays))
 
 
-def _taken(
-    optimizer: Optimizer, copies: Callable[[Sequence[Array]], Sequence[Array] | None]
-) -> dict[str, Any]:
-    parts = optimizer._parts()
+def _taken(optimizer: Stateful) -> dict[str, Any]:
     own = {name: value for name, value in vars(optimizer).items() if name not in _MADE_ANEW}
     return {
         "attributes": own,
         "slots": {name: getattr(optimizer, name) for name in _slots(optimizer)},
-        "parts": [(part, _taken(part, copies)) for part in parts],
-        "state": copies([array for _, array in optimizer._own_state()]),
+        "parts": [(part, _taken(part)) for part in optimizer._parts()],
         "global_norm": optimizer._core.global_norm,
     }
 
 
-def _slots(optimizer: Optimizer) -> Iterable[str]:
+def _slots(optimizer: Stateful) -> Iterable[str]:
     for cls in type(optimizer).__mro__:
         names = vars(cls).get("__slots__", ())
         for name in [names] if isinstance(names, str) else names:
@@ -83,7 +81,7 @@ def _slots(optimizer: Optimizer) -> Iterable[str]:
                 yield stored
 
 
-def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def restore(optimizer: Stateful, state: Mapping[str, Any]) -> None:
     """Fill a bare optimizer with what `state_of` returned. A part is filled with its owner."""
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, Mapping) else state
@@ -95,12 +93,14 @@ def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         return
     _assemble(optimizer, state)
     if state["variables"] is not None and not optimizer.built:
-        optimizer._build_copy(state["variables"])
+        optimizer._build_copy(state["variables"], state["names"])
         _fill_variables(optimizer, state)
-    _load(optimizer, state)
+    if state["state"] is not None:
+        _load(optimizer, state["state"])
+        _note_norms(optimizer, state)
 
 
-def _assemble(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def _assemble(optimizer: Stateful, state: Mapping[str, Any]) -> None:
     for part, state_of_part in state["parts"]:
         if "_core" not in vars(part):  # another owner may have filled it
             _assemble(part, state_of_part)
@@ -110,7 +110,7 @@ def _assemble(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     optimizer._connect()
 
 
-def _fill_variables(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def _fill_variables(optimizer: Stateful, state: Mapping[str, Any]) -> None:
     """Write what the variables held at the moment of the copy.
 
     They are copied earlier or later than the state. What is shared with the original, by this process or another, is
@@ -126,45 +126,48 @@ def _fill_variables(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
             array[...] = value
 
 
-def _load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    for part, state_of_part in state["parts"]:
-        _load(part, state_of_part)
-    if state["state"] is None:
+def _load(optimizer: Stateful, values: Sequence[Array]) -> None:
+    if optimizer.built:
+        optimizer._core.set_state(values)
         return
-    if not state["parts"] and optimizer.built:
-        optimizer._core.set_state(state["state"])
-    else:
-        for (_, array), value in zip(optimizer._own_state(), state["state"], strict=True):
-            array[...] = value
+    for (_, array), value in zip(optimizer._core.state(), values, strict=True):
+        array[...] = value
+
+
+def _note_norms(optimizer: Stateful, state: Mapping[str, Any]) -> None:
+    for part, state_of_part in state["parts"]:
+        _note_norms(part, state_of_part)
     optimizer._core.set_global_norm(state["global_norm"])
 
 
-def shallow(optimizer: Optimizer) -> Any:
+def shallow(optimizer: Stateful) -> Any:
     """Make an optimizer with state of its own, on the same variables."""
     return _made(optimizer, _whole(optimizer))
 
 
-def like(optimizer: Optimizer, variables: Sequence[Array]) -> Any:
+def like(optimizer: Stateful, variables: Sequence[Array]) -> Any:
     """Make an optimizer of the same options, functions and exclusions on other variables, in its first state."""
     return _made(
         optimizer,
-        _taken(optimizer, lambda _: None)
+        _taken(optimizer)
         | {
             "format": FORMAT,
+            "state": None,
             "variables": list(variables),
+            "names": optimizer._core.names,
             "values": list(variables),
             "origin": (os.getpid(), [_address(array) for array in variables]),
         },
     )
 
 
-def _made(optimizer: Optimizer, state: dict[str, Any]) -> Any:
+def _made(optimizer: Stateful, state: dict[str, Any]) -> Any:
     made = bare(type(optimizer))
     restore(made, _with_new_parts(optimizer, state))
     return made
 
 
-def _with_new_parts(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+def _with_new_parts(optimizer: Stateful, state: dict[str, Any]) -> dict[str, Any]:
     new = {id(part): bare(type(part)) for part, _ in state["parts"]}
     return state | {
         "attributes": state["attributes"] | optimizer._parts_replaced(new),

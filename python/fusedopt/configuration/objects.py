@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import isabstract
 from typing import Any
 
 
@@ -67,7 +68,8 @@ def known_classes(base: type) -> dict[str, type]:
     cls: type
     for cls in base.__subclasses__():
         if cls.__module__.split(".")[0] == "fusedopt":
-            classes[cls.__name__.lower()] = cls
+            if not isabstract(cls):
+                classes[cls.__name__.lower()] = cls
             classes |= known_classes(cls)
     return classes
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedopt.files import VARIABLE, SavedFile
-from fusedopt.state import Array
+from fusedopt.arrays import Array
+from fusedopt.files.tensors import VARIABLE, SavedFile
 
 Rules = Mapping[str, Collection[str]]
 """The class of each rule, and those it derives from, by what begins the names of its state: "", or "0/", "1/" ..."""

@@ -1,13 +1,15 @@
-"""Values on their way into an optimizer's state."""
+"""Arrays among the arguments: variables by name, where they lie, and values on their way into state."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fusedopt import arguments
 from fusedopt.runtime import _core
 
 Array = npt.NDArray[Any]
@@ -47,3 +49,35 @@ def checked_values(
 
 def _cast(value: Array, dtype: np.dtype[Any]) -> Array:
     return np.array(value, dtype=dtype, order="C")
+
+
+def named(variables: Any) -> tuple[list[str], list[Any]]:
+    """Take variables apart into names, none for a sequence, and arrays."""
+    if isinstance(variables, Mapping):
+        return [arguments.text("variable name", name) for name in variables], list(
+            variables.values()
+        )
+    require_iterable("variables", variables, "a sequence or dict of arrays")
+    return [], list(variables)
+
+
+def require_iterable(name: str, value: Any, expected: str = "a sequence of arrays") -> None:
+    """Refuse what has no arrays for items; an array itself would fall into its rows."""
+    is_array = not isinstance(value, (str, bytes)) and _core.offers_memory(value)
+    if (
+        is_array
+        or not isinstance(value, Iterable)
+        or isinstance(value, (str, bytes, Mapping, AbstractSet))
+    ):
+        advice = "; put it into a list" if is_array else "; give a list"
+        raise TypeError(f"{name}: expected {expected}, found {type(value).__name__}{advice}")
+
+
+def as_array(variable: Any, who: str) -> Array:
+    """Return an array over an object's values."""
+    return _core.value_array(variable, who)
+
+
+def address(array: Array) -> tuple[int, int]:
+    """Return where an array lies, and its size in bytes."""
+    return array.__array_interface__["data"][0], array.nbytes

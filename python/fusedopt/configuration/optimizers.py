@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusedopt.configuration.objects import find_class, serialized
 from fusedopt.optimizer import Optimizer
-from fusedopt.serialized import find_class, serialized
 
 
 def serialize(optimizer: Optimizer) -> dict[str, Any]:

@@ -1,25 +1,21 @@
-"""State in one file, in the safetensors format: written whole or not at all, and read in pieces.
-
-One module, though long: what is written and what is read must agree, and stand side by side.
-"""
+"""State in one file, in the safetensors format: written whole or not at all, and read in pieces."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import io
 import json
 import os
-import threading
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fusedopt.replacement import naming, open_regular, replacement
+from fusedopt.arrays import Array
+from fusedopt.files.library import check, library, until_exit
+from fusedopt.files.replacement import naming, open_regular, replacement
 from fusedopt.runtime import __version__
-from fusedopt.state import Array
 
 FORMAT = "fusedopt-2"  # has the CRC-32 of every tensor
 OLD_FORMAT = "fusedopt-1"
@@ -36,7 +32,7 @@ def write(
     description: Mapping[str, Any],
 ) -> None:
     """Write C-contiguous tensors and a description to a new file, then put it in the place of the old one."""
-    library = _library()
+    safetensors = library()
     target = os.fsdecode(path)
     try:
         configuration = json.dumps(description, default=lambda value: None)
@@ -46,7 +42,7 @@ def write(
         ) from None
     ordered = sorted(tensors, key=lambda tensor: (-tensor[1].dtype.itemsize, tensor[0]))
     sums = dict.fromkeys((name for name, _ in ordered), 0)
-    with _until_exit.use(), replacement(target) as file:
+    with until_exit.use(), replacement(target) as file:
         file.seek(len(_header(ordered, configuration, sums)))
         for name, array in ordered:
             data = _bytes_of(array)
@@ -57,8 +53,8 @@ def write(
         file.seek(0)
         _write(file, memoryview(_header(ordered, configuration, sums)))
         try:
-            _open_by(library, os.fspath(file.name))
-        except (library.SafetensorError, ValueError) as error:
+            check(safetensors, os.fspath(file.name))
+        except (safetensors.SafetensorError, ValueError) as error:
             raise ValueError(
                 f"{target}: expected names that the safetensors format can hold, found others ({error})"
             ) from None
@@ -102,9 +98,9 @@ class SavedFile:
     """
 
     def __init__(self, path: str | bytes | os.PathLike[Any], class_name: str | None) -> None:
-        library = _library()
+        safetensors = library()
         self._path = os.fsdecode(path)
-        self._file: io.FileIO | io.BytesIO = self._opened(library)
+        self._file: io.FileIO | io.BytesIO = self._opened(safetensors)
         try:
             self._read_header(class_name)
         except BaseException:
@@ -133,17 +129,17 @@ class SavedFile:
         """Whether there is a tensor of this name, type and shape."""
         return self._tensors.get(name) == (_DTYPES[array.dtype.name], array.shape)
 
-    def _opened(self, library: Any) -> io.FileIO | io.BytesIO:
+    def _opened(self, safetensors: Any) -> io.FileIO | io.BytesIO:
         while True:
             file = open_regular(self._path)
             with contextlib.ExitStack() as stack:
                 stack.callback(file.close)
                 found = os.fstat(file.fileno())
                 try:
-                    _open_by(library, self._path)
+                    check(safetensors, self._path)
                 except FileNotFoundError:
                     raise
-                except (library.SafetensorError, OSError, ValueError) as error:
+                except (safetensors.SafetensorError, OSError, ValueError) as error:
                     raise self.error(
                         f"expected a whole safetensors file, found one that cannot be read ({error})"
                     ) from error
@@ -299,66 +295,3 @@ def _difference(missing: Sequence[str], unknown: Sequence[str]) -> str:
         "expected state of the same variables and options; "
         f"missing: {list(missing[:8])}, unknown: {list(unknown[:8])}"
     )
-
-
-class _UntilExit:
-    """Lets the end of the interpreter wait for threads that use files, and keeps others out from then on.
-
-    Python ends daemon threads wherever they are. A temporary file would stay, and the library stops the
-    process if that strikes inside it.
-    """
-
-    def __init__(self) -> None:
-        self._renew()
-        atexit.register(self._wait)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._condition = threading.Condition(threading.RLock())
-        self._inside = 0
-
-    def _wait(self) -> None:
-        self._condition.acquire()  # for good
-        self._condition.wait_for(lambda: self._inside == 0)
-
-    @contextlib.contextmanager
-    def use(self) -> Iterator[None]:
-        with self._condition:
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                self._condition.notify_all()
-
-
-_until_exit = _UntilExit()
-
-
-def _open_by(library: Any, path: str) -> None:
-    """Let the library check that a file is of its format."""
-    with _until_exit.use(), library.safe_open(path, framework="numpy"):
-        pass
-
-
-# A process that is forked in the middle of another thread's import could never import that module.
-_importing = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_importing.acquire,
-        after_in_parent=_importing.release,
-        after_in_child=_importing.release,
-    )
-
-
-def _library() -> Any:
-    try:
-        with _importing:
-            import safetensors.numpy  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "save and load need the package safetensors: pip install safetensors"
-        ) from error
-    return safetensors

@@ -1,0 +1,5 @@
+"""Tensors in one file: written whole or not at all, read in pieces, and matched with state by name."""
+
+from fusedopt.files.tensors import VARIABLE, SavedFile, write
+
+__all__ = ["VARIABLE", "SavedFile", "write"]

@@ -1,0 +1,1 @@
+"""State in and out: seen by name, replaced, saved, loaded and copied."""

@@ -1,0 +1,285 @@
+"""State in files: saved whole, and loaded whole or what fits."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any, Literal, overload
+
+from fusedopt import arguments, files
+from fusedopt.arrays import Array
+from fusedopt.configuration.objects import serialized
+from fusedopt.files.partial_loading import LoadReport, Rules, compare, follow_variables
+from fusedopt.runtime import _core
+from fusedopt.state.stateful import Stateful
+
+
+class Saved(Stateful):
+    """What has state that files can hold."""
+
+    def save(self, path: str | bytes | os.PathLike[Any], variables: bool = False) -> None:
+        """Write all state to one file, whole or not at all.
+
+        The file is in the safetensors format (package ``safetensors``, extra ``files``). It holds
+        everything in `variables`, what it takes besides to go on bit for bit (master copies of 16-bit
+        variables), a checksum of each array, and the configuration, without functions. All of it is
+        of one moment, even if another thread steps. That thread waits only while the state is copied
+        to memory: a save needs as much memory again as what it saves.
+
+        The file is written beside the old one and takes its place when it is whole. A crash or a full
+        disk leaves the old file as it was. What a killed process has left there (a file whose name begins
+        with a dot and ends with ``.saving``) is removed by the next save to the same path; on Windows it
+        stays. Otherwise the path is treated as `open` treats it. Links are followed. A new file has
+        the mode that the umask leaves; an old file's mode is kept, and its owner if the system allows.
+        Another hard link to the old file keeps the old contents.
+
+        Parameters
+        ----------
+        path : str, bytes or path
+            The file to write or replace.
+        variables : bool
+            Also write the variables given to `build`, as ``variable/<name>``. `load` restores them.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is not built, or a `load` has failed half-way.
+        ImportError
+            If safetensors is not installed.
+        OSError
+            If the file cannot be written. PermissionError also if the file could be written but its
+            folder takes no new one. The error names `path` and has the system's ``errno``.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> w = np.zeros(3)
+        >>> optimizer = fo.Adam()
+        >>> optimizer.build({"w": w})
+        >>> optimizer.apply({"w": np.ones(3)})
+        >>> new_w = np.zeros(3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "adam.safetensors"
+        ...     optimizer.save(path, variables=True)
+        ...     other = fo.Adam()
+        ...     other.build({"w": new_w})
+        ...     other.load(path)
+        >>> other.iterations, (new_w == w).all()
+        (1, np.True_)
+        """
+        if not self.built:
+            raise ValueError("save: the optimizer is not built; call build first")
+        with_variables = arguments.flag("variables", variables)
+        files.write(path, *self._between_steps("save", lambda: self._moment(with_variables)))
+
+    def _moment(self, with_variables: bool) -> tuple[list[tuple[str, Array]], dict[str, Any]]:
+        """Copy what is saved, and the configuration."""
+        named = self._saved(with_variables)
+        self._require_whole("save")
+        copies = _core.copies([array for _, array in named])
+        return [
+            (name, copy) for (name, _), copy in zip(named, copies, strict=True)
+        ], self._description()
+
+    def _saved(self, with_variables: bool) -> list[tuple[str, Array]]:
+        """Return live views of what is saved."""
+        state = self._core.state()
+        if not with_variables:
+            return state
+        return state + [(files.VARIABLE + name, array) for name, array in self._named_arrays()]
+
+    def _named_arrays(self) -> list[tuple[str, Array]]:
+        """Return the variables by name, or numbered."""
+        return list(zip(self._variable_names(), self._core.checked_arrays(), strict=True))
+
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[True] = ...,
+    ) -> None: ...
+
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[False],
+    ) -> LoadReport: ...
+
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = None,
+        *,
+        strict: bool = True,
+    ) -> LoadReport | None:
+        """Take the state from a file that `save` wrote.
+
+        It replaces everything in `variables`, so the learning rate if it is a number, the counters,
+        averages and accumulators, and also master copies of 16-bit variables and loss scales. The other
+        hyperparameters stay as they are, and so does a schedule or callable. Whether the learning rate
+        is a number or not must be the same here and in the file.
+
+        The file is read twice in small pieces, so that loading takes hardly any memory. The first time all
+        of it is checked, and nothing has changed. If reading fails only the second time (a broken
+        disk, or another process that writes into the file meanwhile), the state is half of the file. Then
+        the error says so, and steps and saves are refused until a load succeeds.
+
+        Parameters
+        ----------
+        path : str, bytes or path
+            A file of the same class of optimizer, built on variables of the same names, shapes
+            and types with the same options.
+        variables : bool, optional
+            Whether to overwrite the variables, too, with those in the file. Default: if there are any.
+        strict : bool
+            False takes from any optimizer's file what fits by name, shape and type. See Notes.
+
+        Returns
+        -------
+        LoadReport
+            If ``strict`` is False: ``missing``, a list of what kept its value here, and ``unexpected``, a list of
+            what the file has besides. What is in the file in another shape or type is in both. Otherwise None.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer is not built, or the file is truncated, damaged or, if ``strict``, another's; then
+            nothing has changed.
+        ImportError
+            If safetensors is not installed.
+        OSError
+            If the file cannot be read: FileNotFoundError, PermissionError, IsADirectoryError and so on.
+
+        Notes
+        -----
+        ``strict=False`` is for models that grew, shrank or have other names, and for other options. All else
+        remains: the whole file is checked first, and a refused load changes nothing.
+
+        - The slots of a variable are taken together or not at all. Only slots that an option adds
+          (``amsgrad``; ``momentum`` and ``centered`` of RMSprop) may be missing; they keep their values.
+        - From a file of another class of optimizer, slots and learning rate are not taken, as they mean
+          something else there. Adam, AdamW and Nadam take each other's.
+        - A moving average that is missing and has not begun starts at its variable's value in the next step.
+        - A 16-bit variable that is taken without its master copy counts by its own value.
+        - In a `MultiOptimizer` the names of the state begin with the position of the optimizer, ``"0/"``. A
+          `LossScaleOptimizer` adds only its own scale and counters, so files with and without it fit each other.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> small, large = fo.Adam(), fo.Adam()
+        >>> small.build({"w": np.ones(3)})
+        >>> large.build({"w": np.ones(3), "b": np.ones(2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "adam.safetensors"
+        ...     small.save(path)
+        ...     report = large.load(path, strict=False)
+        >>> report.missing
+        ['momentum/b', 'velocity/b']
+        >>> report.unexpected
+        []
+        """
+        if not self.built:
+            raise ValueError("load: the optimizer is not built; call build first")
+        strict = arguments.flag("strict", strict)
+        if variables is not None:
+            variables = arguments.flag("variables", variables)
+        class_name = self._description()["class_name"] if strict else None
+        with closing(files.SavedFile(path, class_name)) as file:
+            with_variables = file.has_variables if variables is None else variables
+            self._matched(file, self._saved(with_variables), with_variables, strict)
+            file.verify()
+            report: LoadReport = self._between_steps(
+                "load", lambda: self._take(file, with_variables, strict)
+            )
+        return None if strict else report
+
+    def _take(self, file: files.SavedFile, with_variables: bool, strict: bool) -> LoadReport:
+        state, everything = self._core.state(), self._saved(with_variables)
+        report = self._matched(file, everything, with_variables, strict)
+        kept = set(report.missing)
+
+        def value(name: str, array: Array) -> Array | None:
+            """Return what the core takes; arrays are copied later, and None stays as it is."""
+            if name in kept:
+                return None
+            return file.number(name, array) if array.ndim == 0 else array
+
+        numbers = [value(*item) for item in state]
+        counts = self._own_counts()
+        final = [
+            array.copy() if value(name, array) is None else value(name, array)
+            for name, array in counts
+        ]
+
+        def begin() -> None:
+            self._core.set_state(numbers)  # first, as only numbers can be refused
+            for _, count in counts:
+                count[...] = -1
+
+        def end() -> None:
+            for (_, count), number in zip(counts, final, strict=True):
+                count[...] = number
+
+        copies = [
+            partial(file.copy_to, name, array)
+            for name, array in everything
+            if (array.ndim > 0 or name.startswith(files.VARIABLE)) and name not in kept
+        ]
+        followers = follow_variables(everything, self._rules(), report)
+        _finish([end, *followers, *copies], begin, file)
+        return report
+
+    def _matched(
+        self,
+        file: files.SavedFile,
+        everything: Sequence[tuple[str, Array]],
+        with_variables: bool,
+        strict: bool,
+    ) -> LoadReport:
+        if not strict:
+            return compare(everything, self._rules(), file, with_variables)
+        file.require(everything)
+        return LoadReport([], [])
+
+    @abstractmethod
+    def _rules(self) -> Rules:
+        """Return the names of the rule's classes, by what begins the names of its state."""
+
+    def _description(self) -> dict[str, Any]:
+        return serialized(self, "keras.optimizers")
+
+
+def _finish(
+    rest: list[Callable[[], None]], begin: Callable[[], None], file: files.SavedFile
+) -> None:
+    """Call `begin`, which may refuse, then all the rest from the last one on, whatever interrupts."""
+    pending = [*rest, begin]
+    interruption = None
+    while pending:
+        try:
+            pending[-1]()
+            pending.pop()
+        except Exception as error:
+            if pending[-1] is begin:
+                raise file.error(str(error)) from None
+            raise ValueError(
+                f"{error}; the state is now partly that of the file; load a whole one "
+                "before the next step"
+            ) from error
+        except BaseException as error:  # noqa: BLE001
+            interruption = error  # what was begun is finished first
+    if interruption:
+        raise interruption
