@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import CASES, RULES, VARIANTS
+from cases import CASES, KERAS_RULES, VARIANTS
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -110,7 +110,7 @@ def runs(rule: str) -> list[Run]:
 
 
 def all_runs() -> list[Run]:
-    return [run for rule in RULES for run in runs(rule)]
+    return [run for rule in KERAS_RULES for run in runs(rule)]
 
 
 def dtypes(rule: str) -> tuple[str, ...]:
