@@ -182,6 +182,26 @@ def adamax(
     w[...] = w - (T(lr / (1 - a["beta_1"] ** t)) * m) / (u + T(a["epsilon"]))
 
 
+@rule(
+    "Yogi",
+    plain_slots("momentum", "velocity"),
+    starting=("momentum", "velocity"),
+    model="optax",
+    learning_rate=0.01,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-3,
+    initial_accumulator_value=1e-6,
+)
+def yogi(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    m, v = slots["momentum"], slots["velocity"]
+    m[...] = m + (g - m) * T(1 - a["beta_1"])
+    v[...] = v - (T(1 - a["beta_2"]) * (g * g)) * np.sign(v - g * g)
+    root = np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v)
+    w[...] = w - (T(lr / (1 - a["beta_1"] ** t)) * m) / (root + T(a["epsilon"]))
+
+
 def nadam_product(a: dict[str, Any], updates: int) -> float:
     product = 1.0
     for t in range(1, updates + 1):

@@ -32,6 +32,7 @@ from fusedopt.rules.nadam import Nadam
 from fusedopt.rules.rmsprop import RMSprop
 from fusedopt.rules.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.rules.sgd import SGD
+from fusedopt.rules.yogi import Yogi
 from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
 from fusedopt.serialization import deserialize, get, serialize
 
@@ -54,6 +55,7 @@ __all__ = [
     "OptimizerMap",
     "RMSprop",
     "ScheduleFreeAdamW",
+    "Yogi",
     "__version__",
     "deserialize",
     "get",

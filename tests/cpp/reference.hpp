@@ -211,6 +211,31 @@ auto formula(const fusedopt::Adamax& rule, const Moment& now) {
     };
 }
 
+inline double default_rate(const fusedopt::Yogi&) {
+    return 0.01;
+}
+inline double initial_value(const fusedopt::Yogi& rule, std::size_t) {
+    return rule.initial_accumulator_value;
+}
+template <class T>
+auto formula(const fusedopt::Yogi& rule, const Moment& now) {
+    const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
+    const T alpha = static_cast<T>(now.rate / (1.0 - std::pow(beta_1, now.t)));
+    const double c = 1.0 / (1.0 - std::pow(beta_2, now.t));
+    const T one_minus_beta_1 = static_cast<T>(1.0 - beta_1), one_minus_beta_2 = static_cast<T>(1.0 - beta_2);
+    const T epsilon = static_cast<T>(rule.epsilon);
+    return [=](T& w, T g, T* slots) {
+        T& m = slots[0];
+        T& v = slots[1];
+        m = m + (g - m) * one_minus_beta_1;
+        const T difference = v - g * g, move = one_minus_beta_2 * (g * g);
+        if (difference > 0) v = v - move;
+        if (difference < 0) v = v + move;
+        if (std::isnan(difference)) v = difference;
+        w = w - (alpha * m) / (square_root_of(c, v) + epsilon);
+    };
+}
+
 /// Nadam's momentum factor of update t.
 inline double nadam_factor(const fusedopt::Nadam& rule, double t) {
     return rule.beta_1.value() * (1.0 - 0.5 * std::pow(0.96, t));
