@@ -1,6 +1,6 @@
 """Gradient-descent optimizers that run in place, in one fused sweep, on arrays in CPU memory.
 
-Names, arguments, defaults and numbers are those of Keras 3.
+Names, arguments, defaults and numbers are those of Keras 3. The rule that Keras lacks, `Yogi`, has optax's numbers.
 
 Examples
 --------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import reference
 from cases import CASES, KERAS_RULES, VARIANTS
 from numpy.typing import NDArray
 
@@ -111,6 +112,16 @@ def runs(rule: str) -> list[Run]:
 
 def all_runs() -> list[Run]:
     return [run for rule in KERAS_RULES for run in runs(rule)]
+
+
+def optax_runs() -> list[Run]:
+    """Of the rules that have optax's numbers: every variant, and one with gradients that are not finite."""
+    known = [case for case in VARIANTS if reference.RULES[case.rule].model == "optax"]
+    return [
+        Run(case.label.removesuffix("plain") + label, case.rule, case.arguments, planted=planted)
+        for case in known
+        for label, planted in (("plain", None), ("not_finite", _PLANTED))
+    ]
 
 
 def dtypes(rule: str) -> tuple[str, ...]:
