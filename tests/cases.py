@@ -1,14 +1,25 @@
 """The one table of cases: every rule with its variants, every common option, and how they are combined.
 
-Exact tests, golden recordings and benchmarks all read it, so a rule added here joins every one of them.
+Exact tests, golden recordings and benchmarks all read it. The rules are those of `reference.py`, so a rule that has a
+formula there joins every one of them.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-# Each rule's own hyperparameters, one dictionary a variant.
-RULES: dict[str, list[dict[str, Any]]] = {
+import reference
+
+# Another value of what several rules have. A rule has its defaults and these, unless VARIANTS_OF says more.
+OTHER: dict[str, float] = {
+    "beta_1": 0.8,
+    "beta_2": 0.95,
+    "epsilon": 1e-5,
+    "initial_accumulator_value": 0.2,
+}
+
+# The rules whose variants keep other state, or that need other values.
+VARIANTS_OF: dict[str, list[dict[str, Any]]] = {
     "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
     "RMSprop": [
         {},
@@ -20,9 +31,6 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "AdamW": [{}, {"amsgrad": True, "weight_decay": 0.01}],
     "Adagrad": [{}, {"initial_accumulator_value": 0.0, "epsilon": 1e-5}],
     "Adadelta": [{}, {"rho": 0.8, "epsilon": 1e-4}],
-    "Adamax": [{}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
-    "Nadam": [{}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
-    "Lion": [{}, {"beta_1": 0.8, "beta_2": 0.95}],
     "Ftrl": [
         {},
         {
@@ -34,7 +42,6 @@ RULES: dict[str, list[dict[str, Any]]] = {
         },
         {"learning_rate_power": -0.3, "l1_regularization_strength": 0.01},
     ],
-    "Lamb": [{}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
     "ScheduleFreeAdamW": [{}, {"beta_1": 0.8, "beta_2": 0.95, "warmup_steps": 4}],
     "Adafactor": [
         {},
@@ -52,6 +59,16 @@ RULES: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+
+RULES: dict[str, list[dict[str, Any]]] = {
+    rule: VARIANTS_OF.get(rule)
+    or [{}, {name: OTHER[name] for name in known.defaults if name in OTHER}]
+    for rule, known in reference.RULES.items()
+}
+"""Each rule's own hyperparameters, one dictionary per variant."""
+
+KERAS_RULES = [rule for rule, known in reference.RULES.items() if known.model == "keras"]
+"""The rules that Keras has."""
 
 # Every common option by itself, then the ones that meet inside a step.
 OPTIONS: dict[str, dict[str, Any]] = {

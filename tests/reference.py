@@ -11,7 +11,7 @@ import ctypes.util
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,71 @@ Array = npt.NDArray[Any]
 TILE = 1024
 LANES = 32
 
+Formula = Callable[[Array, Array, dict[str, Array], dict[str, Any], float, int], None]
+Slots = Callable[[dict[str, Any], Array], list[list[str]]]
+Decorated = TypeVar("Decorated", bound=Formula)
+
+
+class Rule(NamedTuple):
+    """What the library promises of one rule."""
+
+    formula: Formula
+    slots: Slots
+    """Their names in groups: a group is interleaved in `variables`."""
+    defaults: dict[str, Any]
+    starting: tuple[str, ...]
+    """The slots that start at `initial_accumulator_value`."""
+    model: str
+    """The library whose numbers it has."""
+
+
+RULES: dict[str, Rule] = {}
+"""Every rule by its name. A formula registers itself."""
+
+BETAS = {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+
+
+def rule(
+    name: str,
+    slots: Slots,
+    starting: tuple[str, ...] = (),
+    model: str = "keras",
+    **defaults: Any,
+) -> Callable[[Decorated], Decorated]:
+    """Register a formula as that of a rule with these slots and defaults."""
+
+    def register(formula: Decorated) -> Decorated:
+        RULES[name] = Rule(formula, slots, defaults, starting, model)
+        return formula
+
+    return register
+
+
+def sgd_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
+    return [["momentum"]] if a["momentum"] else []
+
+
+def rmsprop_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
+    momentum = [["momentum"]] if a["momentum"] else []
+    return [["velocity"], *momentum, *([["average_gradient"]] if a["centered"] else [])]
+
+
+def adam_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
+    return [["momentum", "velocity"], *([["velocity_hat"]] if a["amsgrad"] else [])]
+
+
+def muon_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
+    return [["momentum"]] if w.ndim == 2 else [["momentum", "velocity"]]
+
+
+def plain_slots(*names: str) -> Slots:
+    return lambda a, w: [list(names)]
+
+
 # Rules. Each changes `w` and its slots in place; `T` turns a scalar computed in double into w's type.
 
 
+@rule("SGD", sgd_slots, learning_rate=0.01, momentum=0.0, nesterov=False)
 def sgd(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     if a["momentum"] == 0:
@@ -33,6 +95,15 @@ def sgd(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: floa
     w[...] = w + (T(a["momentum"]) * m - T(lr) * g) if a["nesterov"] else w + m
 
 
+@rule(
+    "RMSprop",
+    rmsprop_slots,
+    learning_rate=0.001,
+    rho=0.9,
+    momentum=0.0,
+    epsilon=1e-7,
+    centered=False,
+)
 def rmsprop(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
@@ -52,6 +123,8 @@ def rmsprop(
     w[...] = w - s
 
 
+@rule("AdamW", adam_slots, **BETAS, amsgrad=False, weight_decay=0.004)
+@rule("Adam", adam_slots, **BETAS, amsgrad=False)
 def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     m, v = slots["momentum"], slots["velocity"]
@@ -64,6 +137,14 @@ def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     w[...] = w - (T(alpha) * m) / (np.sqrt(v) + T(a["epsilon"]))
 
 
+@rule(
+    "Adagrad",
+    plain_slots("accumulator"),
+    starting=("accumulator",),
+    learning_rate=0.001,
+    initial_accumulator_value=0.1,
+    epsilon=1e-7,
+)
 def adagrad(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
@@ -72,6 +153,13 @@ def adagrad(
     w[...] = w - (T(lr) * g) / np.sqrt(slots["accumulator"] + T(a["epsilon"]))
 
 
+@rule(
+    "Adadelta",
+    plain_slots("accumulated_grad", "accumulated_delta_var"),
+    learning_rate=0.001,
+    rho=0.95,
+    epsilon=1e-7,
+)
 def adadelta(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
@@ -83,6 +171,7 @@ def adadelta(
     w[...] = w - T(lr) * d
 
 
+@rule("Adamax", plain_slots("momentum", "norm"), **BETAS)
 def adamax(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
@@ -93,6 +182,26 @@ def adamax(
     w[...] = w - (T(lr / (1 - a["beta_1"] ** t)) * m) / (u + T(a["epsilon"]))
 
 
+@rule(
+    "Yogi",
+    plain_slots("momentum", "velocity"),
+    starting=("momentum", "velocity"),
+    model="optax",
+    learning_rate=0.01,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-3,
+    initial_accumulator_value=1e-6,
+)
+def yogi(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    m, v = slots["momentum"], slots["velocity"]
+    m[...] = m + (g - m) * T(1 - a["beta_1"])
+    v[...] = v - (T(1 - a["beta_2"]) * (g * g)) * np.sign(v - g * g)
+    root = np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v)
+    w[...] = w - (T(lr / (1 - a["beta_1"] ** t)) * m) / (root + T(a["epsilon"]))
+
+
 def nadam_product(a: dict[str, Any], updates: int) -> float:
     product = 1.0
     for t in range(1, updates + 1):
@@ -100,6 +209,7 @@ def nadam_product(a: dict[str, Any], updates: int) -> float:
     return product
 
 
+@rule("Nadam", plain_slots("momentum", "velocity"), **BETAS)
 def nadam(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
@@ -116,6 +226,7 @@ def nadam(
     w[...] = w - numerator / (np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v) + T(a["epsilon"]))
 
 
+@rule("Lion", plain_slots("momentum"), learning_rate=0.001, beta_1=0.9, beta_2=0.99)
 def lion(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     m = slots["momentum"]
@@ -136,6 +247,18 @@ def raised(x: Array, power: float) -> Array:
     return np.array(flat, x.dtype).reshape(x.shape)
 
 
+@rule(
+    "Ftrl",
+    plain_slots("accumulator", "linear"),
+    starting=("accumulator",),
+    learning_rate=0.001,
+    learning_rate_power=-0.5,
+    initial_accumulator_value=0.1,
+    l1_regularization_strength=0.0,
+    l2_regularization_strength=0.0,
+    l2_shrinkage_regularization_strength=0.0,
+    beta=0.0,
+)
 def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     n, z = slots["accumulator"], slots["linear"]
@@ -158,6 +281,7 @@ def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     n[...] = new_n
 
 
+@rule("Lamb", plain_slots("momentum", "velocity"), **BETAS)
 def lamb(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     m, v = slots["momentum"], slots["velocity"]
@@ -170,6 +294,15 @@ def lamb(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     w[...] = w - (T(ratio) * T(lr)) * u
 
 
+@rule(
+    "ScheduleFreeAdamW",
+    plain_slots("momentum", "velocity"),
+    learning_rate=0.0025,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-8,
+    warmup_steps=0,
+)
 def schedule_free_adamw(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
@@ -260,6 +393,16 @@ def adafactor_direction(x: Array, r: Array, c: Array, keep: float, epsilon: floa
     return (x * inverse_root(r, total_mean / rows)[:, None]) * inverse_root(c, 1.0)
 
 
+@rule(
+    "Adafactor",
+    plain_slots("r", "c", "velocity"),
+    learning_rate=0.001,
+    beta_2_decay=-0.8,
+    epsilon_1=1e-30,
+    epsilon_2=1e-3,
+    clip_threshold=1.0,
+    relative_step=True,
+)
 def adafactor(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
@@ -300,6 +443,26 @@ def symmetric_square(x: Array) -> Array:
     return square
 
 
+@rule(
+    "Muon",
+    muon_slots,
+    learning_rate=0.001,
+    adam_beta_1=0.9,
+    adam_beta_2=0.999,
+    adam_weight_decay=0.004,
+    epsilon=1e-7,
+    weight_decay=0.004,
+    exclude_layers=None,
+    exclude_embeddings=True,
+    muon_a=3.4445,
+    muon_b=-4.775,
+    muon_c=2.0315,
+    adam_lr_ratio=1,
+    momentum=0.95,
+    ns_steps=5,
+    nesterov=True,
+    rms_rate=0.2,
+)
 def muon(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     if w.ndim != 2:
@@ -326,31 +489,6 @@ def muon(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     w[...] = w - T(lr) * x
 
 
-def sgd_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
-    return [["momentum"]] if a["momentum"] else []
-
-
-def rmsprop_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
-    momentum = [["momentum"]] if a["momentum"] else []
-    return [["velocity"], *momentum, *([["average_gradient"]] if a["centered"] else [])]
-
-
-def adam_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
-    return [["momentum", "velocity"], *([["velocity_hat"]] if a["amsgrad"] else [])]
-
-
-def muon_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
-    return [["momentum"]] if w.ndim == 2 else [["momentum", "velocity"]]
-
-
-Rule = Callable[[Array, Array, dict[str, Array], dict[str, Any], float, int], None]
-Slots = Callable[[dict[str, Any], Array], list[list[str]]]
-
-
-def plain_slots(*names: str) -> Slots:
-    return lambda a, w: [list(names)]
-
-
 def empty_slot(name: str, w: Array) -> Array:
     """Zeros of a slot's shape; Keras lists integers where a vector has no means."""
     if name not in ("r", "c"):
@@ -359,113 +497,6 @@ def empty_slot(name: str, w: Array) -> Array:
         return np.array(0)
     return np.zeros(w.shape[:-1] if name == "r" else w.shape[:-2] + w.shape[-1:], w.dtype)
 
-
-BETAS = {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
-
-RULES: dict[str, tuple[Rule, Slots, dict[str, Any]]] = {
-    "SGD": (sgd, sgd_slots, {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False}),
-    "RMSprop": (
-        rmsprop,
-        rmsprop_slots,
-        {
-            "learning_rate": 0.001,
-            "rho": 0.9,
-            "momentum": 0.0,
-            "epsilon": 1e-7,
-            "centered": False,
-        },
-    ),
-    "Adam": (
-        adam,
-        adam_slots,
-        {
-            "learning_rate": 0.001,
-            "beta_1": 0.9,
-            "beta_2": 0.999,
-            "epsilon": 1e-7,
-            "amsgrad": False,
-        },
-    ),
-    "AdamW": (
-        adam,
-        adam_slots,
-        {
-            "learning_rate": 0.001,
-            "beta_1": 0.9,
-            "beta_2": 0.999,
-            "epsilon": 1e-7,
-            "amsgrad": False,
-            "weight_decay": 0.004,
-        },
-    ),
-    "Adagrad": (
-        adagrad,
-        plain_slots("accumulator"),
-        {"learning_rate": 0.001, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
-    ),
-    "Adadelta": (
-        adadelta,
-        plain_slots("accumulated_grad", "accumulated_delta_var"),
-        {"learning_rate": 0.001, "rho": 0.95, "epsilon": 1e-7},
-    ),
-    "Adamax": (adamax, plain_slots("momentum", "norm"), BETAS),
-    "Nadam": (nadam, plain_slots("momentum", "velocity"), BETAS),
-    "Lion": (lion, plain_slots("momentum"), BETAS | {"beta_2": 0.99}),
-    "Ftrl": (
-        ftrl,
-        plain_slots("accumulator", "linear"),
-        {
-            "learning_rate": 0.001,
-            "learning_rate_power": -0.5,
-            "initial_accumulator_value": 0.1,
-            "l1_regularization_strength": 0.0,
-            "l2_regularization_strength": 0.0,
-            "l2_shrinkage_regularization_strength": 0.0,
-            "beta": 0.0,
-        },
-    ),
-    "Lamb": (lamb, plain_slots("momentum", "velocity"), BETAS),
-    "ScheduleFreeAdamW": (
-        schedule_free_adamw,
-        plain_slots("momentum", "velocity"),
-        BETAS | {"learning_rate": 0.0025, "epsilon": 1e-8, "warmup_steps": 0},
-    ),
-    "Adafactor": (
-        adafactor,
-        plain_slots("r", "c", "velocity"),
-        {
-            "learning_rate": 0.001,
-            "beta_2_decay": -0.8,
-            "epsilon_1": 1e-30,
-            "epsilon_2": 1e-3,
-            "clip_threshold": 1.0,
-            "relative_step": True,
-        },
-    ),
-    "Muon": (
-        muon,
-        muon_slots,
-        {
-            "learning_rate": 0.001,
-            "adam_beta_1": 0.9,
-            "adam_beta_2": 0.999,
-            "adam_weight_decay": 0.004,
-            "epsilon": 1e-7,
-            "weight_decay": 0.004,
-            "exclude_layers": None,
-            "exclude_embeddings": True,
-            "muon_a": 3.4445,
-            "muon_b": -4.775,
-            "muon_c": 2.0315,
-            "adam_lr_ratio": 1,
-            "momentum": 0.95,
-            "ns_steps": 5,
-            "nesterov": True,
-            "rms_rate": 0.2,
-        },
-    ),
-}
-"""Each rule's formula, its slots in groups (a group is interleaved in `variables`), its defaults."""
 
 OPTIONS: dict[str, Any] = {
     "weight_decay": None,
@@ -536,7 +567,7 @@ class Reference:
     """An optimizer in NumPy. `weights` are its own copies, in the computing type."""
 
     def __init__(self, rule: str, **arguments: Any) -> None:
-        self.formula, self.slot_groups, defaults = RULES[rule]
+        self.formula, self.slot_groups, defaults, self.starting, _ = RULES[rule]
         self.a = {**OPTIONS, **defaults, **arguments}
         self.calls = 0
         self.skipped_steps = 0
@@ -556,10 +587,9 @@ class Reference:
             for w, groups in zip(self.weights, self.groups, strict=True)
         ]
         self.excluded = excluded
-        initial = self.a.get("initial_accumulator_value")
         for slots, w in zip(self.slots, self.weights, strict=True):
-            if initial is not None:
-                slots["accumulator"][...] = w.dtype.type(initial)
+            for name in self.starting:
+                slots[name][...] = w.dtype.type(self.a["initial_accumulator_value"])
             if self.formula is schedule_free_adamw:
                 slots["momentum"][...] = w
 

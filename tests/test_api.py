@@ -518,7 +518,7 @@ OTHER_VALUES: dict[str, Any] = {
     "momentum": 0.5,
     "nesterov": True,
     "rho": 0.75,
-    "epsilon": 1e-3,
+    "epsilon": 1e-2,
     "centered": True,
     "beta_1": 0.5,
     "beta_2": 0.75,

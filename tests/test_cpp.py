@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "cpp" / "examples"
 PROGRAMS = sorted(source.stem for source in (ROOT / "tests" / "cpp").glob("*.cpp"))
 RULES = re.findall(r"X\((\w+)\)", (ROOT / "cpp/src/kernel/rule_list.hpp").read_text())
-CASES = re.findall(
+PUBLIC_RULES = re.findall(
+    r'constexpr const char\* name = "(\w+)";', (ROOT / "cpp/include/fusedopt/rules.hpp").read_text()
+)
+CASES = PUBLIC_RULES + re.findall(
     r'\{"([^"]+)",', (ROOT / "tests/cpp/cases.hpp").read_text().partition("option_cases()")[0]
 )
 

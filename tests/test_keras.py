@@ -15,7 +15,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from cases import RULES
+from cases import KERAS_RULES
 from golden import problem
 from golden.problem import Array, Recording, Run
 
@@ -24,7 +24,7 @@ RUNS = [
     for run in problem.all_runs()
     for dtype in problem.dtypes(run.rule)
 ]
-CLASSES = [*RULES, "LossScaleOptimizer"]
+CLASSES = [*KERAS_RULES, "LossScaleOptimizer"]
 # Not of the variables' dtype: a dtype of ours or, where it does not matter, its kind.
 SCALARS = {
     "iteration": "int64",
@@ -252,7 +252,7 @@ def test_config_is_that_of_keras(name: str) -> None:
     _same_config(_default(name).get_config(), _signature(name)["config"])
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", KERAS_RULES)
 def test_config_of_keras_is_understood(name: str) -> None:
     config = _signature(name)["config"]
     assert getattr(fo, name).from_config(dict(config)).get_config() == config

@@ -1,6 +1,6 @@
 """Gradient-descent optimizers that run in place, in one fused sweep, on arrays in CPU memory.
 
-Names, arguments, defaults and numbers are those of Keras 3.
+Names, arguments, defaults and numbers are those of Keras 3. The rule that Keras lacks, `Yogi`, has optax's numbers.
 
 Examples
 --------
@@ -34,6 +34,7 @@ from fusedopt.rules.nadam import Nadam
 from fusedopt.rules.rmsprop import RMSprop
 from fusedopt.rules.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.rules.sgd import SGD
+from fusedopt.rules.yogi import Yogi
 from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "OptimizerMap",
     "RMSprop",
     "ScheduleFreeAdamW",
+    "Yogi",
     "__version__",
     "deserialize",
     "get",

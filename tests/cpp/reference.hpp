@@ -69,6 +69,32 @@ std::vector<std::string> slot_names(const AdamLike& rule) {
     return names;
 }
 
+// default_rate(rule): the learning rate if the options have none.
+
+template <class AnyRule>
+double default_rate(const AnyRule&) {
+    return 0.001;
+}
+inline double default_rate(const fusedopt::SGD&) {
+    return 0.01;
+}
+inline double default_rate(const fusedopt::ScheduleFreeAdamW&) {
+    return 0.0025;
+}
+
+// initial_value(rule, slot): what a slot starts at.
+
+template <class AnyRule>
+double initial_value(const AnyRule&, std::size_t) {
+    return 0.0;
+}
+inline double initial_value(const fusedopt::Adagrad& rule, std::size_t) {
+    return rule.initial_accumulator_value;
+}
+inline double initial_value(const fusedopt::Ftrl& rule, std::size_t slot) {
+    return slot == 0 ? rule.initial_accumulator_value : 0.0;
+}
+
 /// NaN if either is, as np.maximum.
 template <class T>
 T larger(T a, T b) {
@@ -182,6 +208,31 @@ auto formula(const fusedopt::Adamax& rule, const Moment& now) {
         m = m + (g - m) * one_minus_beta_1;
         u = larger(beta_2 * u, std::fabs(g));
         w = w - (alpha * m) / (u + epsilon);
+    };
+}
+
+inline double default_rate(const fusedopt::Yogi&) {
+    return 0.01;
+}
+inline double initial_value(const fusedopt::Yogi& rule, std::size_t) {
+    return rule.initial_accumulator_value;
+}
+template <class T>
+auto formula(const fusedopt::Yogi& rule, const Moment& now) {
+    const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
+    const T alpha = static_cast<T>(now.rate / (1.0 - std::pow(beta_1, now.t)));
+    const double c = 1.0 / (1.0 - std::pow(beta_2, now.t));
+    const T one_minus_beta_1 = static_cast<T>(1.0 - beta_1), one_minus_beta_2 = static_cast<T>(1.0 - beta_2);
+    const T epsilon = static_cast<T>(rule.epsilon);
+    return [=](T& w, T g, T* slots) {
+        T& m = slots[0];
+        T& v = slots[1];
+        m = m + (g - m) * one_minus_beta_1;
+        const T difference = v - g * g, move = one_minus_beta_2 * (g * g);
+        if (difference > 0) v = v - move;
+        if (difference < 0) v = v + move;
+        if (std::isnan(difference)) v = difference;
+        w = w - (alpha * m) / (square_root_of(c, v) + epsilon);
     };
 }
 
@@ -375,10 +426,11 @@ public:
         : rule_(std::move(rule)),
           options_(std::move(options)),
           unscale_(1.0 / options_.loss_scale_factor.value_or(1.0)) {
-        std::visit([&](const auto& r) { slot_names_ = slot_names(r); }, rule_);
-        learning_rate_ = 0.001;
-        if (is<fusedopt::SGD>()) learning_rate_ = 0.01;
-        if (is<fusedopt::ScheduleFreeAdamW>()) learning_rate_ = 0.0025;
+        const auto ask = [&](const auto& r) {
+            slot_names_ = slot_names(r);
+            learning_rate_ = default_rate(r);
+        };
+        std::visit(ask, rule_);
         if (options_.learning_rate) learning_rate_ = *options_.learning_rate;
         weight_decay_ = options_.weight_decay.value_or(0.0);
         if (const auto* adamw = std::get_if<fusedopt::AdamW>(&rule_)) weight_decay_ = adamw->weight_decay;
@@ -393,16 +445,16 @@ public:
             variable.slots[0] = values;
         }
         if (is<fusedopt::Adafactor>()) variable.slots[1] = variable.slots[2] = {0.0};  // Keras lists an integer
-        std::visit(
-            [&](const auto& r) {
-                if constexpr (requires { r.initial_accumulator_value; }) {
-                    variable.compute([&]<class T>(T) {
-                        const T initial = static_cast<T>(r.initial_accumulator_value);
-                        variable.slots[0].assign(values.size(), static_cast<double>(initial));
-                    });
-                }
-            },
-            rule_);
+        const auto start = [&](const auto& r) {
+            for (std::size_t k = 0; k < slot_names_.size(); ++k) {
+                if (initial_value(r, k) == 0.0) continue;
+                variable.compute([&]<class T>(T) {
+                    const T initial = static_cast<T>(initial_value(r, k));
+                    variable.slots[k].assign(values.size(), static_cast<double>(initial));
+                });
+            }
+        };
+        std::visit(start, rule_);
     }
 
     void set_unscale(double unscale) { unscale_ = unscale; }

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import CASES, RULES, VARIANTS
+import reference
+from cases import CASES, KERAS_RULES, VARIANTS
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -110,7 +111,17 @@ def runs(rule: str) -> list[Run]:
 
 
 def all_runs() -> list[Run]:
-    return [run for rule in RULES for run in runs(rule)]
+    return [run for rule in KERAS_RULES for run in runs(rule)]
+
+
+def optax_runs() -> list[Run]:
+    """Of the rules that have optax's numbers: every variant, and one with gradients that are not finite."""
+    known = [case for case in VARIANTS if reference.RULES[case.rule].model == "optax"]
+    return [
+        Run(case.label.removesuffix("plain") + label, case.rule, case.arguments, planted=planted)
+        for case in known
+        for label, planted in (("plain", None), ("not_finite", _PLANTED))
+    ]
 
 
 def dtypes(rule: str) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ os.environ.setdefault("KERAS_BACKEND", "numpy")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import keras
-from cases import RULES
+from cases import KERAS_RULES
 from golden import problem
 from golden.problem import Array, Recording, Run
 
@@ -155,7 +155,7 @@ def _record(dtype: str, rules: list[str]) -> None:
     if dtype == "float64":
         _keep_python_floats()
     else:
-        signatures = {name: _signature(name) for name in [*RULES, "LossScaleOptimizer"]}
+        signatures = {name: _signature(name) for name in [*KERAS_RULES, "LossScaleOptimizer"]}
         text = json.dumps({"versions": _versions(dtype), "signatures": signatures}, indent=1)
         (problem.FOLDER / "signatures.json").write_text(text + "\n")
     for rule in rules:
@@ -169,7 +169,9 @@ def _record(dtype: str, rules: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Record what Keras computes.")
     parser.add_argument("dtype", nargs="?", choices=BACKENDS, help="default: each in turn")
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE")
+    parser.add_argument(
+        "--rules", nargs="+", choices=KERAS_RULES, default=KERAS_RULES, metavar="RULE"
+    )
     arguments = parser.parse_args()
     dtype, rules = arguments.dtype, arguments.rules
     if dtype and keras.backend.backend() == BACKENDS[dtype]:

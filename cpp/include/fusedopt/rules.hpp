@@ -283,7 +283,24 @@ struct Muon {
     }
 };
 
+/// Yogi, Adam whose second moment moves by the gradient's square. Not one of Keras's rules; defaults, and where m and v
+/// start, are those of optax. Default learning rate 0.01.
+struct Yogi {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-3;
+    double initial_accumulator_value = 1e-6;
+
+    static constexpr const char* name = "Yogi";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &Yogi::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &Yogi::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &Yogi::epsilon, domains::normal),
+                          Field("initial_accumulator_value", &Yogi::initial_accumulator_value, domains::not_negative));
+    }
+};
+
 using Rule = std::variant<SGD, RMSprop, Adam, AdamW, Adagrad, Adadelta, Adamax, Nadam, Lion, Ftrl, Lamb,
-                          ScheduleFreeAdamW, Adafactor, Muon>;
+                          ScheduleFreeAdamW, Adafactor, Muon, Yogi>;
 
 }  // namespace fusedopt

@@ -16,6 +16,7 @@
 #include "kernel/rules/rmsprop.hpp"
 #include "kernel/rules/schedule_free_adamw.hpp"
 #include "kernel/rules/sgd.hpp"
+#include "kernel/rules/yogi.hpp"
 #include "kernel/sweep.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {

@@ -20,4 +20,5 @@
     X(Ftrl)               \
     X(FtrlPower)          \
     X(ScheduleFreeAdamW)  \
+    X(Yogi)               \
     X(Muon)

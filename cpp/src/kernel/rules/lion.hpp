@@ -22,7 +22,7 @@ struct Lion {
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m) const {
         const T c = s.beta_1 * m + s.one_minus_beta_1 * g;
-        w = w - (c > 0 ? s.lr : c < 0 ? -s.lr : c);
+        w = w - times_sign(s.lr, c);
         m = s.beta_2 * m + s.one_minus_beta_2 * g;
     }
 };

@@ -1,0 +1,29 @@
+// Yogi: what state it keeps, and the scalars of its formula.
+#include <cmath>
+
+#include "kernel/rules/yogi.hpp"
+#include "rules/definition.hpp"
+
+namespace fusedopt {
+
+static RuleSpec specify(const Yogi& rule) {
+    const double initial = rule.initial_accumulator_value;
+    return {kernel::RuleId::Yogi, 0.01, {}, {{"momentum", 0, initial}, {"velocity", 0, initial}}};
+}
+
+static kernel::YogiScalars<double> scalars_of(const Yogi& rule, const Now& now) {
+    require_betas(now);
+    const double beta_1 = now.beta_1, beta_2 = now.beta_2;
+    const double t = static_cast<double>(now.t);
+    return {
+        .alpha = now.learning_rate / (1.0 - std::pow(beta_1, t)),
+        .c = 1.0 / (1.0 - std::pow(beta_2, t)),
+        .one_minus_beta_1 = 1.0 - beta_1,
+        .one_minus_beta_2 = 1.0 - beta_2,
+        .epsilon = rule.epsilon,
+    };
+}
+
+template struct Definition<Yogi>;
+
+}  // namespace fusedopt
