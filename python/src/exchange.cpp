@@ -49,10 +49,14 @@ const Names& names() {
 std::optional<DType> dtype_of(const Described& described) {
     if (described.type_code != float_code || described.type_lanes != 1) return std::nullopt;
     switch (described.type_bits) {
-        case 16: return DType::float16;
-        case 32: return DType::float32;
-        case 64: return DType::float64;
-        default: return std::nullopt;
+        case 16:
+            return DType::float16;
+        case 32:
+            return DType::float32;
+        case 64:
+            return DType::float64;
+        default:
+            return std::nullopt;
     }
 }
 
@@ -109,7 +113,8 @@ std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
         found.rank > static_cast<std::int32_t>(most_dimensions) || (found.rank > 0 && !found.strides)) {
         return std::nullopt;
     }
-    return Memory{static_cast<std::byte*>(found.data) + found.byte_offset, *dtype,
+    return Memory{static_cast<std::byte*>(found.data) + found.byte_offset,
+                  *dtype,
                   {found.shape, static_cast<std::size_t>(found.rank)},
                   found.strides};
 }
