@@ -95,7 +95,9 @@ void Built::check_array(std::size_t index, const py::array& array) const {
     }
 }
 
-void Built::check_shared(const Shared& variable) const {
+void Built::check_shared(const Shared& variable, Exchange& exchange) const {
+    const std::optional<Exchange::Memory> memory = exchange.memory(variable.object);
+    if (memory && is_same(tensors_[variable.index], *memory)) return;
     if (is_known_at(variable.object, memory_[variable.index].data, variable.shape)) return;
     check_array(variable.index, gradient_array(variable.object, describe(variable.index)));
 }
@@ -210,6 +212,7 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         return "gradient " + std::to_string(i) + (index ? ", of " + built.describe(*index) : "");
     };
     KnownDTypes dtypes;
+    Exchange exchange;
     staging->gradients.resize(gradients.size());
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const py::handle object = PyTuple_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
@@ -221,6 +224,8 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
             const std::optional<DType> dtype = dtypes.of(object);
             if (!dtype) refuse_dtype(object, describe(i));
             renew(gradient, object, *dtype);
+        } else if (const auto memory = exchange.values(object)) {
+            renew(gradient, *memory);
         } else {
             const std::string who = describe(i);
             staging->converted.push_back(gradient_array(object, who));

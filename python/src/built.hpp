@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "exchange.hpp"
 #include "gil.hpp"
 #include "register.hpp"
 
@@ -112,7 +113,8 @@ public:
                                  fields->descr == memory.descriptor.ptr() && (fields->flags & needed) == needed;
             if (!is_same) check_array(i, arrays_[i]);
         }
-        for (const Shared& variable : shared_) check_shared(variable);
+        Exchange exchange;
+        for (const Shared& variable : shared_) check_shared(variable, exchange);
     }
 
     /// Gradients by name, held: in the order of build if there is one for each variable, else in that of `names`.
@@ -147,7 +149,7 @@ private:
     };
 
     void check_array(std::size_t index, const py::array& array) const;
-    void check_shared(const Shared& variable) const;
+    void check_shared(const Shared& variable, Exchange& exchange) const;
 
     std::vector<py::object> objects_;
     std::vector<py::array> arrays_;

@@ -1,0 +1,147 @@
+#include "exchange.hpp"
+
+#include <pybind11/gil_safe_call_once.h>
+
+#include <array>
+
+#include "gil.hpp"
+
+namespace fusedopt::python {
+namespace {
+
+constexpr std::int32_t cpu = 1;           // kDLCPU
+constexpr std::uint8_t float_code = 2;    // kDLFloat
+constexpr std::uint32_t known_major = 1;  // of the table
+
+// What the capsule holds: DLPackExchangeAPI.
+struct Table {
+    std::uint32_t major;
+    std::uint32_t minor;
+    const Table* previous;
+    void (*allocate)();
+    void (*give)();
+    void (*take)();
+    int (*describe)(void* object, Described* described);
+    void (*stream)();
+};
+
+struct Names {
+    py::str exchange;
+    py::str requires_grad;
+    py::str is_neg;
+    py::str mask;
+};
+
+const Names& names() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> storage;
+    const auto make = [] {
+        const auto interned = [](const char* name) {
+            PyObject* text = PyUnicode_InternFromString(name);
+            if (!text) throw py::error_already_set();
+            return py::reinterpret_steal<py::str>(text);
+        };
+        return Names{interned("__dlpack_c_exchange_api__"), interned("requires_grad"), interned("is_neg"),
+                     interned("mask")};
+    };
+    return storage.call_once_and_store_result(make).get_stored();
+}
+
+std::optional<DType> dtype_of(const Described& described) {
+    if (described.type_code != float_code || described.type_lanes != 1) return std::nullopt;
+    switch (described.type_bits) {
+        case 16:
+            return DType::float16;
+        case 32:
+            return DType::float32;
+        case 64:
+            return DType::float64;
+        default:
+            return std::nullopt;
+    }
+}
+
+bool is_false(PyObject* answer) {
+    const auto held = py::reinterpret_steal<py::object>(answer);
+    if (!held) PyErr_Clear();
+    return held.ptr() == Py_False;
+}
+
+bool has_layout_of(const Tensor& tensor, const Exchange::Memory& memory) {
+    const std::size_t rank = memory.shape.size();
+    if (!tensor || tensor.dtype() != memory.dtype || tensor.rank() != rank) return false;
+    const auto item = static_cast<std::int64_t>(item_size(memory.dtype));
+    const std::int64_t *shape = tensor.shape().data(), *strides = tensor.strides().data();
+    for (std::size_t d = 0; d < rank; ++d) {
+        if (shape[d] != memory.shape[d] || strides[d] != memory.strides[d] * item) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+void Exchange::look_up(PyTypeObject* type) {
+    const auto held = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
+    describe_ = nullptr;
+    const py::object own = held.attr("__dict__");
+    // An attribute of this name says what is left out, and only the array that it stands beside is asked for it.
+    if (own.contains(names().exchange) && !py::hasattr(held, names().mask)) {
+        const py::object capsule = py::getattr(held, names().exchange, py::none());
+        const Table* table = nullptr;
+        if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
+            table = static_cast<const Table*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+        }
+        while (table && table->major != known_major) table = table->previous;
+        if (table) describe_ = table->describe;
+    }
+    has_gradient_ = py::hasattr(held, names().requires_grad);
+    has_sign_ = py::hasattr(held, names().is_neg);
+    type_ = held;
+}
+
+std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
+    PyTypeObject* const type = Py_TYPE(tensor.ptr());
+    if (reinterpret_cast<PyObject*>(type) != type_.ptr()) look_up(type);
+    if (!describe_) return std::nullopt;
+    Described found{};
+    if (outlasting([&] { return describe_(tensor.ptr(), &found); }) != 0) {
+        PyErr_Clear();
+        return std::nullopt;
+    }
+    const std::optional<DType> dtype = dtype_of(found);
+    // Without an address it has no memory of its own, and its array decides what that means.
+    if (!dtype || !found.data || found.device_type != cpu || found.rank < 0 ||
+        found.rank > static_cast<std::int32_t>(most_dimensions) || (found.rank > 0 && !found.strides)) {
+        return std::nullopt;
+    }
+    return Memory{static_cast<std::byte*>(found.data) + found.byte_offset,
+                  *dtype,
+                  {found.shape, static_cast<std::size_t>(found.rank)},
+                  found.strides};
+}
+
+std::optional<Exchange::Memory> Exchange::values(py::handle tensor) {
+    const std::optional<Memory> found = memory(tensor);
+    if (!found || (has_gradient_ && !is_false(PyObject_GetAttr(tensor.ptr(), names().requires_grad.ptr()))) ||
+        (has_sign_ && !is_false(PyObject_CallMethodNoArgs(tensor.ptr(), names().is_neg.ptr())))) {
+        return std::nullopt;
+    }
+    return found;
+}
+
+bool is_same(const Tensor& tensor, const Exchange::Memory& memory) {
+    return tensor.data() == memory.data && has_layout_of(tensor, memory);
+}
+
+void renew(Tensor& tensor, const Exchange::Memory& memory) {
+    if (has_layout_of(tensor, memory)) {
+        tensor.move_to(memory.data);
+        return;
+    }
+    const std::size_t rank = memory.shape.size();
+    const auto item = static_cast<std::int64_t>(item_size(memory.dtype));
+    std::array<std::int64_t, most_dimensions> strides;
+    for (std::size_t d = 0; d < rank; ++d) strides[d] = memory.strides[d] * item;
+    tensor = Tensor(memory.data, memory.dtype, memory.shape, std::span<const std::int64_t>(strides.data(), rank));
+}
+
+}  // namespace fusedopt::python
