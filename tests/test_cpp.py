@@ -458,7 +458,13 @@ def test_one_level_alone(tmp_path: Path) -> None:
         assert levels_of(build) == [level]
         # Whatever the level, the code that chooses one compiles without a warning.
         run("cmake", "-B", build, "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON")
-        run("cmake", "--build", build, "--target", "cpp/CMakeFiles/fusedopt.dir/src/runtime/levels.cpp.o")
+        run(
+            "cmake",
+            "--build",
+            build,
+            "--target",
+            "cpp/CMakeFiles/fusedopt.dir/src/runtime/levels.cpp.o",
+        )
     (tmp_path / "program.cpp").write_text("""
 #include <cstdio>
 #include <fusedopt/fusedopt.hpp>

@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "kernel/border/plain_loop.hpp"
 #include "engine/plan.hpp"
+#include "kernel/border/plain_loop.hpp"
 
 namespace fusedopt {
 

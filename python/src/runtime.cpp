@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "runtime/float_environment.hpp"
 #include "gil.hpp"
 #include "plain_loop.hpp"
 #include "register.hpp"
+#include "runtime/float_environment.hpp"
 
 namespace fusedopt::python {
 
