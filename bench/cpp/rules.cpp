@@ -15,7 +15,7 @@
 
 #include "arrays.hpp"
 #include "cases.hpp"
-#include "plain_loop.hpp"
+#include "runtime/plain_loop.hpp"
 
 namespace {
 

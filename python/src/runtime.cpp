@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "gil.hpp"
-#include "plain_loop.hpp"
 #include "register.hpp"
 #include "runtime/float_environment.hpp"
+#include "runtime/plain_loop.hpp"
 
 namespace fusedopt::python {
 

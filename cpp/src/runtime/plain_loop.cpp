@@ -1,5 +1,5 @@
 // The limit benchmarks compare with: hands its tensors to the level's loop. No step comes here.
-#include "plain_loop.hpp"
+#include "runtime/plain_loop.hpp"
 
 #include <algorithm>
 #include <stdexcept>
