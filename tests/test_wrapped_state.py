@@ -137,3 +137,27 @@ def test_a_schedule_checks_what_is_assigned() -> None:
     schedule.alpha = 1
     assert schedule(50) == 0.1
     assert schedule.get_config()["alpha"] == 1
+
+
+def test_a_member_that_refuses_keeps_all_from_loading() -> None:
+    # Keras lists no product for a wrapped Nadam. It is restored by beta_1, a function of the caller's.
+    refuses = False
+
+    def beta_1() -> float:
+        if refuses:
+            raise RuntimeError("no beta_1 today")
+        return 0.9
+
+    def make() -> Any:
+        members = fo.OptimizerMap(fo.Adam(), {"b": fo.Nadam(beta_1=beta_1)})
+        return fo.LossScaleOptimizer(fo.MultiOptimizer(members))
+
+    trained, other = built(make), built(make, 1)
+    before = state(other)
+    refuses = True
+    with pytest.raises(RuntimeError, match="no beta_1 today"):
+        other.set_weights(trained.variables)
+    assert state(other) == before
+    refuses = False
+    other.set_weights(trained.variables)
+    assert state(other) == state(trained)

@@ -143,7 +143,8 @@ class Stepping(Saved):
             One gradient for each built variable, in their order; None where there is none. A
             dict by name may leave variables out. float16, bfloat16, float32 or float64,
             whatever the variable's type; also read-only, and also objects that share CPU memory
-            (buffer protocol, ``__array_interface__``, ``__array__``). A gradient that is not
+            (buffer protocol, ``__array_interface__``, ``__array__``, DLPack's C functions). Their
+            memory must stay theirs during the call. A gradient that is not
             C-contiguous is gathered element by element, which is slower. A masked array is
             refused, even if no element is masked; give its ``.filled(0)`` or ``.data``. Without
             variables beside it, an empty sequence changes nothing, as in Keras.
