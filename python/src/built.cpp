@@ -120,15 +120,20 @@ void NameTable::fill(const std::vector<std::string>& names) {
     }
 }
 
-std::optional<std::size_t> NameTable::find(PyObject* name) const {
-    if (!PyUnicode_Check(name)) return std::nullopt;
-    // A subclass could run code of its own.
-    const auto text = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));
-    const Py_hash_t hash = PyObject_Hash(text.ptr());
+std::optional<std::size_t> NameTable::find(PyObject* name, std::span<const py::object> known) const {
+    py::str plain;
+    if (!PyUnicode_CheckExact(name)) {
+        if (!PyUnicode_Check(name)) return std::nullopt;
+        plain = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));  // a subclass could run code of its own
+    }
+    PyObject* text = PyUnicode_CheckExact(name) ? name : plain.ptr();
+    const Py_hash_t hash = PyObject_Hash(text);
     for (std::size_t at = static_cast<std::size_t>(hash);; ++at) {
         const Slot& slot = slots_[at & (slots_.size() - 1)];
         if (slot.place == empty) return std::nullopt;
-        if (slot.hash == hash && is_same(text.ptr(), names_[slot.place].ptr())) return slot.place;
+        if (known[slot.place].ptr() == name || (slot.hash == hash && is_same(text, names_[slot.place].ptr()))) {
+            return slot.place;
+        }
     }
 }
 
@@ -148,7 +153,7 @@ py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
     }
     py::tuple held;
     py::object unknown;
-    std::vector<py::object> forgotten;  // may run code of their own when they die, so not within the loop
+    names.known.resize(names_.size());
     {
         const py::scoped_critical_section alone(gradients);
         std::size_t count;
@@ -157,24 +162,23 @@ py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
             held = py::tuple(count);
         } while (gradients.size() != count);
         names.are_some = count < names_.size();
-        for (; names.names.size() > count; names.names.pop_back()) forgotten.push_back(std::move(names.names.back()));
-        names.names.resize(count);
         names.indices.resize(count);
         Py_ssize_t cursor = 0;
         PyObject *name, *gradient;
         for (std::size_t position = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient); ++position) {
             std::size_t& index = names.indices[position];
-            py::object& known = names.names[position];
-            // Another object of the same text is not kept: a call may make new ones each time.
-            if (known.ptr() != name && !(known && places_.is_at(index, name))) {
-                forgotten.push_back(std::move(known));
-                if (const std::optional<std::size_t> found = places_.find(name)) {
-                    index = *found;
-                    known = py::reinterpret_borrow<py::object>(name);
+            if (index >= names_.size() || names.known[index].ptr() != name) {
+                const std::optional<std::size_t> found = places_.find(name, names.known);
+                if (!found) {
+                    unknown = py::reinterpret_borrow<py::object>(name);
+                    break;
                 }
+                index = *found;
+                py::object& known = names.known[index];
+                if (!known) known = py::reinterpret_borrow<py::object>(name);
             }
             const auto place = static_cast<py::ssize_t>(names.are_some ? position : index);
-            if (!known || PyTuple_GET_ITEM(held.ptr(), place)) {
+            if (PyTuple_GET_ITEM(held.ptr(), place)) {
                 unknown = py::reinterpret_borrow<py::object>(name);
                 break;
             }

@@ -41,10 +41,10 @@ private:
     std::unique_ptr<Staging> staging_;
 };
 
-/// The names of a call by name, in its order. To see the same objects again is quicker than to compare their texts.
+/// What is known of calls by name. To see an object again is quicker than to compare its text.
 struct Names {
-    std::vector<py::object> names;
-    std::vector<std::size_t> indices;  // which variables they name
+    std::vector<py::object> known;     // of each variable, the first object that had its name
+    std::vector<std::size_t> indices;  // which variables the last call named, in its order
     bool are_some = false;             // not all of the variables
 };
 
@@ -53,13 +53,8 @@ class NameTable {
 public:
     void fill(const std::vector<std::string>& names);
 
-    /// True if this object is a plain string with the text of the name at `place`.
-    bool is_at(std::size_t place, PyObject* name) const {
-        return PyUnicode_CheckExact(name) && place < names_.size() && is_same(name, names_[place].ptr());
-    }
-
-    /// The place of this object among the names, if it is one of them.
-    std::optional<std::size_t> find(PyObject* name) const;
+    /// The place of this object among the names, if it is one of them. `known` are objects that have these names.
+    std::optional<std::size_t> find(PyObject* name, std::span<const py::object> known) const;
 
 private:
     struct Slot {
