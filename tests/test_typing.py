@@ -63,7 +63,15 @@ def checked(text: str, folder: Path) -> str:
     # mypy finds an installed package by itself, and refuses to be pointed to where that is.
     path = "" if source in sys.path else source
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-color-output", "user.py"],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--config-file=",
+            "--no-color-output",
+            "user.py",
+        ],
         capture_output=True,
         text=True,
         check=False,
