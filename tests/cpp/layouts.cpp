@@ -168,7 +168,7 @@ TEST(layouts_of_small_gradients) {
 }
 
 TEST(layouts_on_threads) {
-    const Shape shape = {37, 29, 31};  // more than 32 Ki elements
+    const Shape shape = {37, 29, 63};  // enough for two threads
     on_every_level_and_thread_count([&](const std::string& where) {
         for (const Layout& layout : layouts_of(shape)) {
             for (const auto& [name, options] : options_with_every_way_to_read()) {
