@@ -111,9 +111,10 @@ std::optional<std::size_t> Built::find(const Tensor& tensor) const {
 
 void NameTable::fill(const std::vector<std::string>& names) {
     names_.assign(names.begin(), names.end());
+    hashes_.clear();
     slots_.assign(std::bit_ceil(2 * names.size() + 1), {0, empty});
     for (std::size_t place = 0; place < names_.size(); ++place) {
-        const Py_hash_t hash = PyObject_Hash(names_[place].ptr());
+        const Py_hash_t hash = hashes_.emplace_back(PyObject_Hash(names_[place].ptr()));
         std::size_t at = static_cast<std::size_t>(hash) & (slots_.size() - 1);
         while (slots_[at].place != empty) at = (at + 1) & (slots_.size() - 1);
         slots_[at] = {hash, place};
@@ -121,13 +122,14 @@ void NameTable::fill(const std::vector<std::string>& names) {
 }
 
 std::optional<std::size_t> NameTable::find(PyObject* name, std::span<const py::object> known) const {
-    py::str plain;
+    py::object plain;
+    PyObject* text = name;
     if (!PyUnicode_CheckExact(name)) {
         if (!PyUnicode_Check(name)) return std::nullopt;
-        plain = py::reinterpret_steal<py::str>(PyUnicode_FromObject(name));  // a subclass could run code of its own
+        plain = py::reinterpret_steal<py::object>(PyUnicode_FromObject(name));  // a subclass could run code of its own
+        text = plain.ptr();
     }
-    PyObject* text = PyUnicode_CheckExact(name) ? name : plain.ptr();
-    const Py_hash_t hash = PyObject_Hash(text);
+    const Py_hash_t hash = hash_of(text);
     for (std::size_t at = static_cast<std::size_t>(hash);; ++at) {
         const Slot& slot = slots_[at & (slots_.size() - 1)];
         if (slot.place == empty) return std::nullopt;
@@ -167,7 +169,7 @@ py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
         PyObject *name, *gradient;
         for (std::size_t position = 0; PyDict_Next(gradients.ptr(), &cursor, &name, &gradient); ++position) {
             std::size_t& index = names.indices[position];
-            if (index >= names_.size() || names.known[index].ptr() != name) {
+            if (index >= names_.size() || (names.known[index].ptr() != name && !places_.is_at(index, name))) {
                 const std::optional<std::size_t> found = places_.find(name, names.known);
                 if (!found) {
                     unknown = py::reinterpret_borrow<py::object>(name);

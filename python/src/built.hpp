@@ -53,6 +53,12 @@ class NameTable {
 public:
     void fill(const std::vector<std::string>& names);
 
+    /// True if this object is a plain string with the text of the name at `place`.
+    bool is_at(std::size_t place, PyObject* name) const {
+        return PyUnicode_CheckExact(name) && place < names_.size() && hashes_[place] == hash_of(name) &&
+               is_same(name, names_[place].ptr());
+    }
+
     /// The place of this object among the names, if it is one of them. `known` are objects that have these names.
     std::optional<std::size_t> find(PyObject* name, std::span<const py::object> known) const;
 
@@ -75,7 +81,14 @@ private:
         return result == Py_True;
     }
 
+    // Without a call if Python has computed it, as it has for every key of a dict.
+    static Py_hash_t hash_of(PyObject* text) {
+        const Py_hash_t hash = reinterpret_cast<PyASCIIObject*>(text)->hash;
+        return hash == -1 ? PyObject_Hash(text) : hash;
+    }
+
     std::vector<py::str> names_;
+    std::vector<Py_hash_t> hashes_;
     std::vector<Slot> slots_;  // a power of two, at most half of them filled; a name lies in the first free one
 };
 
