@@ -539,3 +539,25 @@ def test_joblib(tmp_path: Any) -> None:
     other.apply(gradients(1))
     optimizer.apply(gradients(1))
     assert state(other) == state(optimizer)
+
+
+@pytest.mark.parametrize("mmap_mode", ["r", "r+", "c"])
+def test_joblib_maps_variables(mmap_mode: Any, tmp_path: Any) -> None:
+    """joblib hands large arrays to its workers as maps, most often read-only ones."""
+    joblib = pytest.importorskip("joblib")
+    optimizer = fo.LossScaleOptimizer(multi(), 8.0, 3)
+    optimizer.build(variables())
+    optimizer.apply(gradients(0))
+    joblib.dump(optimizer, tmp_path / "optimizer")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        other = joblib.load(tmp_path / "optimizer", mmap_mode=mmap_mode)
+    found = [str(one.message) for one in caught if "arrived read-only" in str(one.message)]
+    assert len(found) == (mmap_mode == "r")
+    assert state(other) == state(optimizer)
+    for step in range(1, 20):
+        optimizer.apply(gradients(step))
+        other.apply(gradients(step))
+    assert state(other) == state(optimizer)
+    ours, theirs = optimizer._core.arrays, other._core.arrays
+    assert [w.tobytes() for w in theirs] == [w.tobytes() for w in ours]

@@ -42,6 +42,8 @@ class Optimizer(Stepping, Declared):
     - ``copy.deepcopy`` and ``pickle`` copy the variables, too. If they copy an object that holds both a model and its
       optimizer, the new optimizer updates the arrays of the new model. Each must hold the same array object that was
       given to `build`: NumPy copies another view of it as an array of its own.
+    - joblib hands arrays of more than a megabyte to its workers as read-only memory maps. Such a copy updates arrays of
+      its own, and warns. With ``mmap_mode="c"`` or ``max_nbytes=None`` it stays tied to the model that came along.
     - ``copy.copy`` makes an optimizer with state of its own on the same variables.
     - Functions, such as a callable learning rate, are copied as Python copies them: a plain function stays the same,
       a bound method belongs to the copy of its object. ``pickle`` refuses a lambda; ``cloudpickle`` takes it.

@@ -10,6 +10,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fusedopt import arguments
 from fusedopt.arrays import Array
 from fusedopt.runtime import _core
 
@@ -98,6 +101,26 @@ def restore(optimizer: Stateful, state: Mapping[str, Any]) -> None:
     if state["state"] is not None:
         _load(optimizer, state["state"])
         _note_norms(optimizer, state)
+
+
+def updatable(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put copies in the place of variables that arrived read-only, as joblib's memory maps do, and warn of it."""
+    if not isinstance(state, Mapping) or state.get("variables") is None:
+        return state
+    given = state["variables"]
+    variables = [array if _is_writeable(array) else np.array(array) for array in given]
+    count = sum(one is not other for one, other in zip(variables, given, strict=True))
+    if count:
+        arguments.warn(
+            f"{count} of {len(given)} variables arrived read-only, so this copy updates arrays of its own. "
+            "joblib maps large arrays so; with mmap_mode='c' or max_nbytes=None they stay the arrays of the model "
+            "that came along"
+        )
+    return {**state, "variables": variables}
+
+
+def _is_writeable(array: Any) -> bool:
+    return not isinstance(array, np.ndarray) or array.flags.writeable
 
 
 def _assemble(optimizer: Stateful, state: Mapping[str, Any]) -> None:

@@ -200,7 +200,7 @@ class Stateful(ABC):
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Become a copy of the optimizer whose state this is."""
-        copying.restore(self, state)
+        copying.restore(self, copying.updatable(state))
 
     def __copy__(self: Self) -> Self:
         """Make an optimizer with state of its own, on the same variables."""
