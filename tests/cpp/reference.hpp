@@ -102,7 +102,7 @@ T larger(T a, T b) {
 }
 
 /// One update: its learning rate, its number from 1, and Nadam's product of momentum factors so far.
-struct Moment {
+struct Now {
     double rate, t;
     double product = 1.0;
 };
@@ -112,10 +112,10 @@ T square_root_of(double scalar, T v) {
     return std::sqrt(static_cast<T>(scalar) * v);
 }
 
-// formula<T>(rule, moment) is what one element goes through: (w, g, slots).
+// formula<T>(rule, now) is what one element goes through: (w, g, slots).
 
 template <class T>
-auto formula(const fusedopt::SGD& rule, const Moment& now) {
+auto formula(const fusedopt::SGD& rule, const Now& now) {
     const T lr = static_cast<T>(now.rate), mu = static_cast<T>(rule.momentum);
     return [=](T& w, T g, T* slots) {
         if (rule.momentum == 0.0) {
@@ -129,7 +129,7 @@ auto formula(const fusedopt::SGD& rule, const Moment& now) {
 }
 
 template <class T>
-auto formula(const fusedopt::RMSprop& rule, const Moment& now) {
+auto formula(const fusedopt::RMSprop& rule, const Now& now) {
     const T lr = static_cast<T>(now.rate), mu = static_cast<T>(rule.momentum);
     const T rho = static_cast<T>(rule.rho), one_minus_rho = static_cast<T>(1.0 - rule.rho);
     const T epsilon = static_cast<T>(rule.epsilon);
@@ -155,7 +155,7 @@ auto formula(const fusedopt::RMSprop& rule, const Moment& now) {
 }
 
 template <class T, class AdamLike>
-auto formula(const AdamLike& rule, const Moment& now) {
+auto formula(const AdamLike& rule, const Now& now) {
     const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
     const T alpha =
         static_cast<T>(now.rate * std::sqrt(1.0 - std::pow(beta_2, now.t)) / (1.0 - std::pow(beta_1, now.t)));
@@ -173,7 +173,7 @@ auto formula(const AdamLike& rule, const Moment& now) {
 }
 
 template <class T>
-auto formula(const fusedopt::Adagrad& rule, const Moment& now) {
+auto formula(const fusedopt::Adagrad& rule, const Now& now) {
     const T lr = static_cast<T>(now.rate), epsilon = static_cast<T>(rule.epsilon);
     return [=](T& w, T g, T* slots) {
         T& a = slots[0];
@@ -183,7 +183,7 @@ auto formula(const fusedopt::Adagrad& rule, const Moment& now) {
 }
 
 template <class T>
-auto formula(const fusedopt::Adadelta& rule, const Moment& now) {
+auto formula(const fusedopt::Adadelta& rule, const Now& now) {
     const T lr = static_cast<T>(now.rate), epsilon = static_cast<T>(rule.epsilon);
     const T rho = static_cast<T>(rule.rho), one_minus_rho = static_cast<T>(1.0 - rule.rho);
     return [=](T& w, T g, T* slots) {
@@ -197,7 +197,7 @@ auto formula(const fusedopt::Adadelta& rule, const Moment& now) {
 }
 
 template <class T>
-auto formula(const fusedopt::Adamax& rule, const Moment& now) {
+auto formula(const fusedopt::Adamax& rule, const Now& now) {
     const double beta_1 = rule.beta_1.value();
     const T alpha = static_cast<T>(now.rate / (1.0 - std::pow(beta_1, now.t)));
     const T one_minus_beta_1 = static_cast<T>(1.0 - beta_1), beta_2 = static_cast<T>(rule.beta_2.value());
@@ -218,7 +218,7 @@ inline double initial_value(const fusedopt::Yogi& rule, std::size_t) {
     return rule.initial_accumulator_value;
 }
 template <class T>
-auto formula(const fusedopt::Yogi& rule, const Moment& now) {
+auto formula(const fusedopt::Yogi& rule, const Now& now) {
     const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
     const T alpha = static_cast<T>(now.rate / (1.0 - std::pow(beta_1, now.t)));
     const double c = 1.0 / (1.0 - std::pow(beta_2, now.t));
@@ -242,7 +242,7 @@ inline double nadam_factor(const fusedopt::Nadam& rule, double t) {
 }
 
 template <class T>
-auto formula(const fusedopt::Nadam& rule, const Moment& now) {
+auto formula(const fusedopt::Nadam& rule, const Now& now) {
     const double factor = nadam_factor(rule, now.t), next = nadam_factor(rule, now.t + 1.0);
     const double c = 1.0 / (1.0 - std::pow(rule.beta_2.value(), now.t));
     const T a = static_cast<T>(now.rate * next / (1.0 - now.product * next));
@@ -260,7 +260,7 @@ auto formula(const fusedopt::Nadam& rule, const Moment& now) {
 }
 
 template <class T>
-auto formula(const fusedopt::Lion& rule, const Moment& now) {
+auto formula(const fusedopt::Lion& rule, const Now& now) {
     const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
     const T lr = static_cast<T>(now.rate);
     return [=](T& w, T g, T* slots) {
@@ -274,7 +274,7 @@ auto formula(const fusedopt::Lion& rule, const Moment& now) {
 }
 
 template <class T>
-auto formula(const fusedopt::Ftrl& rule, const Moment& now) {
+auto formula(const fusedopt::Ftrl& rule, const Now& now) {
     const bool has_rate = 1.0 / now.rate <= static_cast<double>(std::numeric_limits<T>::max());
     const T inverse_lr = static_cast<T>(1.0 / now.rate), l1 = static_cast<T>(rule.l1_regularization_strength);
     const T twice_l2 = static_cast<T>(2.0 * (rule.l2_regularization_strength + rule.beta / (2.0 * now.rate)));
@@ -298,7 +298,7 @@ auto formula(const fusedopt::Ftrl& rule, const Moment& now) {
 }
 
 template <class T>
-auto formula(const fusedopt::ScheduleFreeAdamW& rule, const Moment& now) {
+auto formula(const fusedopt::ScheduleFreeAdamW& rule, const Now& now) {
     const double beta_1_value = rule.beta_1.value(), warmup = static_cast<double>(rule.warmup_steps);
     const double c = 1.0 / (1.0 - std::pow(rule.beta_2.value(), now.t));
     const T lr = static_cast<T>(now.rate * (warmup > 0.0 ? std::min(now.t / warmup, 1.0) : 1.0));
@@ -347,7 +347,7 @@ inline double sum_of_squares(const Values& values) {
 
 /// A rule on a whole variable, which is decayed already; numbers are of type T and kept in double.
 template <class T, class Rule>
-void apply_rule(const Rule& rule, const Moment& now, Values& weight, const Values& gradient, Values* slots) {
+void apply_rule(const Rule& rule, const Now& now, Values& weight, const Values& gradient, Values* slots) {
     const auto update = formula<T>(rule, now);
     for (std::size_t k = 0; k < weight.size(); ++k) {
         T w = static_cast<T>(weight[k]), of_element[3];
@@ -360,7 +360,7 @@ void apply_rule(const Rule& rule, const Moment& now, Values& weight, const Value
 
 /// LAMB takes two norms of the whole variable in between.
 template <class T>
-void apply_rule(const fusedopt::Lamb& rule, const Moment& now, Values& weight, const Values& gradient, Values* slots) {
+void apply_rule(const fusedopt::Lamb& rule, const Now& now, Values& weight, const Values& gradient, Values* slots) {
     const T a = static_cast<T>(1.0 / (1.0 - std::pow(rule.beta_1.value(), now.t)));
     const double c = 1.0 / (1.0 - std::pow(rule.beta_2.value(), now.t));
     const T one_minus_beta_1 = static_cast<T>(1.0 - rule.beta_1.value());
@@ -385,7 +385,7 @@ void apply_rule(const fusedopt::Lamb& rule, const Moment& now, Values& weight, c
 
 /// Adafactor on a vector takes two root mean squares in between, summed in blocks of 64 tiles.
 template <class T>
-void apply_rule(const fusedopt::Adafactor& rule, const Moment& now, Values& weight, const Values& gradient,
+void apply_rule(const fusedopt::Adafactor& rule, const Now& now, Values& weight, const Values& gradient,
                 Values* slots) {
     if (weight.empty()) return;
     const double b = 1.0 - std::pow(now.t, rule.beta_2_decay);
@@ -414,9 +414,9 @@ void apply_rule(const fusedopt::Adafactor& rule, const Moment& now, Values& weig
 
 /// Muon leaves vectors to Adam.
 template <class T>
-void apply_rule(const fusedopt::Muon& rule, const Moment& now, Values& weight, const Values& gradient, Values* slots) {
+void apply_rule(const fusedopt::Muon& rule, const Now& now, Values& weight, const Values& gradient, Values* slots) {
     const fusedopt::Adam adam{.beta_1 = rule.adam_beta_1, .beta_2 = rule.adam_beta_2, .epsilon = rule.epsilon};
-    apply_rule<T>(adam, Moment{now.rate * rule.adam_lr_ratio, now.t}, weight, gradient, slots);
+    apply_rule<T>(adam, Now{now.rate * rule.adam_lr_ratio, now.t}, weight, gradient, slots);
 }
 
 /// Of Adafactor and Muon only what they do to vectors.
@@ -465,7 +465,7 @@ public:
         const bool is_update = (calls_ + 1) % interval == 0;
         if (interval > 1) accumulate(gradients, is_update);
         if (is_update) {
-            Moment now{learning_rate_(calls_), static_cast<double>(iteration + 1)};
+            Now now{learning_rate_(calls_), static_cast<double>(iteration + 1)};
             if (const auto* nadam = std::get_if<fusedopt::Nadam>(&rule_)) product_ *= nadam_factor(*nadam, now.t);
             now.product = product_;
             update(gradients, now, interval);
@@ -549,7 +549,7 @@ private:
         }
     }
 
-    void update(const std::vector<Gradient>& gradients, const Moment& now, std::int64_t interval) {
+    void update(const std::vector<Gradient>& gradients, const Now& now, std::int64_t interval) {
         const double factor = interval > 1 ? 1.0 / static_cast<double>(interval) : unscale_;
         const auto measured = [&](std::size_t i) {
             return sum_of_squares(interval > 1 ? variables_[i].sum : *gradients[i].values);

@@ -177,7 +177,7 @@ public:
 private:
     friend class LossScaleOptimizer;
     friend class MultiOptimizer;
-    friend struct Share;
+    friend struct Participant;
     struct Choice;
     struct State;
     std::unique_ptr<State> state_;

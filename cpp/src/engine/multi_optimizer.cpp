@@ -118,8 +118,8 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
         new_parts.push_back({places_of_part, std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
-    std::vector<Share> new_shares;
-    new_shares.reserve(optimizers.size());
+    std::vector<Participant> new_participants;
+    new_participants.reserve(optimizers.size());
     std::vector<Optimizer::State::Construction> made;
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         const Optimizer::State& state = *optimizers[k]->state_;
@@ -134,7 +134,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     }
     places = std::move(new_places);
     parts = std::move(new_parts);
-    shares = std::move(new_shares);
+    participants = std::move(new_participants);
     is_built = true;
 }
 
@@ -178,12 +178,13 @@ std::optional<double> MultiOptimizer::State::measured_norm() {
     const FloatEnvironment environment;
     double unit = 0.0;
     for (Part& part : parts) part.factor = 0.0;
-    for (const Share& share : shares) unit = std::max(unit, share.state->is_update ? share.factor() : 0.0);
+    for (const Participant& participant : participants)
+        unit = std::max(unit, participant.state->is_update ? participant.factor() : 0.0);
     if (unit == 0.0) return std::nullopt;
     for (std::size_t k = 0, s = 0; k < parts.size(); ++k) {
         if (parts[k].count == 0) continue;
-        const Share& share = shares[s++];
-        if (share.state->is_update) parts[k].factor = share.factor() / unit;
+        const Participant& participant = participants[s++];
+        if (participant.state->is_update) parts[k].factor = participant.factor() / unit;
     }
     double sum = 0.0;
     for (const Place& place : places) {
@@ -222,23 +223,24 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimi
     }
     const Scaling scaling_of_all{scaling.unscale, scaling.skips_overflow || skip_nonfinite,
                                  global_clipnorm.has_value()};
-    shares.clear();
+    participants.clear();
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         const Part& part = parts[k];
         if (part.count == 0) continue;
-        shares.push_back({optimizers[k]->state_.get(),
-                          std::span(part.gradients).first(part.count),
-                          {std::span(part.indices).first(part.count)},
-                          scaling_of_all});
+        participants.push_back({optimizers[k]->state_.get(),
+                                std::span(part.gradients).first(part.count),
+                                {std::span(part.indices).first(part.count)},
+                                scaling_of_all});
     }
-    JointStep joint(shares);
+    JointStep joint(participants);
     if (!joint.prepare()) {
         if (!scaling.skips_overflow) count_skipped_step();
         return false;
     }
     const std::optional<double> norm = global_clipnorm ? measured_norm() : std::nullopt;
     if (norm) {
-        for (Share& share : shares) share.scaling.clip_factor = global_clip_factor(*norm, *global_clipnorm);
+        for (Participant& participant : participants)
+            participant.scaling.clip_factor = global_clip_factor(*norm, *global_clipnorm);
     }
     joint.finish();
     if (norm) global_norm = norm;
@@ -248,8 +250,8 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimi
 
 void MultiOptimizer::State::count_skipped_step() {
     ++skipped_steps;
-    for (const Share& share : shares) {
-        if (share.state->options.skip_nonfinite) ++share.state->skipped_steps;
+    for (const Participant& participant : participants) {
+        if (participant.state->options.skip_nonfinite) ++participant.state->skipped_steps;
     }
 }
 

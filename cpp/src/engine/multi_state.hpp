@@ -96,7 +96,7 @@ private:
 
     // Of the step in progress; kept, so that a step allocates nothing.
     std::vector<Part> parts;
-    std::vector<Share> shares;
+    std::vector<Participant> participants;
 };
 
 }  // namespace fusedopt

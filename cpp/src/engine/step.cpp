@@ -295,8 +295,8 @@ void Optimizer::State::commit() {
 bool Optimizer::State::step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling) {
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
-    const Share share{this, gradients, choice, scaling};
-    JointStep step({&share, 1});
+    const Participant participant{this, gradients, choice, scaling};
+    JointStep step({&participant, 1});
     if (!step.prepare()) {
         if (!scaling.skips_overflow) ++skipped_steps;
         return false;

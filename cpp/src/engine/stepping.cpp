@@ -24,26 +24,28 @@ double global_clip_factor(double norm, double limit) {
 }
 
 // A learning rate or beta that is a function could call apply on the optimizer it serves.
-JointStep::JointStep(std::span<const Share> shares) : shares_(shares) {
-    for (const Share& share : shares_) share.state->require_not_stepping("apply");
-    for (const Share& share : shares_) share.state->require_training_weights("apply");
-    for (const Share& share : shares_) share.state->is_stepping = true;
+JointStep::JointStep(std::span<const Participant> participants) : participants_(participants) {
+    for (const Participant& participant : participants_) participant.state->require_not_stepping("apply");
+    for (const Participant& participant : participants_) participant.state->require_training_weights("apply");
+    for (const Participant& participant : participants_) participant.state->is_stepping = true;
 }
 
 JointStep::~JointStep() {
-    for (const Share& share : shares_) share.state->is_stepping = false;
+    for (const Participant& participant : participants_) participant.state->is_stepping = false;
 }
 
 bool JointStep::prepare() {
-    for (const Share& share : shares_) share.state->check(share.gradients, share.choice);
+    for (const Participant& participant : participants_)
+        participant.state->check(participant.gradients, participant.choice);
     bool is_finite = true;
-    for (const Share& share : shares_) is_finite = share.state->measure(share.scaling) && is_finite;
+    for (const Participant& participant : participants_)
+        is_finite = participant.state->measure(participant.scaling) && is_finite;
     return is_finite;
 }
 
 void JointStep::finish() {
-    for (const Share& share : shares_) share.state->evaluate(share.scaling);
-    for (const Share& share : shares_) share.state->commit();
+    for (const Participant& participant : participants_) participant.state->evaluate(participant.scaling);
+    for (const Participant& participant : participants_) participant.state->commit();
 }
 
 }  // namespace fusedopt

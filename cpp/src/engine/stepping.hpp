@@ -8,7 +8,7 @@
 namespace fusedopt {
 
 /// One optimizer's part in a step.
-struct Share {
+struct Participant {
     Optimizer::State* state;
     std::span<const Tensor> gradients;
     Optimizer::Choice choice;
@@ -29,7 +29,7 @@ double global_clip_factor(double norm, double limit);
 /// A step of several optimizers. The caller holds every lock.
 class JointStep {
 public:
-    explicit JointStep(std::span<const Share> shares);
+    explicit JointStep(std::span<const Participant> participants);
     ~JointStep();
     JointStep(const JointStep&) = delete;
     JointStep& operator=(const JointStep&) = delete;
@@ -42,7 +42,7 @@ public:
     void finish();
 
 private:
-    std::span<const Share> shares_;
+    std::span<const Participant> participants_;
 };
 
 }  // namespace fusedopt
