@@ -11,6 +11,7 @@ pytestmark = pytest.mark.maintainer
 
 CPP = Path(__file__).resolve().parent.parent / "cpp"
 SOURCES = sorted(path.relative_to(CPP) for path in CPP.rglob("*.[ch]pp"))
+BINDING = sorted((CPP.parent / "python/src").glob("*.[ch]pp"))
 (VARIANT,) = re.findall(
     r"using Rule\s*=\s*std::variant<([^>]*)>", (CPP / "include/fusedopt/rules.hpp").read_text()
 )
@@ -25,6 +26,13 @@ STEP = [
 @pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_a_file_opens_with_what_it_holds(source: Path) -> None:
     assert (CPP / source).read_text().startswith("// ")
+
+
+@pytest.mark.parametrize("source", [*SOURCES, *BINDING], ids=str)
+def test_a_file_is_short_or_says_why_it_is_not(source: Path) -> None:
+    text = (CPP / source).read_text()
+    if len(text.splitlines()) > 300:
+        assert "though long" in text.partition("\n#")[0]
 
 
 @pytest.mark.parametrize("source", STEP, ids=str)

@@ -1,4 +1,5 @@
 // The optimizers as Python holds them: the core's object, and the arrays whose memory it updates.
+// One file, though long: three kinds of core share one definition of what they have in common.
 #include <fusedopt/fusedopt.hpp>
 
 #include <pybind11/stl.h>

@@ -1,5 +1,6 @@
 // The update rules and their hyperparameters, with Keras 3's names and defaults. A rule has a name and a table of its
 // hyperparameters, `fields()`.
+// One file, though long: who chooses a rule sees all of them, one short struct each.
 #pragma once
 
 #include <fusedopt/language.hpp>

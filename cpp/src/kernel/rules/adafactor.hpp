@@ -7,7 +7,6 @@
 // A vector has one moment an element instead:  v <- b v + (1 - b) (g^2 + epsilon_1),  u = g / sqrt(v).
 // Where a moment is zero so is the update. The means and norms are put together elsewhere; job.ratio brings a.
 // One file, though long: the three sweeps go over the same blocks.
-// One file, though long: its three sweeps share the order in which a block is walked and summed.
 #pragma once
 
 #include "kernel/border/adafactor.hpp"
