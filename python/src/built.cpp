@@ -66,7 +66,6 @@ void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays,
         if (!py::isinstance<py::array>(objects_[i])) shared_.push_back({i, objects_[i], array.attr("shape")});
     }
     places_.fill(names_);
-    is_built_ = true;
 }
 
 void Built::check_array(std::size_t index, const py::array& array) const {
@@ -149,7 +148,7 @@ void Built::give_back(std::unique_ptr<Names> names) const {
 }
 
 py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
-    if (!is_built_) throw std::invalid_argument("apply: the optimizer is not built; call build first");
+    if (builds_ == 0) throw std::invalid_argument("apply: the optimizer is not built; call build first");
     if (names_.empty()) {
         throw std::invalid_argument("grads: expected a sequence, as build was given one, found a dict");
     }

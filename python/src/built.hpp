@@ -10,7 +10,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -128,6 +127,10 @@ public:
     /// Gradients by name, held: in the order of build if there is one for each variable, else in that of `names`.
     py::tuple by_name(const py::dict& gradients, Names& names) const;
 
+    /// How many builds the core had seen after this one.
+    void set_builds(std::int64_t builds) { builds_ = builds; }
+    std::int64_t builds() const { return builds_; }
+
     /// What is known of names from earlier calls; nothing, if another thread is using it.
     std::unique_ptr<Names> take_names() const;
     void give_back(std::unique_ptr<Names> names) const;
@@ -164,7 +167,7 @@ private:
     std::vector<Tensor> tensors_;
     std::vector<std::string> names_;
     NameTable places_;
-    bool is_built_ = false;
+    std::int64_t builds_ = 0;
     mutable std::atomic<Names*> idle_names_{nullptr};
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;
@@ -190,7 +193,9 @@ public:
         return made;
     }
 
-    void set(std::list<Built>&& made) noexcept {
+    /// `builds` is how many the core has seen.
+    void set(std::list<Built>&& made, std::int64_t builds) noexcept {
+        made.back().set_builds(builds);
         all_.splice(all_.end(), std::move(made));
         now_.store(&all_.back(), std::memory_order_release);
     }
@@ -233,19 +238,8 @@ bool apply(Core& core, const Current& current, const py::object& gradients, cons
     const std::span<const Tensor> views(staging->gradients);
     const Unlocked unlocked;
     if (!variables.is_none()) return core.apply(views, std::span<const Tensor>(staging->variables));
-    if (!names.get() || !names.get()->are_some) return core.apply(views);
-    const std::span<const std::size_t> indices(names.get()->indices);
-    if (core.evaluating()) return core.apply(views, indices);  // which refuses it
-    // The places are those of `built`; another thread may have built again meanwhile.
-    std::optional<bool> result;
-    core.between_steps([&] {
-        if (&*current == &built) result = core.apply(views, indices);
-    });
-    if (!result)
-        throw std::invalid_argument(
-            "apply: expected the variables as they were when the call began, found "
-            "more built meanwhile; call it again");
-    return *result;
+    if (!names.get() || !names.get()->are_some) return core.apply(views, built.builds());
+    return core.apply(views, std::span<const std::size_t>(names.get()->indices), built.builds());
 }
 
 }  // namespace fusedopt::python

@@ -100,7 +100,7 @@ public:
             *core, [&] { made = built.make(listed(objects), names); },
             [&] {
                 core->build(made.back().tensors(), names);
-                built.set(std::move(made));
+                built.set(std::move(made), core->builds());
             });
         excluded.clear();
     }
@@ -145,8 +145,10 @@ public:
         };
         build_between_steps(*core, prepare, [&] {
             core->build(made.back().tensors(), assignment, names);
-            built.set(std::move(made));
-            for (std::size_t k = 0; k < members.size(); ++k) members[k]->built.set(std::move(made_of_members[k]));
+            built.set(std::move(made), core->builds());
+            for (std::size_t k = 0; k < members.size(); ++k) {
+                members[k]->built.set(std::move(made_of_members[k]), members[k]->core->builds());
+            }
         });
     }
 

@@ -112,6 +112,33 @@ TEST(several_optimizers) {
     check_both(several);
 }
 
+template <class Make>
+void check_builds(const Make& make) {
+    Arrays variables(1.0f), gradients(0.5f);
+    const auto optimizer = make();
+    CHECK(optimizer->builds() == 0);
+    build(*optimizer, variables);
+    build(*optimizer, variables);
+    CHECK(optimizer->builds() == 1);
+    optimizer->apply(gradients.tensors(), 1);
+    optimizer->apply(gradients.at({2}), Indices{2}, 1);
+    const auto before = variables.values;
+    LossScaleOptimizer outer(optimizer);
+    CHECK(outer.builds() == 1);
+    const auto refuse = [&](auto&& any) {
+        CHECK_REFUSED(any.apply(gradients.tensors(), 0), "found them built again meanwhile");
+        CHECK_REFUSED(any.apply(gradients.at({2}), Indices{2}, 2), "found them built again meanwhile");
+        CHECK(variables.values == before);
+    };
+    refuse(*optimizer);
+    refuse(outer);
+}
+
+TEST(builds_since_the_gradients_were_put_in_order) {
+    check_builds(single);
+    check_builds(several);
+}
+
 TEST(before_build) {
     std::vector<float> gradient(2);
     CHECK_REFUSED(single()->apply(std::vector{Tensor(gradient)}, Indices{0}), "not built");

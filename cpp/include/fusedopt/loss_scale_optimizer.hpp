@@ -44,14 +44,16 @@ public:
     void build(std::span<const Tensor> variables, std::span<const std::string> names = {});
     void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
     bool built() const;
+    std::int64_t builds() const;
 
     /// One step on scaled gradients. False where it was skipped because a gradient was not finite.
-    bool apply(std::span<const Tensor> gradients);
+    bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
     bool apply(std::initializer_list<Tensor> gradients) {
         return apply(std::span(gradients.begin(), gradients.size()));
     }
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
-    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+               std::optional<std::int64_t> builds = std::nullopt);
 
     /// The wrapped Optimizer; std::invalid_argument where it is a MultiOptimizer.
     Optimizer& inner() const;

@@ -43,14 +43,16 @@ public:
     void build(std::span<const Tensor> variables, std::span<const std::size_t> assignment,
                std::span<const std::string> names = {});
     bool built() const;
+    std::int64_t builds() const;
 
     /// False if the step was skipped because a gradient was not finite.
-    bool apply(std::span<const Tensor> gradients);
+    bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
     bool apply(std::initializer_list<Tensor> gradients) {
         return apply(std::span(gradients.begin(), gradients.size()));
     }
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
-    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+               std::optional<std::int64_t> builds = std::nullopt);
 
     std::span<const std::shared_ptr<Optimizer>> optimizers() const;
 

@@ -90,9 +90,15 @@ public:
     void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
     bool built() const;
 
+    /// How many builds have given this optimizer its variables or changed them.
+    std::int64_t builds() const;
+
     /// One step: a gradient for each built variable, in order; an empty Tensor where there is none.
     /// False if skip_nonfinite is on and the step was skipped because a gradient was not finite.
-    bool apply(std::span<const Tensor> gradients);
+    ///
+    /// Another thread may build again while the gradients are put in order. If it may, give what `builds()` was before;
+    /// std::invalid_argument if it is another now.
+    bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
     bool apply(std::initializer_list<Tensor> gradients) {
         return apply(std::span(gradients.begin(), gradients.size()));
     }
@@ -101,7 +107,8 @@ public:
     bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
 
     /// The same, for variables given by their places in build, in any order. Nothing has to be looked up.
-    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices);
+    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+               std::optional<std::int64_t> builds = std::nullopt);
 
     /// Updates done so far: calls() divided by gradient_accumulation_steps, where that is set.
     std::int64_t iterations() const;

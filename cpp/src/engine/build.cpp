@@ -120,6 +120,7 @@ void Optimizer::State::adopt(Construction&& made) noexcept {
     common = std::move(made.common);
     excluded.clear();
     is_built = true;
+    ++builds;
 }
 
 void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {

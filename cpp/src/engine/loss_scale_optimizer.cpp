@@ -82,16 +82,21 @@ bool LossScaleOptimizer::built() const {
     return std::visit([](const auto& inner) { return inner->built(); }, inner_);
 }
 
-bool LossScaleOptimizer::apply(std::span<const Tensor> gradients) {
-    return step(gradients, {});
+std::int64_t LossScaleOptimizer::builds() const {
+    return std::visit([](const auto& inner) { return inner->builds(); }, inner_);
+}
+
+bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
+    return step(gradients, {.builds = builds});
 }
 
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
     return step(gradients, {variables});
 }
 
-bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
-    return step(gradients, {indices});
+bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+                               std::optional<std::int64_t> builds) {
+    return step(gradients, {indices, builds});
 }
 
 bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const Optimizer::Choice& choice) {

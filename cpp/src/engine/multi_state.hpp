@@ -1,4 +1,5 @@
-// What a MultiOptimizer keeps: its optimizers, and where each variable and each gradient goes.
+// What a MultiOptimizer keeps: its optimizers, and where each variable and each gradient goes. multi_state.cpp makes,
+// reads and loads it, multi_step.cpp advances it.
 #pragma once
 
 #include <cstddef>
@@ -49,6 +50,7 @@ struct MultiOptimizer::State {
     std::int64_t calls = 0;
     double learning_rate = 0.0;  // Keras stores one that is never used
     bool is_built = false;
+    std::int64_t builds = 0;
     bool is_evaluating = false;
     mutable Mutex mutex;
 

@@ -36,9 +36,14 @@ bool Optimizer::built() const {
     return state_->is_built;
 }
 
-bool Optimizer::apply(std::span<const Tensor> gradients) {
+std::int64_t Optimizer::builds() const {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, {}, {reciprocal(state_->loss_scale_factor), false});
+    return state_->builds;
+}
+
+bool Optimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
+    const std::lock_guard lock(state_->mutex);
+    return state_->step(gradients, {.builds = builds}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
@@ -46,9 +51,10 @@ bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor>
     return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
 }
 
-bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices) {
+bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+                      std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, {indices}, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {indices, builds}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 std::int64_t Optimizer::iterations() const {

@@ -86,12 +86,16 @@ struct Optimizer::Choice {
     using Tensors = std::span<const Tensor>;
     using Indices = std::span<const std::size_t>;
     std::variant<std::monostate, Tensors, Indices> by;
+    std::optional<std::int64_t> builds = std::nullopt;  // how many there were when the gradients were put in order
 
     std::size_t count(std::size_t all) const {
         if (const auto* tensors = std::get_if<Tensors>(&by)) return tensors->size();
         if (const auto* indices = std::get_if<Indices>(&by)) return indices->size();
         return all;
     }
+
+    /// Refuses gradients that were put in order before the last build.
+    void require_latest(std::int64_t latest) const;
 };
 
 /// The index at this position of a call, if there is such a variable.
@@ -206,6 +210,7 @@ struct Optimizer::State {
     Takeovers takeovers;
 
     bool is_built = false;
+    std::int64_t builds = 0;
     bool is_member = false;  // of a MultiOptimizer, which then knows where its variables are
     bool is_idle = false;    // in a MultiOptimizer, without variables: Keras builds no such optimizer
     std::vector<Variable> variables;

@@ -32,6 +32,13 @@ double clip_factor(double norm, double limit) {
 
 }  // namespace
 
+void Optimizer::Choice::require_latest(std::int64_t latest) const {
+    if (builds.value_or(latest) == latest) return;
+    throw std::invalid_argument(
+        "apply: expected the variables as they were when the call began, found them built again meanwhile; "
+        "call it again");
+}
+
 std::size_t checked_index(std::span<const std::size_t> indices, std::size_t position, std::size_t variables) {
     if (indices[position] < variables) return indices[position];
     throw std::invalid_argument("apply: index at position " + std::to_string(position) +
@@ -135,15 +142,19 @@ void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient
 template <class IndexAt>
 void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at) {
     ++steps_begun;
+    std::size_t assigned = 0;
     for (std::size_t position = 0; position < gradients.size(); ++position) {
         const std::size_t index = index_at(position);
         std::int64_t& last = last_step_with_gradient[index];
-        if (last == steps_begun && variables[index].tensor.size() > 0) {
+        if (last != steps_begun) {
+            ++assigned;
+        } else if (variables[index].tensor.size() > 0) {
             throw std::invalid_argument("apply: expected each variable once, found " + describe(index) + " twice");
         }
         last = steps_begun;
         assign_gradient(index, gradients[position]);
     }
+    if (assigned == jobs.size()) return;
     const Tensor none;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         if (last_step_with_gradient[i] != steps_begun) assign_gradient(i, none);
@@ -211,6 +222,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
 
 void Optimizer::State::check(std::span<const Tensor> gradients, const Choice& choice) {
     require_room("apply: iteration", calls);
+    choice.require_latest(builds);
     const std::size_t expected = choice.count(variables.size());
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +

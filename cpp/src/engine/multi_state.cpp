@@ -1,0 +1,229 @@
+// Several optimizers as one: their options, which of them gets which variable, and their state as one list.
+// multi_step.cpp steps them.
+#include "engine/multi_state.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "engine/check.hpp"
+
+namespace fusedopt {
+
+MultiOptimizer::State::State(std::vector<std::shared_ptr<Optimizer>> optimizers_,
+                             std::optional<double> loss_scale_factor_, std::optional<double> global_clipnorm_,
+                             bool skip_nonfinite_)
+    : optimizers(std::move(optimizers_)) {
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        if (!optimizers[k]) throw std::invalid_argument("optimizers: expected an optimizer at " + std::to_string(k));
+        if (std::find(optimizers.begin(), optimizers.begin() + static_cast<std::ptrdiff_t>(k), optimizers[k]) !=
+            optimizers.begin() + static_cast<std::ptrdiff_t>(k)) {
+            throw std::invalid_argument("optimizers: expected each optimizer once, found number " + std::to_string(k) +
+                                        " twice");
+        }
+    }
+    // By address, so that two groups that share an optimizer cannot wait for each other.
+    for (const auto& optimizer : optimizers) in_lock_order.push_back(optimizer.get());
+    std::ranges::sort(in_lock_order, std::less<>());
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) {
+        if (optimizer->state_->is_built)
+            throw std::invalid_argument("optimizers: expected unbuilt ones, found one built");
+    }
+    for (const auto& optimizer : optimizers) optimizer->state_->takeovers.add(takeover);
+    set_options(loss_scale_factor_, global_clipnorm_, skip_nonfinite_);
+}
+
+void MultiOptimizer::State::set_options(std::optional<double> new_loss_scale_factor,
+                                        std::optional<double> new_global_clipnorm, bool new_skip_nonfinite) {
+    require_field("loss_scale_factor", new_loss_scale_factor, domains::positive);
+    require_field("global_clipnorm", new_global_clipnorm, domains::positive);
+    takeovers.require_loss_scale_factor(loss_scale_factor, new_loss_scale_factor);
+    const Locks locks = lock_all();
+    require_not_stepping("set_options");
+    for (std::size_t k = 0; k < optimizers.size() && new_global_clipnorm; ++k) {
+        require_no_clip(optimizers[k]->state_->options, "number " + std::to_string(k));
+    }
+    set_loss_scale_factor(new_loss_scale_factor);
+    for (const auto& optimizer : optimizers) optimizer->state_->set_loss_scale_factor(new_loss_scale_factor);
+    global_clipnorm = new_global_clipnorm;
+    skip_nonfinite = new_skip_nonfinite;
+    takeover->clips_norm = global_clipnorm.has_value();
+}
+
+void MultiOptimizer::State::set_loss_scale_factor(std::optional<double> factor) {
+    loss_scale_factor = factor.value_or(1.0);
+}
+
+void MultiOptimizer::State::require_not_stepping(const char* function) const {
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping(function);
+}
+
+// Through the default constructor, so that the destructor runs even if a lock cannot be had.
+MultiOptimizer::State::Locks::Locks(std::span<Optimizer* const> optimizers) : Locks() {
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        optimizers[k]->state_->mutex.lock();
+        held_ = optimizers.first(k + 1);
+    }
+}
+
+MultiOptimizer::State::Locks::~Locks() {
+    for (Optimizer* optimizer : held_) optimizer->state_->mutex.unlock();
+}
+
+void MultiOptimizer::State::require_built(const char* function) const {
+    if (!is_built)
+        throw std::invalid_argument(std::string(function) + ": the optimizer is not built; call build first");
+}
+
+void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
+                                  std::span<const std::string> names) {
+    if (assignment.size() != tensors.size() || (!names.empty() && names.size() != tensors.size())) {
+        throw std::invalid_argument("build: expected an optimizer, and a name or none, for each of " +
+                                    std::to_string(tensors.size()) + " variables");
+    }
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("build");
+    std::vector<const Variable*> built;
+    for (const Place& place : places) built.push_back(&optimizers[place.optimizer]->state_->variables[place.index]);
+    // All together first: a variable of one part could overlap one of another.
+    const Given given = recognize(tensors, names, built, is_built);
+    std::vector<Given> own(optimizers.size());
+    std::vector<Place> new_places;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const std::size_t k = assignment[i];
+        if (k >= optimizers.size()) {
+            throw std::invalid_argument("build: expected an optimizer from 0 to " +
+                                        std::to_string(optimizers.size() - 1) + " for variable " + std::to_string(i) +
+                                        ", found " + std::to_string(k));
+        }
+        const bool is_new = given.built[i] == unknown;
+        if (!is_new && places[given.built[i]].optimizer != k) {
+            throw std::invalid_argument(who_is(i, given.names[i].text) + ": expected optimizer " +
+                                        std::to_string(places[given.built[i]].optimizer) +
+                                        ", which it was built with, found optimizer " + std::to_string(k));
+        }
+        new_places.push_back({k, own[k].tensors.size()});
+        own[k].tensors.push_back(tensors[i]);
+        own[k].names.push_back(given.names[i]);
+        own[k].built.push_back(is_new ? unknown : places[given.built[i]].index);
+    }
+    if (is_built && given.is_same(built)) return;
+    // A step copies tensors into these places in any order; a copy of the one with the most dimensions makes room.
+    std::vector<Part> new_parts;
+    for (const Given& part : own) {
+        const std::vector<Tensor>& variables = part.tensors;
+        const std::vector<Tensor> places_of_part(
+            variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
+        new_parts.push_back({places_of_part, std::vector<std::size_t>(variables.size()), 0, 0.0});
+    }
+    std::vector<Participant> new_participants;
+    new_participants.reserve(optimizers.size());
+    std::vector<Optimizer::State::Construction> made;
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        const Optimizer::State& state = *optimizers[k]->state_;
+        if (state.is_built && !is_built) throw std::invalid_argument("build: the optimizer is built already");
+        state.require_apart(given);
+        made.push_back(state.construct(own[k], tensors));
+    }
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        optimizers[k]->state_->adopt(std::move(made[k]));
+        optimizers[k]->state_->is_idle = own[k].tensors.empty();
+        optimizers[k]->state_->is_member = true;
+    }
+    places = std::move(new_places);
+    parts = std::move(new_parts);
+    participants = std::move(new_participants);
+    is_built = true;
+    ++builds;
+}
+
+bool MultiOptimizer::State::can_skip() const {
+    return skip_nonfinite || std::ranges::any_of(optimizers, [](const auto& optimizer) {
+               return optimizer->state_->options.skip_nonfinite;
+           });
+}
+
+void MultiOptimizer::State::append_to(Listing& listing) {
+    const Locks locks = lock_all();
+    listing.add_counter("iteration", calls);
+    listing.add("learning_rate", learning_rate);
+    if (can_skip() && listing.extent() == Extent::complete) listing.add_counter("skipped_steps", skipped_steps);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        Listing own(listing.extent());
+        optimizers[k]->state_->append_to(own);
+        listing.append(std::move(own), std::to_string(k) + "/");
+    }
+}
+
+void MultiOptimizer::State::load(Listing listing, std::span<const Tensor> values) {
+    const Locks locks = lock_all();
+    fusedopt::load(*this, std::move(listing), values);
+}
+
+void MultiOptimizer::State::require_loadable() const {
+    require_built("set_weights");
+    for (const auto& optimizer : optimizers) optimizer->state_->require_loadable();
+}
+
+std::vector<std::vector<double>> MultiOptimizer::State::numbers_after(const Loading& loading) const {
+    std::vector<std::vector<double>> after;
+    for (const auto& optimizer : optimizers) after.push_back(optimizer->state_->numbers_after(loading));
+    return after;
+}
+
+void MultiOptimizer::State::settle(const Loading& loading,
+                                   const std::vector<std::vector<double>>& loaded_numbers) noexcept {
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->settle(loading, loaded_numbers[k]);
+}
+
+void MultiOptimizer::State::between_steps(const std::function<void()>& function) const {
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->require_training_weights("between_steps");
+    function();
+}
+
+void MultiOptimizer::State::begin_evaluation() {
+    const Locks locks = lock_all();
+    require_built("begin_evaluation");
+    const auto require_no_evaluation = [&] {
+        for (const auto& optimizer : optimizers) optimizer->state_->require_no_evaluation("begin_evaluation");
+    };
+    require_no_evaluation();
+    require_evaluation_weights(std::ranges::any_of(
+        optimizers, [](const auto& optimizer) { return optimizer->state_->has_evaluation_weights(); }));
+    for (const auto& optimizer : optimizers) optimizer->state_->prepare_evaluation();
+    require_no_evaluation();
+    for (const auto& optimizer : optimizers) optimizer->state_->begin_evaluation();
+    is_evaluating = true;
+}
+
+// A member may have been asked by itself.
+bool MultiOptimizer::State::is_any_evaluating() const {
+    const Locks locks = lock_all();
+    return std::ranges::any_of(optimizers, [](const auto& optimizer) { return optimizer->state_->is_evaluating; });
+}
+
+void MultiOptimizer::State::end_evaluation() {
+    const Locks locks = lock_all();
+    require_evaluating(is_evaluating);
+    for (const auto& optimizer : optimizers) {
+        if (optimizer->state_->is_evaluating) optimizer->state_->end_evaluation();
+    }
+    is_evaluating = false;
+}
+
+void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
+    require_built("finalize_variable_values");
+    if (tensors.size() != places.size()) {
+        throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(places.size()) +
+                                    " variables, found " + std::to_string(tensors.size()));
+    }
+    const Locks locks = lock_all();
+    std::vector<std::vector<Tensor>> own(optimizers.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) own[places[i].optimizer].push_back(tensors[i]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->check_finalized(own[k]);
+    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->finalize(own[k]);
+}
+
+}  // namespace fusedopt
