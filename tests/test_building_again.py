@@ -463,7 +463,7 @@ def test_building_while_others_step(wrapper: str) -> None:
 @pytest.mark.parametrize("names", ["ab", "ba", "a", "b"])
 def test_a_call_by_name_that_another_build_overtakes(wrapper: str, names: str) -> None:
     class Building:
-        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
             optimizer.build({"b": b, "a": a})
             return np.ones(3)
 

@@ -156,10 +156,10 @@ class Stepping(Saved):
         Raises
         ------
         ValueError, TypeError
-            If anything is wrong with the call, or a variable's memory, dtype or shape is no
-            longer that of the build; then nothing has changed, but that an optimizer which
-            the call has built stays built. A learning-rate function that fails or returns something
-            that is not a finite number >= 0 stops the step as well.
+            If the call is invalid, a variable's memory, dtype or shape is no longer that of the
+            build, another thread builds again during the call, or a learning-rate function fails or
+            returns something that is not a finite number >= 0. Nothing is changed, except that an
+            optimizer built by this call stays built.
 
         Warns
         -----

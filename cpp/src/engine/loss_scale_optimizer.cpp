@@ -87,7 +87,7 @@ std::int64_t LossScaleOptimizer::builds() const {
 }
 
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
-    return step(gradients, {.builds = builds});
+    return step(gradients, {{}, builds});
 }
 
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {

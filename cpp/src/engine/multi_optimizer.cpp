@@ -34,7 +34,7 @@ std::int64_t MultiOptimizer::builds() const {
 
 bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
-    return state_->step(gradients, {.builds = builds}, {reciprocal(state_->loss_scale_factor), false});
+    return state_->step(gradients, {{}, builds}, {reciprocal(state_->loss_scale_factor), false});
 }
 
 bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
