@@ -7,6 +7,7 @@
 #include <bit>
 
 #include "gil.hpp"
+#include "interned.hpp"
 
 namespace fusedopt::python {
 namespace {
@@ -31,11 +32,6 @@ struct Protocols {
 const Protocols& protocols() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Protocols> storage;
     const auto make = [] {
-        const auto interned = [](const char* name) {
-            PyObject* text = PyUnicode_InternFromString(name);
-            if (!text) throw py::error_already_set();
-            return py::reinterpret_steal<py::str>(text);
-        };
         return Protocols{interned("__array_interface__"),
                          interned("__array__"),
                          interned("mask"),

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "gil.hpp"
+#include "interned.hpp"
 
 namespace fusedopt::python {
 namespace {
@@ -25,23 +26,18 @@ struct Table {
     void (*stream)();
 };
 
-struct Names {
+struct Attributes {
     py::str exchange;
     py::str requires_grad;
     py::str is_neg;
     py::str mask;
 };
 
-const Names& names() {
-    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> storage;
+const Attributes& attributes() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Attributes> storage;
     const auto make = [] {
-        const auto interned = [](const char* name) {
-            PyObject* text = PyUnicode_InternFromString(name);
-            if (!text) throw py::error_already_set();
-            return py::reinterpret_steal<py::str>(text);
-        };
-        return Names{interned("__dlpack_c_exchange_api__"), interned("requires_grad"), interned("is_neg"),
-                     interned("mask")};
+        return Attributes{interned("__dlpack_c_exchange_api__"), interned("requires_grad"), interned("is_neg"),
+                          interned("mask")};
     };
     return storage.call_once_and_store_result(make).get_stored();
 }
@@ -84,8 +80,8 @@ void Exchange::look_up(PyTypeObject* type) {
     describe_ = nullptr;
     const py::object own = held.attr("__dict__");
     // An attribute of this name says what is left out, and only the array that it stands beside is asked for it.
-    if (own.contains(names().exchange) && !py::hasattr(held, names().mask)) {
-        const py::object capsule = py::getattr(held, names().exchange, py::none());
+    if (own.contains(attributes().exchange) && !py::hasattr(held, attributes().mask)) {
+        const py::object capsule = py::getattr(held, attributes().exchange, py::none());
         const Table* table = nullptr;
         if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
             table = static_cast<const Table*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
@@ -93,8 +89,8 @@ void Exchange::look_up(PyTypeObject* type) {
         while (table && table->major != known_major) table = table->previous;
         if (table) describe_ = table->describe;
     }
-    has_gradient_ = py::hasattr(held, names().requires_grad);
-    has_sign_ = py::hasattr(held, names().is_neg);
+    has_gradient_ = py::hasattr(held, attributes().requires_grad);
+    has_sign_ = py::hasattr(held, attributes().is_neg);
     type_ = held;
 }
 
@@ -121,8 +117,8 @@ std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
 
 std::optional<Exchange::Memory> Exchange::values(py::handle tensor) {
     const std::optional<Memory> found = memory(tensor);
-    if (!found || (has_gradient_ && !is_false(PyObject_GetAttr(tensor.ptr(), names().requires_grad.ptr()))) ||
-        (has_sign_ && !is_false(PyObject_CallMethodNoArgs(tensor.ptr(), names().is_neg.ptr())))) {
+    if (!found || (has_gradient_ && !is_false(PyObject_GetAttr(tensor.ptr(), attributes().requires_grad.ptr()))) ||
+        (has_sign_ && !is_false(PyObject_CallMethodNoArgs(tensor.ptr(), attributes().is_neg.ptr())))) {
         return std::nullopt;
     }
     return found;
