@@ -56,8 +56,8 @@ std::string type_name(py::handle object) {
     return py::type::handle_of(object).attr("__name__").cast<std::string>();
 }
 
-// Elements under a mask are no values to update or to update by. An array with no element masked is refused as well:
-// whether a call works must not depend on the data.
+// Elements under a mask are no values to update or to update by. An array with no element masked is refused as well,
+// because it must not depend on the data whether a call works.
 void refuse_mask(py::handle object, const std::string& who) {
     // To see that there is no such attribute is far cheaper than to let the look-up fail.
     const auto attribute = [&](const py::str& name) {
@@ -86,7 +86,7 @@ const char* advice(py::handle object) {
     return "give a numpy.ndarray";
 }
 
-// Keeps what another library says of itself; it mostly says what to do as well.
+// Keeps what another library says of the cause, which mostly says what to do as well.
 [[noreturn]] void refuse_conversion(py::error_already_set& error, py::handle object, const std::string& who) {
     if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
     std::string cause = py::str(error.value()).cast<std::string>();

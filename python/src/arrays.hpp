@@ -1,4 +1,4 @@
-// NumPy arrays, and whatever else lies in CPU memory, as views the core understands. Nothing is copied here.
+// NumPy arrays, and whatever else lies in CPU memory, as views that the core understands. Nothing is copied here.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -17,7 +17,7 @@ namespace py = pybind11;
 /// Finds the element types of arrays, of those that share a descriptor once.
 class KnownDTypes {
 public:
-    /// That of an array, or none where the library does not know it.
+    /// That of an array, or none if the library does not know it.
     std::optional<DType> of(py::handle array) {
         PyObject* descriptor = py::detail::array_proxy(array.ptr())->descr;
         if (descriptor != last_.ptr()) {
@@ -34,7 +34,7 @@ private:
     std::optional<DType> dtype_;
 };
 
-/// A view of an array. TypeError, naming `who`, where its element type is not known.
+/// A view of an array. TypeError, naming `who`, if its element type is not known.
 Tensor view(const py::array& array, const std::string& who);
 
 /// Makes `tensor`, left by an earlier call, a view of an array: in the steady state only the memory is another.
@@ -51,7 +51,7 @@ inline bool is_plain_array(py::handle object) {
 /// True if the object is an array or gives one by a protocol.
 bool offers_memory(py::handle object);
 
-/// The array behind a variable: itself, or one that shares its memory. TypeError where sharing is impossible.
+/// The array behind a variable: itself, or one that shares its memory. TypeError if it cannot share its memory.
 py::array variable_array(py::handle object, const std::string& who);
 
 /// The array behind a gradient: itself, or whatever its protocol gives. TypeError for an array with a mask.

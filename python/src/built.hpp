@@ -40,14 +40,15 @@ private:
     std::unique_ptr<Staging> staging_;
 };
 
-/// What is known of calls by name. To see an object again is quicker than to compare its text.
+/// What is known of calls by name. It is quicker to see an object again than to compare its text.
 struct Names {
     std::vector<py::object> known;     // of each variable, the first object that had its name
     std::vector<std::size_t> indices;  // which variables the last call named, in its order
     bool are_some = false;             // not all of the variables
 };
 
-/// Finds the places of names by the hash that Python keeps with each string: a dict would make objects of the places.
+/// Finds the places of names by the hash that Python keeps with each string. A dict would have to make an object for
+/// each place.
 class NameTable {
 public:
     void fill(const std::vector<std::string>& names);
@@ -109,8 +110,8 @@ public:
         return "variable " + std::to_string(index) + (index < names_.size() ? " ('" + names_[index] + "')" : "");
     }
 
-    /// Refuses variables that are no longer what they were at build. An array's memory can be swapped behind
-    /// everybody's back, by __setstate__ for one, its dtype and shape assigned, and it can be made read-only.
+    /// Refuses variables that are no longer what they were at build. __setstate__ can swap an array's memory behind
+    /// everybody's back. Its dtype and shape can be assigned, and it can be made read-only.
     void check_memory() const {
         constexpr int needed = py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
@@ -172,7 +173,7 @@ private:
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
-    // small arrays up to half as long again: NumPy keeps it beside some array's elements.
+    // small arrays take up to half as long again, because NumPy keeps the size next to the elements of some arrays.
     std::vector<py::weakref> locks_;
 };
 
@@ -225,7 +226,7 @@ private:
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
            const Names* names);
 
-/// Takes a step of `core` with views of gradients and, where given, variables, and without the GIL.
+/// Takes a step of `core` without the GIL, with views of the gradients and of the variables that are given.
 template <class Core>
 bool apply(Core& core, const Current& current, const py::object& gradients, const py::object& variables) {
     const Built& built = *current;

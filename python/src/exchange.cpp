@@ -79,7 +79,7 @@ void Exchange::look_up(PyTypeObject* type) {
     const auto held = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
     describe_ = nullptr;
     const py::object own = held.attr("__dict__");
-    // An attribute of this name says what is left out, and only the array that it stands beside is asked for it.
+    // An attribute of this name says that elements are left out, and only the object's own array can tell which.
     if (own.contains(attributes().exchange) && !py::hasattr(held, attributes().mask)) {
         const py::object capsule = py::getattr(held, attributes().exchange, py::none());
         const Table* table = nullptr;

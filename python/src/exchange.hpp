@@ -1,6 +1,6 @@
 // Tensors of other libraries, read by the C functions that DLPack 1.3 lets a library offer with its type. To ask a
-// tensor for an array takes some ten times as long. What is read so is of that type itself: a subclass may mean
-// something else by its elements, which only its own conversion knows.
+// tensor for an array takes some ten times as long. Only objects of that very type are read so, because the elements of
+// a subclass may mean something else, which only its own conversion knows.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,6 +1,7 @@
-// The GIL, let go and taken back. While the interpreter ends, Python ends each thread that asks for the GIL, some
-// versions by unwinding its stack. Destructors would then work on Python objects without the GIL, or stop the process
-// because they must not throw. So such a thread stays where it is, as from Python 3.14 on: the process is about to end.
+// The GIL, released and taken again. While the interpreter ends, Python ends each thread that asks for the GIL. Some
+// versions unwind the thread's stack for that. Destructors would then work on Python objects without the GIL, or stop
+// the process because they must not throw. So such a thread sleeps until the process ends, as it does from Python 3.14
+// on.
 #pragma once
 
 #include <pybind11/pybind11.h>

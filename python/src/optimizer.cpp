@@ -37,7 +37,8 @@ const py::array* array_of(const std::optional<py::array>& value) {
     return value ? &*value : nullptr;
 }
 
-/// Values for set_weights or, with some of them missing, set_state; the package has brought them to the right dtypes.
+/// Values for set_weights, or for set_state, where some may be missing. The package has brought them to the right
+/// dtypes.
 template <class Value>
 std::vector<Tensor> views(const std::vector<Value>& values) {
     std::vector<Tensor> tensors;
@@ -64,8 +65,8 @@ std::vector<py::object> listed(const py::sequence& objects) {
     return list;
 }
 
-/// Builds while no step runs, so that a step finds the core and the arrays of one build: calls prepare with the GIL,
-/// then commit without it.
+/// Builds while no step runs, so that a step finds the core and the arrays of one build. It calls `prepare` with the
+/// GIL, then `commit` without it.
 template <class Core, class Prepare, class Commit>
 void build_between_steps(const Core& core, const Prepare& prepare, const Commit& commit) {
     warn_of_environment();
@@ -261,7 +262,8 @@ void finalize_variable_values(Held& held, const py::sequence& objects) {
     held.core->finalize_variable_values(tensors);
 }
 
-// Whatever locks must do so without the GIL: a learning-rate function may hold that lock while it waits for the GIL.
+// Whatever takes the core's lock must release the GIL first. A learning-rate function may hold that lock while it waits
+// for the GIL.
 using CallUnlocked = py::call_guard<Unlocked>;
 
 /// A property of the core.

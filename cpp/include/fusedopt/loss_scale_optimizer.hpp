@@ -46,7 +46,7 @@ public:
     bool built() const;
     std::int64_t builds() const;
 
-    /// One step on scaled gradients. False where it was skipped because a gradient was not finite.
+    /// One step on scaled gradients. False if it was skipped because a gradient was not finite.
     bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
     bool apply(std::initializer_list<Tensor> gradients) {
         return apply(std::span(gradients.begin(), gradients.size()));
@@ -55,7 +55,7 @@ public:
     bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
                std::optional<std::int64_t> builds = std::nullopt);
 
-    /// The wrapped Optimizer; std::invalid_argument where it is a MultiOptimizer.
+    /// The wrapped Optimizer. Throws std::invalid_argument if it is a MultiOptimizer.
     Optimizer& inner() const;
 
     /// What `scale_loss` multiplies by. One that is set, rounded to float32, leaves the step counter as it is.
@@ -82,15 +82,15 @@ public:
     std::vector<NamedTensor> variables() const;
     void set_weights(std::span<const Tensor> values);
 
-    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
-    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights;
-    /// an empty Tensor in it keeps what is there.
+    /// Live views of the complete state, enough to go on with identical bits. It holds `variables()` and what Keras
+    /// does not list, such as master copies of 16-bit variables. set_state takes the same list back and checks it like
+    /// set_weights. An empty Tensor in it keeps what is there.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 
-    /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the
-    /// variables themselves is then all of one moment. Steps on other threads wait. It may call this object, and must
-    /// not wait for another thread that does.
+    /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the variables
+    /// themselves is then all of one moment. Steps on other threads wait. It may call this object, but must not wait
+    /// for another thread that does.
     void between_steps(const std::function<void()>& function) const;
 
     /// The inner optimizer's.

@@ -17,18 +17,18 @@
 
 namespace fusedopt {
 
-/// A call is checked for all optimizers before the first one writes. Clipping, averages and so on are each optimizer's
-/// own, but for a global_clipnorm given here.
+/// A call is checked for all optimizers before the first one writes. Each optimizer clips and averages its own
+/// variables, except that a global_clipnorm given here holds for all.
 ///
 /// All step or none does: if an optimizer with skip_nonfinite finds a gradient that is not finite, no optimizer steps.
 /// Each optimizer with skip_nonfinite that takes part in the call then counts the step in its skipped_steps().
 class MultiOptimizer {
 public:
-    /// `loss_scale_factor`, also where it is none, replaces that of every optimizer.
+    /// `loss_scale_factor` replaces that of every optimizer, even if it is none.
     ///
     /// `global_clipnorm` scales all gradients of a call down to at most this norm together. An optimizer that only
-    /// accumulates in this call has no part in the norm; one that updates has its averaged gradients in it. No
-    /// optimizer may clip besides.
+    /// accumulates in this call has no part in the norm. One that updates has its averaged gradients in it. No
+    /// optimizer may clip by itself.
     ///
     /// `skip_nonfinite` skips a step if any gradient is not finite, whichever optimizer it belongs to.
     explicit MultiOptimizer(std::vector<std::shared_ptr<Optimizer>> optimizers,
@@ -83,15 +83,15 @@ public:
     std::vector<NamedTensor> variables() const;
     void set_weights(std::span<const Tensor> values);
 
-    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
-    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights;
-    /// an empty Tensor in it keeps what is there.
+    /// Live views of the complete state, enough to go on with identical bits. It holds `variables()` and what Keras
+    /// does not list, such as master copies of 16-bit variables. set_state takes the same list back and checks it like
+    /// set_weights. An empty Tensor in it keeps what is there.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 
-    /// Calls `function` while no step runs, of none of the optimizers. What it copies from `variables()`, from
+    /// Calls `function` while no step of any of these optimizers runs. What it copies from `variables()`, from
     /// `state()` and from the variables themselves is then all of one moment. Steps on other threads wait. It may call
-    /// this object, and must not wait for another thread that does.
+    /// this object, but must not wait for another thread that does.
     void between_steps(const std::function<void()>& function) const;
 
     /// Writes the averages of the optimizers that keep them into their variables; all built ones, in their order.
@@ -99,9 +99,9 @@ public:
 
     /// Puts the weights to evaluate with into the variables: their moving averages, or the x of ScheduleFreeAdamW.
     /// Before the first step the variables stay as they are. `end_evaluation` brings back, bit for bit, what was there.
-    /// Between the two, whatever reads or writes variables together with state is refused, on all threads. It takes as
-    /// much memory as the variables do. Variables
-    /// of optimizers without such weights stay as they are; at least one optimizer must have some.
+    /// Between the two calls, whatever reads or writes variables together with state is refused on all threads. The
+    /// evaluation takes as much memory as the variables do. Variables of optimizers without such weights stay as they
+    /// are; at least one optimizer must have some.
     void begin_evaluation();
     void end_evaluation();
     bool evaluating() const;

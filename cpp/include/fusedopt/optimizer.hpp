@@ -66,8 +66,8 @@ public:
 
 /// Updates variables in place. Every refusal is a std::invalid_argument thrown before anything is written.
 ///
-/// One object may be used from several threads: its calls are serialised. Different objects run in parallel. Live views
-/// are memory that a step on another thread writes: `between_steps` keeps such steps out while they are read.
+/// One object may be used from several threads: its calls are serialised. Different objects run in parallel. A step on
+/// another thread writes into live views. `between_steps` keeps such steps out while a program reads them.
 class Optimizer {
 public:
     explicit Optimizer(Rule rule, Options options = {});
@@ -75,8 +75,8 @@ public:
     Optimizer& operator=(Optimizer&&) noexcept;
     ~Optimizer();
 
-    /// Leaves these variables out of weight decay; before the build that takes them. A later call replaces an earlier
-    /// one. Each must be given to build. Inside a MultiOptimizer another member may update it.
+    /// Leaves these variables out of weight decay. Call it before the build that takes them. A later call replaces an
+    /// earlier one. Each must be given to build. Inside a MultiOptimizer another member may update it.
     void exclude_from_weight_decay(std::span<const Tensor> variables);
 
     /// Takes the variables to update and allocates all state. `names` serve messages and `variables()`.
@@ -93,8 +93,8 @@ public:
     /// How many builds have given this optimizer its variables or changed them.
     std::int64_t builds() const;
 
-    /// One step: a gradient for each built variable, in order; an empty Tensor where there is none.
-    /// False if skip_nonfinite is on and the step was skipped because a gradient was not finite.
+    /// One step: a gradient for each built variable, in order; an empty Tensor if there is none. False if
+    /// skip_nonfinite is on and the step was skipped because a gradient was not finite.
     ///
     /// Another thread may build again while the gradients are put in order. If it may, give what `builds()` was before;
     /// std::invalid_argument if it is another now.
@@ -110,7 +110,7 @@ public:
     bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
                std::optional<std::int64_t> builds = std::nullopt);
 
-    /// Updates done so far: calls() divided by gradient_accumulation_steps, where that is set.
+    /// Updates done so far: calls() divided by gradient_accumulation_steps, if that is set.
     std::int64_t iterations() const;
 
     /// Steps taken so far, also those that only accumulated; what a learning-rate function is called with.
@@ -159,24 +159,24 @@ public:
     /// Copies values into `variables()`: same count, shapes and dtypes, all checked before the first is written.
     void set_weights(std::span<const Tensor> values);
 
-    /// Live views of everything it takes to go on bit for bit: `variables()`, and what Keras does not list (master
-    /// copies of 16-bit variables, and so on). set_state takes the same list back, checked like set_weights;
-    /// an empty Tensor in it keeps what is there.
+    /// Live views of the complete state, enough to go on with identical bits. It holds `variables()` and what Keras
+    /// does not list, such as master copies of 16-bit variables. set_state takes the same list back and checks it like
+    /// set_weights. An empty Tensor in it keeps what is there.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 
-    /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the
-    /// variables themselves is then all of one moment. Steps on other threads wait. It may call this object, and must
-    /// not wait for another thread that does.
+    /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the variables
+    /// themselves is then all of one moment. Steps on other threads wait. It may call this object, but must not wait
+    /// for another thread that does.
     void between_steps(const std::function<void()>& function) const;
 
-    /// Writes the averages into the variables, which must be the built ones in their order. Nothing without EMA.
+    /// Writes the averages into the variables, which must be the built ones in their order. Does nothing without EMA.
     void finalize_variable_values(std::span<const Tensor> variables);
 
     /// Puts the weights to evaluate with into the variables: their moving averages, or the x of ScheduleFreeAdamW.
     /// Before the first step the variables stay as they are. `end_evaluation` brings back, bit for bit, what was there.
-    /// Between the two, whatever reads or writes variables together with state is refused, on all threads. It takes as
-    /// much memory as the variables do.
+    /// Between the two calls, whatever reads or writes variables together with state is refused on all threads. The
+    /// evaluation takes as much memory as the variables do.
     void begin_evaluation();
     void end_evaluation();
     bool evaluating() const;

@@ -14,7 +14,7 @@ std::string_view version();
 /// The compiler the library was built with.
 std::string_view compiler();
 
-/// True where the library was built with threads (OpenMP).
+/// True if the library was built with threads (OpenMP).
 bool has_threads();
 
 /// The most threads a step of the calling thread uses. The results do not depend on it. Without set_num_threads,

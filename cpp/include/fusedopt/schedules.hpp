@@ -9,8 +9,8 @@
 
 namespace fusedopt {
 
-/// A number of any arithmetic type, where braces would refuse an integer variable for a double. It has no default, so
-/// that leaving out an argument that is required does not compile.
+/// A number of any arithmetic type. Braces would refuse an integer variable for a double. It has no default, so that a
+/// call without a required argument does not compile.
 class Number {
 public:
     template <class Arithmetic>
@@ -22,10 +22,10 @@ private:
     double value_;
 };
 
-// A schedule checks its arguments where they are given, in the initializer of its last member, and again in each call.
-// What is wrong is a std::invalid_argument that names the argument. All arithmetic is in double, rounded to nearest
-// whatever the caller's rounding mode. A step may be below zero, as in Keras, whose formula then holds: what comes out
-// need not be a learning rate.
+// A schedule checks its arguments when they are given, in the initializer of its last member, and again in each call.
+// It throws a std::invalid_argument that names the argument. All arithmetic is in double and rounds to nearest,
+// whatever the caller's rounding mode. A step may be below zero, as in Keras. The formula then holds as it is, and its
+// result need not be a learning rate.
 struct ArgumentsChecked {};
 
 /// initial_learning_rate * decay_rate^p, where p = step / decay_steps, or its floor with staircase.

@@ -18,7 +18,7 @@ namespace fusedopt {
 /// Element types. Variables and gradients hold any of the four floating types; int64 occurs in optimizer state only.
 enum class DType : std::uint8_t { float16, bfloat16, float32, float64, int64 };
 
-/// Bytes an element of `dtype` takes.
+/// The bytes that an element of `dtype` takes.
 constexpr std::size_t item_size(DType dtype) {
     return dtype <= DType::bfloat16 ? 2 : dtype == DType::float32 ? 4 : 8;
 }
@@ -71,7 +71,7 @@ public:
     /// Views other memory in the same layout.
     void move_to(void* data) { data_ = data; }
 
-    /// True where at least one byte of this view's elements lies in [begin, end).
+    /// True if at least one byte of this view's elements lies in [begin, end).
     bool touches(const std::byte* begin, const std::byte* end) const;
 
 private:
@@ -88,7 +88,7 @@ private:
     bool contiguous_ = true;
     bool writable_ = false;
     std::array<std::int64_t, 2 * inline_rank> small_{};  // shape, then strides
-    std::vector<std::int64_t> large_;                    // the same, where they do not fit
+    std::vector<std::int64_t> large_;                    // the same, if they do not fit
 };
 
 }  // namespace fusedopt

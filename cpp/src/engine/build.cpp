@@ -100,7 +100,7 @@ Optimizer::State::Construction Optimizer::State::construct(const Given& given, s
     return made;
 }
 
-// Views of the state may be in use: no array moves, and none is freed.
+// Views of the state may be in use, so no array moves and none is freed.
 void Optimizer::State::adopt(Construction&& made) noexcept {
     for (std::size_t i = 0; i < made.derived.size(); ++i) {
         if (made.layout.built[i] != unknown) made.derived[i] = std::move(derived[made.layout.built[i]]);
@@ -172,7 +172,8 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
         tiles += tile_count(job);
         new_jobs.push_back(job);
     }
-    // Arrays of a kind lie together: a sweep over many small variables then reads as few streams as over a large one.
+    // Arrays of a kind lie together. A sweep over many small variables then reads as few streams as one over a large
+    // variable.
     Arena new_arena;
     std::vector<std::pair<void**, std::size_t>> offsets;  // pointers when all is reserved
     const auto reserve = [&](const auto& array_of, const auto& elements_of_variable) {
@@ -226,7 +227,7 @@ void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, st
         if (slots[k].form != Form::rows && slots[k].form != Form::columns) fill(job.slots[k], slots[k].initial);
         if (!slots[k].copies_variable) continue;
         if (job.storage) {
-            // Work on a 16-bit variable begins with bringing its master copy up to date; an average makes it work.
+            // Work on a 16-bit variable first brings its master copy up to date. A job with an average counts as work.
             kernel::Job averaging = job;
             averaging.average = job.slots[k];
             current_kernels().other_work[false]({}, {&averaging, &averaging, begin, end});

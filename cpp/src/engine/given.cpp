@@ -36,8 +36,8 @@ std::string layout_of(const Tensor& tensor) {
     return std::string(to_string(tensor.dtype())) + " of shape " + to_string(tensor.shape());
 }
 
-/// Finds built variables by their memory, each once. Empty ones may all lie at one address, where the name decides, or
-/// else their order.
+/// Finds built variables by their memory, each once. Empty ones may all lie at one address. Then the name decides, or
+/// their order if they have no name.
 class Finder {
 public:
     explicit Finder(std::span<const Variable* const> built) : built_(built), is_found_(built.size()) {
@@ -101,7 +101,7 @@ Name name_of(std::size_t i, const Variable* built, std::span<const std::string> 
     return {names[i], true};
 }
 
-// Only variables without names that are built beside variables with names can meet one of those.
+// Only a variable without a name, built together with variables that have names, can get the name of one of them.
 void require_unique_positions(const std::vector<Name>& names) {
     std::unordered_set<std::string> given;
     for (const Name& name : names) {

@@ -45,8 +45,8 @@ struct Given {
     bool is_same(std::span<const Variable* const> variables) const;
 };
 
-/// Refuses what cannot be updated in place, and, if the optimizer is built, everything but its own variables and
-/// others besides. A built variable keeps its name, if it has one.
+/// Refuses what cannot be updated in place. If the optimizer is built, its variables must be among the given ones. A
+/// built variable keeps its name, if it has one.
 Given recognize(std::span<const Tensor> tensors, std::span<const std::string> names,
                 std::span<const Variable* const> built, bool is_built);
 

@@ -59,7 +59,7 @@ void MultiOptimizer::State::require_not_stepping(const char* function) const {
     for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping(function);
 }
 
-// Through the default constructor, so that the destructor runs even if a lock cannot be had.
+// It delegates to the default constructor, so that the destructor runs even if a lock cannot be had.
 MultiOptimizer::State::Locks::Locks(std::span<Optimizer* const> optimizers) : Locks() {
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         optimizers[k]->state_->mutex.lock();
@@ -86,7 +86,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("build");
     std::vector<const Variable*> built;
     for (const Place& place : places) built.push_back(&optimizers[place.optimizer]->state_->variables[place.index]);
-    // All together first: a variable of one part could overlap one of another.
+    // All are checked together first, because a variable of one part could overlap one of another.
     const Given given = recognize(tensors, names, built, is_built);
     std::vector<Given> own(optimizers.size());
     std::vector<Place> new_places;
@@ -109,7 +109,8 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
         own[k].built.push_back(is_new ? unknown : places[given.built[i]].index);
     }
     if (is_built && given.is_same(built)) return;
-    // A step copies tensors into these places in any order; a copy of the one with the most dimensions makes room.
+    // A step copies tensors into these places in any order. A copy of the one with the most dimensions makes room for
+    // all.
     std::vector<Part> new_parts;
     for (const Given& part : own) {
         const std::vector<Tensor>& variables = part.tensors;

@@ -43,8 +43,8 @@ void MultiOptimizer::State::check_apart(const Tensor& gradient, std::size_t owne
     }
 }
 
-// None if no optimizer updates. In the built order and in units of the largest factor, so that equal factors give the
-// bits of one optimizer over all variables.
+// None if no optimizer updates. It sums in the built order and in units of the largest factor, so that equal factors
+// give the bits of one optimizer over all variables.
 std::optional<double> MultiOptimizer::State::measured_norm() {
     const FloatEnvironment environment;
     double unit = 0.0;

@@ -78,7 +78,8 @@ double Optimizer::learning_rate() const {
     return function.is_number() ? state_->learning_rate_value : function(state_->calls);
 }
 
-// What is replaced is destroyed with the argument, after the lock: it may hold functions of the caller's.
+// The old value is destroyed with the argument, after the lock is released, because it may hold functions of the
+// caller's.
 void Optimizer::set_learning_rate(Hyperparameter learning_rate) {
     const std::lock_guard lock(state_->mutex);
     state_->set_learning_rate(learning_rate);

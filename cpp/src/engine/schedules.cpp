@@ -17,8 +17,8 @@ std::string element(const char* name, std::size_t i) {
     return std::string(name) + "[" + std::to_string(i) + "]";
 }
 
-// A schedule at a step, the same number in every state of the caller. A step below zero is none, but a schedule of
-// one's own may evaluate this one there and choose another value.
+// A schedule at a step, the same number in every floating-point state of the caller. No step is below zero, but a
+// schedule of the caller's may evaluate this one there and then choose another value.
 template <class Schedule, class Formula>
 double evaluate(const Schedule& schedule, double step, const Formula& formula) {
     schedule.check();

@@ -1,5 +1,4 @@
-// What an optimizer keeps, to be read and loaded: its options, its lists of state. build.cpp makes it, step.cpp steps
-// it.
+// What an optimizer keeps, and how it is read and loaded. build.cpp makes it, and step.cpp advances it.
 #include "engine/state.hpp"
 
 #include <algorithm>
@@ -70,8 +69,8 @@ void* Optimizer::State::derive(std::size_t index) {
     return memory.at(0);
 }
 
-// After the first update an average is that of all values so far, and one that begins now has seen a variable that
-// stood still. Before that, the first update's own value begins it. One that is not zero any more was written by hand.
+// Before the first update, the value of that update begins an average. Later an average covers all values so far, so
+// one that begins now begins at the variable's value. An average that is not zero any more was written by hand.
 void Optimizer::State::begin_averages() {
     if (iterations() > 0) {
         selected.clear();
@@ -168,8 +167,7 @@ std::vector<double> Optimizer::State::numbers_after(const Loading& loading) cons
 void Optimizer::State::settle(const Loading& loading, const std::vector<double>& loaded_numbers) noexcept {
     std::ranges::copy(loaded_numbers, numbers.begin());
     std::erase_if(without_average, [&](std::size_t i) { return loading.has(jobs[i].average); });
-    // Master copies are none of Keras's values: the next step takes what the variables hold, whatever was trained
-    // before.
+    // Keras's values have no master copies. The next step takes what the variables hold, whatever was trained before.
     for (const kernel::Job& job : jobs) {
         if (job.storage && job.size > 0 && loading.extent() != Extent::complete) {
             std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));

@@ -1,5 +1,5 @@
-// Everything an optimizer keeps between steps. build.cpp makes it, state.cpp reads and loads
-// it, step.cpp advances it.
+// Everything that an optimizer keeps between steps. build.cpp makes it, state.cpp reads and loads it, and step.cpp
+// advances it.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,7 @@ inline DType compute_type(const kernel::Job& job) {
     return job.computes_in_double ? DType::float64 : DType::float32;
 }
 
-/// Of a few numbers, for which a call of memcmp takes longer than the loop.
+/// For a few numbers a call of memcmp takes longer than this loop.
 inline bool same_shape(const Tensor& a, const Tensor& b) {
     if (a.rank() != b.rank()) return false;
     const std::int64_t *of_a = a.shape().data(), *of_b = b.shape().data();
@@ -50,7 +50,7 @@ inline std::size_t tile_count(const kernel::Job& job) {
 /// The shape of a slot that has an array.
 std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable);
 
-/// What an optimizer around adds to a step.
+/// What a wrapper adds to a step.
 struct Scaling {
     double unscale;
     bool skips_overflow;       // whatever the optimizer's own skip_nonfinite
@@ -58,14 +58,14 @@ struct Scaling {
     double clip_factor = 1.0;  // which gives this
 };
 
-/// What an optimizer around has taken over from those inside, as long as it lives.
+/// What a wrapper has taken over from the optimizers inside it, as long as it lives.
 struct Takeover {
     const char* owner;
     const char* scale;        // where the loss's scale is set now
     bool clips_norm = false;  // so that they may not clip
 };
 
-/// All takeovers from one optimizer.
+/// All that wrappers have taken over from one optimizer.
 class Takeovers {
 public:
     void add(const std::shared_ptr<const Takeover>& takeover);
@@ -172,7 +172,7 @@ struct Optimizer::State {
     /// A variable whose memory a gradient shares, or `unknown`.
     std::size_t overlapped_by(const Tensor& gradient) const;
 
-    /// True where a gradient lies in this optimizer's state.
+    /// True if a gradient lies in this optimizer's state.
     bool owns(const Tensor& gradient) const;
 
     /// What a sum over all calls of an update, or a single gradient, is multiplied by.
@@ -184,11 +184,11 @@ struct Optimizer::State {
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;
 
-    /// One step of this optimizer alone. False where it was skipped because a gradient was not finite.
+    /// One step of this optimizer alone. False if it was skipped because a gradient was not finite.
     bool step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling);
 
-    // The phases of a step. Each of several optimizers that step together finishes one before any begins the next, and
-    // only the last one writes.
+    // The phases of a step. If several optimizers step together, all finish a phase before any begins the next. Only
+    // the last phase writes.
     void check(std::span<const Tensor> gradients, const Choice& choice);
     bool measure(const Scaling& scaling);  // false: a gradient is not finite, and the step is to be skipped
     void evaluate(const Scaling& scaling);
@@ -199,7 +199,7 @@ struct Optimizer::State {
     Options options;  // but for the learning rate
     double loss_scale_factor;
     std::int64_t accumulation_steps;
-    Hyperparameter learning_rate;  // where it is a function; a number lives in learning_rate_value
+    Hyperparameter learning_rate;  // if it is a function; a number lives in learning_rate_value
     double learning_rate_value = 0.0;
     std::int64_t calls = 0;  // Keras's stored counter
     std::int64_t skipped_steps = 0;
@@ -211,7 +211,7 @@ struct Optimizer::State {
 
     bool is_built = false;
     std::int64_t builds = 0;
-    bool is_member = false;  // of a MultiOptimizer, which then knows where its variables are
+    bool is_member = false;  // of a MultiOptimizer, which then knows its variables' places
     bool is_idle = false;    // in a MultiOptimizer, without variables: Keras builds no such optimizer
     std::vector<Variable> variables;
     std::vector<kernel::Job> jobs;

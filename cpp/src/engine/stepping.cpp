@@ -17,7 +17,7 @@ float nearest_float(double value) {
     return static_cast<float>(compute_in(Subnormals::flushed, value, nearest));
 }
 
-// A norm that is not finite makes every gradient NaN, as in Keras: silence would hide a broken step.
+// A norm that is not finite makes every gradient NaN, as in Keras. A broken step must not be hidden.
 double global_clip_factor(double norm, double limit) {
     if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
     return norm > limit ? limit / norm : 1.0;

@@ -1,4 +1,4 @@
-// Steps several optimizers as one: each phase is finished by all before the next begins, so all write or none does.
+// Steps several optimizers as one. All finish a phase before any begins the next, so either all write or none does.
 #pragma once
 
 #include <span>

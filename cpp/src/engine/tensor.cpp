@@ -73,7 +73,7 @@ bool Tensor::touches(const std::byte* begin, const std::byte* end) const {
     const Bounds bounds = bounds_of(*this);
     if (bounds.high <= begin || end <= bounds.low) return false;
     if (contiguous_) return true;
-    // The bounds meet; a strided view can still step over the range, so look at every element.
+    // The bounds meet, but a strided view can still step over the range. So every element is looked at.
     const auto bytes = static_cast<std::int64_t>(item_size(dtype_));
     std::vector<std::int64_t> index(rank_, 0);
     const auto* element = static_cast<const std::byte*>(data_);

@@ -246,8 +246,8 @@ FUSEDOPT_INLINE Doubles move_even_up(__m256 x) {
 #endif
 
 /// Adds the squares of a register of numbers of float16, over bias_factor, the even ones and the odd ones apart.
-/// float32 holds them exactly, and a product of integers moves a register's half at once, where conversions, of which a
-/// processor begins one in a cycle, would bind.
+/// float32 holds them exactly. A product of integers moves half a register at once. Conversions would take longer,
+/// because a processor begins only one of them per cycle.
 FUSEDOPT_INLINE void add_squares(const std::uint16_t* in, Doubles& even, Doubles& odd) {
     const auto x = widen_register(in);
     const auto square = x * x;

@@ -1,4 +1,4 @@
-// What a step does to a tile's variable beside the rule: its average, and its form of 16 bits.
+// What a step does to a tile's variable besides the rule: its average, and its form of 16 bits.
 #pragma once
 
 #include "kernel/gradient.hpp"

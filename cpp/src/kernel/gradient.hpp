@@ -7,15 +7,16 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-// More costs up to a fifth on AMD Zen 4, a quarter on Zen 5; none up to a tenth.
+// To prefetch further ahead slows a step by up to 20 % on AMD Zen 4 and 25 % on Zen 5. Not to prefetch at all slows it
+// by up to 10 %.
 inline constexpr int prefetch_bytes = 384;
 inline constexpr int far_prefetch_bytes = 4096;
 
 template <class T>
 inline constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
 
-// Where a level has masks for elements, a part of a register takes no longer than a whole one. AVX2 can write by mask
-// as well, but AMD's processors then take longer than one element after the other.
+// If a level has masks for elements, a part of a register takes no longer than a whole one. AVX2 can write by mask as
+// well, but AMD's processors take longer for that than for one element after the other.
 #if defined(__AVX512F__)
 template <class T>
 inline constexpr bool reads_by_mask = true;

@@ -34,9 +34,9 @@ enum class Work : std::uint8_t {
     restore,     // write the average into the variable
 };
 
-/// One variable's part in a step. Null pointers stand for memory that does not exist.
-/// Kept to two cache lines. Whatever a step writes here must be fetched again by every thread, which dominates with
-/// thousands of small variables; so what all variables share is in Step.
+/// One variable's part in a step. Null pointers stand for memory that does not exist. Kept to two cache lines. Whatever
+/// a step writes here must be fetched again by every thread, and with thousands of small variables that takes most of
+/// the time. So what all variables share is in Step.
 struct alignas(64) Job {
     std::int64_t size;
     void* weight;  // in the compute type: the user's memory, or the master copy
@@ -54,7 +54,7 @@ struct alignas(64) Job {
     std::size_t first_partial;  // where its tiles' partial sums begin
     void* average;
     void* accumulator;
-    void* storage;                // the user's float16 or bfloat16 memory, where `weight` is its master copy
+    void* storage;                // the user's float16 or bfloat16 memory, if `weight` is its master copy
     const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
     const std::int64_t* strides;  // null: contiguous and aligned
     double ratio;                 // on the update, if the rule has a procedure that measures it
@@ -104,7 +104,7 @@ struct Moved;
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];
     SweepFunction other_work[2];  // than an update
-    /// Each tile's sum of squares. False where an element of a gradient is not finite.
+    /// Each tile's sum of squares. False if an element of a gradient is not finite.
     bool (*measure)(double unscale, const Stretch&, double* sums);
     const AdafactorKernels* adafactor;
     const LambKernels* lamb;

@@ -58,7 +58,7 @@ FUSEDOPT_INLINE T maximum(T a, T b) {
     return a == a ? chosen : a;
 }
 
-/// size sign(x), where the sign of 0 is 0 and that of NaN is NaN. Selects, so that nothing branches.
+/// size sign(x). The sign of 0 is 0, and that of NaN is NaN. The code selects, so that nothing branches.
 template <class T>
 FUSEDOPT_INLINE T times_sign(T size, T x) {
     return x > 0 ? size : x < 0 ? -size : x;

@@ -9,7 +9,7 @@ inline constexpr int lanes = 32;  // so many that no addition waits for the one 
 
 struct Partial {
     double sum_of_squares;
-    double poison;  // 0, or NaN where an element is not finite
+    double poison;  // 0, or NaN if an element is not finite
 };
 
 template <int count>

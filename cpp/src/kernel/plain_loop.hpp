@@ -1,5 +1,6 @@
-// The limit a benchmark compares with: the plainest loop that reads some arrays and reads and writes others. It writes
-// back what it read (0 x is added), so it can run on an optimizer's own memory: where arrays lie changes the limit.
+// The limit that a benchmark compares with, the plainest loop that reads some arrays and reads and writes others. It
+// writes back what it read, as it adds 0 x. So it can run on an optimizer's own memory, and it must, because the limit
+// depends on where the arrays lie.
 #pragma once
 
 #include "kernel/border/plain_loop.hpp"

@@ -69,8 +69,9 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 
 #else
 
-/// A piece's gradient in 16 bits, widened 128 elements at a time, which stay in `batch`: what waits for a division, or
-/// is waited for by one, keeps a processor from looking far enough ahead when it comes right beside it.
+/// A piece's gradient in 16 bits, widened into `batch` 128 elements at a time. If the conversions came right next to
+/// the rule's division, they would fill the processor's window of instructions, and it could not begin the next line
+/// early.
 struct NarrowGradient {
     const std::uint16_t* g;
     Element element;
@@ -115,7 +116,8 @@ void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64
     }
 }
 
-/// True where the rule takes the numbers of a gradient as they are: nothing is converted, averaged or clipped before.
+/// True if the rule takes the numbers of a gradient as they are, so that nothing is converted, averaged or clipped
+/// before.
 template <class T>
 FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
     const bool is_widened_by_line = sizeof(T) == 4 && bytes_of(job.gradient_element) == 2;
@@ -123,8 +125,8 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
            is_representable<T>(scale_of(step, job)) && !clips_values(step);
 }
 
-/// A piece of a variable, a tile at most where the gradient is not direct: finds or makes that, and the factor on
-/// it that is still to be applied.
+/// Updates a piece of a variable. If the gradient is not direct, the piece is a tile at most, and its gradient is
+/// prepared first.
 template <class Rule, class T>
 FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
                                   std::int64_t n, const Averaging<T>& averaging, const void* source, T* buffer) {
@@ -167,8 +169,8 @@ void update(const Step& step, const Stretch& stretch) {
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const Averaging<T> averaging(step, *job);
         const bool direct = is_direct<T>(step, *job);
-        // A buffer holds a tile, and what comes after an update finds it in a cache. Each break costs ten to twenty
-        // nanoseconds, so that where neither counts a variable is gone through at once.
+        // Works in tiles only if a buffer is used, or if a later stage should find the data in the cache. Each border
+        // of a tile costs 10 to 20 ns, so otherwise the whole variable is updated in one go.
         const bool in_tiles = !direct || job->strides || job->storage || step.overwrite;
         const std::int64_t end = end_in(stretch, job);
         for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {

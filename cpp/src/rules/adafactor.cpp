@@ -26,7 +26,7 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
 }
 
-/// One variable: a stack of matrices, or, where it is not factored, one row.
+/// One variable: a stack of matrices, or one row if it is not factored.
 struct Part {
     std::size_t variable;
     bool is_factored;

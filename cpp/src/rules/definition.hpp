@@ -12,7 +12,7 @@
 
 namespace fusedopt {
 
-/// Scalars for the border, where a kernel of the same ...Scalars takes them.
+/// A rule's ...Scalars in the form that crosses the border. A kernel takes them back into the same struct.
 template <template <class> class Named>
 kernel::Scalars pack(const Named<double>& scalars) {
     static_assert(sizeof(scalars) <= sizeof(kernel::Scalars), "make kernel::most_scalars larger");

@@ -27,7 +27,7 @@ namespace {
 constexpr std::size_t orthogonal = 0, adam = 1;
 constexpr double norm_epsilon = 1e-7;  // Keras's, which is no argument
 
-// A symmetric product is asked for in panels of rows. Smaller ones, or more, cost a BLAS more than they save.
+// A symmetric product is asked for in panels of rows. Smaller panels, or more of them, cost a BLAS more than they save.
 constexpr std::int64_t panel_rows = 256, most_panels = 4;
 
 // After products, a BLAS's threads hold the processors for some milliseconds more, and would stop a thread of ours.
@@ -39,7 +39,7 @@ Adam adam_of(const Muon& rule) {
 
 using Bfloat16 = std::uint16_t;
 
-// What matrices that are multiplied are of. Until a product is written, a NaN that no arithmetic makes stands in it.
+// The type of the matrices that are multiplied. Until a product is written, it holds a NaN that no arithmetic makes.
 template <class T>
 struct Stored;
 template <>
@@ -118,7 +118,7 @@ private:
         bool is_tall() const { return rows > columns; }
     };
 
-    /// Where the first X lies: not where the second one goes.
+    /// Where the first X lies. The second one goes elsewhere.
     void* first() const {
         const bool needs_memory = rule_.ns_steps % 2 == 0 || rule_.product_dtype == DType::bfloat16;
         return needs_memory ? first_ : spare_;
@@ -183,8 +183,8 @@ private:
         return current_kernels().muon[Stored<T>::kernels];
     }
 
-    /// d, X = d / (|d| + epsilon) with no more rows than columns, and the last polynomial.
-    /// All on this thread: others of ours would go on spinning while the caller's product needs the processors.
+    /// d, X = d / (|d| + epsilon) with no more rows than columns, and the last polynomial. All of it runs on this
+    /// thread. Other threads of ours would go on spinning while the caller's product needs the processors.
     template <class T>
     void normalize(const Matrix& matrix, const kernel::Job& job, const kernel::Step& step) {
         const FloatEnvironment environment;

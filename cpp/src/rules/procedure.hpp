@@ -18,11 +18,11 @@ public:
     Procedure& operator=(const Procedure&) = delete;
     virtual ~Procedure() = default;
 
-    /// Before anything is written. What it throws leaves everything as it was. `steps` has one for each branch.
+    /// Runs before anything is written. If it throws, everything stays as it was. `steps` has one entry per branch.
     virtual void evaluate(std::span<const kernel::Job>, std::span<const kernel::Step>) {}
 
-    /// After that and before the sweep over the variables whose branch has a kernel. The plan is of all variables that
-    /// are updated.
+    /// Runs after that, and before the sweep over the variables whose branch has a kernel. The plan holds all variables
+    /// that are updated.
     virtual void commit(std::span<kernel::Job>, std::span<const kernel::Step>, const SweepPlan&) {}
 
     /// The threads of the sweep over `elements` elements that follows.

@@ -1,5 +1,5 @@
-// What the step must know about a rule besides its formula: its kernel, its slots, its scalars. One file each in
-// rules/.
+// What the step must know about a rule besides its formula: its kernel, its slots and its scalars. Each rule has a file
+// in rules/.
 #pragma once
 
 #include <cstddef>
@@ -22,18 +22,18 @@ namespace fusedopt {
 class Procedure;
 struct Variable;
 
-/// What a slot looks like beside its variable, and whether `variables` lists it.
+/// How a slot's shape follows from its variable's, and whether `variables` lists it.
 enum class Form : std::uint8_t {
     full,         // an array of the variable's shape
     rows,         // without the last dimension
     columns,      // without the last but one
     derived,      // of the variable's shape, but made only when it is listed; a step neither reads nor writes it
-    placeholder,  // nothing, where Keras lists an integer 0
+    placeholder,  // nothing; Keras lists an integer 0
     hidden,       // an array of the variable's shape that is of no use after the step, and is not listed
 };
 
-/// A state array each variable has. Slots of one group stand interleaved in `variables`: all of a variable's, then the
-/// next variable's; a later group follows after the last variable.
+/// A state array that each variable has. `variables` lists all slots of a group for one variable, then for the next
+/// one. A later group follows after the last variable.
 struct Slot {
     const char* name;
     int group;
@@ -66,7 +66,7 @@ struct RuleSpec {
 struct Now {
     double learning_rate;
     std::int64_t t;
-    double beta_1;  // where the rule has betas
+    double beta_1;  // if the rule has betas
     double beta_2;
     std::span<double> numbers;  // those of the spec; scalars_of moves them on
 };

@@ -1,4 +1,4 @@
-// Which level's kernels run: the one place where that is decided.
+// Which level's kernels run. Only this file decides it.
 #pragma once
 
 #include <span>

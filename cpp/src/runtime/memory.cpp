@@ -1,4 +1,4 @@
-// Where arrays of the state lie: staggered, on huge pages where there are some.
+// Where arrays of the state lie: staggered, and on huge pages if the system has some.
 #include "runtime/memory.hpp"
 
 #include <new>
@@ -14,8 +14,9 @@ namespace {
 constexpr std::size_t cache_line = 64;
 constexpr std::size_t huge_page = std::size_t{2} << 20;
 
-// Arrays that start at the same place of a page meet in the same cache sets, and large ones, a power of two apart, in
-// the same banks of memory as well: a step of 2^26 elements then took up to a fifth longer. So each piece starts later.
+// Arrays that start at the same place of a page share cache sets. Large ones that lie a power of two apart share banks
+// of memory as well. A step of 2^26 elements then took up to a fifth longer. So each piece starts at a later place than
+// the one before.
 std::size_t stagger_after(std::size_t size_bytes) {
     if (size_bytes >= std::size_t{1} << 20) return 32 * 1024 + 17 * cache_line;
     return size_bytes >= std::size_t{64} << 10 ? 9 * cache_line : 0;
@@ -61,7 +62,7 @@ void Arena::allocate() {
     size_ = round_up(size_, alignment_);
     data_ = static_cast<std::byte*>(::operator new(size_, std::align_val_t(alignment_)));
 #if defined(__linux__)
-    // Only advice: where huge pages are not to be had, the memory is as good as before.
+    // This is only advice. Without huge pages the memory is as good as before.
     if (alignment_ == huge_page) madvise(data_, size_, MADV_HUGEPAGE);
 #endif
 }

@@ -21,8 +21,8 @@ public:
     /// Begins what is reserved next at another place of a page than what was reserved since the last separation.
     void separate();
 
-    /// Allocates what was reserved; std::bad_alloc where it cannot. The memory is not touched, so that the threads that
-    /// will use a piece can be the first to.
+    /// Allocates what was reserved, or throws std::bad_alloc. It does not touch the memory, so that the threads that
+    /// will use a piece can be the first to do so.
     void allocate();
 
     bool is_allocated() const { return data_; }

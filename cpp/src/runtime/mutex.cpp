@@ -44,7 +44,7 @@ void Mutex::lock() {
         return;
     }
     if (const unsigned now = forks.load(std::memory_order_relaxed); fork_.load(std::memory_order_acquire) != now) {
-        // Nobody in this process has locked it yet, and who wants to must come here first.
+        // No thread of this process has locked it yet, and each one that wants to must come here first.
         const std::lock_guard lock(after_fork);
         if (fork_.load(std::memory_order_relaxed) != now) {
             if (!mutex_.try_lock()) {

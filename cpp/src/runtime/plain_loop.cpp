@@ -1,4 +1,4 @@
-// The limit benchmarks compare with: hands its tensors to the level's loop. No step comes here.
+// The limit that benchmarks compare with. It hands its tensors to the level's loop. No step comes here.
 #include "runtime/plain_loop.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The limit benchmarks compare with, on the same threads and in the same shares as a step.
+// The limit that benchmarks compare with. It runs on the same threads and in the same shares as a step.
 #pragma once
 
 #include <cstdint>

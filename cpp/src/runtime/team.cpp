@@ -22,7 +22,7 @@
 namespace fusedopt {
 namespace {
 
-// A helper that sleeps comes tens of microseconds late, which a step on 2^16 elements does not last.
+// A helper that sleeps comes tens of microseconds late. A step on 2^16 elements is over by then.
 constexpr std::chrono::microseconds awake_between_steps(2000);
 
 std::atomic<bool> team_started{false};
@@ -36,7 +36,8 @@ void relax() {
 #endif
 }
 
-// Waits until `atomic` has another value than `old`: awake for as long as waking up would take, then asleep.
+// Waits until `atomic` has another value than `old`. It stays awake for as long as waking up would take, then it
+// sleeps.
 template <class Value>
 void await_change(const std::atomic<Value>& atomic, Value old, std::chrono::microseconds awake) {
     const auto end = std::chrono::steady_clock::now() + awake;
@@ -55,7 +56,8 @@ void work_alone(std::int64_t shares, void (*work)(const void*, std::int64_t), co
 }
 
 // Threads that help the one that borrows them. Each takes shares from its own queue first, so that it meets the same
-// memory in each step, then from the others'. Who has not come when all shares are taken is not waited for.
+// memory in each step, and then from the other queues. The borrower does not wait for a thread that has not come when
+// all shares are taken.
 class Team {
 public:
     void share_out(int threads, std::int64_t shares, void (*work)(const void*, std::int64_t), const void* argument) {
@@ -98,7 +100,7 @@ private:
             affinity_ = affinity;
         }
 #endif
-        // A step may have begun to write, so what is not to be had must not end it.
+        // A step may have begun to write, so a thread that cannot be had must not end it.
         try {
             if (static_cast<std::size_t>(threads) > capacity_) {
                 helpers_.reserve(static_cast<std::size_t>(threads) - 1);
@@ -116,7 +118,7 @@ private:
         return static_cast<int>(std::min({static_cast<std::size_t>(threads), capacity_, helpers_.size() + 1}));
     }
 
-    // Where OpenMP binds threads to places, a member goes where OpenMP would have put it.
+    // If OpenMP binds threads to places, a member goes to the place that OpenMP would have given it.
     static void bind([[maybe_unused]] std::thread& helper, [[maybe_unused]] int member) {
 #if defined(_OPENMP) && defined(__linux__)
         if (!is_bound_by_openmp()) return;

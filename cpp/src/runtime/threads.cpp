@@ -27,7 +27,8 @@ namespace {
 constexpr std::int64_t serial_elements = 32 * 1024;
 constexpr int most_threads = 1024;
 
-// What the number of threads comes from, and the number; for the machine it changes, so it is counted each time.
+// The number of threads, and what it comes from. If it comes from the machine it can change, so it is counted each
+// time.
 enum class Source : int { unread, machine, set_num_threads, fusedopt_num_threads, omp_num_threads, no_threads };
 
 // Aligned to its size: Clang would call libatomic otherwise.
@@ -85,7 +86,7 @@ double quota_at(const std::string& version_2, const std::string& version_1) {
     return HUGE_VAL;
 }
 
-// Quotas hold for everything below them, so the smallest on the way up counts.
+// A quota holds for every group below it, so the smallest one on the way up counts.
 double quota() {
     std::string v2 = group_path(""), v1 = group_path("cpu");
     double smallest = quota_at("/sys/fs/cgroup", "/sys/fs/cgroup/cpu");
@@ -118,7 +119,8 @@ std::optional<int> count_in(std::string_view text, int most) {
     return count;
 }
 
-// OpenMP's is a list for nested regions, whose first entry is ours. If one entry is no count, OpenMP ignores them all.
+// OpenMP's value is a list for nested regions, and its first entry is ours. If one entry is no count, OpenMP ignores
+// them all.
 std::optional<int> first_count_in(std::string_view list) {
     std::optional<int> first;
     for (;;) {
@@ -162,7 +164,7 @@ Choice current_choice() {
 
 #if defined(_OPENMP)
 
-// What OpenMP allows unless somebody lowers it: omp_set_num_threads, as threadpoolctl calls it, for one.
+// What OpenMP allows unless somebody lowers it, for example threadpoolctl, which calls omp_set_num_threads.
 const int openmp_default = [] {
     const char* text = std::getenv("OMP_NUM_THREADS");
     return (text ? first_count_in(text) : std::nullopt).value_or(omp_get_num_procs());
@@ -226,7 +228,7 @@ int threads_for(std::int64_t elements) {
 
 std::int64_t shares_for(int threads, std::int64_t elements) {
     if (threads == 1) return 1;
-    // Enough that a thread which comes late or is interrupted keeps nobody waiting for long.
+    // So many that nobody waits long for a thread that comes late or is interrupted.
     constexpr std::int64_t fewest = 8, most_elements = 32 * 1024;
     return threads * std::max(fewest, elements / (threads * most_elements));
 }

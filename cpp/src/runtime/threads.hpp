@@ -1,6 +1,6 @@
-// Threads: how many, and sharing work out among them in the kernels' floating-point state. The one place that knows
-// OpenMP, whose settings hold here. The threads are our own: an OpenMP region ends only when each of its threads has
-// begun, and on a busy machine that takes many times as long as the work itself.
+// Threads: how many there are, and how they share work in the kernels' floating-point state. Only this room knows
+// OpenMP, and OpenMP's settings hold here. The threads are our own, because an OpenMP region ends only when each of its
+// threads has begun. On a busy machine that takes many times as long as the work itself.
 #pragma once
 
 #include <cstdint>
