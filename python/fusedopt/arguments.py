@@ -27,7 +27,7 @@ def real(name: str, value: Any) -> float:
 
 
 def optional_real(name: str, value: Any) -> float | None:
-    """Like `real`, where None is allowed."""
+    """Like `real`, but None is allowed."""
     return None if value is None else real(name, value)
 
 
@@ -72,7 +72,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def optional_integer(name: str, value: Any) -> int | None:
-    """Like `integer`, where None is allowed."""
+    """Like `integer`, but None is allowed."""
     return None if value is None else integer(name, value)
 
 

@@ -29,12 +29,12 @@ class LossScaleOptimizer(Optimizer):
     Multiply the loss by the scale (`scale_loss`), so that small gradients survive float16, and give
     the scaled gradients to `apply`. All of them are checked before anything is written. If one
     element is infinite or NaN, the step is skipped and the scale halves; only the scale and its
-    counters change. After ``dynamic_growth_steps`` good steps in a row the scale doubles. Unscaling
-    and the check cost no sweep of their own where a norm is clipped, and one reading sweep
-    otherwise.
+    counters change. After ``dynamic_growth_steps`` good steps in a row the scale doubles. If a norm
+    is clipped, unscaling and the check cost no sweep of their own. Otherwise they cost one reading
+    sweep.
 
-    A finite float64 gradient counts as infinite where its variable is not float64 and float32 cannot hold
-    it, unscaled.
+    A finite float64 gradient counts as infinite if its variable is not float64 and float32 cannot hold it after
+    unscaling.
 
     The wrapped optimizer's ``loss_scale_factor`` is taken over: it becomes None.
 

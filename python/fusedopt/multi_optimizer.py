@@ -44,9 +44,9 @@ def _deserialized(
 class MultiOptimizer(Optimizer):
     """Several optimizers, stepped as one.
 
-    `build` gives each variable to the optimizer its name is mapped to. A call of `apply` is checked
-    for all of them before the first one writes. Clipping, moving averages, accumulation and learning
-    rates are each optimizer's own, but for a ``global_clipnorm`` given here.
+    `build` gives each variable to the optimizer its name is mapped to. A call of `apply` is checked for all of them
+    before the first one writes. Each optimizer has its own clipping, moving averages, accumulation and learning rate.
+    Only a ``global_clipnorm`` given here holds for all.
 
     All optimizers step or none does. If one with ``skip_nonfinite`` finds a NaN or an infinity in its gradients,
     no optimizer steps. `skipped_steps` here then grows, and so does that of each optimizer with ``skip_nonfinite``
@@ -91,7 +91,7 @@ class MultiOptimizer(Optimizer):
         deserialize=_deserialized,
     )
     loss_scale_factor: float | None = optional_real(
-        None, "Replaces that of every optimizer, also where it is None. > 0."
+        None, "Replaces that of every optimizer, even if it is None. > 0."
     )
     name: Name = Name()
     _: KW_ONLY

@@ -60,9 +60,9 @@ class Optimizer(Stepping, Declared):
 
     References
     ----------
-    Keras 3, ``keras.optimizers.Optimizer``. Differences on purpose: gradients are widened to the
-    computing type before anything is done to them; norms are summed in double; bias corrections
-    and other scalars are computed in double; bad hyperparameters are refused.
+    Keras 3, ``keras.optimizers.Optimizer``. These differences are on purpose: gradients are widened
+    to the computing type first, norms and scalars such as bias corrections are computed in double,
+    and bad hyperparameters are refused.
     """
 
     if not TYPE_CHECKING:  # which would allow every name, and all arguments

@@ -48,7 +48,7 @@ def show_config() -> Config:
     dict
         ``version``, ``compiler``, ``levels_compiled``, ``levels_supported`` (by this machine),
         ``level`` (the one in use; ``FUSEDOPT_ISA`` overrides the choice), ``threads``,
-        ``threads_from`` (where their number comes from) and ``openmp``.
+        ``threads_from`` (what their number comes from) and ``openmp``.
 
     Raises
     ------

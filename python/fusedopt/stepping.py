@@ -28,18 +28,18 @@ class Stepping(Saved):
         ----------
         variables : sequence or dict of numpy.ndarray
             float32, float64, float16 or bfloat16 (``ml_dtypes``), C-contiguous, writable, aligned,
-            not overlapping. Other objects that share writable CPU memory are welcome too. They
-            are kept alive, and NumPy refuses to resize them as long as the optimizer is. Each step
-            checks that they still have the memory, dtype and shape of the build. With a dict,
-            the names serve messages, `exclude_from_weight_decay` and gradients given by name.
-            A masked array is refused, even if no element is masked; give its ``.data``.
+            not overlapping. Other objects that share writable CPU memory are welcome too. The
+            optimizer keeps them alive, and NumPy refuses to resize them as long as it lives. Each
+            step checks that they still have the memory, dtype and shape of the build. With a dict,
+            the names serve messages, `exclude_from_weight_decay` and gradients given by name. A
+            masked array is refused, even if no element is masked; give its ``.data``.
 
         Raises
         ------
         ValueError, TypeError
-            If a variable cannot be updated in place. The message names it, what was found and
-            what to do. Also, if the optimizer is built, for a variable that is missing or has another
-            name. Then nothing has changed.
+            If a variable cannot be updated in place, or if the optimizer is built and one of its variables is missing
+            or has another name. The message names the variable, what was found and what to do. Nothing has changed
+            then.
 
         Notes
         -----
@@ -104,9 +104,9 @@ class Stepping(Saved):
         Raises
         ------
         ValueError
-            If the optimizer is built and the call names anything but new variables; at `build`, if a
-            variable of ``var_list`` is not among its variables, or those of the `MultiOptimizer` that
-            it is in. A pattern that matches none of their names only warns.
+            If the optimizer is built and the call names anything but new variables. `build` raises it if a variable of
+            ``var_list`` is not among its variables, or among those of the `MultiOptimizer` around it. A pattern that
+            matches none of their names only warns.
         TypeError
             If an argument is of another kind.
 
@@ -140,18 +140,18 @@ class Stepping(Saved):
         Parameters
         ----------
         grads : sequence or dict of numpy.ndarray
-            One gradient for each built variable, in their order; None where there is none. A
-            dict by name may leave variables out. float16, bfloat16, float32 or float64,
-            whatever the variable's type; also read-only, and also objects that share CPU memory
-            (buffer protocol, ``__array_interface__``, ``__array__``, DLPack's C functions). Their
-            memory must stay theirs during the call. A gradient that is not
-            C-contiguous is gathered element by element, which is slower. A masked array is
-            refused, even if no element is masked; give its ``.filled(0)`` or ``.data``. Without
-            variables beside it, an empty sequence changes nothing, as in Keras.
+            One gradient for each built variable, in their order; None if there is none. A dict by
+            name may leave variables out. float16, bfloat16, float32 or float64, whatever the
+            variable's type; also read-only, and also objects that share CPU memory (buffer
+            protocol, ``__array_interface__``, ``__array__``, DLPack's C functions). Nobody may free
+            or move their memory during the call. A gradient that is not C-contiguous is gathered
+            element by element, which is slower. A masked array is refused, even if no element is
+            masked; give its ``.filled(0)`` or ``.data``. An empty sequence without variables
+            changes nothing, as in Keras.
         trainable_variables : sequence of numpy.ndarray, optional
-            The variables these gradients belong to, in any order; builds on first use. As many as
-            gradients: an empty list of gradients beside variables, which Keras ignores, is a
-            ValueError.
+            The variables that these gradients belong to, in any order; builds on first use. There
+            must be as many as gradients. No gradients for some variables is a ValueError; Keras
+            ignores such a call.
 
         Raises
         ------

@@ -47,7 +47,7 @@ def _known_objects(custom_objects: Mapping[str, Any] | None) -> dict[str, Any]:
 
 @contextmanager
 def custom_classes(custom_objects: Mapping[str, Any] | None) -> Iterator[None]:
-    """Let `find_class` know these also where it is called for an object inside another."""
+    """Let `find_class` know these, even if it is called for an object inside another."""
     token = _custom_objects.set(_known_objects(custom_objects))
     try:
         yield

@@ -30,7 +30,7 @@ _COMMON = {
 # Rules whose slots mean the same.
 _ALIKE = {"Adam", "AdamW", "Nadam"}
 
-# Slots that an option adds. The others are whole without them, and these start well beside the others.
+# Slots that an option adds. The others are complete without them, and an added slot may start late.
 _OPTIONAL = {
     "Adam": {"velocity_hat"},
     "AdamW": {"velocity_hat"},

@@ -9,7 +9,7 @@ from fusedopt.rules.rule_optimizer import Rate, RuleOptimizer, rate
 class Adafactor(RuleOptimizer):
     """Adam's second moment, kept only as the means of its rows and columns.
 
-    Of a variable with two or more dimensions, over its last two, in update t = 1, 2, ...::
+    For a variable with two or more dimensions, over its last two, in update t = 1, 2, ...::
 
         q = g^2 + epsilon_1,   b = 1 - t^beta_2_decay
         r <- b r + (1 - b) mean of q over each row
@@ -18,7 +18,7 @@ class Adafactor(RuleOptimizer):
         w <- w - alpha u / max(1, rms(u) / clip_threshold)
         alpha = max(epsilon_2, rms(w)) min(learning_rate, 1 / sqrt(t))
 
-    rms is the root of the mean square. Of a variable with fewer dimensions v <- b v + (1 - b) q is kept whole, and
+    rms is the root of the mean square. For a variable with fewer dimensions v <- b v + (1 - b) q is kept whole, and
     u = g / sqrt(v).
 
     A step reads the gradient three times and the variable twice: 24 bytes per element of float32. Memory between

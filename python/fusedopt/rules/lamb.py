@@ -16,9 +16,9 @@ class Lamb(RuleOptimizer):
         u = m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon)
         w <- w - r learning_rate u,   r = norm(w) / norm(u)
 
-    r is 1 where a norm is zero or NaN. As in Keras weight decay is decoupled and comes before
-    the norm of w is taken. In the paper it is part of u. The norms make two sweeps of
-    the step: 40 bytes per element of float32.
+    r is 1 if a norm is zero or NaN. As in Keras weight decay is decoupled and comes before the norm
+    of w is taken. In the paper it is part of u. The norms make two sweeps of the step: 40 bytes per
+    element of float32.
 
     Examples
     --------

@@ -39,7 +39,7 @@ def _dtype_of(product: MatrixProduct | None) -> Any:
 class Muon(RuleOptimizer):
     """Momentum made orthogonal for matrices, Adam for everything else.
 
-    Of a matrix with no more rows than columns (of others the transpose)::
+    For a matrix with no more rows than columns, or for the transpose of any other::
 
         m <- momentum m + g
         d = g + momentum m                          or, without nesterov, d = m
@@ -58,8 +58,8 @@ class Muon(RuleOptimizer):
     asked for, in panels of rows. All products are done before the first variable changes. float64 variables
     get products of float64. All others get products of float32, or of bfloat16 if the function asks for that.
 
-    Besides the momentum an optimizer holds one array of each matrix's size for that, and scratch memory for
-    the largest.
+    Besides the momentum, an optimizer holds one more array per matrix, of the matrix's size, and scratch memory for the
+    largest one.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Learning-rate schedules: functions of the step counter, given in place of a learning rate.
 
-Arguments, defaults and configurations are those of Keras 3; the arithmetic is the C++ core's, in
-double. Differences on purpose: Keras computes in float32, and in whole numbers where the first
-argument is an int, so that ``CosineDecay(0, ...)`` never warms up there; arguments that would give
-something that is no learning rate, now or later, are refused when the schedule is made.
+Arguments, defaults and configurations are those of Keras 3. The C++ core computes them in double.
+Keras computes in float32, and in whole numbers if the first argument is an int, so that
+``CosineDecay(0, ...)`` never warms up there. A schedule refuses arguments that would give something
+that is no learning rate, now or later.
 
 Examples
 --------

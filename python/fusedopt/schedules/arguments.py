@@ -39,7 +39,7 @@ def number(name: str, value: Any) -> float:
 
 
 def optional_number(name: str, value: Any) -> float | None:
-    """Like `number`, where None is allowed."""
+    """Like `number`, but None is allowed."""
     return None if value is None else number(name, value)
 
 

@@ -23,18 +23,16 @@ class Saved(Stateful):
     def save(self, path: str | bytes | os.PathLike[Any], variables: bool = False) -> None:
         """Write all state to one file, whole or not at all.
 
-        The file is in the safetensors format (package ``safetensors``, extra ``files``). It holds
-        everything in `variables`, what it takes besides to go on bit for bit (master copies of 16-bit
-        variables), a checksum of each array, and the configuration, without functions. All of it is
-        of one moment, even if another thread steps. That thread waits only while the state is copied
-        to memory: a save needs as much memory again as what it saves.
+        The file is in the safetensors format (package ``safetensors``, extra ``files``). It holds the complete state,
+        enough to go on with identical bits: `variables`, master copies of 16-bit variables, a checksum of each array,
+        and the configuration without functions. All of it is of one moment, even if another thread steps. That thread
+        waits only while the state is copied to memory. A save needs as much memory again as what it saves.
 
-        The file is written beside the old one and takes its place when it is whole. A crash or a full
-        disk leaves the old file as it was. What a killed process has left there (a file whose name begins
-        with a dot and ends with ``.saving``) is removed by the next save to the same path; on Windows it
-        stays. Otherwise the path is treated as `open` treats it. Links are followed. A new file has
-        the mode that the umask leaves; an old file's mode is kept, and its owner if the system allows.
-        Another hard link to the old file keeps the old contents.
+        The file is written next to the old one and takes its place when it is whole. A crash or a full disk leaves the
+        old file as it was. What a killed process has left there (a file whose name begins with a dot and ends with
+        ``.saving``) is removed by the next save to the same path; on Windows it stays. Otherwise the path is treated as
+        `open` treats it. Links are followed. A new file has the mode that the umask leaves; an old file's mode is kept,
+        and its owner if the system allows. Another hard link to the old file keeps the old contents.
 
         Parameters
         ----------
@@ -124,10 +122,10 @@ class Saved(Stateful):
     ) -> LoadReport | None:
         """Take the state from a file that `save` wrote.
 
-        It replaces everything in `variables`, so the learning rate if it is a number, the counters,
-        averages and accumulators, and also master copies of 16-bit variables and loss scales. The other
-        hyperparameters stay as they are, and so does a schedule or callable. Whether the learning rate
-        is a number or not must be the same here and in the file.
+        It replaces everything in `variables`: the counters, averages, accumulators and slots, and the learning rate if
+        it is a number. It also replaces master copies of 16-bit variables and loss scales. The other hyperparameters
+        stay as they are, and so does a schedule or callable. If the learning rate is a number here, it must be one in
+        the file, and the reverse.
 
         The file is read twice in small pieces, so that loading takes hardly any memory. The first time all
         of it is checked, and nothing has changed. If reading fails only the second time (a broken
