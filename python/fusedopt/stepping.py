@@ -211,7 +211,7 @@ class Stepping(Saved):
             require_iterable("grads", grads)
             return list(grads), None
         if isinstance(grads, Mapping):
-            raise TypeError("grads: expected a sequence beside trainable_variables, found a dict")
+            raise TypeError("grads: expected a sequence, as for trainable_variables, found a dict")
         require_iterable("grads", grads)
         require_iterable("trainable_variables", variables)
         gradients, variables = list(grads), list(variables)
