@@ -1,4 +1,4 @@
-"""Rules in plain NumPy, temporaries and all, as one writes them where nobody measures.
+"""Rules in plain NumPy, temporaries and all, as one writes them if nobody measures.
 
 The formulas are those of the exact tests, so a new rule joins by itself.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import fusedopt as fo
 import numpy as np
-from fusedopt.bench.workload import Absent, Array, Ready, Workload, optimizer_of
-from workloads import of_tests
+from fusedopt.bench.workload import Absent, Array, Ready, Workload
+from sections import of_tests
 
 _reference = of_tests("reference")
 KNOWN_OPTIONS = {"weight_decay", "global_clipnorm", "use_ema"}
@@ -20,7 +20,7 @@ vars(_reference)["sum_of_squares"] = lambda array: float(np.sum(array * array))
 def in_numpy(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     if workload.rule not in _reference.RULES:
         raise Absent("no formula")
-    optimizer = optimizer_of(workload)
+    optimizer = workload.optimizer()
     scale = optimizer.initial_scale if isinstance(optimizer, fo.LossScaleOptimizer) else None
     start = _reference.Reference(workload.rule, **workload.arguments)
     unknown = [

@@ -6,9 +6,12 @@ Arrays of their own for each kind would not do: where arrays lie decides more th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
+from fusedopt.bench.contestants import FUSEDOPT, Contestant
+from fusedopt.bench.limit import traffic_of
+from fusedopt.bench.measuring import Bench
+from fusedopt.bench.timing import Participant
 from fusedopt.bench.workload import Array, Ready, Workload
 
 # Random gradients; none; subnormal ones, which make slots so; ones whose squares are subnormal; ones whose squares
@@ -23,15 +26,45 @@ KINDS: dict[str, float | None] = {
 STEPS = 30
 
 
+def measure(bench: Bench, workload: Workload, peers: list[Contestant]) -> None:
+    """Time the step of each contestant on every kind of numbers."""
+    # Squares beyond float32 are meant.
+    with np.errstate(all="ignore"):
+        for contestant in (FUSEDOPT, *peers):
+            gradients = workload.gradients()
+            ready = bench.ready(contestant, workload, gradients)
+            if ready:
+                _measure(bench, workload, contestant, ready, gradients)
+
+
+def _measure(
+    bench: Bench,
+    workload: Workload,
+    contestant: Contestant,
+    ready: Ready,
+    gradients: list[Array],
+) -> None:
+    participants = [
+        Participant(kind, threads, ready.step, enter)
+        for kind, enter in entrances(ready, workload, gradients).items()
+        for threads in contestant.thread_counts(bench.results.threads)
+    ]
+    name = f"{contestant.name}, {workload.name}"
+    moved = traffic_of(workload).bytes
+    bench.race(workload, name, moved, participants[0].name, participants)
+
+
 def entrances(
     ready: Ready, workload: Workload, gradients: list[Array]
 ) -> dict[str, Callable[[], None]]:
     """For each kind what fills gradients, variables and slots with its numbers."""
+    ordinary = [g.copy() for g in gradients]
     ready.step()
     slots = [slot for own in ready.slots() for slot in own]
     found = {}
     for kind, value in KINDS.items():
-        _copy(replace(workload, gradient=value).gradients(), gradients)
+        numbers = ordinary if value is None else [np.full_like(g, value) for g in ordinary]
+        _copy(numbers, gradients)
         _copy(workload.variables(), ready.variables)
         _copy([np.zeros_like(slot) for slot in slots], slots)
         for _ in range(STEPS):
