@@ -11,10 +11,10 @@ import figures
 import fusedopt as fo
 import matrices
 import memory
+import number_kinds
 import reading
 import scaling
 import sections
-import values
 from fusedopt.bench import environment
 from fusedopt.bench.contestants import Contestant
 from fusedopt.bench.limit import traffic_of
@@ -45,7 +45,7 @@ MEASURES: dict[str, Callable[[Bench, Workload, list[Contestant]], None]] = {
     "reading": reading.measure,
     "matrices": matrices.measure,
     "threads": scaling.measure,
-    "values": values.measure,
+    "values": number_kinds.measure,
 }
 WITHOUT_PEERS = ("reading", "variants", "options", "arithmetic", "matrices", "threads")
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import fusedopt as fo
+import naive
 import numpy as np
 import pytest
+import reference
 from bench_runs import CHECKOUT, python
 from compiled import torch_compiled
 from fusedopt.bench import environment
@@ -137,3 +139,9 @@ def test_a_compiled_peer_is_for_the_mixed_pipeline(peer: Contestant) -> None:
     if installed(peer):
         with pytest.raises(Absent, match="mixed pipeline"):
             peer.prepare(Workload("", "", "AdamW", MIXED.arguments, ((64,),)), [], [])
+
+
+def test_plain_numpy_leaves_the_formulas_of_the_tests_alone() -> None:
+    assert naive._reference is not reference
+    assert naive._reference.RULES.keys() == reference.RULES.keys()
+    assert naive._reference.RULES["Lamb"].formula is not reference.RULES["Lamb"].formula

@@ -159,13 +159,13 @@ print(np.matmul.__name__)
 
 def test_kinds_of_numbers_are_entered_in_the_same_memory() -> None:
     program = """
-import values, numpy as np
+import number_kinds, numpy as np
 from fusedopt.bench.contestants import FUSEDOPT, prepare
 from fusedopt.bench.workload import Workload
 workload = Workload("", "", "AdamW", {}, ((8, 8),))
 gradients = workload.gradients()
 ours = prepare(FUSEDOPT, workload, gradients)
-enter = values.entrances(ours, workload, gradients)
+enter = number_kinds.entrances(ours, workload, gradients)
 arrays = [*ours.variables, *ours.slots()[0]]
 for kind in [*enter, "ordinary"]:
     enter[kind]()
