@@ -34,7 +34,7 @@ HOW_TO_READ = (
 
 
 def goal_table(results: Results) -> Table:
-    """Put the goals beside what was measured."""
+    """Put the goals next to what was measured."""
     rows = []
     for goal in goals(results):
         cells = [_verdict(goal, threads) for threads in results.threads]
@@ -43,7 +43,7 @@ def goal_table(results: Results) -> Table:
 
 
 def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
-    """Yield each section's title and tables, and the goals at the end, where a console shows them."""
+    """Yield each section's title and tables, and the goals at the end, which a console shows last."""
     yield from _measured(results)
     goals = goal_table(results)
     if goals.rows:

@@ -181,7 +181,7 @@ _Pair = tuple[int, Measured]
 
 
 def _by_threads(results: Results, pairs: list[_Pair]) -> dict[int, Measured]:
-    """For each number of threads the worst; who that is, if there are several."""
+    """Find the worst per number of threads, and its name if there are several."""
     found = {}
     for threads in results.threads:
         mine = [measured for count, measured in pairs if count == threads]

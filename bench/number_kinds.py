@@ -1,6 +1,6 @@
 """One step on numbers of several kinds, in the same memory.
 
-Arrays of their own for each kind would not do: where arrays lie decides more than what is in them.
+Each kind cannot have arrays of its own, because the place of arrays decides more than their contents.
 """
 
 from __future__ import annotations

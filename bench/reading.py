@@ -1,4 +1,4 @@
-"""The reading sweep alone: all that a step does if an infinite gradient makes its overflow check skip it."""
+"""The reading sweep alone: what is left of a step that an infinite gradient makes its overflow check skip."""
 
 from __future__ import annotations
 

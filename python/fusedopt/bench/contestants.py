@@ -70,7 +70,7 @@ _disagreements: dict[tuple[Contestant, str], float] = {}
 def _disagreement(contestant: Contestant, workload: Workload) -> float:
     """Measure how far a peer's updates are from ours, relative to a typical one.
 
-    The median, as libraries add epsilon in different places, which shows where a gradient is small.
+    The median counts, because libraries add epsilon in different places, which shows if a gradient is small.
     """
     key = (contestant, workload.label)
     if key not in _disagreements:

@@ -66,7 +66,7 @@ def _trust_ratio(arrays: Layout) -> list[Sweep]:
 def _factored(arrays: Layout) -> list[Sweep]:
     """Means of rows and columns and the variable's norm; the update's norm; the update.
 
-    Means are nothing beside a matrix, and its velocity, which they replace, is not touched. A vector
+    Means are nothing next to a matrix, and its velocity, which they replace, is not touched. A vector
     has a velocity and no means.
     """
     gradient, variable = [arrays.gradient], arrays.named(VARIABLE)
@@ -98,7 +98,7 @@ class Traffic:
 
     @property
     def bytes(self) -> int | None:
-        """For each element; None where the bytes are no limit."""
+        """Per element; None if the bytes are no limit."""
         if self.sweeps is None:
             return None
         moved = [
@@ -140,7 +140,7 @@ def _kept(
 
 
 def limit_step(traffic: Traffic, tensors: Sequence[Sequence[Array]]) -> Step | None:
-    """Make the loop over the state and gradient of each tensor, whose values stay; None where there is no limit."""
+    """Make the loop over the state and gradient of each tensor, whose values stay; None if there is no limit."""
     if traffic.sweeps is None:
         return None
     calls = [

@@ -43,7 +43,7 @@ class Bench:
     def fitting(
         self, workload: Workload, traffic: Traffic, peers: list[Contestant]
     ) -> list[Contestant] | None:
-        """Find the first peers whose state fits in memory beside fusedopt's; None if not even that does.
+        """Find the first peers whose state fits in memory next to fusedopt's; None if not even that does.
 
         Whatever is left out is noted.
         """

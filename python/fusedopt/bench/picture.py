@@ -117,7 +117,7 @@ def _times(axes: Any, found: list[Measurement], threads: int) -> None:
 
 def _numbers(axes: Any, found: list[Measurement], threads: int) -> None:
     """Put fusedopt's time and its ratio to the limit at the right, where nothing is drawn."""
-    beside = axes.get_yaxis_transform()
+    at_the_right = axes.get_yaxis_transform()
     for text, x in (("ns", 1.09), ("/ limit", 1.21)):
         axes.annotate(text, (x, 1), xycoords="axes fraction", ha="right", va="bottom")
     for place, one in enumerate(found):
@@ -127,7 +127,7 @@ def _numbers(axes: Any, found: list[Measurement], threads: int) -> None:
             "-" if ratio is None else f"{ratio:.2f}",
         )
         for text, x in zip(cells, (1.09, 1.21), strict=True):
-            axes.text(x, place, text, transform=beside, ha="right", va="center")
+            axes.text(x, place, text, transform=at_the_right, ha="right", va="center")
 
 
 def _typeset(elements: str) -> str:

@@ -97,7 +97,7 @@ class Measurement:
     elements: int
     tensors: int
     bytes: int | None
-    """Moved by a step, per element; None where they say nothing about its time."""
+    """Moved by a step, per element; None if they say nothing about its time."""
     baseline: str
     """The entry that the others are compared with; without it there are times alone."""
     entries: list[Entry] = field(default_factory=list)

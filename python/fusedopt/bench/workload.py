@@ -111,7 +111,7 @@ def fill(array: Array, noise: Array) -> None:
 
 
 def power_of_two(elements: int) -> str:
-    """Write a number of elements, as 2^24 where it is one."""
+    """Write a number of elements, as 2^24 if it is a power of two."""
     power = elements.bit_length() - 1
     return f"2^{power}" if elements == 2**power else f"{elements:,}"
 
@@ -123,7 +123,7 @@ def squarest(elements: int) -> tuple[int, int]:
 
 
 def _filled(shape: tuple[int, ...], noise: Array, offset: int) -> Array:
-    """Make an array that, where it is large, begins that many bytes after a page, where no slots begin."""
+    """Make an array. A large one begins so many bytes after a page, at a place where no slots begin."""
     elements = math.prod(shape)
     array = np.empty(elements, noise.dtype)
     if array.nbytes >= 2**20:
