@@ -1,10 +1,7 @@
-"""The rules and variants that the bench measures, and its own files."""
+"""The rules and variants that the bench measures."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench_runs import CHECKOUT
 from cases import RULES
 from fusedopt.bench import rules
 from fusedopt.bench.limit import slots_of
@@ -32,11 +29,3 @@ def test_what_is_measured_as_keeping_more_state_does() -> None:
     for rule, variants in rules.MORE_STATE.items():
         for arguments in variants:
             assert set(slots(rule, arguments)) > set(slots(rule, {}))
-
-
-def test_no_two_modules_of_the_bench_have_one_name() -> None:
-    package = {path.name for path in Path(rules.__file__).parent.glob("*.py")}
-    checkout = {path.name for path in CHECKOUT.glob("*.py")}
-    assert "command.py" in package
-    assert "run.py" in checkout
-    assert package & checkout == set()
