@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import reference
 
-_TABLE = Path(__file__).with_name("cases.txt").read_text(encoding="utf-8")
+_LINES = Path(__file__).with_name("cases.txt").read_text(encoding="utf-8").splitlines()
+_TABLE = [line.split() for line in _LINES if line and not line.startswith("#")]
+if unknown := {rule for rule, *_ in _TABLE} - reference.RULES.keys() - {"*"}:
+    raise ValueError(f"cases.txt: expected rules, found {', '.join(sorted(unknown))}")
 
 
 def _variants_of(rule: str) -> list[dict[str, Any]]:
     """Read the table's lines of a rule."""
-    lines = [line.split() for line in _TABLE.splitlines()]
     return [
         {name: json.loads(value) for name, _, value in (word.partition("=") for word in words)}
-        for first, *words in filter(None, lines)
+        for first, *words in _TABLE
         if first == rule
     ]
 
