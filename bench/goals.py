@@ -1,4 +1,4 @@
-"""What fusedopt promises about speed and memory, beside what was measured."""
+"""What fusedopt promises about speed and memory, next to what was measured."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from fusedopt.bench.limit import SWEEPS
 from fusedopt.bench.results import FUSEDOPT, Measurement, Results
 from fusedopt.bench.workload import power_of_two
-from workloads import FLAGSHIP, SMALL
+from memory import growths
+from sections import FLAGSHIP, SMALL
 
 LARGE, LARGEST = 2**24, 2**26
-# 98 % of what the memory gives, for a rule that is one sweep; on fewer elements 95 %, for those of little arithmetic.
+# A rule that is one sweep: 98 % of what the memory gives; on fewer elements 95 %, if it has little arithmetic.
 LARGEST_BOUND, LARGE_BOUND = 1.02, 1.05
 RULES_OF_LITTLE_ARITHMETIC = ("AdamW", "Adam", "RMSprop", "SGD")
 # 90 %: two sweeps, and norms in the first.
 LAMB, LAMB_BOUND = "Lamb", 1.11
 FOREACH, FOREACH_BOUND = "PyTorch foreach", 0.4
 FOREACH_RULES = ("Adadelta", "Adagrad", "Adamax", "Nadam")
-# Of the mixed pipeline, by the names of its workloads: where steps are short, a call and many tensors show.
+# Of the mixed pipeline, by the names of its workloads. If steps are short, a call and many tensors show.
 MIXED = {
     "2^20": 1.15,
     "2^24": 1.15,
@@ -29,7 +30,7 @@ MIXED = {
 }
 MATRICES = {"Adafactor, 4096 x 4096": 1.0, "Muon, 1024 x 1024": 1.3}
 THREADS_BOUND = 1.05
-# Of many small tensors, microseconds a tensor; and of a single one, a call.
+# Microseconds per tensor of many small ones, and per call with a single one.
 SMALL_TENSORS = {FLAGSHIP: 0.2, f"{FLAGSHIP}(global_clipnorm=1.0)": 0.06}
 SMALL_CALL, SLOWEST_SMALL_CALL = 0.6, 2.0
 VALUES_BOUND = 1.1
@@ -45,7 +46,7 @@ class Measured:
     median: float
     best: float
     who: str = ""
-    """The worst of all, where a goal is for all."""
+    """The worst of all, if a goal is for all."""
     is_doubtful: bool = False
     """The machine was busy, or the rounds differ much."""
 
@@ -81,7 +82,7 @@ def _large(results: Results) -> Iterator[Goal]:
         bound = _bound_of_limit(_rule(one), one.elements)
         if bound is not None:
             text = f"{one.label}, {one.name} elements"
-            yield Goal(text, bound, "of the limit", _by_threads(results, _ratios([one])))
+            yield Goal(text, bound, "times the limit", _by_threads(results, _ratios([one])))
 
 
 def _bound_of_limit(rule: str, elements: int) -> float | None:
@@ -98,8 +99,8 @@ def _foreach(results: Results) -> Iterator[Goal]:
     for one in results.of("sizes"):
         if one.elements >= LARGE and _rule(one) in FOREACH_RULES and FOREACH in one.names:
             text = f"{one.label}, {one.name} elements"
-            measured = _by_threads(results, _ratios([one], to=FOREACH))
-            yield Goal(text, FOREACH_BOUND, f"of {FOREACH}'s time", measured)
+            measured = _by_threads(results, _ratios([replace(one, baseline=FOREACH)]))
+            yield Goal(text, FOREACH_BOUND, f"times {FOREACH}'s time", measured)
 
 
 def _mixed(results: Results) -> Iterator[Goal]:
@@ -108,7 +109,7 @@ def _mixed(results: Results) -> Iterator[Goal]:
             name = one.name if one.tensors > 1 else f"{one.name} elements"
             text = f"mixed pipeline, {one.label}, {name}"
             measured = _by_threads(results, _ratios([one]))
-            yield Goal(text, MIXED[one.name], "of the limit", measured)
+            yield Goal(text, MIXED[one.name], "times the limit", measured)
 
 
 def _reading(results: Results) -> Iterator[Goal]:
@@ -116,7 +117,7 @@ def _reading(results: Results) -> Iterator[Goal]:
         if one.elements >= LARGEST:
             text = f"reading gradients, {one.name} elements"
             measured = _by_threads(results, _ratios([one]))
-            yield Goal(text, LARGEST_BOUND, f"of a {one.baseline}", measured)
+            yield Goal(text, LARGEST_BOUND, f"times a {one.baseline}", measured)
 
 
 def _matrices(results: Results) -> Iterator[Goal]:
@@ -124,29 +125,29 @@ def _matrices(results: Results) -> Iterator[Goal]:
         text = f"{one.label}, {one.name}"
         if text in MATRICES:
             measured = _by_threads(results, _ratios([one]))
-            yield Goal(text, MATRICES[text], f"of {one.baseline}", measured)
+            yield Goal(text, MATRICES[text], f"times {one.baseline}", measured)
 
 
 def _small(results: Results) -> Iterator[Goal]:
     many = [one for one in results.of("tensors") if one.elements == SMALL * one.tensors]
     for one in many:
         text, bound = f"{one.label}, {one.name}", SMALL_TENSORS[one.label]
-        yield Goal(text, bound, "us a tensor", _by_threads(results, _times([one])))
+        yield Goal(text, bound, "us per tensor", _by_threads(results, _times([one])))
     # Products of matrices are no one sweep, however small.
     swept = [one for one in results.of("sizes") if one.bytes is not None]
     single = [one for one in swept if one.elements == SMALL]
     for one in single:
         if one.label == FLAGSHIP:
             text = f"{one.label}, one tensor of {SMALL}"
-            yield Goal(text, SMALL_CALL, "us a call", _by_threads(results, _times([one])))
+            yield Goal(text, SMALL_CALL, "us per call", _by_threads(results, _times([one])))
     if single:
         text = f"the slowest rule, one tensor of {SMALL}"
         measured = _by_threads(results, _times(single))
-        yield Goal(text, SLOWEST_SMALL_CALL, "us a call", measured)
+        yield Goal(text, SLOWEST_SMALL_CALL, "us per call", measured)
 
 
 def _threads(results: Results) -> Iterator[Goal]:
-    """One thread beside itself is no goal."""
+    """One thread against itself is no goal."""
     pairs = [
         (threads, replace(measured, who=one.name))
         for one in results.of("threads")
@@ -156,7 +157,7 @@ def _threads(results: Results) -> Iterator[Goal]:
     if pairs:
         text = f"{FLAGSHIP}, the worst of all sizes"
         measured = _by_threads(results, pairs)
-        yield Goal(text, THREADS_BOUND, "of one thread's time", measured)
+        yield Goal(text, THREADS_BOUND, "times one thread's time", measured)
 
 
 def _values(results: Results) -> Iterator[Goal]:
@@ -164,11 +165,11 @@ def _values(results: Results) -> Iterator[Goal]:
     if ours:
         text = "the worst rule, zero, subnormal and huge numbers"
         measured = _by_threads(results, [pair for one in ours for pair in _kinds(one)])
-        yield Goal(text, VALUES_BOUND, "of ordinary ones", measured)
+        yield Goal(text, VALUES_BOUND, "times that of ordinary ones", measured)
 
 
 def _memory(results: Results) -> Iterator[Goal]:
-    for one in results.growths:
+    for one in growths(results):
         if one.name == FUSEDOPT:
             beyond = (one.growth_bytes - one.slot_bytes) / 2**20
             text = f"{one.label}, {power_of_two(one.elements)} elements, peak memory beyond slots"
@@ -180,7 +181,7 @@ _Pair = tuple[int, Measured]
 
 
 def _by_threads(results: Results, pairs: list[_Pair]) -> dict[int, Measured]:
-    """For each number of threads the worst; who that is, if there are several."""
+    """Find the worst per number of threads, and its name if there are several."""
     found = {}
     for threads in results.threads:
         mine = [measured for count, measured in pairs if count == threads]
@@ -207,15 +208,22 @@ def _times(measurements: list[Measurement]) -> list[_Pair]:
     ]
 
 
-def _ratios(
-    measurements: list[Measurement], name: str = FUSEDOPT, to: str | None = None
-) -> list[_Pair]:
+def _ratios(measurements: list[Measurement], name: str = FUSEDOPT) -> list[_Pair]:
     return [
-        (threads, Measured(median, best, one.label, one.is_doubtful(name, threads, to)))
+        (
+            threads,
+            Measured(
+                median,
+                entry.minimum / base.minimum,
+                one.label,
+                one.is_doubtful(name, threads),
+            ),
+        )
         for one in measurements
         for threads in one.thread_counts
-        if (median := one.ratio(name, threads, to))
-        and (best := one.ratio_of_minima(name, threads, to))
+        if (entry := one.find(name, threads))
+        and (base := one.find(one.baseline, threads))
+        and (median := one.ratio(name, threads))
     ]
 
 

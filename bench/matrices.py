@@ -1,4 +1,4 @@
-"""What a step on a matrix is compared with, where the rule is more than a sweep over elements."""
+"""What a step on a matrix is compared with, if the rule is more than a sweep over elements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from unittest import mock
 
 import fusedopt as fo
 import numpy as np
-from fusedopt.bench.workload import Array, Ready, Step, Workload, optimizer_of
+from fusedopt.bench.contestants import FUSEDOPT, Contestant, prepare
+from fusedopt.bench.limit import traffic_of
+from fusedopt.bench.measuring import Bench
+from fusedopt.bench.timing import Participant
+from fusedopt.bench.workload import Array, Ready, Step, Workload
 from fusedopt.runtime import _core
 
 
@@ -45,7 +49,7 @@ def products_alone(workload: Workload, ours: Ready, gradients: list[Array]) -> S
     products = Products()
     # Which function it asks is settled when it is made.
     with mock.patch.object(np, "matmul", products.record):
-        products.owner = optimizer_of(workload)
+        products.owner = workload.optimizer()
     products.owner.build(workload.variables())
     products.owner.apply(gradients)
     # The last product is of a polynomial and the matrix, which each step would multiply once more.
@@ -59,3 +63,14 @@ BASELINES: dict[str, tuple[str, Callable[[Workload, Ready, list[Array]], Step]]]
     "Adafactor": ("3 sweeps", three_sweeps),
     "Muon": ("its matrix products", products_alone),
 }
+
+
+def measure(bench: Bench, workload: Workload, _: list[Contestant]) -> None:
+    """Time a step and what it is compared with."""
+    gradients = workload.gradients()
+    ours = prepare(FUSEDOPT, workload, gradients)
+    name, make = BASELINES[workload.rule]
+    step = make(workload, ours, gradients)
+    participants = [Participant(name, threads, step) for threads in bench.results.threads]
+    participants += bench.turns(FUSEDOPT, ours)
+    bench.race(workload, workload.name, traffic_of(workload).bytes, name, participants)

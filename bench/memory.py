@@ -9,14 +9,49 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fusedopt.bench.workload import Workload
-from workloads import FLAGSHIP, main_variant
+from fusedopt.bench.contestants import FUSEDOPT
+from fusedopt.bench.limit import traffic_of
+from fusedopt.bench.measuring import Bench
+from fusedopt.bench.results import Results
+from fusedopt.bench.workload import FLOAT_BYTES, Workload
+from peer_lists import PEERS
+from sections import FLAGSHIP, main_variant
 
+SECTION = "memory"
+GROWTHS = "growths"
 STATUS = Path("/proc/self/status")
 WARM_UP_ELEMENTS = 2**17
 STEPS = 3
+
+
+@dataclass
+class Growth:
+    """How much one contestant's memory grew at most, over building and some steps."""
+
+    name: str
+    label: str
+    elements: int
+    growth_bytes: int
+    slot_bytes: int
+
+
+def growths(results: Results) -> list[Growth]:
+    """Read what a run has measured."""
+    return [Growth(**one) for one in results.more.get(GROWTHS, [])]
+
+
+def measure(bench: Bench, elements: int) -> None:
+    """Measure fusedopt and each of its peers."""
+    workload = workload_of(elements)
+    slot_bytes = (traffic_of(workload).state - 1) * FLOAT_BYTES * elements
+    names = [FUSEDOPT.name, *(peer.name for peer in PEERS if peer in bench.peers)]
+    bench.results.more[GROWTHS] = [
+        asdict(Growth(name, workload.label, elements, growth_in_child(name, elements), slot_bytes))
+        for name in names
+    ]
 
 
 def workload_of(elements: int) -> Workload:
@@ -36,8 +71,6 @@ def growth_in_child(name: str, elements: int) -> int:
 
 def growth(name: str, elements: int) -> int:
     """Measure a contestant in this process."""
-    from contestants import FUSEDOPT, PEERS
-
     (contestant,) = (one for one in [FUSEDOPT, *PEERS] if one.name == name)
     for count in (WARM_UP_ELEMENTS, elements):
         workload = workload_of(count)

@@ -1,26 +1,47 @@
-"""Rules in plain NumPy, temporaries and all, as one writes them where nobody measures.
+"""Rules in plain NumPy, temporaries and all, as one writes them if nobody measures.
 
 The formulas are those of the exact tests, so a new rule joins by itself.
 """
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+from typing import Any
+
 import fusedopt as fo
 import numpy as np
-from fusedopt.bench.workload import Absent, Array, Ready, Workload, optimizer_of
-from workloads import of_tests
+from fusedopt.bench.workload import Absent, Array, Ready, Workload
+from sections import of_tests
 
-_reference = of_tests("reference")
 KNOWN_OPTIONS = {"weight_decay", "global_clipnorm", "use_ema"}
 
-# The tests' sum has the library's order of additions, and takes its time.
-vars(_reference)["sum_of_squares"] = lambda array: float(np.sum(array * array))
+
+def formulas() -> Any:
+    """Load the tests' formulas once more, with NumPy's sum: theirs has the library's order, and takes its time."""
+
+    def modules() -> dict[str, ModuleType]:
+        return {name: one for name, one in sys.modules.items() if name.split(".")[0] == "reference"}
+
+    of_the_tests = modules()
+    for name in of_the_tests:
+        del sys.modules[name]
+    loaded = of_tests("reference")
+    for name, module in modules().items():
+        if hasattr(module, "sum_of_squares"):
+            vars(module)["sum_of_squares"] = lambda array: float(np.sum(array * array))
+        del sys.modules[name]
+    sys.modules.update(of_the_tests)
+    return loaded
+
+
+_reference = formulas()
 
 
 def in_numpy(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     if workload.rule not in _reference.RULES:
         raise Absent("no formula")
-    optimizer = optimizer_of(workload)
+    optimizer = workload.optimizer()
     scale = optimizer.initial_scale if isinstance(optimizer, fo.LossScaleOptimizer) else None
     start = _reference.Reference(workload.rule, **workload.arguments)
     unknown = [

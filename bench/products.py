@@ -1,4 +1,4 @@
-"""Muon with NumPy's and PyTorch's matrix products, beside those products alone and beside PyTorch's and Keras's Muon.
+"""Muon with NumPy's and PyTorch's matrix products, against those products alone and against PyTorch's and Keras's Muon.
 
 `KERAS_BACKEND=torch python bench/products.py 512 1024`, on square matrices of these sides. Everybody runs once per
 round, in an order that changes from round to round. Printed are the median and the minimum of the times, and the median

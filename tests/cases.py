@@ -1,68 +1,42 @@
-"""The one table of cases: every rule with its variants, every common option, and how they are combined.
+"""The cases: every rule with its variants, every common option, and how they are combined.
 
-Exact tests, golden recordings and benchmarks all read it. The rules are those of `reference.py`, so a rule that has a
-formula there joins every one of them.
+Exact tests, golden recordings and benchmarks all read them. The rules are those of `reference.py`, so a rule that has a
+formula there joins every one of them. The variants are those of `cases.txt`.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import reference
 
-# Another value of what several rules have. A rule has its defaults and these, unless VARIANTS_OF says more.
-OTHER: dict[str, float] = {
-    "beta_1": 0.8,
-    "beta_2": 0.95,
-    "epsilon": 1e-5,
-    "initial_accumulator_value": 0.2,
-}
+_LINES = Path(__file__).with_name("cases.txt").read_text(encoding="utf-8").splitlines()
+_TABLE = [line.split() for line in _LINES if line and not line.startswith("#")]
+if unknown := {rule for rule, *_ in _TABLE} - reference.RULES.keys() - {"*"}:
+    raise ValueError(f"cases.txt: expected rules, found {', '.join(sorted(unknown))}")
 
-# The rules whose variants keep other state, or that need other values.
-VARIANTS_OF: dict[str, list[dict[str, Any]]] = {
-    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
-    "RMSprop": [
-        {},
-        {"momentum": 0.9},
-        {"centered": True},
-        {"momentum": 0.9, "centered": True, "rho": 0.8, "epsilon": 1e-5},
-    ],
-    "Adam": [{}, {"amsgrad": True}, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}],
-    "AdamW": [{}, {"amsgrad": True, "weight_decay": 0.01}],
-    "Adagrad": [{}, {"initial_accumulator_value": 0.0, "epsilon": 1e-5}],
-    "Adadelta": [{}, {"rho": 0.8, "epsilon": 1e-4}],
-    "Ftrl": [
-        {},
-        {
-            "initial_accumulator_value": 0.2,
-            "l1_regularization_strength": 0.05,
-            "l2_regularization_strength": 0.1,
-            "l2_shrinkage_regularization_strength": 0.02,
-            "beta": 0.3,
-        },
-        {"learning_rate_power": -0.3, "l1_regularization_strength": 0.01},
-    ],
-    "ScheduleFreeAdamW": [{}, {"beta_1": 0.8, "beta_2": 0.95, "warmup_steps": 4}],
-    "Adafactor": [
-        {},
-        {"beta_2_decay": -0.5, "epsilon_1": 1e-6, "epsilon_2": 0.01, "clip_threshold": 0.7},
-    ],
-    "Muon": [
-        {},
-        {
-            "nesterov": False,
-            "ns_steps": 2,
-            "momentum": 0.8,
-            "adam_lr_ratio": 0.5,
-            "adam_weight_decay": None,
-            "rms_rate": None,
-        },
-    ],
-}
+
+def _variants_of(rule: str) -> list[dict[str, Any]]:
+    """Read the table's lines of a rule."""
+    return [
+        {name: json.loads(value) for name, _, value in (word.partition("=") for word in words)}
+        for first, *words in _TABLE
+        if first == rule
+    ]
+
+
+(_OTHER,) = _variants_of("*")
 
 RULES: dict[str, list[dict[str, Any]]] = {
-    rule: VARIANTS_OF.get(rule)
-    or [{}, {name: OTHER[name] for name in known.defaults if name in OTHER}]
+    rule: [
+        {},
+        *(
+            _variants_of(rule)
+            or [{name: _OTHER[name] for name in known.defaults if name in _OTHER}]
+        ),
+    ]
     for rule, known in reference.RULES.items()
 }
 """Each rule's own hyperparameters, one dictionary per variant."""

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("rich", reason="the bench needs the extra bench")
 pytest.importorskip("psutil", reason="the bench needs the extra bench")
 
-from fusedopt.bench import report, rules, timing, watch
+from fusedopt.bench import costs, rules, timing, watch
 from fusedopt.bench.command import main
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import (
@@ -27,7 +27,7 @@ from fusedopt.bench.results import (
     save,
 )
 from fusedopt.bench.tables import ABOUT_DOUBTFUL, ABOUT_RATIOS
-from fusedopt.bench.timing import NORMAL, QUICK, Participant, race
+from fusedopt.bench.timing import BRIEF, QUICK, Participant, race
 from fusedopt.bench.watch import Watch
 
 ABOUT = {name: name for name in ("date", "processor", "system", "fusedopt", "libraries")}
@@ -73,7 +73,7 @@ def doubt(monkeypatch: pytest.MonkeyPatch, machine: Machine, threads: int, usabl
     monkeypatch.setattr(timing, "time", machine)
     one = Participant("one", threads, lambda: machine.sleep(0.002))
     observed = Watch()
-    race([one], NORMAL, lambda _: None)
+    race([one], BRIEF, lambda _: None)
     return observed.doubt(one, observed.others())
 
 
@@ -129,10 +129,10 @@ def test_what_is_not_to_be_believed_is_marked(
     main(["--load", str(tmp_path / "run.json"), "--markdown", str(tmp_path / "run.md")])
     shown = " ".join(capsys.readouterr().out.split())
     written = (tmp_path / "run.md").read_text(encoding="utf-8")
-    row = report.cost_table(results, 2).rows[0]
+    row = costs.cost_table(results, 2).rows[0]
     assert [row[4].endswith("?"), row[5].endswith("?")] == [is_marked] * 2
     assert not row[3].endswith("?")
-    for text in (shown, written):
+    for text in (shown, " ".join(written.split())):
         assert (ABOUT_DOUBTFUL in text) == is_marked
         assert ABOUT_RATIOS in text
 
@@ -147,9 +147,9 @@ def test_a_busy_run_says_so_first(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert load(tmp_path / "run.json") == results
     main(["--load", str(tmp_path / "run.json"), "--markdown", str(tmp_path / "run.md")])
     assert " ".join(capsys.readouterr().out.split()).startswith(said)
-    measurements = report.measurements_block(results)
-    assert measurements.startswith(f"**{said}**\n")
-    assert said in report.rules_block(results)
+    measurements = costs.measurements_block(results)
+    assert " ".join(measurements.split()).startswith(f"**{said}** ")
+    assert said in " ".join(costs.rules_block(results).split())
 
 
 def test_a_quiet_run_says_nothing() -> None:

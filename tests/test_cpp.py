@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import VARIANTS
 from once import Once, without_time_limit
 
 pytestmark = [
@@ -25,12 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "cpp" / "examples"
 PROGRAMS = sorted(source.stem for source in (ROOT / "tests" / "cpp").glob("*.cpp"))
 RULES = re.findall(r"X\((\w+)\)", (ROOT / "cpp/src/kernel/rule_list.hpp").read_text())
-PUBLIC_RULES = re.findall(
-    r'constexpr const char\* name = "(\w+)";', (ROOT / "cpp/include/fusedopt/rules.hpp").read_text()
-)
-CASES = PUBLIC_RULES + re.findall(
-    r'\{"([^"]+)",', (ROOT / "tests/cpp/cases.hpp").read_text().partition("option_cases()")[0]
-)
+CASES = [
+    " ".join(
+        [case.rule, *(f"{name}={json.dumps(value)}" for name, value in case.arguments.items())]
+    )
+    for case in VARIANTS
+]
 
 # What any compiler may call on its own; everything else in a level's object must be the level's.
 COMPILER_CALLS = re.compile(
@@ -230,7 +231,7 @@ def test_matrix_product_of_the_readme(tree: Path, prefix: Path, tmp_path: Path) 
     (tmp_path / "program.cpp").write_text(program)
     (file,) = prefix.glob("lib*/**/fusedopt.pc")
     folders = (f"-I{tmp_path}", f"-I{ROOT / 'tests' / 'cpp'}")
-    flags = (*folders, *pkg_config_flags(file))
+    flags = (*folders, *pkg_config_flags(file), f'-DFUSEDOPT_CASES="{ROOT}/tests/cases.txt"')
     compile_program(tree, tmp_path / "program.cpp", tmp_path / "program", *flags)
     run(tmp_path / "program")
 

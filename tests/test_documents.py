@@ -17,7 +17,14 @@ LINKS = re.findall(
 )
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "bench/**/*.md", "cpp/**/*.md", "python/**/*.py", "bench/**/*.py")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "bench/**/*.md",
+        "cpp/**/*.md",
+        "python/**/*.py",
+        "bench/**/*.py",
+    )
     for path in ROOT.glob(pattern)
 )
 

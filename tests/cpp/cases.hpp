@@ -1,8 +1,11 @@
-// The table of cases: every rule with its variants, every option by itself, and the ones that meet inside a step.
+// The cases: every rule with the variants of tests/cases.txt, every option by itself, and the ones that meet inside a
+// step.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <variant>
@@ -11,6 +14,7 @@
 #include <fusedopt/fusedopt.hpp>
 
 #include "array.hpp"
+#include "variants.hpp"
 
 struct RuleCase {
     std::string name;
@@ -70,55 +74,35 @@ inline void multiply(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const
     (in_double ? multiply_elements<double> : multiply_elements<float>)(a, b, product);
 }
 
-/// A rule with the library's defaults, and what it cannot do without.
+/// A rule with the library's defaults, and what it cannot do without; then its variants.
 template <class AnyRule>
-RuleCase default_case() {
-    AnyRule rule;
-    if constexpr (requires { rule.matrix_product; }) rule.matrix_product = multiply;
-    return {AnyRule::name, rule};
+void add_cases(std::vector<RuleCase>& cases, const std::vector<Variant>& table) {
+    AnyRule plain;
+    if constexpr (requires { plain.matrix_product; }) plain.matrix_product = multiply;
+    cases.push_back({AnyRule::name, plain});
+    const auto is_own = [](const Variant& variant) { return variant.rule == AnyRule::name; };
+    const bool has_own = std::any_of(table.begin(), table.end(), is_own);
+    for (const Variant& variant : table) {
+        if (variant.rule != (has_own ? AnyRule::name : "*")) continue;
+        RuleCase one{AnyRule::name, plain};
+        for (const auto& [name, json] : variant.values) {
+            if (assign(std::get<AnyRule>(one.rule), name, json)) {
+                one.name += " " + name + "=" + json;
+            } else if (has_own) {
+                throw std::runtime_error(FUSEDOPT_CASES ": " + variant.rule + " has no " + name);
+            }
+        }
+        cases.push_back(std::move(one));
+    }
 }
 
-/// Variants that keep other state, or take another way.
-inline std::vector<RuleCase> variant_cases() {
-    using namespace fusedopt;
-    return {
-        {"SGD momentum", SGD{.momentum = 0.9}},
-        {"SGD nesterov", SGD{.momentum = 0.9, .nesterov = true}},
-        {"RMSprop momentum", RMSprop{.rho = 0.8, .momentum = 0.9, .epsilon = 1e-5}},
-        {"RMSprop centered", RMSprop{.centered = true}},
-        {"RMSprop momentum centered", RMSprop{.momentum = 0.9, .centered = true}},
-        {"Adam amsgrad", Adam{.beta_1 = 0.8, .beta_2 = 0.95, .epsilon = 1e-5, .amsgrad = true}},
-        {"AdamW amsgrad", AdamW{.amsgrad = true, .weight_decay = 0.01}},
-        {"Adagrad from zero", Adagrad{.initial_accumulator_value = 0.0, .epsilon = 1e-3}},
-        {"Adadelta otherwise", Adadelta{.rho = 0.8, .epsilon = 1e-4}},
-        {"Ftrl regularized", Ftrl{.l1_regularization_strength = 0.05,
-                                  .l2_regularization_strength = 0.1,
-                                  .l2_shrinkage_regularization_strength = 0.02,
-                                  .beta = 0.3}},
-        {"Ftrl from zero", Ftrl{.initial_accumulator_value = 0.0}},
-        {"Ftrl power", Ftrl{.learning_rate_power = -0.3}},
-        {"ScheduleFreeAdamW warmup", ScheduleFreeAdamW{.beta_1 = 0.8, .warmup_steps = 4}},
-        {"Adafactor otherwise",
-         Adafactor{.beta_2_decay = -0.5, .epsilon_1 = 1e-6, .epsilon_2 = 0.01, .clip_threshold = 0.7}},
-        {"Muon otherwise", Muon{.matrix_product = multiply,
-                                .adam_beta_1 = 0.8,
-                                .adam_beta_2 = 0.95,
-                                .adam_weight_decay = 0.01,
-                                .epsilon = 1e-5,
-                                .adam_lr_ratio = 0.5,
-                                .ns_steps = 1,
-                                .nesterov = false,
-                                .rms_rate = {}}},
-    };
-}
-
-/// Every rule by default, then the variants.
+/// Every rule with its variants.
 inline std::vector<RuleCase> rule_cases() {
+    const std::vector<Variant> table = table_of_variants();
     std::vector<RuleCase> cases;
     [&]<class... Rules>(const std::variant<Rules...>*) {
-        (cases.push_back(default_case<Rules>()), ...);
+        (add_cases<Rules>(cases, table), ...);
     }(static_cast<const fusedopt::Rule*>(nullptr));
-    for (RuleCase& variant : variant_cases()) cases.push_back(std::move(variant));
     return cases;
 }
 

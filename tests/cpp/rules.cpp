@@ -14,16 +14,19 @@ TEST(every_rule_has_a_case) {
 namespace {
 
 /// On problems of the same numbers in different places.
+void check_rule(const std::string& name, const fusedopt::Rule& rule, const std::vector<Problem>& problems,
+                const fusedopt::Options& options) {
+    const reference::Optimizer expected = solve(problems[0], rule, options);
+    on_every_level_and_thread_count([&](const std::string& where) {
+        for (const Problem& problem : problems) {
+            const std::string found = difference(problem, rule, options, expected);
+            CHECK_EQUAL(found.empty() ? "" : name + ", " + where + ": " + found, "");
+        }
+    });
+}
+
 void check_every_rule(const std::vector<Problem>& problems, const fusedopt::Options& options) {
-    for (const auto& [name, rule] : rule_cases()) {
-        const reference::Optimizer expected = solve(problems[0], rule, options);
-        on_every_level_and_thread_count([&, &name = name, &rule = rule](const std::string& where) {
-            for (const Problem& problem : problems) {
-                const std::string found = difference(problem, rule, options, expected);
-                CHECK_EQUAL(found.empty() ? "" : name + ", " + where + ": " + found, "");
-            }
-        });
-    }
+    for (const auto& [name, rule] : rule_cases()) check_rule(name, rule, problems, options);
 }
 
 }  // namespace
@@ -34,6 +37,7 @@ TEST(rules_give_the_bits_of_the_reference) {
         problems.emplace_back(std::vector<std::int64_t>{0, 1, 15, 1023, 1025, 5000}, 3, placement);
     }
     check_every_rule(problems, {});
+    check_rule("Ftrl from zero", fusedopt::Ftrl{.initial_accumulator_value = 0.0}, problems, {});
 }
 
 // All that can be left of a cache line, and of a row of a norm's sum.

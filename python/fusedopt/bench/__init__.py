@@ -1,5 +1,5 @@
 """What the rules cost on this machine: ``python -m fusedopt.bench --help``.
 
-Not imported by ``import fusedopt``. It needs the extra ``bench``; the thorough run in the repository's
-``bench`` folder is made of the same parts.
+Not imported by ``import fusedopt``. It needs the extra ``bench``. The repository's folder ``bench`` plugs a larger
+suite into the same command.
 """

@@ -1,4 +1,4 @@
-"""Two runs beside each other. Only ratios within one run mean anything: machines wander."""
+"""Two runs next to each other. Only ratios within one run mean anything: machines wander."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Comparison:
 
 
 def compare(old: Results, new: Results) -> Comparison:
-    """Put two runs beside each other."""
+    """Put two runs next to each other."""
     before, after = _ratios(old), _ratios(new)
     shared = {key: (before[key], after[key]) for key in before if key in after}
     alone = sorted(before.keys() ^ after.keys())
@@ -65,7 +65,7 @@ def table(title: str, pairs: dict[Key, tuple[float, float]]) -> Table:
         ]
         for (_, label, elements, threads), (old, new) in pairs.items()
     ]
-    columns = ["rule", "elements", "threads", "old, of the limit", "new, of the limit", "change"]
+    columns = ["rule", "elements", "threads", "old / limit", "new / limit", "change"]
     return Table(title, columns, rows, texts=3)
 
 

@@ -1,4 +1,4 @@
-"""Who can take part: fusedopt, and other libraries where they are installed."""
+"""Who can take part: fusedopt, and other libraries if they are installed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from fusedopt.bench import peers, pytorch
-from fusedopt.bench.workload import Absent, Array, Ready, Workload, optimizer_of
+from fusedopt.bench import keras, pytorch
+from fusedopt.bench.workload import Absent, Array, Ready, Workload
 
 STEPS_OF_AGREEMENT = 3
 AGREEMENT = 1e-3
@@ -23,18 +23,17 @@ class Contestant:
     name: str
     package: str
     prepare: Callable[[Workload, list[Array], list[Array]], Ready]
-    is_threaded: bool = True
-    has_fixed_threads: bool = False
-    """Keeps the number of threads that it is prepared with: timed on the largest number only."""
     is_slow: bool = False
     """Too slow to be timed on everything."""
-    is_for_mixed: bool = False
-    """Takes part in the mixed pipeline only: to compile it for every rule would take minutes."""
+
+    def thread_counts(self, threads: list[int]) -> list[int]:
+        """Choose from a run's numbers of threads those that it is timed on."""
+        return threads
 
 
 def fusedopt(workload: Workload, variables: list[Array], gradients: list[Array]) -> Ready:
     """The library itself."""
-    optimizer = optimizer_of(workload)
+    optimizer = workload.optimizer()
     optimizer.build(variables)
     slots: list[list[Array]] = [[] for _ in variables]
     for name, state in optimizer.named_variables().items():
@@ -47,17 +46,7 @@ FUSEDOPT = Contestant("fusedopt", "fusedopt", fusedopt)
 PEERS = [
     Contestant("PyTorch fused", "torch", pytorch.torch_fused),
     Contestant("PyTorch foreach", "torch", pytorch.torch_foreach),
-    Contestant("Keras", "keras", peers.in_keras, is_slow=True),
-]
-COMPILED_PEERS = [
-    Contestant(
-        "PyTorch compiled",
-        "torch",
-        pytorch.torch_compiled,
-        has_fixed_threads=True,
-        is_for_mixed=True,
-    ),
-    Contestant("optax", "optax", peers.in_optax, has_fixed_threads=True, is_for_mixed=True),
+    Contestant("Keras", "keras", keras.in_keras, is_slow=True),
 ]
 
 
@@ -75,15 +64,15 @@ def prepare(contestant: Contestant, workload: Workload, gradients: list[Array]) 
     return contestant.prepare(workload, workload.variables(), gradients)
 
 
-_disagreements: dict[tuple[str, str, bool], float] = {}
+_disagreements: dict[tuple[Contestant, str], float] = {}
 
 
 def _disagreement(contestant: Contestant, workload: Workload) -> float:
     """Measure how far a peer's updates are from ours, relative to a typical one.
 
-    The median, as libraries add epsilon in different places, which shows where a gradient is small.
+    The median counts, because libraries add epsilon in different places, which shows if a gradient is small.
     """
-    key = (contestant.name, workload.label, workload.is_mixed)
+    key = (contestant, workload.label)
     if key not in _disagreements:
         small = workload.shrunk()
         ours, theirs = _update(FUSEDOPT, small), _update(contestant, small)

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import cpuinfo  # type: ignore[import-untyped]
@@ -16,7 +17,7 @@ import fusedopt as fo
 
 
 def set_threads(threads: int) -> None:
-    """Give fusedopt, and PyTorch where it is loaded, the same number of threads."""
+    """Give fusedopt, and PyTorch if it is loaded, the same number of threads."""
     threads = max(threads, 1)
     fo.set_num_threads(threads)
     if "torch" in sys.modules:
@@ -25,17 +26,14 @@ def set_threads(threads: int) -> None:
 
 def prepare() -> None:
     """Set what the libraries read when they are imported."""
-    # NumPy and fusedopt ask for huge pages by themselves; PyTorch does where it is told to.
+    # NumPy and fusedopt ask for huge pages by themselves; PyTorch does if it is told to.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # No processes of a compiler's that start beside a measurement.
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # The fastest of Keras's backends that work eagerly on a CPU, else the one that needs no other
     # library.
     os.environ["KERAS_BACKEND"] = "torch" if importlib.util.find_spec("torch") else "numpy"
 
 
-def describe(packages: list[str]) -> dict[str, str]:
+def describe(packages: Sequence[str]) -> dict[str, str]:
     """Describe what a reader must know about the machine and the libraries."""
     config = fo.show_config()
     versions = [f"{name} {_version(name)}" for name in packages if importlib.util.find_spec(name)]
@@ -57,8 +55,6 @@ def _version(package: str) -> str:
     version = importlib.metadata.version(package)
     if package == "keras":
         return f"{version} on {os.environ['KERAS_BACKEND']}"
-    if package == "optax":
-        return f"{version} on jax {importlib.metadata.version('jax')}"
     return version
 
 

@@ -9,19 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fusedopt.bench.workload import (
+    FLOAT_BYTES,
     STAGGER,
     Array,
     Step,
     Workload,
     fill,
     noise_of,
-    optimizer_of,
     touch,
 )
 from fusedopt.runtime import _core
 
-FLOAT_BYTES = 4
-HALF_BYTES = 2
 VARIABLE = "variable"
 
 Sweep = tuple[list[int], list[int]]
@@ -68,7 +66,7 @@ def _trust_ratio(arrays: Layout) -> list[Sweep]:
 def _factored(arrays: Layout) -> list[Sweep]:
     """Means of rows and columns and the variable's norm; the update's norm; the update.
 
-    Means are nothing beside a matrix, and its velocity, which they replace, is not touched. A vector
+    Means are nothing next to a matrix, and its velocity, which they replace, is not touched. A vector
     has a velocity and no means.
     """
     gradient, variable = [arrays.gradient], arrays.named(VARIABLE)
@@ -100,7 +98,7 @@ class Traffic:
 
     @property
     def bytes(self) -> int | None:
-        """For each element; None where the bytes are no limit."""
+        """Per element; None if the bytes are no limit."""
         if self.sweeps is None:
             return None
         moved = [
@@ -114,9 +112,9 @@ def traffic_of(workload: Workload) -> Traffic:
     """Count the arrays that an optimizer keeps for a variable and the sweeps over them."""
     layout = layout_of(workload)
     sweeps = SWEEPS.get(workload.rule, _one_sweep)(layout)
-    if sweeps is not None:
-        sweeps = [*_sweeps_before(workload, layout), *sweeps]
-    return Traffic(len(layout.state), sweeps, HALF_BYTES if workload.is_mixed else FLOAT_BYTES)
+    if sweeps is not None and workload.reads_gradients_first:
+        sweeps = [([], [layout.gradient]), *sweeps]
+    return Traffic(len(layout.state), sweeps, workload.gradient_bytes)
 
 
 def layout_of(workload: Workload) -> Layout:
@@ -127,15 +125,6 @@ def layout_of(workload: Workload) -> Layout:
     return Layout([VARIABLE, *whole], is_matrix)
 
 
-def _sweeps_before(workload: Workload, arrays: Layout) -> list[Sweep]:
-    """A norm over all gradients comes before the first update, and so does an overflow check."""
-    is_read_before = workload.is_mixed or workload.arguments.keys() & {
-        "clipnorm",
-        "global_clipnorm",
-    }
-    return [([], [arrays.gradient])] if is_read_before else []
-
-
 def slots_of(workload: Workload) -> list[str]:
     """Name the state that a rule keeps for a matrix."""
     return [name for name, _ in _kept(workload, np.ones((64, 64), np.float32))]
@@ -144,14 +133,14 @@ def slots_of(workload: Workload) -> list[str]:
 def _kept(
     workload: Workload, variable: npt.NDArray[np.float32]
 ) -> list[tuple[str, npt.NDArray[np.generic]]]:
-    optimizer = optimizer_of(workload)
+    optimizer = workload.rule_optimizer()
     optimizer.build({VARIABLE: variable})
     named = optimizer.named_variables()
     return [(name.partition("/")[0], array) for name, array in named.items() if array.ndim]
 
 
 def limit_step(traffic: Traffic, tensors: Sequence[Sequence[Array]]) -> Step | None:
-    """Make the loop over the state and gradient of each tensor, whose values stay; None where there is no limit."""
+    """Make the loop over the state and gradient of each tensor, whose values stay; None if there is no limit."""
     if traffic.sweeps is None:
         return None
     calls = [

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 
 from fusedopt.bench import environment
 from fusedopt.bench.contestants import FUSEDOPT, Contestant, installed, prepare
-from fusedopt.bench.limit import FLOAT_BYTES, Traffic, limit_step, staggered, traffic_of
-from fusedopt.bench.results import LIMIT, NO_THREADS, Entry, Measurement, Results
+from fusedopt.bench.limit import Traffic, limit_step, staggered, traffic_of
+from fusedopt.bench.results import LIMIT, Entry, Measurement, Results
 from fusedopt.bench.timing import QUICK, Effort, Participant, race
 from fusedopt.bench.watch import Watch
-from fusedopt.bench.workload import Absent, Array, Ready, Workload, power_of_two
+from fusedopt.bench.workload import FLOAT_BYTES, Absent, Array, Ready, Workload, power_of_two
 from fusedopt.runtime import _core
 
 LIMITS = "limits"
@@ -30,12 +30,11 @@ class Bench:
         wanted: Collection[str],
         threads: list[int],
         effort: Effort,
+        libraries: Sequence[str] = ("numpy",),
     ) -> None:
         self.peers = [peer for peer in known if peer.package in wanted and installed(peer)]
         self.effort = effort
-        packages = ["numpy", *(peer.package for peer in known)]
-        described = environment.describe([*dict.fromkeys(packages)])
-        self.results = Results(described, threads, is_quick=effort == QUICK)
+        self.results = Results(environment.describe(libraries), threads, is_quick=effort == QUICK)
         for peer in known:
             if peer not in self.peers:
                 why = "left out" if installed(peer) else f"{peer.package} is not installed"
@@ -44,7 +43,7 @@ class Bench:
     def fitting(
         self, workload: Workload, traffic: Traffic, peers: list[Contestant]
     ) -> list[Contestant] | None:
-        """Find the first peers whose state fits beside fusedopt's; None where not even that does.
+        """Find the first peers whose state fits in memory next to fusedopt's; None if not even that does.
 
         Whatever is left out is noted.
         """
@@ -113,15 +112,8 @@ class Bench:
         """Its step on each number of threads."""
         return [
             Participant(contestant.name, threads, ready.step)
-            for threads in self.thread_counts(contestant)
+            for threads in contestant.thread_counts(self.results.threads)
         ]
-
-    def thread_counts(self, contestant: Contestant) -> list[int]:
-        """The numbers of threads that it is timed on."""
-        if not contestant.is_threaded:
-            return [NO_THREADS]
-        threads = self.results.threads
-        return threads[-1:] if contestant.has_fixed_threads else threads
 
     def race(
         self,

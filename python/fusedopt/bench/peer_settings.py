@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import fusedopt as fo
-from fusedopt.bench.workload import Absent, Workload, optimizer_of
-
-# How a loss scale begins and changes, here and in all libraries.
-_scaling = fo.LossScaleOptimizer(fo.SGD())
-INITIAL_SCALE, GROWTH_STEPS = _scaling.initial_scale, _scaling.dynamic_growth_steps
-GROWTH, BACKOFF = 2.0, 0.5
+from fusedopt.bench.workload import Absent, Workload
 
 
 def made(rule_class: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -23,7 +17,6 @@ def made(rule_class: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
 
 def settings_of(workload: Workload) -> dict[str, Any]:
-    """Read all hyperparameters of the optimizer that the step is about, not of a loss scale's."""
-    optimizer = optimizer_of(workload)
-    settings: dict[str, Any] = getattr(optimizer, "inner_optimizer", optimizer).get_config()
+    """Read all hyperparameters of a workload's rule."""
+    settings: dict[str, Any] = workload.rule_optimizer().get_config()
     return settings

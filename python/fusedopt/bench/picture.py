@@ -1,4 +1,4 @@
-"""What each rule costs: bytes and time of an element, and the time that the memory needs for them."""
+"""What each rule costs: bytes and time per element, and the time that the memory needs for them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,20 @@ COLOURS = {
     FUSEDOPT: "#0072B2",
     "PyTorch fused": "#E69F00",
     "PyTorch foreach": "#D55E00",
-    "PyTorch compiled": "#56B4E9",
-    "optax": "#F0E442",
     "Keras": "#CC79A7",
-    "naive NumPy": "#009E73",
     LIMIT: "#444444",
 }
 MARKERS = {
     FUSEDOPT: "o",
     "PyTorch fused": "s",
     "PyTorch foreach": "D",
-    "PyTorch compiled": "P",
-    "optax": "X",
     "Keras": "v",
-    "naive NumPy": "^",
 }
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 BYTES_COLOUR = "#bbbbbb"
 BAR = 0.7
 NANO = 1e9
-# Bars stay readable beside a peer that takes a hundred times as long.
+# Bars stay readable next to a peer that takes a hundred times as long.
 MOST_SHOWN, MARGIN = 2.5, 1.05
 
 
@@ -82,14 +76,14 @@ def _bytes(axes: Any, found: list[Measurement]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.set_xlabel("bytes moved for an element")
+    axes.set_xlabel("bytes moved per element")
     axes.set_title("float32", fontsize=10, loc="left")
 
 
 def _times(axes: Any, found: list[Measurement], threads: int) -> None:
     ours = [_nanoseconds(one, FUSEDOPT, threads) for one in found]
     limits = [_nanoseconds(one, LIMIT, threads) for one in found]
-    # Who has no limit does arithmetic for hundreds of nanoseconds.
+    # A rule without a limit does arithmetic for hundreds of nanoseconds.
     compared = [one for one, limit in zip(ours, limits, strict=True) if limit] or ours
     longest = max(time for time in (*compared, *limits) if time)
     others = [
@@ -118,13 +112,13 @@ def _times(axes: Any, found: list[Measurement], threads: int) -> None:
     axes.set_xlim(0, end)
     axes.tick_params(axis="y", length=0)
     note = " (slower ones are not shown)" if is_cut else ""
-    axes.set_xlabel(f"nanoseconds for an element{note}")
+    axes.set_xlabel(f"nanoseconds per element{note}")
 
 
 def _numbers(axes: Any, found: list[Measurement], threads: int) -> None:
     """Put fusedopt's time and its ratio to the limit at the right, where nothing is drawn."""
-    beside = axes.get_yaxis_transform()
-    for text, x in (("ns", 1.09), ("of limit", 1.21)):
+    at_the_right = axes.get_yaxis_transform()
+    for text, x in (("ns", 1.09), ("/ limit", 1.21)):
         axes.annotate(text, (x, 1), xycoords="axes fraction", ha="right", va="bottom")
     for place, one in enumerate(found):
         time, ratio = _nanoseconds(one, FUSEDOPT, threads), one.ratio(FUSEDOPT, threads)
@@ -133,7 +127,7 @@ def _numbers(axes: Any, found: list[Measurement], threads: int) -> None:
             "-" if ratio is None else f"{ratio:.2f}",
         )
         for text, x in zip(cells, (1.09, 1.21), strict=True):
-            axes.text(x, place, text, transform=beside, ha="right", va="center")
+            axes.text(x, place, text, transform=at_the_right, ha="right", va="center")
 
 
 def _typeset(elements: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class Measurement:
     elements: int
     tensors: int
     bytes: int | None
-    """Moved by a step, per element; None where they say nothing about its time."""
+    """Moved by a step, per element; None if they say nothing about its time."""
     baseline: str
     """The entry that the others are compared with; without it there are times alone."""
     entries: list[Entry] = field(default_factory=list)
@@ -109,30 +109,22 @@ class Measurement:
                 return entry
         return None
 
-    def ratio_of_minima(self, name: str, threads: int, to: str | None = None) -> float | None:
-        """Compare shortest times, as `ratio` does."""
-        entry, base = self.find(name, threads), self.find(to or self.baseline, threads)
-        return entry.minimum / base.minimum if entry and base else None
-
-    def ratio(self, name: str, threads: int, to: str | None = None) -> float | None:
-        """Compare times of the same rounds, with the baseline's unless somebody else is named."""
-        found = self.middle(name, threads, to)
+    def ratio(self, name: str, threads: int) -> float | None:
+        """Compare times of the same rounds with the baseline's."""
+        found = self.middle(name, threads)
         return found.median if found else None
 
-    def middle(self, name: str, threads: int, to: str | None = None) -> Middle | None:
+    def middle(self, name: str, threads: int) -> Middle | None:
         """Find the ratio as `ratio` does, and how much the rounds differ."""
-        entry, base = self.find(name, threads), self.find(to or self.baseline, threads)
+        entry, base = self.find(name, threads), self.find(self.baseline, threads)
         return entry.ratio_to(base) if entry and base else None
 
-    def doubt(self, name: str, threads: int, to: str | None = None) -> str:
-        """Why the machine makes a ratio one not to be believed."""
-        found = (self.find(who, threads) for who in (name, to or self.baseline))
-        return next((one.doubt for one in found if one and one.doubt), "")
-
-    def is_doubtful(self, name: str, threads: int, to: str | None = None) -> bool:
+    def is_doubtful(self, name: str, threads: int) -> bool:
         """Whether a ratio is not to be believed."""
-        found = self.middle(name, threads, to)
-        return bool(self.doubt(name, threads, to)) or (found is not None and found.is_wide)
+        found = self.middle(name, threads)
+        both = (self.find(who, threads) for who in (name, self.baseline))
+        is_busy = any(one.doubt for one in both if one)
+        return is_busy or (found is not None and found.is_wide)
 
     @property
     def names(self) -> list[str]:
@@ -146,28 +138,18 @@ class Measurement:
 
 
 @dataclass
-class Growth:
-    """How much one contestant's memory grew at most, over building and some steps."""
-
-    name: str
-    label: str
-    elements: int
-    growth_bytes: int
-    slot_bytes: int
-
-
-@dataclass
 class Results:
     """One run of the benchmarks."""
 
     environment: dict[str, str]
     threads: list[int]
     measurements: list[Measurement] = field(default_factory=list)
-    growths: list[Growth] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     is_quick: bool = False
     busy: list[str] = field(default_factory=list)
     """Why timings of a quick run are not to be believed. Its figures are not marked: none of them means anything."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """What a suite has measured besides times, by name, as JSON knows it."""
 
     @property
     def doubts(self) -> list[str]:
@@ -187,23 +169,33 @@ class Results:
         """Look a section up."""
         return [one for one in self.measurements if one.section == section]
 
-    def find(self, section: str, label: str, elements: int) -> Measurement | None:
-        """Look one measurement up."""
-        for one in self.of(section):
-            if (one.label, one.elements) == (label, elements):
-                return one
-        return None
+    def require_same(self, again: Results) -> None:
+        """Raise ValueError unless a later run is of the same program on the same machine."""
+        before, after = ({**run.environment, "threads": run.threads} for run in (self, again))
+        for what in before.keys() - {"date"}:
+            if before[what] != after[what]:
+                raise ValueError(f"expected a run with {what} {after[what]}, found {before[what]}")
 
-    def labels(self, section: str) -> Iterator[tuple[str, list[Measurement]]]:
-        """Group a section's measurements by what was computed."""
-        for label in dict.fromkeys(one.label for one in self.of(section)):
-            yield label, [one for one in self.of(section) if one.label == label]
+    def mended(self, again: Results, sections: Collection[str]) -> Results:
+        """Take these sections from a later run."""
+        kept = [one for one in self.measurements if one.section not in sections]
+        return Results(
+            again.environment,
+            again.threads,
+            kept + again.measurements,
+            self.absent | again.absent,
+            self.is_quick or again.is_quick,
+            self.busy + again.busy,
+            self.more | again.more,
+        )
 
 
 def save(results: Results, path: Path) -> None:
     """Write a file that `load` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {"doubts": results.doubts, **_without_nan(asdict(results))}
+    found = _without_nan(asdict(results))
+    more = found.pop("more")
+    plain = {"doubts": results.doubts, **found, **more}
     path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
@@ -217,8 +209,9 @@ def load(path: Path) -> Results:
             for entry in measurement["entries"]
         ]
     plain["measurements"] = [Measurement(**one) for one in plain["measurements"]]
-    plain["growths"] = [Growth(**one) for one in plain["growths"]]
-    return Results(**plain)
+    known = {one.name for one in fields(Results)}
+    more = {name: plain.pop(name) for name in plain.keys() - known}
+    return Results(**plain, more=more)
 
 
 def _number(time: float | None) -> float:

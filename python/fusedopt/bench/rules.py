@@ -6,14 +6,21 @@ import inspect
 from collections.abc import Iterator
 
 import fusedopt as fo
-from fusedopt.bench.limit import slots_of, traffic_of
+from fusedopt.bench.limit import traffic_of
 from fusedopt.bench.workload import Arguments, Workload, power_of_two, squarest
 from fusedopt.rules.rule_optimizer import RuleOptimizer
 
 SECTION = "rules"
 # Arithmetic on matrices grows faster than the matrices.
 MOST_ELEMENTS_OF_PRODUCTS = 2**18
-TURNED_ON = 0.9
+
+MORE_STATE: dict[str, list[Arguments]] = {
+    "Adam": [{"amsgrad": True}],
+    "AdamW": [{"amsgrad": True}],
+    "RMSprop": [{"momentum": 0.9}, {"centered": True}],
+    "SGD": [{"momentum": 0.9}],
+}
+"""Arguments that make a rule keep more state, so that a step moves more bytes. A test holds it against all variants."""
 
 
 def rule_classes() -> list[type[fo.Optimizer]]:
@@ -29,32 +36,14 @@ def summary(rule: type[fo.Optimizer]) -> str:
 
 
 def workloads(elements: int) -> Iterator[Workload]:
-    """Every rule as it is by default, then with each argument that makes it keep more."""
+    """Every rule as it is by default, then with each argument that makes it keep more state."""
     for rule in rule_classes():
-        for arguments in ({}, *_extensions(rule)):
+        for arguments in ({}, *MORE_STATE.get(rule.__name__, [])):
             workload = _workload(rule, arguments, elements)
             if traffic_of(workload).bytes is None:
                 few = min(elements, MOST_ELEMENTS_OF_PRODUCTS)
                 workload = _workload(rule, arguments, few)
             yield workload
-
-
-def _extensions(rule: type[fo.Optimizer]) -> Iterator[Arguments]:
-    plain = slots_of(_workload(rule, {}, 1))
-    common = inspect.signature(RuleOptimizer).parameters
-    for parameter in inspect.signature(rule).parameters.values():
-        is_flag = isinstance(parameter.default, bool)
-        value = True if is_flag else TURNED_ON
-        is_off = isinstance(parameter.default, (bool, float)) and not parameter.default
-        if parameter.name in common or not is_off:
-            continue
-        arguments = {parameter.name: value}
-        try:
-            more = slots_of(_workload(rule, arguments, 1))
-        except ValueError:  # no value that it takes
-            continue
-        if len(more) > len(plain):
-            yield arguments
 
 
 def _workload(rule: type[fo.Optimizer], arguments: Arguments, elements: int) -> Workload:

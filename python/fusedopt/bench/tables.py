@@ -18,8 +18,8 @@ ABOUT_DOUBTFUL = (
     f"{WIDEST:.0%} of the median."
 )
 ABOUT_RATIOS = (
-    "A ratio is the median of the ratios of each round, because a machine's speed wanders between rounds. "
-    "So it can differ from the quotient of the two times, which are medians of their own."
+    "A ratio is the median of the ratios of all rounds, because a machine's speed wanders between rounds. "
+    "So it can differ from the quotient of the two times, which are medians themselves."
 )
 WIDTH_OF_A_FILE = 160
 

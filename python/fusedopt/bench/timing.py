@@ -38,7 +38,6 @@ class Effort:
     warm_seconds: float = 0.02
 
 
-NORMAL = Effort(rounds=21, piece_seconds=0.001, budget_seconds=3.0)
 # Every rule, with its peers, in about a minute.
 BRIEF = Effort(rounds=9, piece_seconds=0.001, budget_seconds=0.3, fewest_rounds=3)
 QUICK = Effort(

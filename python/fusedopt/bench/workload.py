@@ -1,4 +1,4 @@
-"""What is timed: a rule with its arguments, on tensors of some shapes. Nothing here knows who runs it."""
+"""What is timed: a rule with its arguments, on tensors of some shapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,11 @@ Array = npt.NDArray[Any]
 Arguments = dict[str, Any]
 Step = Callable[[], object]
 
+FLOAT_BYTES = 4
+
 # Large arrays that lie a power of two apart meet in the same cache sets and memory banks: four of 2^26 elements took
 # eight times as long. This distance in bytes was as fast as any other tried.
 STAGGER = 32 * 1024 + 17 * 64
-
-# Of a size that float16 holds, and that is still far above epsilon when divided by the loss scale.
-SCALED_GRADIENT = np.float32(2**12)
 
 
 class Absent(Exception):
@@ -48,10 +47,8 @@ class Workload:
     rule: str
     arguments: Arguments
     shapes: tuple[tuple[int, ...], ...]
-    is_mixed: bool = False
-    """float16 gradients from a scaled loss, checked for overflow."""
-    gradient: float | None = None
-    """The value of every gradient; None: random ones."""
+
+    gradient_bytes: ClassVar[int] = FLOAT_BYTES
 
     @cached_property
     def elements(self) -> int:
@@ -64,6 +61,20 @@ class Workload:
         own = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
         return f"{self.rule}({own})" if own else self.rule
 
+    @property
+    def reads_gradients_first(self) -> bool:
+        """Whether a norm over all gradients comes before the first update."""
+        return bool(self.arguments.keys() & {"clipnorm", "global_clipnorm"})
+
+    def rule_optimizer(self) -> fo.Optimizer:
+        """Make fusedopt's optimizer with the rule. Peers take their hyperparameters from it."""
+        optimizer: fo.Optimizer = getattr(fo, self.rule)(**self.arguments)
+        return optimizer
+
+    def optimizer(self) -> fo.Optimizer:
+        """Make fusedopt's optimizer that runs the workload."""
+        return self.rule_optimizer()
+
     def variables(self) -> list[Array]:
         """Make fresh arrays with the same values each time."""
         noise = noise_of(seed=1)
@@ -71,22 +82,15 @@ class Workload:
 
     def gradients(self) -> list[Array]:
         """Make fresh arrays with the same values each time."""
-        noise = noise_of(seed=2)
-        if self.gradient is not None:
-            noise[:] = self.gradient
-        if self.is_mixed:
-            noise = (noise * SCALED_GRADIENT).astype(np.float16)
+        return self.gradients_of(noise_of(seed=2))
+
+    def gradients_of(self, noise: Array) -> list[Array]:
+        """Make gradients that repeat these numbers."""
         return [_filled(shape, noise, 6 * STAGGER) for shape in self.shapes]
 
     def shrunk(self) -> Workload:
         """Make a small one with the same computation."""
-        return replace(self, shapes=(squarest(1000),), gradient=None)
-
-
-def optimizer_of(workload: Workload) -> fo.Optimizer:
-    """Make fusedopt's optimizer for a workload. Peers take their hyperparameters from it."""
-    optimizer: fo.Optimizer = getattr(fo, workload.rule)(**workload.arguments)
-    return fo.LossScaleOptimizer(optimizer) if workload.is_mixed else optimizer
+        return replace(self, shapes=(squarest(1000),))
 
 
 def touch(array: npt.NDArray[np.float32]) -> None:
@@ -107,7 +111,7 @@ def fill(array: Array, noise: Array) -> None:
 
 
 def power_of_two(elements: int) -> str:
-    """Write a number of elements, as 2^24 where it is one."""
+    """Write a number of elements, as 2^24 if it is a power of two."""
     power = elements.bit_length() - 1
     return f"2^{power}" if elements == 2**power else f"{elements:,}"
 
@@ -119,7 +123,7 @@ def squarest(elements: int) -> tuple[int, int]:
 
 
 def _filled(shape: tuple[int, ...], noise: Array, offset: int) -> Array:
-    """Make an array that, where it is large, begins that many bytes after a page, where no slots begin."""
+    """Make an array. A large one begins so many bytes after a page, at a place where no slots begin."""
     elements = math.prod(shape)
     array = np.empty(elements, noise.dtype)
     if array.nbytes >= 2**20:

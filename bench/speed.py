@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from fusedopt.bench.picture import COLOURS, MARKERS, STYLE, save
+from fusedopt.bench import picture
+from fusedopt.bench.picture import STYLE, save
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
 from fusedopt.bench.tables import thread_count
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
-from workloads import FLAGSHIP
+from sections import FLAGSHIP
 
+COLOURS = picture.COLOURS | {
+    "PyTorch compiled": "#56B4E9",
+    "optax": "#F0E442",
+    "naive NumPy": "#009E73",
+}
+MARKERS = picture.MARKERS | {"PyTorch compiled": "P", "optax": "X", "naive NumPy": "^"}
 OTHER_COLOUR = "#999999"
 BAR, GAP = 0.8, 0.25
 FEWEST_ROWS = 6
@@ -24,6 +31,8 @@ SHOWN_AS_WHOLE = 10
 
 def draw(results: Results, path: Path) -> None:
     """Write the picture, for the largest number of threads."""
+    if not results.of("sizes"):
+        raise SystemExit("--plot: expected a run of the section sizes, found none of it")
     threads = results.threads[-1]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 4.0), layout="constrained")
@@ -37,9 +46,11 @@ def _groups(results: Results) -> list[tuple[str, Measurement]]:
     """Choose a rule that others fuse too, one that nobody fuses, and everything at once."""
     groups = []
     for rule in (FLAGSHIP, "RMSprop"):
-        one = results.find("sizes", rule, BARS_AT)
-        if one:
-            groups.append((f"{rule}, float32", one))
+        groups += [
+            (f"{rule}, float32", one)
+            for one in results.of("sizes")
+            if (one.label, one.elements) == (rule, BARS_AT)
+        ]
     for one in results.of("mixed"):
         if one.elements == BARS_AT:
             groups.append((f"{FLAGSHIP}, float16 gradients, check, clip, average", one))
@@ -69,7 +80,7 @@ def _bars(axes: Any, groups: list[tuple[str, Measurement]], threads: int) -> Non
     axes.tick_params(axis="y", length=0)
     # The automatic margin grows with few bars, and knows nothing of their titles.
     axes.set_ylim(max(position - GAP, FEWEST_ROWS) - BAR / 2, -BAR)
-    axes.set_xlabel("time of a step, in multiples of moving its bytes")
+    axes.set_xlabel("time of a step / time of moving its bytes")
     axes.set_title(f"${BARS_AT_TEXT}$ elements, {thread_count(threads)}", fontsize=10, loc="left")
 
 
@@ -95,7 +106,7 @@ def _curves(axes: Any, measurements: list[Measurement], threads: int) -> None:
     axes.xaxis.set_major_locator(LogLocator(base=2**4, subs=(2**2,), numticks=99))
     axes.set_yscale("log")
     axes.set_xlabel("elements of one tensor")
-    axes.set_ylabel("nanoseconds an element")
+    axes.set_ylabel("nanoseconds per element")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)

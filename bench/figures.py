@@ -1,20 +1,14 @@
-"""Results as tables, on a terminal and as Markdown."""
+"""The tables of the thorough suite, and the page that holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fusedopt.bench.report import absences, notes, paragraph
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
-from fusedopt.bench.tables import (
-    ABOUT_RATIOS,
-    MISSING,
-    Table,
-    legend,
-    marked,
-    thread_count,
-    times,
-)
+from fusedopt.bench.tables import MISSING, Table, marked, thread_count, times
 from goals import Goal, goals
+from memory import Growth, growths
 
 SECTIONS = {
     "sizes": "One tensor",
@@ -28,20 +22,19 @@ SECTIONS = {
     "threads": "More threads against one",
     "values": "Kinds of numbers",
 }
-ABOUT_GOALS = """\
-The median decides; in brackets what the shortest times of a run give. If the two differ much, the machine
-was busy.
-"""
-HOW_TO_READ = """\
-A cell is the median and, in brackets, the shortest time of a step, then the median over all rounds
-of its ratio to the limit in the same round, or to what stands in the limit's place. The limit is the
-plainest loop that moves the same bytes (see README.md). It has no software prefetch, so ratios below 1
-occur; on few elements it is mostly the cost of a call.
-"""
+ABOUT_GOALS = (
+    "The median decides. The figure in brackets comes from the shortest times of the run. If the two differ much, the "
+    "machine was busy."
+)
+HOW_TO_READ = (
+    "A cell holds the median time of a step, the shortest time in brackets, and the median ratio to the limit, or to "
+    "what stands in the limit's place. The limit is the plainest loop that moves the same bytes (docs/performance.md). "
+    "It has no software prefetch, so ratios below 1 occur. On few elements it is mostly the cost of a call."
+)
 
 
 def goal_table(results: Results) -> Table:
-    """Put the goals beside what was measured."""
+    """Put the goals next to what was measured."""
     rows = []
     for goal in goals(results):
         cells = [_verdict(goal, threads) for threads in results.threads]
@@ -50,35 +43,36 @@ def goal_table(results: Results) -> Table:
 
 
 def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
-    """Yield each section's title and tables."""
+    """Yield each section's title and tables, and the goals at the end, which a console shows last."""
+    yield from _measured(results)
+    goals = goal_table(results)
+    if goals.rows:
+        yield "Goals", [goals]
+
+
+def _measured(results: Results) -> Iterator[tuple[str, list[Table]]]:
     for section, title in SECTIONS.items():
         found = list(_section(results, section))
         if found:
             yield title, found
-    if results.growths:
-        yield "Memory", [_memory(results)]
+    found = growths(results)
+    if found:
+        yield "Memory", [_memory(found, results.threads[-1])]
 
 
-def markdown(results: Results) -> str:
+def page(results: Results) -> str:
     """Write everything as one page."""
+    shown = [table for _, found in tables(results) for table in found]
     parts = ["# Results\n", "Written by `python bench/run.py --markdown`; not edited by hand.\n"]
-    parts += [f"**{doubt}**\n" for doubt in results.doubts]
-    parts += [f"- {name}: {value}" for name, value in results.environment.items()]
-    parts += [f"- not measured, {who}: {why}" for who, why in results.absent.items()]
-    parts += ["\n## Goals\n", goal_table(results).markdown(), ABOUT_GOALS, HOW_TO_READ]
-    parts += [ABOUT_RATIOS + "\n", *(f"{note}\n" for note in notes(results))]
-    for title, found in tables(results):
+    parts += [paragraph(f"**{doubt}**") for doubt in results.doubts]
+    parts.append("".join(f"- {name}: {value}\n" for name, value in results.environment.items()))
+    parts += [absences(results), "## Goals\n", goal_table(results).markdown()]
+    parts += map(paragraph, (ABOUT_GOALS, HOW_TO_READ, *notes(shown)))
+    for title, found in _measured(results):
         parts.append(f"## {title}\n")
         for table in found:
             parts += [f"**{table.title}**\n", table.markdown()]
     return "\n".join(parts)
-
-
-def notes(results: Results) -> list[str]:
-    """Explain the marks."""
-    return legend(
-        [goal_table(results), *(table for _, found in tables(results) for table in found)]
-    )
 
 
 def _section(results: Results, section: str) -> Iterator[Table]:
@@ -91,8 +85,9 @@ def _section(results: Results, section: str) -> Iterator[Table]:
     is_one_rule_a_table = section in ("sizes", "matrices")
     for threads in results.threads:
         if is_one_rule_a_table:
-            for label, measurements in results.labels(section):
-                yield _compared(f"{label}, {thread_count(threads)}", measurements, threads)
+            for label in dict.fromkeys(one.label for one in results.of(section)):
+                found = [one for one in results.of(section) if one.label == label]
+                yield _compared(f"{label}, {thread_count(threads)}", found, threads)
         elif results.of(section):
             yield _compared(thread_count(threads), results.of(section), threads)
 
@@ -104,7 +99,7 @@ def _compared(title: str, measurements: list[Measurement], threads: int) -> Tabl
     for one in measurements:
         subject = one.name if len(labels) == 1 else f"{one.label}, {one.name}"
         rows.append([subject, _bytes(one), *(_cell(one, name, threads) for name in names)])
-    return Table(title, ["elements", "bytes each", *names], rows)
+    return Table(title, ["elements", "bytes per element", *names], rows)
 
 
 def _values(results: Results) -> Iterator[Table]:
@@ -115,11 +110,11 @@ def _values(results: Results) -> Iterator[Table]:
         ]
         if rows:
             names = [f"gradients {name}" for name in results.of("values")[0].names]
-            yield Table(thread_count(threads), ["who", *names], rows)
+            yield Table(thread_count(threads), ["contestant", *names], rows)
 
 
 def _arithmetic(results: Results) -> Iterator[Table]:
-    """Put what a thread computes in the cache beside what the memory gives it on large arrays."""
+    """Put what a thread computes in the cache next to what the memory gives it on large arrays."""
     rows = []
     for one in results.of("arithmetic"):
         single = [*results.of("sizes"), *results.of("mixed")]
@@ -129,9 +124,9 @@ def _arithmetic(results: Results) -> Iterator[Table]:
             cells.append(_nanoseconds(large[-1], LIMIT, threads) if large else MISSING)
         rows.append([one.label, *cells])
     if rows:
-        title = f"ns an element; in the cache with {thread_count(results.threads[0])}"
+        title = f"ns per element; in the cache with {thread_count(results.threads[0])}"
         limits = [f"limit, {thread_count(threads)}" for threads in results.threads]
-        yield Table(title, ["who", "fusedopt in the cache", *limits], rows)
+        yield Table(title, ["rule", "fusedopt in the cache", *limits], rows)
 
 
 def _nanoseconds(one: Measurement, name: str, threads: int) -> str:
@@ -141,14 +136,11 @@ def _nanoseconds(one: Measurement, name: str, threads: int) -> str:
     return marked(f"{entry.median / one.elements * 1e9:.3f}", entry.is_doubtful)
 
 
-def _memory(results: Results) -> Table:
-    rows = [
-        [one.name, _mebibytes(one.slot_bytes), _mebibytes(one.growth_bytes)]
-        for one in results.growths
-    ]
-    first = results.growths[0]
-    title = f"{first.label}, {first.elements:,} elements, {thread_count(results.threads[-1])}"
-    return Table(title, ["who", "slots of the rule", "peak growth"], rows)
+def _memory(found: list[Growth], threads: int) -> Table:
+    rows = [[one.name, _mebibytes(one.slot_bytes), _mebibytes(one.growth_bytes)] for one in found]
+    first = found[0]
+    title = f"{first.label}, {first.elements:,} elements, {thread_count(threads)}"
+    return Table(title, ["contestant", "slots of the rule", "peak growth"], rows)
 
 
 def _cell(one: Measurement, name: str, threads: int) -> str:

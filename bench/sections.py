@@ -1,4 +1,4 @@
-"""What is timed: the rules of the tests' table of cases, on shapes that users have.
+"""The workloads of each section: the rules of the tests' table of cases, on shapes that users have.
 
 A rule added to that table joins by itself.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from fusedopt.bench.limit import traffic_of
 from fusedopt.bench.rules import MOST_ELEMENTS_OF_PRODUCTS
 from fusedopt.bench.workload import Arguments, Workload, power_of_two, squarest
+from mixed import MixedWorkload
 
 FLAGSHIP = "AdamW"
 SIZES = [2**power for power in (6, 9, 12, 14, 16, 18, 20, 22, 24, 26)]
@@ -55,7 +56,7 @@ def main_variant(rule: str) -> Arguments:
 
 
 def one_tensor(section: str, rule: str, arguments: Arguments, elements: int) -> Workload:
-    """A matrix, of fewer elements where a rule's time goes into products of matrices."""
+    """A matrix, of fewer elements if a rule's time goes into products of matrices."""
     workload = Workload(section, power_of_two(elements), rule, arguments, (squarest(elements),))
     if traffic_of(workload).bytes is None and elements > MOST_ELEMENTS_OF_PRODUCTS:
         return one_tensor(section, rule, arguments, MOST_ELEMENTS_OF_PRODUCTS)
@@ -115,15 +116,15 @@ def mixed(counts: list[int], is_quick: bool) -> Iterator[Workload]:
     """float16 gradients: overflow check, unscaling, global norm, clipping, rule and average."""
     kinds: dict[str, Shapes] = {power_of_two(elements): ((elements,),) for elements in counts}
     for name, shapes in (kinds | many(1024, is_quick)).items():
-        yield Workload("mixed", name, FLAGSHIP, MIXED, shapes, is_mixed=True)
+        yield MixedWorkload("mixed", name, FLAGSHIP, MIXED, shapes)
 
 
 def reading(counts: list[int]) -> Iterator[Workload]:
     """Gradients of 16 and of 32 bits, to be read and checked for overflow, and no more."""
     for elements in counts:
-        for dtype, is_mixed in (("float16", True), ("float32", False)):
+        for dtype, kind in (("float16", MixedWorkload), ("float32", Workload)):
             name = f"{dtype}, {power_of_two(elements)}"
-            yield Workload("reading", name, "SGD", {}, ((elements,),), is_mixed=is_mixed)
+            yield kind("reading", name, "SGD", {}, ((elements,),))
 
 
 def variants(elements: int) -> Iterator[Workload]:
@@ -142,13 +143,13 @@ def options(elements: int) -> Iterator[Workload]:
 
 
 def arithmetic(elements: int) -> Iterator[Workload]:
-    """Each rule, and the pipeline for mixed precision, where caches hold everything."""
+    """Each rule, and the pipeline for mixed precision, if caches hold everything."""
     for rule in RULES:
         workload = one_tensor("arithmetic", rule, main_variant(rule), elements)
         if traffic_of(workload).bytes is not None:
             yield workload
     shapes = ((elements,),)
-    yield Workload("arithmetic", power_of_two(elements), FLAGSHIP, MIXED, shapes, is_mixed=True)
+    yield MixedWorkload("arithmetic", power_of_two(elements), FLAGSHIP, MIXED, shapes)
 
 
 def matrices(is_quick: bool) -> Iterator[Workload]:
@@ -166,7 +167,7 @@ def threads(counts: list[int]) -> Iterator[Workload]:
 
 
 def values(counts: list[int]) -> Iterator[Workload]:
-    """Each rule, to be run on several kinds of numbers, where it is a sweep: products of matrices are the BLAS's."""
+    """Each rule, to be run on several kinds of numbers, as a sweep: products of matrices are the BLAS's."""
     for rule in RULES:
         for elements in counts:
             workload = one_tensor("values", rule, main_variant(rule), elements)
