@@ -23,13 +23,17 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "cpp" / "examples"
-PROGRAMS = sorted(source.stem for source in (ROOT / "tests" / "cpp").glob("*.cpp"))
+PROGRAMS = sorted(
+    source.stem
+    for source in (ROOT / "tests" / "cpp").glob("*.cpp")
+    if "\nTEST(" in source.read_text()
+)
 RULES = re.findall(r"X\((\w+)\)", (ROOT / "cpp/src/kernel/rule_list.hpp").read_text())
 PUBLIC_RULES = re.findall(
     r'constexpr const char\* name = "(\w+)";', (ROOT / "cpp/include/fusedopt/rules.hpp").read_text()
 )
 CASES = PUBLIC_RULES + re.findall(
-    r'\{"([^"]+)",', (ROOT / "tests/cpp/cases.hpp").read_text().partition("option_cases()")[0]
+    r'\{"([^"]+)",', (ROOT / "tests/cpp/cases.cpp").read_text().partition("option_cases()")[0]
 )
 
 # What any compiler may call on its own; everything else in a level's object must be the level's.
@@ -193,8 +197,8 @@ const auto cblas_sgemm = gemm<float>;
 const auto cblas_dgemm = gemm<double>;
 """
 COMPARISON = """
+#include "array.hpp"
 #include "check.hpp"
-#include "reference.hpp"
 
 TEST(products_of_the_readme) {
     std::vector<Array> ours, theirs;
@@ -230,7 +234,8 @@ def test_matrix_product_of_the_readme(tree: Path, prefix: Path, tmp_path: Path) 
     (tmp_path / "program.cpp").write_text(program)
     (file,) = prefix.glob("lib*/**/fusedopt.pc")
     folders = (f"-I{tmp_path}", f"-I{ROOT / 'tests' / 'cpp'}")
-    flags = (*folders, *pkg_config_flags(file))
+    common = tree / "tests" / "cpp" / "libfusedopt_test_common.a"
+    flags = (*folders, str(common), *pkg_config_flags(file))
     compile_program(tree, tmp_path / "program.cpp", tmp_path / "program", *flags)
     run(tmp_path / "program")
 

@@ -1,6 +1,7 @@
 // Hyperparameters that are set between two steps act as if the optimizer had been made with them, or change nothing.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <set>

@@ -81,6 +81,8 @@ inline void check_every_level_and_thread_count(const std::vector<Shape>& all, co
             for (const Placement placement : placements) {
                 const Arrays arrays(all, dtype, dtype == DType::float64 ? DType::float16 : dtype, 4, placement);
                 on_every_level_and_thread_count([&](const std::string& where) {
+                    // Several threads have no other places than one.
+                    if (fusedopt::num_threads() > 1 && placement != placements.front()) return;
                     const std::vector<std::byte> found = arrays.after(rule, options);
                     if (expected.empty()) expected = found;
                     CHECK_EQUAL(found == expected ? "" : where, "");

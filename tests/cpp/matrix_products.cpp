@@ -1,6 +1,7 @@
 // The function that multiplies matrices for Muon: what it is asked for, in which numbers, and what it must not do.
 #include <atomic>
 #include <bit>
+#include <cmath>
 #include <functional>
 #include <stdexcept>
 

@@ -1,4 +1,6 @@
 // Muon: orthogonal directions of matrices, and what it leaves to Adam.
+#include <algorithm>
+#include <cmath>
 #include <span>
 #include <stdexcept>
 

@@ -1,4 +1,6 @@
 // NaN and infinity: they show wherever the reference shows them, in the step in which they come and in those after it.
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cases.hpp"

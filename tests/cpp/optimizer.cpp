@@ -1,4 +1,5 @@
 // The state machine: what is counted, when functions are called, the order of state, moving, loading, averages.
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <stdexcept>

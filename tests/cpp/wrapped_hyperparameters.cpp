@@ -1,4 +1,5 @@
 // Hyperparameters that are set on a MultiOptimizer, a LossScaleOptimizer or what is inside of one.
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <optional>
