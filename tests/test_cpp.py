@@ -124,6 +124,8 @@ target_link_libraries(iris PRIVATE fusedopt::fusedopt)
             "-DFUSEDOPT_OPENMP=OFF",
             "-DFUSEDOPT_INSTALL=ON",
             "-DFUSEDOPT_TESTS=ON",
+            "-DCMAKE_UNITY_BUILD=ON",
+            "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0",
             targets=("iris", "fusedopt_test_rules", "fusedopt_test_threads"),
         )
 
