@@ -109,6 +109,36 @@ std::string difference(const Values& found, const Values& expected) {
     return "";
 }
 
+std::string distance(const Values& found, const Values& expected, double tolerance) {
+    if (found.size() != expected.size()) return "another size";
+    for (std::size_t k = 0; k < found.size(); ++k) {
+        if (std::fabs(found[k] - expected[k]) <= tolerance * (std::fabs(expected[k]) + 1e-2)) continue;
+        std::ostringstream message;
+        message.precision(17);
+        message << "element " << k << " is " << found[k] << " and not about " << expected[k];
+        return message.str();
+    }
+    return "";
+}
+
+Values transposed(const Values& values, std::size_t rows, std::size_t columns) {
+    Values turned(values.size());
+    for (std::size_t i = 0; i < rows; ++i) {
+        for (std::size_t j = 0; j < columns; ++j) turned[j * rows + i] = values[i * columns + j];
+    }
+    return turned;
+}
+
+Values product_of(const Values& a, const Values& b, std::size_t rows, std::size_t inner, std::size_t columns) {
+    Values product(rows * columns);
+    for (std::size_t i = 0; i < rows; ++i) {
+        for (std::size_t k = 0; k < inner; ++k) {
+            for (std::size_t j = 0; j < columns; ++j) product[i * columns + j] += a[i * inner + k] * b[k * columns + j];
+        }
+    }
+    return product;
+}
+
 Values numbers(DType dtype, std::int64_t size, unsigned seed) {
     std::mt19937 random(seed);
     Values values(static_cast<std::size_t>(size));

@@ -91,6 +91,13 @@ Values values_of(const Tensor& tensor);
 /// Empty where the two are the same, bit by bit but for a NaN's payload.
 std::string difference(const Values& found, const Values& expected);
 
+/// Empty where each element is as close to what is expected as the tolerance says.
+std::string distance(const Values& found, const Values& expected, double tolerance);
+
+// Matrices in double, row by row.
+Values transposed(const Values& values, std::size_t rows, std::size_t columns);
+Values product_of(const Values& a, const Values& b, std::size_t rows, std::size_t inner, std::size_t columns);
+
 /// Numbers between -2 and 2, rounded to `dtype`, with a zero of either sign among them.
 Values numbers(DType dtype, std::int64_t size, unsigned seed);
 

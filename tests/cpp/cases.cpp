@@ -1,6 +1,7 @@
 // The cases and what they need. Compiled once for all programs.
 #include "cases.hpp"
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -93,12 +94,44 @@ std::vector<RuleCase> variant_cases() {
     };
 }
 
+std::uint16_t narrow(double x) {
+    const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(x));
+    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+double widen(std::uint16_t bits) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
 }  // namespace
 
 void multiply(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product) {
     if (product.dtype() == fusedopt::DType::bfloat16) return multiply_narrow(a, b, product);
     const bool in_double = product.dtype() == fusedopt::DType::float64;
     (in_double ? multiply_elements<double> : multiply_elements<float>)(a, b, product);
+}
+
+void multiply_rounded(const Tensor& a, const Tensor& b, const Tensor& product) {
+    if (product.dtype() == DType::float64) return multiply(a, b, product);
+    const bool is_narrow = product.dtype() == DType::bfloat16;
+    const auto address = [](const Tensor& x, std::int64_t i, std::int64_t j) {
+        return static_cast<std::byte*>(x.data()) + i * x.strides()[0] + j * x.strides()[1];
+    };
+    const auto at = [&](const Tensor& x, std::int64_t i, std::int64_t j) {
+        return is_narrow ? widen(*reinterpret_cast<std::uint16_t*>(address(x, i, j)))
+                         : widen(narrow(*reinterpret_cast<float*>(address(x, i, j))));
+    };
+    for (std::int64_t i = 0; i < product.shape()[0]; ++i) {
+        for (std::int64_t j = 0; j < product.shape()[1]; ++j) {
+            double sum = 0.0;
+            for (std::int64_t k = 0; k < a.shape()[1]; ++k) sum += at(a, i, k) * at(b, k, j);
+            if (is_narrow) {
+                *reinterpret_cast<std::uint16_t*>(address(product, i, j)) = narrow(sum);
+            } else {
+                *reinterpret_cast<float*>(address(product, i, j)) = static_cast<float>(widen(narrow(sum)));
+            }
+        }
+    }
 }
 
 std::vector<RuleCase> rule_cases() {

@@ -19,6 +19,9 @@ struct OptionCase {
 /// A matrix product by its definition, summed in double. It allocates nothing, which a BLAS need not keep to.
 void multiply(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product);
 
+/// A product whose factors and sums are rounded to bfloat16, in float32 or in bfloat16; that of float64 stays as it is.
+void multiply_rounded(const fusedopt::Tensor& a, const fusedopt::Tensor& b, const fusedopt::Tensor& product);
+
 /// Every rule by default, then variants that keep other state, or take another way.
 std::vector<RuleCase> rule_cases();
 

@@ -1,9 +1,8 @@
 // Optimizers over variables of any shape: the same bits everywhere, and how close to a formula in double.
 #pragma once
 
-#include <cmath>
+#include <cstddef>
 #include <span>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -12,29 +11,9 @@
 #include "cases.hpp"
 #include "check.hpp"
 
-// What an element must be close to, by the precision it was computed in.
-inline std::string distance(const Values& found, const Values& expected, double tolerance) {
-    if (found.size() != expected.size()) return "another size";
-    for (std::size_t k = 0; k < found.size(); ++k) {
-        if (std::fabs(found[k] - expected[k]) <= tolerance * (std::fabs(expected[k]) + 1e-2)) continue;
-        std::ostringstream message;
-        message.precision(17);
-        message << "element " << k << " is " << found[k] << " and not about " << expected[k];
-        return message.str();
-    }
-    return "";
-}
-
+/// What an element must be close to its formula in double by, at the precision that it was computed in.
 inline double tolerance_of(DType dtype) {
     return dtype == DType::float64 ? 1e-12 : 1e-5;
-}
-
-inline Values transposed(const Values& values, std::size_t rows, std::size_t columns) {
-    Values turned(values.size());
-    for (std::size_t i = 0; i < rows; ++i) {
-        for (std::size_t j = 0; j < columns; ++j) turned[j * rows + i] = values[i * columns + j];
-    }
-    return turned;
 }
 
 inline const std::vector<Shape> matrices = {{5, 60}, {60, 5},   {33, 33}, {1, 40}, {40, 1},

@@ -1,6 +1,5 @@
 // The function that multiplies matrices for Muon: what it is asked for, in which numbers, and what it must not do.
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <functional>
 #include <stdexcept>
@@ -17,39 +16,6 @@ using fusedopt::Options;
 struct Caught : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
-
-std::uint16_t narrow(double x) {
-    const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(x));
-    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
-double widen(std::uint16_t bits) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-}
-
-/// A product whose factors and sums are rounded to bfloat16, in float32 or in bfloat16; that of float64 stays as it is.
-void multiply_rounded(const Tensor& a, const Tensor& b, const Tensor& product) {
-    if (product.dtype() == DType::float64) return multiply(a, b, product);
-    const bool is_narrow = product.dtype() == DType::bfloat16;
-    const auto address = [](const Tensor& x, std::int64_t i, std::int64_t j) {
-        return static_cast<std::byte*>(x.data()) + i * x.strides()[0] + j * x.strides()[1];
-    };
-    const auto at = [&](const Tensor& x, std::int64_t i, std::int64_t j) {
-        return is_narrow ? widen(*reinterpret_cast<std::uint16_t*>(address(x, i, j)))
-                         : widen(narrow(*reinterpret_cast<float*>(address(x, i, j))));
-    };
-    for (std::int64_t i = 0; i < product.shape()[0]; ++i) {
-        for (std::int64_t j = 0; j < product.shape()[1]; ++j) {
-            double sum = 0.0;
-            for (std::int64_t k = 0; k < a.shape()[1]; ++k) sum += at(a, i, k) * at(b, k, j);
-            if (is_narrow) {
-                *reinterpret_cast<std::uint16_t*>(address(product, i, j)) = narrow(sum);
-            } else {
-                *reinterpret_cast<float*>(address(product, i, j)) = static_cast<float>(widen(narrow(sum)));
-            }
-        }
-    }
-}
 
 }  // namespace
 

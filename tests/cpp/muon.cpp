@@ -16,16 +16,6 @@ struct Caught : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-Values product_of(const Values& a, const Values& b, std::size_t rows, std::size_t inner, std::size_t columns) {
-    Values product(rows * columns);
-    for (std::size_t i = 0; i < rows; ++i) {
-        for (std::size_t k = 0; k < inner; ++k) {
-            for (std::size_t j = 0; j < columns; ++j) product[i * columns + j] += a[i * inner + k] * b[k * columns + j];
-        }
-    }
-    return product;
-}
-
 /// Newton-Schulz in double, on the side that the paper takes: rows <= columns.
 Values made_orthogonal(const Muon& rule, Values x, std::size_t rows, std::size_t columns) {
     if (rows > columns) {
