@@ -12,31 +12,23 @@ TEST(every_rule_has_a_case) {
     }
 }
 
-namespace {
-
-/// On problems of the same numbers in different places; several threads have no other places than one.
-void check_every_rule(const std::vector<Problem>& problems, const fusedopt::Options& options) {
-    for (const auto& [name, rule] : rule_cases()) {
-        const reference::Optimizer expected = solve(problems[0], rule, options);
-        on_every_level_and_thread_count([&, &name = name, &rule = rule](const std::string& where) {
-            const std::size_t places = fusedopt::num_threads() == 1 ? problems.size() : 1;
-            for (std::size_t i = 0; i < places; ++i) {
-                const std::string found = difference(problems[i], rule, options, expected);
-                CHECK_EQUAL(found.empty() ? "" : name + ", " + where + ": " + found, "");
-            }
-        });
-    }
-}
-
-}  // namespace
-
 TEST(rules_give_the_bits_of_the_reference) {
-    std::vector<Problem> problems;
+    std::vector<Problem> problems;  // of the same numbers in different places
     for (const Placement placement : all_placements) {
         // Enough for three threads, whichever have no gradient.
         problems.emplace_back(std::vector<std::int64_t>{0, 1, 15, 1023, 1025, 5600}, 3, placement);
     }
-    check_every_rule(problems, {});
+    for (const auto& [name, rule] : rule_cases()) {
+        const reference::Optimizer expected = solve(problems[0], rule, {});
+        on_every_level_and_thread_count([&, &name = name, &rule = rule](const std::string& where) {
+            // Several threads have no other places than one.
+            const std::size_t places = fusedopt::num_threads() == 1 ? problems.size() : 1;
+            for (std::size_t i = 0; i < places; ++i) {
+                const std::string found = difference(problems[i], rule, {}, expected);
+                CHECK_EQUAL(found.empty() ? "" : name + ", " + where + ": " + found, "");
+            }
+        });
+    }
 }
 
 // All that can be left of a cache line, and of a row of a norm's sum. Too few for a second thread.
