@@ -12,6 +12,7 @@ pytestmark = pytest.mark.maintainer
 CPP = Path(__file__).resolve().parent.parent / "cpp"
 SOURCES = sorted(path.relative_to(CPP) for path in CPP.rglob("*.[ch]pp"))
 BINDING = sorted((CPP.parent / "python/src").glob("*.[ch]pp"))
+TESTS = sorted((CPP.parent / "tests/cpp").glob("*.[ch]pp"))
 (VARIANT,) = re.findall(
     r"using Rule\s*=\s*std::variant<([^>]*)>", (CPP / "include/fusedopt/rules.hpp").read_text()
 )
@@ -33,6 +34,13 @@ def test_a_file_is_short_or_says_why_it_is_not(source: Path) -> None:
     text = (CPP / source).read_text()
     if len(text.splitlines()) > 300:
         assert "though long" in text.partition("\n#")[0]
+
+
+@pytest.mark.parametrize("source", TESTS, ids=lambda source: source.name)
+def test_a_test_file_opens_with_what_it_tests_and_is_short(source: Path) -> None:
+    text = source.read_text()
+    assert text.startswith("// ")
+    assert len(text.splitlines()) <= 500
 
 
 @pytest.mark.parametrize("source", STEP, ids=str)

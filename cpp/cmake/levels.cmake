@@ -16,6 +16,8 @@ function(fusedopt_add_level target level)
   target_include_directories(${kernels} PRIVATE ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src)
   target_compile_definitions(${kernels} PRIVATE FUSEDOPT_LEVEL=${level})
   set_target_properties(${kernels} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
+  # It is one file, which a compiler's cache knows again only by its own name.
+  set_target_properties(${kernels} PROPERTIES UNITY_BUILD OFF)
   fusedopt_set_warnings(${kernels})
   # Part of the algorithm, whatever the build type. Contracted or reordered arithmetic would give other bits on other
   # levels; sqrt may set errno by the standard, and one possible errno or trap keeps a whole loop scalar.

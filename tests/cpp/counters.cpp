@@ -1,4 +1,7 @@
 // Counters end where a double no longer holds each integer: a step, and state that is loaded, refuse beyond that.
+#include <cmath>
+#include <limits>
+
 #include "array.hpp"
 #include "cases.hpp"
 #include "check.hpp"

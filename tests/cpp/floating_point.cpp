@@ -1,6 +1,9 @@
 // The caller's floating-point state: kernels run in their own and always put the caller's back; the numbers do not
 // depend on it.
+#include <algorithm>
 #include <cfenv>
+#include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "cases.hpp"

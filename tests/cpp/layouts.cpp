@@ -122,29 +122,44 @@ const std::vector<OptionCase>& options_with_every_way_to_read() {
     return cases;
 }
 
-std::string difference(const Layout& layout, DType dtype, DType gradient_dtype, const fusedopt::Options& options,
-                       unsigned steps) {
-    const Array variable(dtype, layout.shape, numbers(dtype, count(layout.shape), 7));
-    fusedopt::Optimizer optimizer(fusedopt::AdamW{}, options);
-    optimizer.build({variable.tensor()});
-    reference::Optimizer expected(fusedopt::AdamW{}, options);
-    expected.add(dtype, values_of(variable.tensor()));
+/// Takes steps with a gradient of this layout, and compares them with the reference: on all that `everywhere` calls it
+/// for.
+template <class Everywhere>
+void check_layout(const Layout& layout, DType dtype, DType gradient_dtype, unsigned steps,
+                  const Everywhere& everywhere) {
+    std::vector<Gradient> gradients;
+    std::vector<Values> values;
     for (unsigned step = 0; step < steps; ++step) {
-        const Gradient gradient(layout, gradient_dtype, step % 2 ? Placement::at_end : Placement::at_beginning, step);
-        optimizer.apply({gradient.tensor()});
-        expected.step({{gradient_dtype, gradient.values()}});
+        gradients.emplace_back(layout, gradient_dtype, step % 2 ? Placement::at_end : Placement::at_beginning, step);
+        values.push_back(gradients.back().values());
     }
-    return reference::difference(optimizer, expected, std::vector{variable.tensor()});
+    const Array start(dtype, layout.shape, numbers(dtype, count(layout.shape), 7));
+    for (const auto& [name, options] : options_with_every_way_to_read()) {
+        reference::Optimizer expected(fusedopt::AdamW{}, options);
+        expected.add(dtype, values_of(start.tensor()));
+        for (const Values& gradient : values) expected.step({{gradient_dtype, gradient}});
+        everywhere([&, &name = name, &options = options](const std::string& where) {
+            const Array variable = start.copy();
+            fusedopt::Optimizer optimizer(fusedopt::AdamW{}, options);
+            optimizer.build({variable.tensor()});
+            for (const Gradient& gradient : gradients) optimizer.apply({gradient.tensor()});
+            const std::string found = reference::difference(optimizer, expected, std::vector{variable.tensor()});
+            CHECK_EQUAL(found.empty() ? "" : where + ", " + layout.name + ", " + name + ": " + found, "");
+        });
+    }
 }
 
 void check_layouts(const std::vector<Layout>& layouts) {
+    const auto on_every_level = [](const auto& body) {
+        for (const std::string& level : fusedopt::supported_levels()) {
+            fusedopt::set_level(level);
+            body(level);
+        }
+    };
     for (const Layout& layout : layouts) {
         for (const DType dtype : all_dtypes) {
             for (const DType gradient_dtype : all_dtypes) {
-                for (const auto& [name, options] : options_with_every_way_to_read()) {
-                    const std::string found = difference(layout, dtype, gradient_dtype, options, 4);
-                    CHECK_EQUAL(found.empty() ? "" : layout.name + ", " + name + ": " + found, "");
-                }
+                check_layout(layout, dtype, gradient_dtype, 4, on_every_level);
             }
         }
     }
@@ -153,30 +168,23 @@ void check_layouts(const std::vector<Layout>& layouts) {
 }  // namespace
 
 TEST(layouts_of_small_gradients) {
-    for (const std::string& level : fusedopt::supported_levels()) {
-        fusedopt::set_level(level);
-        check_layouts(layouts_of({3, 5, 7}));
-        check_layouts(layouts_of({29, 41}));
-        check_layouts(layouts_of({2, 1, 3, 1, 2, 2, 2, 3}));  // more dimensions than a Tensor holds without allocating
-        check_layouts({
-            {"no dimension", {}, {}},
-            {"no dimension, misaligned", {}, {}, 1},
-            {"empty", {3, 0, 2}, {-5, 7, 11}},
-            {"extents of one", {1, 5, 1}, {-1000, 1, 1000000}},
-        });
-    }
+    check_layouts(layouts_of({3, 5, 7}));
+    check_layouts(layouts_of({29, 41}));
+    check_layouts(layouts_of({2, 1, 3, 1, 2, 2, 2, 3}));  // more dimensions than a Tensor holds without allocating
+    check_layouts({
+        {"no dimension", {}, {}},
+        {"no dimension, misaligned", {}, {}, 1},
+        {"empty", {3, 0, 2}, {-5, 7, 11}},
+        {"extents of one", {1, 5, 1}, {-1000, 1, 1000000}},
+    });
 }
 
 TEST(layouts_on_threads) {
     const Shape shape = {37, 29, 63};  // enough for two threads
-    on_every_level_and_thread_count([&](const std::string& where) {
-        for (const Layout& layout : layouts_of(shape)) {
-            for (const auto& [name, options] : options_with_every_way_to_read()) {
-                const std::string found = difference(layout, DType::float32, DType::bfloat16, options, 2);
-                CHECK_EQUAL(found.empty() ? "" : where + ", " + layout.name + ", " + name + ": " + found, "");
-            }
-        }
-    });
+    for (const Layout& layout : layouts_of(shape)) {
+        check_layout(layout, DType::float32, DType::bfloat16, 2,
+                     [](const auto& body) { on_every_level_and_thread_count(body); });
+    }
 }
 
 TEST(a_gradient_may_step_over_a_variable) {

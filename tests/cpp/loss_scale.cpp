@@ -1,5 +1,6 @@
 // Dynamic loss scaling: the same numbers as without it, skipped steps that leave no trace, and a scale that keeps in
 // its bounds.
+#include <cmath>
 #include <limits>
 
 #include "cases.hpp"

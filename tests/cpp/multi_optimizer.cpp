@@ -1,4 +1,5 @@
 // Several optimizers stepped as one: each gives what it gives alone, and all of them write or none does.
+#include <cmath>
 #include <memory>
 
 #include "cases.hpp"

@@ -1,4 +1,6 @@
 // NaN and infinity: they show wherever the reference shows them, in the step in which they come and in those after it.
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cases.hpp"
@@ -119,6 +121,27 @@ TEST(ftrl_holds_still_at_a_rate_of_zero) {
                 CHECK(std::isnan(values_of(variable.tensor())[2]));
                 CHECK_EQUAL(values_of(variable.tensor())[3], before[3]);
             });
+        }
+    }
+}
+
+TEST(one_element_of_a_matrix_shows_in_all) {
+    const auto all_nan = [](const Values& values) {
+        return std::all_of(values.begin(), values.end(), [](double x) { return std::isnan(x); });
+    };
+    for (const fusedopt::Rule& rule : {fusedopt::Rule(fusedopt::Adafactor{}),
+                                       fusedopt::Rule(fusedopt::Muon{.matrix_product = multiply, .ns_steps = 2})}) {
+        for (const double bad : {std::nan(""), HUGE_VAL}) {
+            for (const Shape& shape : {Shape{20, 30}, Shape{1, 30}, Shape{30, 1}, Shape{30}}) {
+                if (std::holds_alternative<fusedopt::Muon>(rule) && shape.size() == 1) continue;  // that is Adam's
+                Values values = numbers(DType::float32, count(shape), 2);
+                values[5] = bad;
+                const Array x(DType::float32, shape, numbers(DType::float32, count(shape), 1));
+                fusedopt::Optimizer optimizer(rule);
+                optimizer.build({x.tensor()});
+                optimizer.apply({Array(DType::float32, shape, values).tensor()});
+                CHECK(all_nan(values_of(x.tensor())));
+            }
         }
     }
 }

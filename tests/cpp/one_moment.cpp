@@ -1,4 +1,5 @@
 // What is copied between steps is all of one moment, whatever other threads do meanwhile.
+#include <algorithm>
 #include <atomic>
 #include <thread>
 

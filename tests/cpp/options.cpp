@@ -1,4 +1,6 @@
 // Clipping, averages, accumulation, loss scale: by themselves and together, with every rule.
+#include <cmath>
+
 #include "check.hpp"
 #include "matrix.hpp"
 

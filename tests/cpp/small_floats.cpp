@@ -1,5 +1,7 @@
 // float16 and bfloat16: every bit pattern is read and measured right, everything between them is rounded right, and
 // what the user writes into such a variable wins over its master copy.
+#include <cmath>
+
 #include "cases.hpp"
 #include "check.hpp"
 #include "reference.hpp"
