@@ -1,4 +1,4 @@
-"""Tensors whose type offers DLPack's C functions are read by them, and by their array if in doubt."""
+"""Tensors that offer DLPack's C functions are read by them. If in doubt, their array decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mask is never dropped in silence: arrays that have one are refused, as variables, gradients and values."""
+"""Arrays with a mask are refused as variables, gradients and values, because a mask is never dropped in silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects that give no usable array: the error says which one, why in its own words, and what to do."""
+"""Objects that give no usable array are refused. The error says which one, why in its own words, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C++ side: its own tests, the ways to use it from another project, what the compiler made of it."""
+"""The C++ side: its test programs, the ways to use it from another project, and what the compiler made of it."""
 
 from __future__ import annotations
 

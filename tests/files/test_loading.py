@@ -1,4 +1,4 @@
-"""Loading takes little memory, is never half done in silence, and finishes what it has begun."""
+"""Loading takes little memory. It finishes what it has begun, and is never half done in silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""load(strict=False): what fits by name is taken, and what does not is told."""
+"""`load(strict=False)` takes what fits by name, and tells what does not fit."""
 
 from __future__ import annotations
 

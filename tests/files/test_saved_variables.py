@@ -1,4 +1,4 @@
-"""State and variables in one file."""
+"""State and variables in one file (`save(variables=True)`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where save writes: what opening the path would write, but whole or not at all."""
+"""Where and how `save` writes: links, modes, owners, limits and killed processes. A file is whole or as it was."""
 
 from __future__ import annotations
 

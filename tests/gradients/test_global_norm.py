@@ -1,4 +1,4 @@
-"""`global_norm`: the norm that `global_clipnorm` has measured, and when there is none."""
+"""The attribute `global_norm` is the norm that `global_clipnorm` has measured, or None."""
 
 from __future__ import annotations
 

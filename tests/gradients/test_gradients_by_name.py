@@ -12,7 +12,7 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from reference import Array
-from training import NAMES, everything, new_variables, wrapped_or_not
+from training import NAMES, everything, gradients, new_variables, wrapped_or_not
 
 # Some build by a list, and then no key of the map has a name to match.
 pytestmark = pytest.mark.filterwarnings("ignore:optimizer_map. no variable's name matches")
@@ -85,7 +85,7 @@ def new(make: Callable[[], Any]) -> tuple[Any, dict[str, Array]]:
     return optimizer, weights
 
 
-def gradients(seed: int, names: list[str]) -> dict[str, Array]:
+def gradients_of_layers(seed: int, names: list[str]) -> dict[str, Array]:
     random = np.random.default_rng(seed)
     return {
         name: random.standard_normal(LAYERS.index(name) + 2).astype(np.float32) for name in names
@@ -101,7 +101,7 @@ def test_same_as_a_list(
     by_name, named_weights = new(make)
     by_place, placed_weights = new(make)
     for seed in range(4):
-        given = gradients(seed, names)
+        given = gradients_of_layers(seed, names)
         by_name.apply(mapping(given))
         if len(names) == len(LAYERS):
             by_place.apply([given[name] for name in LAYERS])
@@ -125,7 +125,7 @@ def test_nothing_given_changes_nothing(make: Callable[[], Any]) -> None:
 def test_missing_gradients_warn_by_name(make: Callable[[], Any]) -> None:
     for names in (LAYERS, LAYERS[:3]):
         optimizer, weights = new(make)
-        given: dict[str, Any] = gradients(0, names)
+        given: dict[str, Any] = gradients_of_layers(0, names)
         given[LAYERS[2]] = None
         before = weights[LAYERS[2]].copy()
         with pytest.warns(UserWarning, match=rf"^No gradient for variable 2 \('{LAYERS[2]}'\);"):
@@ -141,8 +141,8 @@ def test_unknown_names(make: Callable[[], Any]) -> None:
         unknown: dict[Any, Any] = {other: np.ones(2)}
         for given in (
             unknown,
-            {**gradients(0, LAYERS), **unknown},
-            {**gradients(0, LAYERS[1:]), **unknown},
+            {**gradients_of_layers(0, LAYERS), **unknown},
+            {**gradients_of_layers(0, LAYERS[1:]), **unknown},
         ):
             with pytest.raises(ValueError, match="^grads: expected names") as caught:
                 optimizer.apply(given)

@@ -1,4 +1,4 @@
-"""Gradients that are missing: an empty list changes nothing, one that is None warns, and all of them is an error."""
+"""Missing gradients: an empty list changes nothing, one None is a warning, and nothing but None is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NaN and infinity show wherever the NumPy reference shows them, at every level, in that step and after it."""
+"""NaN and infinity in a gradient or in the state show wherever the NumPy reference shows them, at every level."""
 
 from __future__ import annotations
 

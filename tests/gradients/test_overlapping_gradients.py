@@ -9,8 +9,7 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from reference import Array
-from subject import Subject
-from training import NAMES
+from subject import NAMES, Subject
 
 
 @pytest.mark.parametrize(

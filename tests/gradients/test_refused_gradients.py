@@ -7,8 +7,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from subject import FLOATS, OPTIMIZERS, OTHER_DTYPES, Elsewhere, Subject
-from training import NAMES
+from subject import FLOATS, NAMES, OPTIMIZERS, OTHER_DTYPES, Elsewhere, Subject
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])

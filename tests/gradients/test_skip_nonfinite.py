@@ -1,4 +1,4 @@
-"""skip_nonfinite: a step with a NaN or an infinity in a gradient changes nothing but a count."""
+"""`skip_nonfinite`: a step with a NaN or an infinity in a gradient changes nothing but a count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes assigned after construction: they act from the next step on, or they are refused."""
+"""Hyperparameters that are assigned after construction act from the next step on, or they are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations: `get_config`, `serialize` and `get` make an equal optimizer, or refuse what is no configuration."""
+"""Configurations: `get_config`, `serialize` and `get` lead to an equal optimizer. Anything else is refused."""
 
 from __future__ import annotations
 

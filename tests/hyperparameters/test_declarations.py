@@ -1,4 +1,4 @@
-"""Hyperparameters are declared once: constructor, attributes, configuration and `help` agree."""
+"""Hyperparameters are declared once, so constructor, attributes, configuration and `help` agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning rates and betas that are functions: each update calls them once. If one misbehaves, nothing changes."""
+"""Learning rates and betas that are functions are called once per update. If one misbehaves, nothing changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that Keras 2 had: each gets what Keras 3 gives it, or an error that says what to write instead."""
+"""Arguments of Keras 2 get what Keras 3 gives them, or an error that says what to write instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `repr` of an optimizer: it shows what differs from the defaults, and calls no function."""
+"""The `repr` of an optimizer shows what differs from the defaults, and calls no function."""
 
 from __future__ import annotations
 

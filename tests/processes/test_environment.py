@@ -1,4 +1,4 @@
-"""What the environment, the affinity and other libraries say about threads and levels, in programs of their own."""
+"""Settings of the environment, the affinity and other libraries decide about threads and levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number of threads: who sets it, from where it comes, and when threads start."""
+"""The number of threads: who sets it, what it is if nobody does, and when threads start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the library computes does not depend on the caller's rounding mode, which it leaves as it was."""
+"""The caller's rounding mode changes no result, and is the same after every call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`show_config`: what it says, and that FUSEDOPT_ISA chooses the level."""
+"""`show_config` tells the version, compiler, level and threads. FUSEDOPT_ISA chooses the level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads, the library's and Python's: no number of them changes a bit, and nobody waits for ever."""
+"""Threads of the library and of Python: their number changes no bit, and nobody waits for ever."""
 
 from __future__ import annotations
 

@@ -91,3 +91,10 @@ def test_nobody_is_sent_to_a_release_that_does_not_exist(path: Path) -> None:
     if path.name == "CONTRIBUTING.md":
         text = text.partition("\n## Release")[0]
     assert FROM_AN_INDEX.findall(text) == [], 'from a clone it is: pip install ".[extra]"'
+
+
+def test_contributing_has_every_folder_of_tests_in_its_map() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = {path.parent for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders
+    assert [folder.name for folder in sorted(folders) if f"`{folder.name}/`" not in text] == []

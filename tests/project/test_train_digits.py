@@ -1,4 +1,4 @@
-"""The example `train_digits.py`: its picture comes without being asked for, and where it cannot, a way out is named."""
+"""The example `train_digits.py` draws its picture. If it cannot, it names a way out."""
 
 from __future__ import annotations
 

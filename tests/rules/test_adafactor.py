@@ -1,4 +1,4 @@
-"""Adafactor where it is like no other rule: means of rows and columns, and what it lists of them."""
+"""Adafactor where it differs from other rules: means of rows and columns, and the state that it lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix products of Muon in bfloat16, of a function whose attribute dtype asks for them."""
+"""Muon's matrix products in bfloat16, if the attribute `dtype` of their function asks for them."""
 
 from __future__ import annotations
 

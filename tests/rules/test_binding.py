@@ -1,4 +1,4 @@
-"""The binding's rules and options: a value for each field, of the field's type, and setting them between steps."""
+"""The rules and options of the binding `_core`: each field takes a value of its type, and can be set between steps."""
 
 from __future__ import annotations
 

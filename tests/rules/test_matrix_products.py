@@ -1,4 +1,4 @@
-"""The matrix products of Muon: which ones a step asks for, of what function, and products that fail."""
+"""Muon's matrix products: which ones a step asks for, of what function, and what follows if one fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muon where it is like no other rule: which variables it leaves to Adam, and products that fail."""
+"""Muon where it differs from other rules: which variables it leaves to Adam, and products that fail."""
 
 from __future__ import annotations
 

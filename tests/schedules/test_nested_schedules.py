@@ -1,4 +1,4 @@
-"""A schedule that holds others is serialised with them and comes back, as an optimizer's rate and in its file, too."""
+"""Schedules that hold other schedules: they are serialised with them, and come back with an optimizer and its file."""
 
 from __future__ import annotations
 

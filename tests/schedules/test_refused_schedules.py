@@ -1,4 +1,4 @@
-"""Arguments and steps that a schedule takes and refuses."""
+"""Arguments of schedules: those out of range or of another type are refused."""
 
 from __future__ import annotations
 

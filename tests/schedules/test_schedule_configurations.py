@@ -1,4 +1,4 @@
-"""Configurations of schedules, those of the user's own included: they come back, or are refused."""
+"""Configurations of schedules, also of the user's own: they come back, or they are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps a schedule takes: those below zero as in Keras, and arrays of them."""
+"""The steps that a schedule takes: whole and negative ones, arrays and other numbers."""
 
 from __future__ import annotations
 

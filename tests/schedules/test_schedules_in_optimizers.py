@@ -1,4 +1,4 @@
-"""A schedule as an optimizer's learning rate: which step it is asked for, and that it comes back with the optimizer."""
+"""Schedules as learning rates of optimizers: which step they are asked for, and that they come back."""
 
 from __future__ import annotations
 

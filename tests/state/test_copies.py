@@ -1,4 +1,4 @@
-"""Copies and pickles of optimizers and maps go on bit for bit, tied to the copies of their variables."""
+"""Copies and pickles of optimizers and maps go on bit for bit. They are tied to the copies of their variables."""
 
 from __future__ import annotations
 

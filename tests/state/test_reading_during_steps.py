@@ -1,4 +1,4 @@
-"""What is read beside the steps of another thread is all of one moment."""
+"""State that is read while another thread steps is that of one step."""
 
 from __future__ import annotations
 

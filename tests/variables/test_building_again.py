@@ -1,4 +1,4 @@
-"""Building again with more variables: old ones go on bit for bit, new ones start as in a first build."""
+"""Building again with more variables: old ones go on bit for bit, and new ones start as in a first build."""
 
 from __future__ import annotations
 

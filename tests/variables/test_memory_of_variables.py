@@ -1,4 +1,4 @@
-"""The memory of variables and state: whose it is, who keeps it alive, and that listed state is live."""
+"""The memory of variables and state: who owns it, what keeps it alive, and that listed state is live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variables that `build` refuses, and built ones that no longer can be written."""
+"""Variables that `build` refuses, and built ones that can no longer be written."""
 
 from __future__ import annotations
 

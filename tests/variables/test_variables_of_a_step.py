@@ -1,4 +1,4 @@
-"""The variables of a step: a part of those built, in any order, by pairs; and those that a step refuses."""
+"""The variables of a step: some of those built, in any order or in pairs. Others are refused."""
 
 from __future__ import annotations
 

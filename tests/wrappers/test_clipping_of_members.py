@@ -1,4 +1,4 @@
-"""global_clipnorm on a MultiOptimizer: one norm over the gradients of all its optimizers."""
+"""`global_clipnorm` on a `MultiOptimizer` is one norm over the gradients of all its members."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members of a MultiOptimizer: one without variables, exclusions from weight decay, keys that match nothing."""
+"""Members of a `MultiOptimizer`: members without variables, exclusions from weight decay, keys that match nothing."""
 
 from __future__ import annotations
 

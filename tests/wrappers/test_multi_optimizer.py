@@ -1,4 +1,4 @@
-"""Several optimizers at once: each does what it would do alone, and all write or none."""
+"""`MultiOptimizer`: each optimizer does what it would do alone, and all of them write or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrapper's state, counters and warnings are those of what it is around, and its own come back, too."""
+"""A wrapper's state, counters and warnings include those of the optimizer inside, and all of it comes back."""
 
 from __future__ import annotations
 
