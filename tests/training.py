@@ -74,14 +74,14 @@ class Halving(fo.schedules.LearningRateSchedule):
 
 
 def classes() -> list[Any]:
-    """Every class whose arguments are numbers and flags, and the loss scale."""
+    """Every class of optimizers but `MultiOptimizer`, which has tests of its own."""
     found = [getattr(fo, name) for name in fo.__all__]
     return [
         cls
         for cls in found
         if isinstance(cls, type)
         and issubclass(cls, fo.Optimizer)
-        and cls not in (fo.Optimizer, fo.MultiOptimizer)  # that one has tests of its own
+        and cls not in (fo.Optimizer, fo.MultiOptimizer)
     ]
 
 
