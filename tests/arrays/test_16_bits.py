@@ -11,7 +11,7 @@ import fusedopt as fo
 import ml_dtypes
 import numpy as np
 import pytest
-from values import BFLOAT16, same_bits
+from sample_arrays import BFLOAT16, same_bits
 
 HALF = pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
 

@@ -11,7 +11,7 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from reference import Array
-from values import OPTIMIZERS, after_steps, inside, misaligned, numbers, read_only, same_bits
+from sample_arrays import OPTIMIZERS, after_steps, inside, misaligned, numbers, read_only, same_bits
 
 
 class Interface:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import VARIANTS, Case
 from reference import Array
-from values import (
+from sample_arrays import (
     BFLOAT16,
     DTYPES,
     OPTIMIZERS,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cases import CASES, VARIANTS, Case
-from values import NAMED_DTYPES
+from sample_arrays import NAMED_DTYPES
 
 
 def make(case: Case, wrapped: bool) -> fo.Optimizer:

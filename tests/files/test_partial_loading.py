@@ -13,7 +13,7 @@ import pytest
 from cases import VARIANTS, Case
 from fusedopt import files
 from fusedopt.arrays import Array
-from values import DTYPES_BY_VARIABLE
+from sample_arrays import DTYPES_BY_VARIABLE
 
 pytest.importorskip("safetensors")
 pytestmark = pytest.mark.filterwarnings("ignore:optimizer_map. no variable's name")

@@ -10,7 +10,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from values import DTYPES_BY_VARIABLE
+from sample_arrays import DTYPES_BY_VARIABLE
 
 # Some build by a list, and then no key of the map has a name to match.
 pytestmark = pytest.mark.filterwarnings("ignore:optimizer_map. no variable's name matches")

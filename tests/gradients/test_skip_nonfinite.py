@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import CASES, OPTIONS, RULES, Case
 from reference import Array, MultiReference, Reference
-from values import DTYPES
+from sample_arrays import DTYPES
 
 SHAPES = [(), (1,), (0, 3), (40, 31), (5,), (1100,), (2, 3, 4)]
 BAD = [np.nan, np.inf, -np.inf]

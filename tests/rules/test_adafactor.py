@@ -9,7 +9,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from matrices import MAKERS, bits, make_gradients, make_weights, random
+from adafactor_and_muon import MAKERS, bits, make_gradients, make_weights, random
 from reference import Array
 
 

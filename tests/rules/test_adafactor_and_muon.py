@@ -8,7 +8,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from matrices import MAKERS, bits, make_gradients, make_weights
+from adafactor_and_muon import MAKERS, bits, make_gradients, make_weights
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

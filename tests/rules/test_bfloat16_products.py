@@ -9,7 +9,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from matrices import random
+from adafactor_and_muon import random
 from reference import Array
 from selection import first
 

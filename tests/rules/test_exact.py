@@ -14,8 +14,8 @@ from cases import CASES, OPTIONS, RULES, VARIANTS, Case
 from fusedopt import _core
 from machine import LEVELS
 from reference import Array, Reference, ScaledReference
+from sample_arrays import NAMED_DTYPES, same_bits
 from selection import first
-from values import NAMED_DTYPES, same_bits
 
 SIZES = [0, 1, 15, 1023, 1025, 5000]
 STEPS = 7

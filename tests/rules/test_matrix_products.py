@@ -12,7 +12,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from matrices import random
+from adafactor_and_muon import random
 from reference import Array, Reference
 
 # Of one panel and of several, wide and tall.

@@ -7,7 +7,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from matrices import bits, random
+from adafactor_and_muon import bits, random
 from reference import Array
 
 # Which variables it leaves to Adam

@@ -8,7 +8,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from values import each_dtype
+from sample_arrays import each_dtype
 
 ORDER: list[tuple[str, dict[str, Any], list[str]]] = [
     ("SGD", {}, []),

@@ -11,7 +11,7 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from reference import Array
-from values import DTYPES, same_bits
+from sample_arrays import DTYPES, same_bits
 
 
 def test_neighbours_in_one_buffer_are_told_apart() -> None:

@@ -10,8 +10,8 @@ import fusedopt as fo
 import numpy as np
 import pytest
 from reference import Array
+from sample_arrays import misaligned
 from subject import FLOATS, OPTIMIZERS, OTHER_DTYPES, Elsewhere, Subject, four_variables
-from values import misaligned
 
 
 def read_only(array: Array) -> Array:

@@ -11,7 +11,7 @@ import pytest
 from fusedopt import _core
 from machine import LEVELS
 from reference import Array, MultiReference, Reference
-from values import DTYPES
+from sample_arrays import DTYPES
 
 SHAPES = [(40, 31), (5,), (), (0, 2), (3000,), (1100,), (2, 3, 4)]
 NAMES = "abcdefg"
