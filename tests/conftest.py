@@ -7,6 +7,9 @@ import gc
 import pytest
 from once import Once
 
+# What these assert is explained like what a test asserts.
+pytest.register_assert_rewrite("copies", "machine", "subject")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what is marked `maintainer`, unless `-m` decides or the file is named on the command line."""

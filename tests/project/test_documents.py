@@ -1,0 +1,107 @@
+"""What the documents promise: links that hold outside the repository, commands that work before a release."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+LINKS = re.findall(
+    r"""\]\(\s*<?([^)\s>]+)|^\s*\[[^\]]+\]:\s*(\S+)|(?:href|src)\s*=\s*["']?([^"'\s>]+)""",
+    README,
+    re.MULTILINE,
+)
+TEXTS = sorted(
+    path
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "bench/**/*.md",
+        "cpp/**/*.md",
+        "python/**/*.py",
+        "bench/**/*.py",
+    )
+    for path in ROOT.glob(pattern)
+)
+
+
+def links() -> list[str]:
+    return [next(filter(None, forms)) for forms in LINKS]
+
+
+def repository() -> str:
+    (address,) = re.findall(
+        r'^Repository = "(https://github\.com/[^/"]+/[^/"]+)"$', PYPROJECT, re.MULTILINE
+    )
+    return str(address)
+
+
+def test_readme_holds_on_a_package_index() -> None:
+    """A relative link or picture leads nowhere there."""
+    assert links()
+    assert [link for link in links() if not link.startswith("https://")] == []
+
+
+def test_readme_links_to_files_that_exist() -> None:
+    own = repository()
+    raw = own.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    ours = [link for link in links() if link.startswith((own, raw))]
+    assert ours
+    for link in ours:
+        found = re.fullmatch(
+            rf"(?:{re.escape(own)}/blob|{re.escape(raw)})/main/([^#]+)(#.*)?", link
+        )
+        assert found, f"{link}: expected a file on the branch main"
+        assert (ROOT / found[1]).is_file(), f"{link}: no such file"
+
+
+def test_pictures_are_shown_as_such() -> None:
+    pictures = [link for link in links() if link.endswith(".png")]
+    assert any(link.endswith("python/examples/digits.png") for link in pictures)
+    for link in pictures:
+        assert link.startswith("https://raw.githubusercontent.com/"), (
+            f"{link}: a page, not a picture"
+        )
+        assert f"]({link})" in README
+        assert "![" in README.partition(link)[0].rpartition("\n")[2]
+
+
+# `fusedopt` and `"fusedopt[bench]"`, but no path and no package that is only called alike.
+FROM_AN_INDEX = re.compile(
+    r"""(?:pip|pipx|uv|poetry) (?:install|add)[^\n]*[\s"']fusedopt\b(?![-_/]|\.\w)"""
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "promises"),
+    [
+        ("pip install fusedopt", True),
+        ('pip install "fusedopt[bench]"', True),
+        ("pip install 'fusedopt[files]' torch", True),
+        ("pip install numpy fusedopt scikit-learn", True),
+        ("uv pip install -U fusedopt==0.1", True),
+        ('pip install ".[bench]" && python -m fusedopt.bench', False),
+        ("pip install safetensors", False),
+    ],
+)
+def test_promise_of_a_release_is_recognised(command: str, promises: bool) -> None:
+    assert bool(FROM_AN_INDEX.search(command)) == promises
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nobody_is_sent_to_a_release_that_does_not_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.name == "CONTRIBUTING.md":
+        text = text.partition("\n## Release")[0]
+    assert FROM_AN_INDEX.findall(text) == [], 'from a clone it is: pip install ".[extra]"'
+
+
+def test_contributing_has_every_folder_of_tests_in_its_map() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = {path.parent for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders
+    assert [folder.name for folder in sorted(folders) if f"`{folder.name}/`" not in text] == []

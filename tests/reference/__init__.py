@@ -1,0 +1,18 @@
+"""Every rule and the whole step in plain NumPy, one operation after the other in the kernels' order.
+
+It shares no code with the library. NumPy rounds after each operation, as the kernels do, so results
+must be equal to the last bit.
+"""
+
+from reference.optimizers import OPTIONS, MultiReference, Reference, ScaledReference
+from reference.rule import RULES, Array, Rule
+
+__all__ = [
+    "OPTIONS",
+    "RULES",
+    "Array",
+    "MultiReference",
+    "Reference",
+    "Rule",
+    "ScaledReference",
+]
