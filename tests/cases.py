@@ -1,6 +1,6 @@
 """The cases: every rule with its variants, every common option, and how they are combined.
 
-Exact tests, golden recordings and benchmarks all read them. The rules are those of `reference.py`, so a rule that has a
+Exact tests, golden recordings and benchmarks all read them. The rules are those of `reference/`, so a rule that has a
 formula there joins every one of them. The variants are those of `cases.txt`.
 """
 

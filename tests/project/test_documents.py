@@ -1,4 +1,4 @@
-"""What the documents promise: links that hold outside the repository, commands that work before a release."""
+"""What the documents promise: short lines, links that lead somewhere, commands that work before a release."""
 
 from __future__ import annotations
 
@@ -22,11 +22,46 @@ TEXTS = sorted(
         "docs/**/*.md",
         "bench/**/*.md",
         "cpp/**/*.md",
+        "tests/**/*.md",
         "python/**/*.py",
         "bench/**/*.py",
     )
     for path in ROOT.glob(pattern)
 )
+DOCUMENTS = [path for path in TEXTS if path.suffix == ".md" and path.parent.name != "results"]
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def prose(path: Path) -> str:
+    return CODE.sub("", path.read_text(encoding="utf-8"))
+
+
+def anchors(path: Path) -> set[str]:
+    """Name the headings as GitHub does."""
+    headings = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_lines_are_short(path: Path) -> None:
+    """A line may be longer only if it is a row of a table or has no place to break."""
+    long = [line for line in prose(path).splitlines() if len(line) > 120]
+    assert [line for line in long if not line.startswith(("|", "!["))] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", prose(path)):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def links() -> list[str]:
@@ -92,7 +127,7 @@ def test_promise_of_a_release_is_recognised(command: str, promises: bool) -> Non
     assert bool(FROM_AN_INDEX.search(command)) == promises
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_nobody_is_sent_to_a_release_that_does_not_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if path.name == "CONTRIBUTING.md":

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.maintainer
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 SOURCES = sorted(path.relative_to(PYTHON) for path in PYTHON.rglob("*.py"))
 FRONT = ["state/stateful.py", "state/saved.py", "state/copying.py", "stepping.py", "optimizer.py"]
+TESTS = sorted((PYTHON.parent / "tests").rglob("*.py"))
 CORES = [_core.Optimizer, _core.MultiOptimizer, _core.LossScale]
 
 
@@ -26,6 +27,11 @@ def test_a_file_is_short_or_says_why_it_is_not(source: Path) -> None:
     text = (PYTHON / source).read_text(encoding="utf-8")
     if len(text.splitlines()) > 300:
         assert "though long" in (ast.get_docstring(ast.parse(text)) or "")
+
+
+@pytest.mark.parametrize("source", TESTS, ids=lambda path: path.name)
+def test_a_file_of_tests_is_short(source: Path) -> None:
+    assert len(source.read_text(encoding="utf-8").splitlines()) <= 500
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=str)

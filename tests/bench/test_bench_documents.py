@@ -1,0 +1,26 @@
+"""The documents of the bench: a short manual, and places for what a run writes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from bench_runs import CHECKOUT, ROOT
+
+
+def test_the_manual_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("README.md", ["rules"]),
+        ("docs/performance.md", ["measurements"]),
+        ("bench/results/results.md", ["results"]),
+    ],
+)
+def test_a_run_finds_its_place(name: str, blocks: list[str]) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.findall(r"^<!-- (\w+): begin -->$", text, re.MULTILINE) == blocks
+    assert re.findall(r"^<!-- (\w+): end -->$", text, re.MULTILINE) == blocks
