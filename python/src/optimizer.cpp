@@ -1,6 +1,8 @@
 // The optimizers as Python holds them: the core's object, and the arrays whose memory it updates.
 // One file, though long: three kinds of core share one definition of what they have in common.
-#include <fusedopt/fusedopt.hpp>
+#include <fusedopt/loss_scale_optimizer.hpp>
+#include <fusedopt/multi_optimizer.hpp>
+#include <fusedopt/optimizer.hpp>
 
 #include <pybind11/stl.h>
 
