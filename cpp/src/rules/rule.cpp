@@ -15,24 +15,21 @@ constexpr AnyDefinition definition_of_kind = {
     .name = Kind::name,
     .make = []() -> Rule { return Kind{}; },
     .fields = [](Rule& rule) { return fields_of(*std::get_if<Kind>(&rule)); },
-    .betas =
-        [](const Rule& rule) -> Betas {
-            const Kind& kind = *std::get_if<Kind>(&rule);
-            if constexpr (requires { kind.beta_1; }) {
-                return {&kind.beta_1, &kind.beta_2};
-            } else {
-                return {};
-            }
-        },
+    .betas = [](const Rule& rule) -> Betas {
+        const Kind& kind = *std::get_if<Kind>(&rule);
+        if constexpr (requires { kind.beta_1; }) {
+            return {&kind.beta_1, &kind.beta_2};
+        } else {
+            return {};
+        }
+    },
     .branches = [](const Rule& rule) { return Definition<Kind>::branches(*std::get_if<Kind>(&rule)); },
     .branch =
         [](const Rule& rule, const Tensor& variable, const std::string& name) {
             return Definition<Kind>::branch(*std::get_if<Kind>(&rule), variable, name);
         },
-    .scalars =
-        [](const Rule& rule, const Now& now, std::size_t branch) {
-            return Definition<Kind>::scalars(*std::get_if<Kind>(&rule), now, branch);
-        },
+    .scalars = [](const Rule& rule, const Now& now,
+                  std::size_t branch) { return Definition<Kind>::scalars(*std::get_if<Kind>(&rule), now, branch); },
     .restore =
         [](const Rule& rule, std::int64_t calls, std::int64_t updates, std::span<double> numbers) {
             Definition<Kind>::restore(*std::get_if<Kind>(&rule), calls, updates, numbers);

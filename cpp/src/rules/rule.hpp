@@ -72,7 +72,8 @@ struct Now {
     std::span<double> numbers;  // those of the spec; scalars_of moves them on
 };
 
-/// What there is to know about rules of one kind. A rule's file in rules/ defines it, by functions that rules/definition.hpp lists.
+/// What there is to know about rules of one kind. A rule's file in rules/ defines it, by functions that
+/// rules/definition.hpp lists.
 template <class AnyRule>
 struct Definition {
     /// Checks the hyperparameters. A rule that does one thing to some variables and another to the rest has a spec for
