@@ -92,8 +92,8 @@ class BuiltError(ValueError): ...
 
 def copies(arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]: ...
 
-class _Common:
-    """What the three kinds of optimizer have in common; the module has no such class."""
+class Common:
+    """What the three kinds of optimizer have in common."""
 
     def apply(
         self, gradients: Iterable[Any] | dict[str, Any], variables: Iterable[Any] | None
@@ -129,7 +129,7 @@ class _Common:
     @property
     def skipped_steps(self) -> int: ...
 
-class Optimizer(_Common):
+class Optimizer(Common):
     def __init__(self, rule: Rule, options: Options) -> None: ...
     def exclude_from_weight_decay(self, variables: Sequence[Any]) -> None: ...
     def build(self, variables: Sequence[Any], names: Sequence[str]) -> None: ...
@@ -139,7 +139,7 @@ class Optimizer(_Common):
     @property
     def loss_scale_factor(self) -> float: ...
 
-class MultiOptimizer(_Common):
+class MultiOptimizer(Common):
     def __init__(
         self,
         optimizers: Sequence[Optimizer],
@@ -159,7 +159,7 @@ class MultiOptimizer(_Common):
     @property
     def loss_scale_factor(self) -> float: ...
 
-class LossScale(_Common):
+class LossScale(Common):
     def __init__(
         self, inner: Optimizer | MultiOptimizer, initial_scale: float, dynamic_growth_steps: int
     ) -> None: ...

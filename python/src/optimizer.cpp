@@ -1,17 +1,21 @@
 // The optimizers as Python holds them: the core's object, and the arrays whose memory it updates.
-// One file, though long: three kinds of core share one definition of what they have in common.
-#include <fusedopt/fusedopt.hpp>
+// One file, though long: the three kinds of optimizer share one definition of what they have in common.
+#include <fusedopt/loss_scale_optimizer.hpp>
+#include <fusedopt/multi_optimizer.hpp>
+#include <fusedopt/optimizer.hpp>
 
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "built.hpp"
@@ -80,9 +84,63 @@ void build_between_steps(const Core& core, const Prepare& prepare, const Commit&
     });
 }
 
-class PyOptimizer {
+/// What the three kinds of optimizer have in common: their cores' faces, which are called without the GIL, and what was
+/// built.
+class Common {
 public:
-    PyOptimizer(Rule rule, Options options) : core(std::make_shared<Optimizer>(std::move(rule), std::move(options))) {}
+    virtual ~Common() = default;
+    virtual const Current& built() const = 0;
+    virtual bool apply(const py::object& gradients, const py::object& variables) = 0;
+    virtual std::vector<NamedTensor> variables() const = 0;
+    virtual std::vector<NamedTensor> state() const = 0;
+    virtual void set_weights(std::span<const Tensor> values) = 0;
+    virtual void set_state(std::span<const Tensor> values) = 0;
+    virtual void between_steps(const std::function<void()>& function) const = 0;
+    virtual void finalize_variable_values(std::span<const Tensor> variables) = 0;
+    virtual void begin_evaluation() = 0;
+    virtual void end_evaluation() = 0;
+    virtual bool is_built() const = 0;
+    virtual bool evaluating() const = 0;
+    virtual std::int64_t iterations() const = 0;
+    virtual std::int64_t calls() const = 0;
+    virtual std::optional<double> global_norm() const = 0;
+    virtual void set_global_norm(std::optional<double> global_norm) = 0;
+    virtual double learning_rate() const = 0;
+    virtual std::int64_t skipped_steps() const = 0;
+};
+
+template <class Core>
+class CommonOf : public Common {
+public:
+    explicit CommonOf(std::shared_ptr<Core> core_) : core(std::move(core_)) {}
+
+    bool apply(const py::object& gradients, const py::object& variables) final {
+        return python::apply(*core, built(), gradients, variables);
+    }
+    std::vector<NamedTensor> variables() const final { return core->variables(); }
+    std::vector<NamedTensor> state() const final { return core->state(); }
+    void set_weights(std::span<const Tensor> values) final { core->set_weights(values); }
+    void set_state(std::span<const Tensor> values) final { core->set_state(values); }
+    void between_steps(const std::function<void()>& function) const final { core->between_steps(function); }
+    void finalize_variable_values(std::span<const Tensor> variables) final {
+        core->finalize_variable_values(variables);
+    }
+    void begin_evaluation() final { core->begin_evaluation(); }
+    void end_evaluation() final { core->end_evaluation(); }
+    bool is_built() const final { return core->built(); }
+    bool evaluating() const final { return core->evaluating(); }
+    std::int64_t iterations() const final { return core->iterations(); }
+    std::int64_t calls() const final { return core->calls(); }
+    std::optional<double> global_norm() const final { return core->global_norm(); }
+    void set_global_norm(std::optional<double> global_norm) final { core->set_global_norm(global_norm); }
+
+    const std::shared_ptr<Core> core;
+};
+
+class PyOptimizer final : public CommonOf<Optimizer> {
+public:
+    PyOptimizer(Rule rule, Options options)
+        : CommonOf(std::make_shared<Optimizer>(std::move(rule), std::move(options))) {}
 
     void exclude_from_weight_decay(const py::sequence& objects) {
         std::vector<Tensor> tensors;
@@ -98,40 +156,39 @@ public:
     void build(const py::sequence& objects, const std::vector<std::string>& names) {
         std::list<Built> made;
         build_between_steps(
-            *core, [&] { made = built.make(listed(objects), names); },
+            *core, [&] { made = current.make(listed(objects), names); },
             [&] {
                 core->build(made.back().tensors(), names);
-                built.set(std::move(made), core->builds());
+                current.set(std::move(made), core->builds());
             });
         excluded.clear();
     }
 
-    bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, built, gradients, variables);
-    }
+    const Current& built() const override { return current; }
+    double learning_rate() const override { return core->learning_rate(); }
+    std::int64_t skipped_steps() const override { return core->skipped_steps(); }
 
-    std::shared_ptr<Optimizer> core;
-    Current built;
+    Current current;
+
+private:
     std::vector<py::array> excluded;
 };
 
 /// Several optimizers; each also keeps its own variables, so that it can be used by itself.
-class PyMulti {
+class PyMulti final : public CommonOf<MultiOptimizer> {
 public:
     PyMulti(std::vector<std::shared_ptr<PyOptimizer>> members_, std::optional<double> loss_scale_factor,
             std::optional<double> global_clipnorm, bool skip_nonfinite)
-        : members(std::move(members_)) {
-        std::vector<std::shared_ptr<Optimizer>> cores;
-        for (const auto& member : members) cores.push_back(member->core);
-        core = std::make_shared<MultiOptimizer>(std::move(cores), loss_scale_factor, global_clipnorm, skip_nonfinite);
-    }
+        : CommonOf(
+              std::make_shared<MultiOptimizer>(cores_of(members_), loss_scale_factor, global_clipnorm, skip_nonfinite)),
+          members(std::move(members_)) {}
 
     void build(const py::sequence& objects, const std::vector<std::string>& names,
                const std::vector<std::size_t>& assignment) {
         std::list<Built> made;
         std::vector<std::list<Built>> made_of_members;
         const auto prepare = [&] {
-            made = built.make(listed(objects), names);
+            made = current.make(listed(objects), names);
             const Built& all = made.back();
             for (std::size_t k = 0; k < members.size(); ++k) {
                 std::vector<py::object> own;
@@ -141,67 +198,83 @@ public:
                     own.push_back(all.objects()[i]);
                     if (!all.names().empty()) own_names.push_back(all.names()[i]);
                 }
-                made_of_members.push_back(members[k]->built.make(std::move(own), std::move(own_names)));
+                made_of_members.push_back(members[k]->current.make(std::move(own), std::move(own_names)));
             }
         };
         build_between_steps(*core, prepare, [&] {
             core->build(made.back().tensors(), assignment, names);
-            built.set(std::move(made), core->builds());
+            current.set(std::move(made), core->builds());
             for (std::size_t k = 0; k < members.size(); ++k) {
-                members[k]->built.set(std::move(made_of_members[k]), members[k]->core->builds());
+                members[k]->current.set(std::move(made_of_members[k]), members[k]->core->builds());
             }
         });
     }
 
-    bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, built, gradients, variables);
+    const Current& built() const override { return current; }
+    [[noreturn]] double learning_rate() const override {
+        throw py::attribute_error("MultiOptimizer has no learning rate; its optimizers have");
+    }
+    std::int64_t skipped_steps() const override { return core->skipped_steps(); }
+
+private:
+    static std::vector<std::shared_ptr<Optimizer>> cores_of(const std::vector<std::shared_ptr<PyOptimizer>>& members) {
+        std::vector<std::shared_ptr<Optimizer>> cores;
+        for (const auto& member : members) cores.push_back(member->core);
+        return cores;
     }
 
     std::vector<std::shared_ptr<PyOptimizer>> members;
-    std::shared_ptr<MultiOptimizer> core;
-    Current built;
+    Current current;
 };
 
-class PyLossScale {
+class PyLossScale final : public CommonOf<LossScaleOptimizer> {
 public:
     template <class Inner>
     PyLossScale(const std::shared_ptr<Inner>& inner_, double initial_scale, std::int64_t dynamic_growth_steps)
-        : inner(inner_),
-          built(inner_->built),
-          core(std::make_shared<LossScaleOptimizer>(inner_->core,
-                                                    LossScaleOptions{initial_scale, dynamic_growth_steps})) {}
+        : CommonOf(std::make_shared<LossScaleOptimizer>(inner_->core,
+                                                        LossScaleOptions{initial_scale, dynamic_growth_steps})),
+          inner(inner_) {}
 
-    bool apply(const py::object& gradients, const py::object& variables) {
-        return python::apply(*core, built, gradients, variables);
+    const Current& built() const override { return inner->built(); }
+    double learning_rate() const override { return inner->learning_rate(); }
+    [[noreturn]] std::int64_t skipped_steps() const override {
+        throw py::attribute_error(
+            "LossScaleOptimizer has no skipped_steps; it has consecutive_skipped_steps, "
+            "and the inner optimizer counts what it skips without a loss scale");
     }
 
-    std::variant<std::shared_ptr<PyOptimizer>, std::shared_ptr<PyMulti>> inner;
-    const Current& built;
-    std::shared_ptr<LossScaleOptimizer> core;
+private:
+    std::shared_ptr<Common> inner;
 };
 
-template <class Held>
-void set_weights(Held& held, const std::vector<py::array>& arrays) {
-    const std::vector<Tensor> tensors = views(arrays);
-    const Unlocked unlocked;
-    held.core->set_weights(tensors);
+py::list list(const py::object& self, std::vector<NamedTensor> (Common::*get)() const) {
+    const auto& held = self.cast<const Common&>();
+    std::vector<NamedTensor> variables;
+    {
+        const Unlocked unlocked;
+        variables = (held.*get)();
+    }
+    return live_views(variables, self);
 }
 
-template <class Held>
-void set_state(Held& held, const std::vector<std::optional<py::array>>& values) {
+void set_weights(Common& held, const std::vector<py::array>& arrays) {
+    const std::vector<Tensor> tensors = views(arrays);
+    const Unlocked unlocked;
+    held.set_weights(tensors);
+}
+
+void set_state(Common& held, const std::vector<std::optional<py::array>>& values) {
     const std::vector<Tensor> tensors = views(values);
     const Unlocked unlocked;
-    held.core->set_state(tensors);
+    held.set_state(tensors);
 }
 
 /// Calls a function while no step runs.
-template <class Held>
-py::object between_steps(const Held& held, const py::object& function) {
-    const auto core = held.core;
+py::object between_steps(const Common& held, const py::object& function) {
     py::object result;
     {
         const Unlocked unlocked;
-        core->between_steps([&] {
+        held.between_steps([&] {
             const Locked locked;
             result = call(function);
         });
@@ -227,30 +300,20 @@ std::vector<py::array> copies(const std::vector<py::array>& arrays) {
 }
 
 /// The variables, if they still lie where they were built.
-template <class Held>
-std::vector<py::array> checked_arrays(const Held& held) {
-    held.built->check_memory();
-    return held.built->arrays();
+std::vector<py::array> checked_arrays(const Common& held) {
+    held.built()->check_memory();
+    return held.built()->arrays();
 }
 
 /// Puts the weights to evaluate with into the variables.
-template <class Held>
-void begin_evaluation(Held& held) {
-    held.built->check_memory();
+void begin_evaluation(Common& held) {
+    held.built()->check_memory();
     const Unlocked unlocked;
-    held.core->begin_evaluation();
+    held.begin_evaluation();
 }
 
-/// Brings those in training back, also into variables that were made read-only meanwhile.
-template <class Held>
-void end_evaluation(Held& held) {
-    const Unlocked unlocked;
-    held.core->end_evaluation();
-}
-
-template <class Held>
-void finalize_variable_values(Held& held, const py::sequence& objects) {
-    held.built->check_memory();
+void finalize_variable_values(Common& held, const py::sequence& objects) {
+    held.built()->check_memory();
     std::vector<Tensor> tensors;
     std::vector<py::array> arrays;
     for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -259,88 +322,29 @@ void finalize_variable_values(Held& held, const py::sequence& objects) {
         tensors.push_back(view(arrays.back(), who));
     }
     const Unlocked unlocked;
-    held.core->finalize_variable_values(tensors);
+    held.finalize_variable_values(tensors);
 }
 
 // Whatever takes the core's lock must release the GIL first. A learning-rate function may hold that lock while it waits
 // for the GIL.
 using CallUnlocked = py::call_guard<Unlocked>;
 
-/// A property of the core.
+/// A property that is read without the GIL.
+template <class Held, class Value>
+py::cpp_function unlocked(Value (Held::*get)() const) {
+    return py::cpp_function(get, CallUnlocked());
+}
+
+/// One of the core's own.
 template <class Held, class Value, class Core>
 py::cpp_function unlocked(Value (Core::*get)() const) {
     return py::cpp_function([get](const Held& self) { return ((*self.core).*get)(); }, CallUnlocked());
-}
-
-template <class Held, class Value>
-py::cpp_function unlocked(Value (*get)(const Held&)) {
-    return py::cpp_function(get, CallUnlocked());
 }
 
 /// Its setter.
 template <class Held, class Value, class Core>
 py::cpp_function unlocked(void (Core::*set)(Value)) {
     return py::cpp_function([set](Held& self, Value value) { ((*self.core).*set)(value); }, CallUnlocked());
-}
-
-double learning_rate(const PyOptimizer& held) {
-    return held.core->learning_rate();
-}
-[[noreturn]] double learning_rate(const PyMulti&) {
-    throw py::attribute_error("MultiOptimizer has no learning rate; its optimizers have");
-}
-double learning_rate(const PyLossScale& held) {
-    return std::visit([](const auto& inner) { return learning_rate(*inner); }, held.inner);
-}
-
-std::int64_t skipped_steps(const PyOptimizer& held) {
-    return held.core->skipped_steps();
-}
-std::int64_t skipped_steps(const PyMulti& held) {
-    return held.core->skipped_steps();
-}
-[[noreturn]] std::int64_t skipped_steps(const PyLossScale&) {
-    throw py::attribute_error(
-        "LossScaleOptimizer has no skipped_steps; it has consecutive_skipped_steps, "
-        "and the inner optimizer counts what it skips without a loss scale");
-}
-
-/// Everything that the three kinds of optimizer have in common: steps, state in and out, and what was built.
-template <class Held, class Class>
-void define_common(Class& cls) {
-    using Core = typename decltype(Held::core)::element_type;
-    const auto list = [](const py::object& self, std::vector<NamedTensor> (Core::*get)() const) {
-        const auto core = self.cast<Held&>().core;
-        std::vector<NamedTensor> variables;
-        {
-            const Unlocked unlocked;
-            variables = ((*core).*get)();
-        }
-        return live_views(variables, self);
-    };
-    cls.def("apply", &Held::apply, py::arg("gradients"), py::arg("variables"))
-        .def("variables", [list](const py::object& self) { return list(self, &Core::variables); })
-        .def("state", [list](const py::object& self) { return list(self, &Core::state); })
-        .def("set_weights", &set_weights<Held>, py::arg("values"))
-        .def("set_state", &set_state<Held>, py::arg("values"))
-        .def("between_steps", &between_steps<Held>, py::arg("function"))
-        .def("checked_arrays", &checked_arrays<Held>)
-        .def("finalize_variable_values", &finalize_variable_values<Held>, py::arg("variables"))
-        .def("begin_evaluation", &begin_evaluation<Held>)
-        .def("end_evaluation", &end_evaluation<Held>)
-        .def(
-            "set_global_norm", [](Held& self, std::optional<double> value) { self.core->set_global_norm(value); },
-            CallUnlocked(), py::arg("global_norm"))
-        .def_property_readonly("objects", [](const Held& self) { return self.built->objects(); })
-        .def_property_readonly("arrays", [](const Held& self) { return self.built->arrays(); })
-        .def_property_readonly("names", [](const Held& self) { return self.built->names(); })
-        .def_property_readonly("built", unlocked<Held>(&Core::built))
-        .def_property_readonly("evaluating", unlocked<Held>(&Core::evaluating))
-        .def_property_readonly("iterations", unlocked<Held>(&Core::iterations))
-        .def_property_readonly("calls", unlocked<Held>(&Core::calls))
-        .def_property_readonly("global_norm", unlocked<Held>(&Core::global_norm))
-        .def_property_readonly("learning_rate", unlocked<Held>(&learning_rate))
-        .def_property_readonly("skipped_steps", unlocked<Held>(&skipped_steps));
 }
 
 }  // namespace
@@ -351,9 +355,32 @@ void register_optimizers(py::module_& module) {
     module.def("offers_memory", &offers_memory, py::arg("value"));
     module.def("value_array", &value_array, py::arg("value"), py::arg("who"));
 
-    py::class_<PyOptimizer, std::shared_ptr<PyOptimizer>> optimizer(module, "Optimizer");
-    define_common<PyOptimizer>(optimizer);
-    optimizer.def_property_readonly("loss_scale_factor", unlocked<PyOptimizer>(&Optimizer::loss_scale_factor))
+    py::class_<Common, std::shared_ptr<Common>>(module, "Common")
+        .def("apply", &Common::apply, py::arg("gradients"), py::arg("variables"))
+        .def("variables", [](const py::object& self) { return list(self, &Common::variables); })
+        .def("state", [](const py::object& self) { return list(self, &Common::state); })
+        .def("set_weights", &set_weights, py::arg("values"))
+        .def("set_state", &set_state, py::arg("values"))
+        .def("between_steps", &between_steps, py::arg("function"))
+        .def("checked_arrays", &checked_arrays)
+        .def("finalize_variable_values", &finalize_variable_values, py::arg("variables"))
+        .def("begin_evaluation", &begin_evaluation)
+        // Also into variables that were made read-only meanwhile.
+        .def("end_evaluation", &Common::end_evaluation, CallUnlocked())
+        .def("set_global_norm", &Common::set_global_norm, CallUnlocked(), py::arg("global_norm"))
+        .def_property_readonly("objects", [](const Common& self) { return self.built()->objects(); })
+        .def_property_readonly("arrays", [](const Common& self) { return self.built()->arrays(); })
+        .def_property_readonly("names", [](const Common& self) { return self.built()->names(); })
+        .def_property_readonly("built", unlocked(&Common::is_built))
+        .def_property_readonly("evaluating", unlocked(&Common::evaluating))
+        .def_property_readonly("iterations", unlocked(&Common::iterations))
+        .def_property_readonly("calls", unlocked(&Common::calls))
+        .def_property_readonly("global_norm", unlocked(&Common::global_norm))
+        .def_property_readonly("learning_rate", unlocked(&Common::learning_rate))
+        .def_property_readonly("skipped_steps", unlocked(&Common::skipped_steps));
+
+    py::class_<PyOptimizer, Common, std::shared_ptr<PyOptimizer>>(module, "Optimizer")
+        .def_property_readonly("loss_scale_factor", unlocked<PyOptimizer>(&Optimizer::loss_scale_factor))
         .def(py::init([](const PyRule& rule, const Options& options) {
                  return std::make_shared<PyOptimizer>(rule.rule, options);
              }),
@@ -385,9 +412,8 @@ void register_optimizers(py::module_& module) {
             },
             py::arg("options"));
 
-    py::class_<PyMulti, std::shared_ptr<PyMulti>> multi(module, "MultiOptimizer");
-    define_common<PyMulti>(multi);
-    multi.def_property_readonly("loss_scale_factor", unlocked<PyMulti>(&MultiOptimizer::loss_scale_factor))
+    py::class_<PyMulti, Common, std::shared_ptr<PyMulti>>(module, "MultiOptimizer")
+        .def_property_readonly("loss_scale_factor", unlocked<PyMulti>(&MultiOptimizer::loss_scale_factor))
         .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>, std::optional<double>, bool>(),
              CallUnlocked(), py::arg("optimizers"), py::arg("loss_scale_factor"), py::arg("global_clipnorm"),
              py::arg("skip_nonfinite"))
@@ -398,9 +424,7 @@ void register_optimizers(py::module_& module) {
                bool skip_nonfinite) { self.core->set_options(loss_scale_factor, global_clipnorm, skip_nonfinite); },
             CallUnlocked(), py::arg("loss_scale_factor"), py::arg("global_clipnorm"), py::arg("skip_nonfinite"));
 
-    py::class_<PyLossScale, std::shared_ptr<PyLossScale>> loss_scale(module, "LossScale");
-    define_common<PyLossScale>(loss_scale);
-    loss_scale
+    py::class_<PyLossScale, Common, std::shared_ptr<PyLossScale>>(module, "LossScale")
         .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),

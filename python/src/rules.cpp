@@ -1,18 +1,19 @@
 #include "rules.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
-#include <variant>
+#include <vector>
 
 #include "arrays.hpp"
 #include "gil.hpp"
 #include "register.hpp"
+#include "rules/rule.hpp"
 
 namespace fusedopt::python {
 namespace {
@@ -90,32 +91,26 @@ void convert(const py::object& value, const char* name, std::optional<Value>& op
     if (!value.is_none()) convert(value, name, optional.emplace(Value(0)));
 }
 
-/// Fills a struct: a value for each of its fields, and nothing else.
-template <class Struct>
-Struct make(const py::kwargs& values) {
-    Struct made{};
+/// Fills an object: a value for each of its fields, and nothing else.
+void fill(const std::vector<AnyField>& fields, const char* owner, const py::kwargs& values) {
     std::string names;
-    const auto take = [&](const auto& field) {
+    for (const AnyField& field : fields) {
         names += (names.empty() ? "" : ", ") + std::string(field.name);
         if (!values.contains(field.name)) {
-            throw py::type_error(std::string(field.name) + ": expected a value for each hyperparameter of " +
-                                 Struct::name + ", found none");
+            throw py::type_error(std::string(field.name) + ": expected a value for each hyperparameter of " + owner +
+                                 ", found none");
         }
-        convert(values[field.name], field.name, made.*field.member);
-    };
-    std::apply([&](const auto&... field) { (take(field), ...); }, Struct::fields());
-    if (values.size() == std::tuple_size_v<decltype(Struct::fields())>) return made;
-    const auto is_field = [&](const std::string& name) {
-        return std::apply([&](const auto&... field) { return ((name == field.name) || ...); }, Struct::fields());
-    };
+        const py::object value = values[field.name];
+        field.visit([&](auto& member) { convert(value, field.name, member); });
+    }
+    if (values.size() == fields.size()) return;
     for (const std::pair<py::handle, py::handle>& item : values) {
         const std::string name = py::str(item.first);
-        if (!is_field(name)) {
-            throw py::type_error(name + ": expected a hyperparameter of " + Struct::name + " (" + names + "), found " +
-                                 name + "=" + text(item.second));
+        if (std::ranges::none_of(fields, [&](const AnyField& field) { return name == field.name; })) {
+            throw py::type_error(name + ": expected a hyperparameter of " + owner + " (" + names + "), found " + name +
+                                 "=" + text(item.second));
         }
     }
-    return made;
 }
 
 py::object shown(bool flag) {
@@ -142,37 +137,35 @@ py::object shown(const std::function<Signature>&) {
     return py::none();
 }
 
-template <class Struct>
-py::dict defaults() {
-    py::dict values;
-    const Struct made{};
-    std::apply([&](const auto&... field) { ((values[field.name] = shown(made.*field.member)), ...); },
-               Struct::fields());
-    return values;
-}
-
-/// Calls visit.operator()<Struct>() for each rule.
-template <class Visit>
-void for_each_rule(const Visit& visit) {
-    [&]<class... Rules>(const std::variant<Rules...>*) {
-        (visit.template operator()<Rules>(), ...);
-    }(static_cast<const Rule*>(nullptr));
-}
-
 PyRule make_rule(const std::string& name, const py::kwargs& values) {
-    std::optional<PyRule> made;
     std::string names;
-    for_each_rule([&]<class Struct>() {
-        names += (names.empty() ? "" : ", ") + std::string(Struct::name);
-        if (name == Struct::name) made = PyRule{make<Struct>(values)};
-    });
-    if (made) return *std::move(made);
+    for (const AnyDefinition& definition : definitions()) {
+        if (name == definition.name) {
+            PyRule made{definition.make()};
+            fill(definition.fields(made.rule), definition.name, values);
+            return made;
+        }
+        names += (names.empty() ? "" : ", ") + std::string(definition.name);
+    }
     throw std::invalid_argument("name: expected a rule (" + names + "), found '" + name + "'");
+}
+
+std::unique_ptr<Options> make_options(const py::kwargs& values) {
+    auto made = std::make_unique<Options>();
+    fill(fields_of(*made), Options::name, values);
+    return made;
 }
 
 py::dict rule_defaults() {
     py::dict rules;
-    for_each_rule([&]<class Struct>() { rules[Struct::name] = defaults<Struct>(); });
+    for (const AnyDefinition& definition : definitions()) {
+        py::dict values;
+        Rule made = definition.make();
+        for (const AnyField& field : definition.fields(made)) {
+            field.visit([&](const auto& value) { values[field.name] = shown(value); });
+        }
+        rules[definition.name] = values;
+    }
     return rules;
 }
 
@@ -196,7 +189,7 @@ void register_rules(py::module_& module) {
     py::class_<PyRule>(module, "Rule");
     module.def("rule", &make_rule, py::arg("name"), py::pos_only());
     module.def("rule_defaults", &rule_defaults);
-    py::class_<Options>(module, "Options").def(py::init(&make<Options>));
+    py::class_<Options>(module, "Options").def(py::init(&make_options));
 }
 
 }  // namespace fusedopt::python

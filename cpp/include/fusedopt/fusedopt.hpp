@@ -4,6 +4,7 @@
 
 #include <fusedopt/language.hpp>
 
+#include <fusedopt/excluding.hpp>
 #include <fusedopt/fields.hpp>
 #include <fusedopt/loss_scale_optimizer.hpp>
 #include <fusedopt/multi_optimizer.hpp>

@@ -246,8 +246,11 @@ struct Muon {
     using Exclusion = std::function<bool(const std::string& name)>;
 
     /// Keras's choice: names in which one of these regular expressions (ECMAScript's) is found, and names that contain
-    /// "embedding" in any case.
-    static Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
+    /// "embedding" in any case. <fusedopt/excluding.hpp> defines it.
+    static inline Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
+
+    /// Keras's default: names that contain "embedding" in any case.
+    static bool excludes_embeddings(const std::string& name);
 
     MatrixProduct matrix_product;          // needed: of a BLAS, for example
     DType product_dtype = DType::float32;  // or bfloat16; float64 variables have products of float64
@@ -256,7 +259,7 @@ struct Muon {
     double adam_weight_decay = 0.004;
     double epsilon = 1e-7;
     double weight_decay = 0.004;
-    Exclusion excludes = excluding({});
+    Exclusion excludes = excludes_embeddings;
     double muon_a = 3.4445;
     double muon_b = -4.775;
     double muon_c = 2.0315;

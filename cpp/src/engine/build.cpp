@@ -41,8 +41,7 @@ Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span
     for (std::size_t i = 0; i < given.tensors.size(); ++i) {
         const auto& [name, is_given] = given.names[i];
         const Variable* const old = given.built[i] == unknown ? nullptr : &variables[given.built[i]];
-        const std::size_t branch = std::visit(
-            [&, &name = name](const auto& r) { return definition_of(r).branch(r, given.tensors[i], name); }, chosen);
+        const std::size_t branch = definition_of(chosen).branch(chosen, given.tensors[i], name);
         if (old && old->branch != branch) {
             throw std::invalid_argument(who_is(i, name) +
                                         ": expected a name that leaves it to the formula it was "
@@ -91,8 +90,7 @@ Optimizer::State::Construction Optimizer::State::construct(const Given& given, s
         if (built[i] == unknown) initialize_means(made.layout.variables[i].tensor, made.jobs[i]);
     }
     made.derived.resize(made.jobs.size());
-    made.procedure = std::visit(
-        [&](const auto& r) { return definition_of(r).procedure(r, made.layout.variables, made.jobs); }, rule);
+    made.procedure = definition_of(rule).procedure(rule, made.layout.variables, made.jobs);
     const std::size_t tiles = made.jobs.empty() ? 0 : made.jobs.back().first_partial + tile_count(made.jobs.back());
     made.sums_of_squares.resize(tiles);
     made.last_step_with_gradient.assign(made.jobs.size(), 0);

@@ -9,7 +9,6 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 
 #include <fusedopt/fields.hpp>
 #include <fusedopt/rules.hpp>
@@ -60,15 +59,6 @@ void require_field(const char* name, const std::optional<Value>& value, const Do
 template <class Result, class... Arguments>
 void require_field(const char* name, const std::function<Result(Arguments...)>& function, const Domain&) {
     if (!function) throw std::invalid_argument(std::string(name) + ": expected a function, found none");
-}
-
-/// Checks every hyperparameter of a struct.
-template <class Struct>
-void require_fields(const Struct& hyperparameters) {
-    const auto check = [&](const auto&... field) {
-        (require_field(field.name, hyperparameters.*field.member, field.domain), ...);
-    };
-    std::apply(check, Struct::fields());
 }
 
 /// Scalars are computed in double, which holds each integer up to this one.

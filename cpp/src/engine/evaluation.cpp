@@ -55,12 +55,7 @@ void Optimizer::State::prepare_evaluation() {
         }
     }
     if (!options.use_ema && branches[0].interpolates) {
-        evaluation.beta_1 = std::visit(
-            [&](const auto& r) {
-                if constexpr (requires { r.beta_1; }) return r.beta_1(calls);
-                return 1.0;
-            },
-            rule);
+        evaluation.beta_1 = (*definition_of(rule).betas(rule).beta_1)(calls);
         if (!(evaluation.beta_1 > 0.0 && evaluation.beta_1 <= 1.0)) {
             refuse("beta_1", "a number in (0, 1)", evaluation.beta_1);
         }

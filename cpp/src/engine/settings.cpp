@@ -1,11 +1,8 @@
 // Hyperparameters, first ones and changed ones: what is refused, and how slots that were built serve a rule's new form.
 #include <algorithm>
 #include <array>
-#include <iterator>
 #include <stdexcept>
-#include <tuple>
 #include <utility>
-#include <variant>
 
 #include "engine/check.hpp"
 #include "engine/state.hpp"
@@ -13,21 +10,22 @@
 namespace fusedopt {
 namespace {
 
-const char* name_of(const Rule& rule) {
-    return std::visit([](const auto& r) { return r.name; }, rule);
+/// Checks every hyperparameter.
+void require_fields(const std::vector<AnyField>& fields) {
+    for (const AnyField& field : fields) {
+        field.visit([&](const auto& value) { require_field(field.name, value, field.domain); });
+    }
 }
 
-/// The branches of any rule, if its hyperparameters are in their ranges; otherwise it throws.
-std::vector<RuleSpec> branches_of(const Rule& rule) {
-    const auto checked = [](const auto& r) {
-        require_fields(r);
-        return definition_of(r).branches(r);
-    };
-    return std::visit(checked, rule);
+/// A rule's branches, if its hyperparameters are in their ranges; otherwise it throws.
+std::vector<RuleSpec> branches_of(Rule& rule) {
+    const AnyDefinition& definition = definition_of(rule);
+    require_fields(definition.fields(rule));
+    return definition.branches(rule);
 }
 
-void check_options(const Options& options) {
-    require_fields(options);
+void check_options(Options& options) {
+    require_fields(fields_of(options));
     if (options.clipnorm.has_value() + options.clipvalue.has_value() + options.global_clipnorm.has_value() > 1) {
         throw std::invalid_argument(
             "clipnorm, clipvalue, global_clipnorm: expected at most one of them, found several");
@@ -100,9 +98,9 @@ Optimizer::State::State(Rule rule_, Options options_)
 
 /// The rule's branches, with the slots that were built: first those that it uses now, as its kernel takes them, then
 /// the rest. None if it needs others.
-template <class AnyRule>
-std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const AnyRule& new_rule) const {
-    std::vector<RuleSpec> specs = definition_of(new_rule).branches(new_rule);
+std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const Rule& new_rule) const {
+    const AnyDefinition& definition = definition_of(new_rule);
+    std::vector<RuleSpec> specs = definition.branches(new_rule);
     for (std::size_t k = 0; k < specs.size(); ++k) {
         std::vector<Slot> unused = branches[k].slots;
         for (const Slot& slot : specs[k].slots) {
@@ -113,41 +111,36 @@ std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const AnyR
         specs[k].slots.insert(specs[k].slots.end(), unused.begin(), unused.end());
     }
     for (const Variable& variable : variables) {
-        if (definition_of(new_rule).branch(new_rule, variable.tensor, variable.name) != variable.branch) {
-            return std::nullopt;
-        }
+        if (definition.branch(new_rule, variable.tensor, variable.name) != variable.branch) return std::nullopt;
     }
     return specs;
 }
 
-std::vector<RuleSpec> Optimizer::State::respecify(const Rule& new_rule) const {
-    const auto respecify = [&]<class AnyRule>(const AnyRule& wanted) {
-        require_fields(wanted);
-        if (!is_built) return definition_of(wanted).branches(wanted);
-        if (std::optional<std::vector<RuleSpec>> specs = on_built_slots(wanted)) return *std::move(specs);
-        // The first hyperparameter that cannot be changed even alone.
-        const auto refuse_first = [&](const auto&... field) {
-            const auto require_possible = [&](const auto& one) {
-                AnyRule changed = std::get<AnyRule>(rule);
-                changed.*one.member = wanted.*one.member;
-                if (!on_built_slots(changed)) refuse_built(one.name);
-            };
-            (require_possible(field), ...);
-        };
-        std::apply(refuse_first, AnyRule::fields());
-        refuse_built("set_rule");
-    };
-    return std::visit(respecify, new_rule);
+std::vector<RuleSpec> Optimizer::State::respecify(Rule& new_rule) const {
+    std::vector<RuleSpec> wanted = branches_of(new_rule);
+    if (!is_built) return wanted;
+    if (std::optional<std::vector<RuleSpec>> specs = on_built_slots(new_rule)) return *std::move(specs);
+    // The first hyperparameter that cannot be changed even alone.
+    const AnyDefinition& definition = definition_of(rule);
+    const std::vector<AnyField> new_fields = definition.fields(new_rule);
+    for (std::size_t k = 0; k < new_fields.size(); ++k) {
+        Rule changed = rule;
+        definition.fields(changed)[k].visit(new_fields[k], [](auto& value, const auto& other) { value = other; });
+        if (!on_built_slots(changed)) refuse_built(new_fields[k].name);
+    }
+    refuse_built("set_rule");
 }
 
 void Optimizer::State::set_rule(Rule& new_rule) {
     require_not_stepping("set_rule");
     if (new_rule.index() != rule.index()) {
-        throw std::invalid_argument("set_rule: expected hyperparameters of " + std::string(name_of(rule)) +
-                                    ", found those of " + name_of(new_rule) + "; make a new optimizer");
+        throw std::invalid_argument("set_rule: expected hyperparameters of " + std::string(definition_of(rule).name) +
+                                    ", found those of " + definition_of(new_rule).name + "; make a new optimizer");
     }
     std::vector<RuleSpec> new_branches = respecify(new_rule);
     require_one_decay(options, new_branches);
+    const std::vector<AnyField> fields = definition_of(rule).fields(rule);
+    const std::vector<AnyField> new_fields = definition_of(rule).fields(new_rule);
     for (kernel::Job& job : jobs) {
         const std::vector<Slot>& built = branches[job.branch].slots;
         std::array<void*, kernel::max_slots> arrays;
@@ -158,7 +151,9 @@ void Optimizer::State::set_rule(Rule& new_rule) {
         }
     }
     std::swap(branches, new_branches);
-    std::swap(rule, new_rule);  // in place: a procedure refers to it
+    for (std::size_t k = 0; k < fields.size(); ++k) {  // in place: a procedure refers to the rule
+        fields[k].visit(new_fields[k], [](auto& value, auto& other) { std::swap(value, other); });
+    }
 }
 
 void Optimizer::State::set_options(Options& new_options) {

@@ -159,7 +159,7 @@ std::vector<double> Optimizer::State::numbers_after(const Loading& loading) cons
         for (std::size_t k = 0; k < numbers.size(); ++k) after[k] = loading.value(numbers[k]);
     } else if (loading.has(&calls)) {
         const std::int64_t count = loading.value(calls);
-        std::visit([&](const auto& r) { definition_of(r).restore(r, count, count / accumulation_steps, after); }, rule);
+        definition_of(rule).restore(rule, count, count / accumulation_steps, after);
     }
     return after;
 }

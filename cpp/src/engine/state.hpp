@@ -237,9 +237,8 @@ private:
     double decay_of(const RuleSpec& branch) const {
         return options.weight_decay.value_or(branch.weight_decay.value_or(0.0));
     }
-    template <class AnyRule>
-    std::optional<std::vector<RuleSpec>> on_built_slots(const AnyRule& new_rule) const;
-    std::vector<RuleSpec> respecify(const Rule& new_rule) const;
+    std::optional<std::vector<RuleSpec>> on_built_slots(const Rule& new_rule) const;
+    std::vector<RuleSpec> respecify(Rule& new_rule) const;
     Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;

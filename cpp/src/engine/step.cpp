@@ -259,17 +259,17 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
     // The caller's code runs before the floating-point state is set for ours.
     Now now{current_learning_rate(), iteration + 1, 0.0, 0.0, next_numbers};
     require_not_negative("learning_rate", now.learning_rate);
-    std::visit(
-        [&](const auto& r) {
-            if constexpr (requires { r.beta_1; }) {
-                now.beta_1 = r.beta_1(calls);
-                now.beta_2 = r.beta_2(calls);
-            }
-            const FloatEnvironment environment;
-            for (std::size_t k = 0; k < common.size(); ++k) common[k].scalars = definition_of(r).scalars(r, now, k);
-            set_factors(scaling, now.learning_rate);
-        },
-        rule);
+    const AnyDefinition& definition = definition_of(rule);
+    const Betas betas = definition.betas(rule);
+    if (betas.beta_1) {
+        now.beta_1 = (*betas.beta_1)(calls);
+        now.beta_2 = (*betas.beta_2)(calls);
+    }
+    {
+        const FloatEnvironment environment;
+        for (std::size_t k = 0; k < common.size(); ++k) common[k].scalars = definition.scalars(rule, now, k);
+        set_factors(scaling, now.learning_rate);
+    }
     if (procedure) procedure->evaluate(jobs, common);
 }
 

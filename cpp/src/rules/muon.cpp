@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <regex>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -242,23 +241,10 @@ private:
 
 }  // namespace
 
-Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings) {
-    std::vector<std::regex> patterns;
-    for (const std::string& layer : exclude_layers) {
-        try {
-            patterns.emplace_back(layer);
-        } catch (const std::regex_error& error) {
-            throw std::invalid_argument("exclude_layers: expected a regular expression, found '" + layer + "' (" +
-                                        error.what() + ")");
-        }
-    }
-    return [patterns = std::move(patterns), exclude_embeddings](const std::string& name) {
-        std::string lower = name;
-        std::ranges::transform(lower, lower.begin(),
-                               [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-        return (exclude_embeddings && lower.find("embedding") != std::string::npos) ||
-               std::ranges::any_of(patterns, [&](const std::regex& p) { return std::regex_search(name, p); });
-    };
+bool Muon::excludes_embeddings(const std::string& name) {
+    std::string lower = name;
+    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return lower.find("embedding") != std::string::npos;
 }
 
 static std::vector<RuleSpec> specify_branches(const Muon& rule) {

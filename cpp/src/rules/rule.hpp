@@ -16,6 +16,7 @@
 
 #include "engine/check.hpp"
 #include "kernel/kernel.hpp"
+#include "rules/any_field.hpp"
 
 namespace fusedopt {
 
@@ -71,7 +72,8 @@ struct Now {
     std::span<double> numbers;  // those of the spec; scalars_of moves them on
 };
 
-/// What the step asks about a rule. A rule's file in rules/ defines it, by functions that rules/definition.hpp lists.
+/// What there is to know about rules of one kind. A rule's file in rules/ defines it, by functions that
+/// rules/definition.hpp lists.
 template <class AnyRule>
 struct Definition {
     /// Checks the hyperparameters. A rule that does one thing to some variables and another to the rest has a spec for
@@ -89,10 +91,29 @@ struct Definition {
                                                 std::span<const kernel::Job>);
 };
 
-template <class AnyRule>
-constexpr Definition<AnyRule> definition_of(const AnyRule&) {
-    return {};
-}
+/// The betas of a rule, null where it has none.
+struct Betas {
+    const Hyperparameter* beta_1 = nullptr;
+    const Hyperparameter* beta_2 = nullptr;
+};
+
+/// The same for a rule of any kind: what the step asks. Each function is to be called with a rule of its kind.
+struct AnyDefinition {
+    const char* name;
+    Rule (*make)();  // with the defaults
+    std::vector<AnyField> (*fields)(Rule&);
+    Betas (*betas)(const Rule&);
+    std::vector<RuleSpec> (*branches)(const Rule&);
+    std::size_t (*branch)(const Rule&, const Tensor& variable, const std::string& name);
+    kernel::Scalars (*scalars)(const Rule&, const Now&, std::size_t branch);
+    void (*restore)(const Rule&, std::int64_t calls, std::int64_t updates, std::span<double> numbers);
+    std::unique_ptr<Procedure> (*procedure)(const Rule&, std::span<const Variable>, std::span<const kernel::Job>);
+};
+
+/// Of every kind, in the order of `Rule`.
+std::span<const AnyDefinition> definitions();
+
+const AnyDefinition& definition_of(const Rule& rule);
 
 /// Betas that are functions are checked when they are called.
 inline void require_betas(const Now& now) {

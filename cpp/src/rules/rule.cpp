@@ -1,0 +1,60 @@
+// The definitions of all rules in one table, by their place in `Rule`: here alone a rule of any kind becomes one of its
+// own.
+#include "rules/rule.hpp"
+
+#include <array>
+#include <variant>
+
+#include "rules/procedure.hpp"
+
+namespace fusedopt {
+namespace {
+
+template <class Kind>
+constexpr AnyDefinition definition_of_kind = {
+    .name = Kind::name,
+    .make = []() -> Rule { return Kind{}; },
+    .fields = [](Rule& rule) { return fields_of(*std::get_if<Kind>(&rule)); },
+    .betas = [](const Rule& rule) -> Betas {
+        const Kind& kind = *std::get_if<Kind>(&rule);
+        if constexpr (requires { kind.beta_1; }) {
+            return {&kind.beta_1, &kind.beta_2};
+        } else {
+            return {};
+        }
+    },
+    .branches = [](const Rule& rule) { return Definition<Kind>::branches(*std::get_if<Kind>(&rule)); },
+    .branch =
+        [](const Rule& rule, const Tensor& variable, const std::string& name) {
+            return Definition<Kind>::branch(*std::get_if<Kind>(&rule), variable, name);
+        },
+    .scalars = [](const Rule& rule, const Now& now,
+                  std::size_t branch) { return Definition<Kind>::scalars(*std::get_if<Kind>(&rule), now, branch); },
+    .restore =
+        [](const Rule& rule, std::int64_t calls, std::int64_t updates, std::span<double> numbers) {
+            Definition<Kind>::restore(*std::get_if<Kind>(&rule), calls, updates, numbers);
+        },
+    .procedure =
+        [](const Rule& rule, std::span<const Variable> variables, std::span<const kernel::Job> jobs) {
+            return Definition<Kind>::procedure(*std::get_if<Kind>(&rule), variables, jobs);
+        },
+};
+
+template <class... Kinds>
+constexpr std::array<AnyDefinition, sizeof...(Kinds)> table_of(const std::variant<Kinds...>*) {
+    return {definition_of_kind<Kinds>...};
+}
+
+constexpr auto table = table_of(static_cast<const Rule*>(nullptr));
+
+}  // namespace
+
+std::span<const AnyDefinition> definitions() {
+    return table;
+}
+
+const AnyDefinition& definition_of(const Rule& rule) {
+    return table[rule.index()];
+}
+
+}  // namespace fusedopt
