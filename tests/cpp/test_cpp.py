@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.maintainer,
 ]
 
+IN_ONE_PIECE = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0")
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "cpp" / "examples"
 PROGRAMS = sorted(
@@ -125,8 +126,7 @@ target_link_libraries(iris PRIVATE fusedopt::fusedopt)
             "-DFUSEDOPT_OPENMP=OFF",
             "-DFUSEDOPT_INSTALL=ON",
             "-DFUSEDOPT_TESTS=ON",
-            "-DCMAKE_UNITY_BUILD=ON",
-            "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0",
+            *IN_ONE_PIECE,
             targets=("iris", "fusedopt_test_rules", "fusedopt_test_threads"),
         )
 
@@ -200,6 +200,7 @@ const auto cblas_sgemm = gemm<float>;
 const auto cblas_dgemm = gemm<double>;
 """
 COMPARISON = """
+#include <cmath>
 #include "array.hpp"
 #include "check.hpp"
 
@@ -479,8 +480,8 @@ def test_one_level_alone(tmp_path: Path) -> None:
 int main() { for (const auto& level : fusedopt::compiled_levels()) std::puts(level.c_str()); }
 """)
     build = tmp_path / every[0]
-    # By the flags of the other builds, so that a compiler's cache knows all of it.
-    run("cmake", "-B", build, "-DCMAKE_COMPILE_WARNING_AS_ERROR=OFF")
+    # In one piece, which is quicker, and by the flags of the other builds, so that a compiler's cache knows the kernels.
+    run("cmake", "-B", build, "-DCMAKE_COMPILE_WARNING_AS_ERROR=OFF", *IN_ONE_PIECE)
     run("cmake", "--build", build)
     run("cmake", "--install", build, "--prefix", tmp_path / "prefix")
     (file,) = (tmp_path / "prefix").glob("lib*/**/fusedopt.pc")
