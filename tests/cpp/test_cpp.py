@@ -480,7 +480,7 @@ def test_one_level_alone(tmp_path: Path) -> None:
 int main() { for (const auto& level : fusedopt::compiled_levels()) std::puts(level.c_str()); }
 """)
     build = tmp_path / every[0]
-    # In one piece, which is quicker, and by the flags of the other builds, so that a compiler's cache knows the kernels.
+    # In one piece, which is quicker. The flags are those of the other builds, so a compiler's cache knows the kernels.
     run("cmake", "-B", build, "-DCMAKE_COMPILE_WARNING_AS_ERROR=OFF", *IN_ONE_PIECE)
     run("cmake", "--build", build)
     run("cmake", "--install", build, "--prefix", tmp_path / "prefix")
