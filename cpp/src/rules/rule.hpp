@@ -91,7 +91,7 @@ struct Definition {
                                                 std::span<const kernel::Job>);
 };
 
-/// The betas of a rule, null where it has none.
+/// The betas of a rule, null if it has none.
 struct Betas {
     const Hyperparameter* beta_1 = nullptr;
     const Hyperparameter* beta_2 = nullptr;
