@@ -90,7 +90,6 @@ class Common {
 public:
     virtual ~Common() = default;
     virtual const Current& built() const = 0;
-    virtual bool apply(const py::object& gradients, const py::object& variables) = 0;
     virtual std::vector<NamedTensor> variables() const = 0;
     virtual std::vector<NamedTensor> state() const = 0;
     virtual void set_weights(std::span<const Tensor> values) = 0;
@@ -114,7 +113,7 @@ class CommonOf : public Common {
 public:
     explicit CommonOf(std::shared_ptr<Core> core_) : core(std::move(core_)) {}
 
-    bool apply(const py::object& gradients, const py::object& variables) final {
+    bool apply(const py::object& gradients, const py::object& variables) {
         return python::apply(*core, built(), gradients, variables);
     }
     std::vector<NamedTensor> variables() const final { return core->variables(); }
@@ -355,8 +354,8 @@ void register_optimizers(py::module_& module) {
     module.def("offers_memory", &offers_memory, py::arg("value"));
     module.def("value_array", &value_array, py::arg("value"), py::arg("who"));
 
+    // But for apply: to find the base of an object takes a twentieth of a small step.
     py::class_<Common, std::shared_ptr<Common>>(module, "Common")
-        .def("apply", &Common::apply, py::arg("gradients"), py::arg("variables"))
         .def("variables", [](const py::object& self) { return list(self, &Common::variables); })
         .def("state", [](const py::object& self) { return list(self, &Common::state); })
         .def("set_weights", &set_weights, py::arg("values"))
@@ -380,6 +379,7 @@ void register_optimizers(py::module_& module) {
         .def_property_readonly("skipped_steps", unlocked(&Common::skipped_steps));
 
     py::class_<PyOptimizer, Common, std::shared_ptr<PyOptimizer>>(module, "Optimizer")
+        .def("apply", &PyOptimizer::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("loss_scale_factor", unlocked<PyOptimizer>(&Optimizer::loss_scale_factor))
         .def(py::init([](const PyRule& rule, const Options& options) {
                  return std::make_shared<PyOptimizer>(rule.rule, options);
@@ -413,6 +413,7 @@ void register_optimizers(py::module_& module) {
             py::arg("options"));
 
     py::class_<PyMulti, Common, std::shared_ptr<PyMulti>>(module, "MultiOptimizer")
+        .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("loss_scale_factor", unlocked<PyMulti>(&MultiOptimizer::loss_scale_factor))
         .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>, std::optional<double>, bool>(),
              CallUnlocked(), py::arg("optimizers"), py::arg("loss_scale_factor"), py::arg("global_clipnorm"),
@@ -425,6 +426,7 @@ void register_optimizers(py::module_& module) {
             CallUnlocked(), py::arg("loss_scale_factor"), py::arg("global_clipnorm"), py::arg("skip_nonfinite"));
 
     py::class_<PyLossScale, Common, std::shared_ptr<PyLossScale>>(module, "LossScale")
+        .def("apply", &PyLossScale::apply, py::arg("gradients"), py::arg("variables"))
         .def(py::init<const std::shared_ptr<PyOptimizer>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
              py::arg("initial_scale"), py::arg("dynamic_growth_steps"))
         .def(py::init<const std::shared_ptr<PyMulti>&, double, std::int64_t>(), CallUnlocked(), py::arg("inner"),
