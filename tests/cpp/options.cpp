@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "check.hpp"
-#include "matrix.hpp"
+#include "problem.hpp"
 
 TEST(options_give_the_bits_of_the_reference) {
     const Problem problem({1, 17, 1040}, 7);

@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "check.hpp"
-#include "matrix.hpp"
+#include "problem.hpp"
 
 TEST(every_rule_has_a_case) {
     for (std::size_t index = 0; index < std::variant_size_v<fusedopt::Rule>; ++index) {

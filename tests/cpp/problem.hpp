@@ -1,4 +1,4 @@
-// Optimizers over variables of every dtype and size, with gradients of every dtype, beside the reference.
+// Problems: variables of every dtype and size with gradients of every dtype, for the library and for the reference.
 #pragma once
 
 #include <string>
