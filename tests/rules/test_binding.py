@@ -10,6 +10,7 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
+import reference
 from fusedopt import _core
 
 GIVEN: dict[str, Any] = {
@@ -22,19 +23,7 @@ DEFAULTS = {
     for rule, fields in _core.rule_defaults().items()
 }
 FIELDS = [(rule, name) for rule, fields in DEFAULTS.items() for name in fields]
-OPTIONS: dict[str, Any] = {
-    "learning_rate": 0.5,
-    "weight_decay": None,
-    "clipnorm": None,
-    "clipvalue": None,
-    "global_clipnorm": None,
-    "use_ema": False,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-    "skip_nonfinite": False,
-}
+OPTIONS: dict[str, Any] = {"learning_rate": 0.5, **reference.OPTIONS}
 
 
 def wrong_value(rule: str, name: str) -> Any:

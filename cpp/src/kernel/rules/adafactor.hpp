@@ -4,9 +4,9 @@
 //   u_ij = g_ij / sqrt(r_i / mean(r)) / sqrt(c_j)
 //   w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold)
 //
-// A vector has one moment per element instead:  v <- b v + (1 - b) (g^2 + epsilon_1),  u = g / sqrt(v). Where a moment
-// is zero so is the update. The means and norms are put together elsewhere; job.ratio brings a. One file, though long:
-// the three sweeps go over the same blocks.
+// A vector has one moment per element instead:  v <- b v + (1 - b) (g^2 + epsilon_1),  u = g / sqrt(v).
+// If a moment is zero, so is the update. The means and norms are put together elsewhere; job.ratio brings a.
+// One file, though long: the three sweeps go over the same blocks.
 #pragma once
 
 #include "kernel/border/adafactor.hpp"
