@@ -233,7 +233,10 @@ TEST(elements_tiles_and_seeds_know_nothing_of_each_other) {
         };
         for (const std::size_t shift : {1, 2, 16, 1024, 2048}) CHECK(are_independent(found[0], found[0], shift));
         for (const std::size_t seed : {1, 2, 3}) {
-            for (const std::size_t shift : {0, 1, 1024}) CHECK(are_independent(found[0], found[seed], shift));
+            for (const std::size_t shift : {0, 1, 1024}) {
+                CHECK(are_independent(found[0], found[seed], shift));
+                CHECK(are_independent(found[seed], found[0], shift));
+            }
         }
     }
 }
