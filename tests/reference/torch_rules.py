@@ -114,12 +114,21 @@ def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
 
 
 @torch_rule(
-    "TorchAdam", adam_slots, learning_rate=0.001, **BETAS, amsgrad=False, weight_decay=0.0
+    "TorchAdam",
+    adam_slots,
+    learning_rate=0.001,
+    **BETAS,
+    amsgrad=False,
+    weight_decay=0.0,
+    decoupled_weight_decay=False,
 )
-def coupled_adam(
+def adam_of_either_decay(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
-    adam(w, decayed(w, g, a) if a["weight_decay"] else g, slots, a, lr, t)
+    if a["decoupled_weight_decay"]:
+        adamw(w, g, slots, a, lr, t)
+    else:
+        adam(w, decayed(w, g, a) if a["weight_decay"] else g, slots, a, lr, t)
 
 
 @torch_rule(
