@@ -47,8 +47,8 @@ struct alignas(64) Job {
     Element storage_element;
     Element gradient_element;
     bool computes_in_double;
+    std::uint16_t branch;  // of the rule, or in a hosted step the number of the Step
     bool decays;
-    std::uint8_t branch;  // of the rule
     Work work;
 
     std::size_t first_partial;  // where its tiles' partial sums begin
