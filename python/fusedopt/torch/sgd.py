@@ -43,6 +43,7 @@ class SGD(FusedOptimizer):
     """
 
     _rule = "TorchSGD"
+    _scalars = {}
     _slots = {"momentum_buffer": "momentum"}
 
     def __init__(
@@ -80,12 +81,6 @@ class SGD(FusedOptimizer):
         )
 
     def _completed(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Count the updates of the momentum: PyTorch does not, and a buffer that it has saved is not in its first."""
-        state = super()._completed(parameter, group)
-        if group["momentum"]:
-            had = self.state.get(parameter, {})
-            if had.get("momentum_buffer") is None:
-                state["step"] = scalar(0.0)
-            elif "step" not in had:
-                state["step"] = scalar(1.0)
-        return state
+        """Tell the core of a momentum that begins: by a count of updates, which it takes away again."""
+        begins = group["momentum"] and self.state.get(parameter, {}).get("momentum_buffer") is None
+        return {**super()._completed(parameter, group), **({"step": scalar(0.0)} if begins else {})}
