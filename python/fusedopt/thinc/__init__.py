@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 
 try:
-    _config = importlib.import_module("thinc.config")
+    importlib.import_module("thinc")
 except ModuleNotFoundError as error:
     if error.name != "thinc":
         raise
@@ -28,5 +28,6 @@ from fusedopt.thinc.registered import SGD, Adam, RAdam
 
 __all__ = ["SGD", "Adam", "Optimizer", "RAdam"]
 
+_registry = importlib.import_module("thinc.config").registry
 for _make in (Adam, RAdam, SGD):
-    _config.registry.optimizers(f"fusedopt.{_make.__name__}.v1", _make)
+    _registry.optimizers(f"fusedopt.{_make.__name__}.v1", _make)

@@ -18,7 +18,7 @@ _host: Any = importlib.import_module("thinc.optimizers")
 _LIMITS = {"learn_rate": math.inf, "L2": math.inf, "grad_clip": math.inf, "eps": math.inf}
 _LIMITS |= {"b1": 1.0, "b2": 1.0}
 # The rate that a rule is given has the corrections of the bias in it. In this update a rule has none of its own.
-_UNCORRECTED = 2**62
+_UNCORRECTED = 2**53
 # Next to an epsilon of this size the root of the second moment is nothing.
 _HUGE = 2.0**80
 
