@@ -97,7 +97,9 @@ def test_a_configuration_with_a_slip_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_configuration_needs_no_import() -> None:
-    found = {one.name: one.value for one in importlib.metadata.entry_points(group="thinc_optimizers")}
+    found = {
+        one.name: one.value for one in importlib.metadata.entry_points(group="thinc_optimizers")
+    }
     expected = {f"fusedopt.{rule}.v1": f"fusedopt.thinc:{rule}" for rule in RULES}
     assert expected.items() <= found.items()
     code = (
@@ -154,7 +156,8 @@ def test_schedules(rule: str, name: str, is_decay: bool) -> None:
     if rule == "RAdam" and name == "everything":
         pytest.skip("thinc's RAdam keeps its step size in spite of betas that change")
     ours, theirs = (
-        getattr(each, rule)(**SCHEDULES[name](), L2_is_weight_decay=is_decay) for each in (ft, thinc)
+        getattr(each, rule)(**SCHEDULES[name](), L2_is_weight_decay=is_decay)
+        for each in (ft, thinc)
     )
     assert_same(train(ours), train(theirs))
 
