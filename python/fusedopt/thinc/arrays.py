@@ -24,7 +24,7 @@ def check(key: Key, weights: Array, gradient: Array) -> None:
         _check_one("weights", key, weights, (np.float32, np.float64))
         _check_one("gradient", key, gradient, (np.float16, np.float32, np.float64))
         if not (weights.flags.c_contiguous and gradient.flags.c_contiguous):
-            _check_apart(key, weights, gradient)
+            check_apart(key, weights, gradient)
     if gradient.shape != weights.shape:
         raise ValueError(
             f"{who(key)}: expected a gradient of the weights' shape {weights.shape}, found {gradient.shape}"
@@ -53,8 +53,8 @@ def _check_one(name: str, key: Key, array: Any, dtypes: tuple[type, ...]) -> Non
         )
 
 
-def _check_apart(key: Key, weights: Array, gradient: Array) -> None:
-    """Refuse elements that share memory. The core sees only copies of arrays that are not C-contiguous."""
+def check_apart(key: Key, weights: Array, gradient: Array) -> None:
+    """Refuse elements that share memory, as the core does if it sees the arrays themselves and not copies."""
     extent = sum((n - 1) * abs(s) for n, s in zip(weights.shape, weights.strides, strict=True))
     for is_shared, found in (
         (weights.nbytes > extent + weights.itemsize, "each other"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fusedopt.runtime import _core
-from fusedopt.thinc.arrays import Array, Key, check, empty, state_of, who
+from fusedopt.thinc.arrays import Array, Key, check, check_apart, empty, state_of, who
 
 _host: Any = importlib.import_module("thinc.optimizers")
 
@@ -134,12 +134,15 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
             momentum = min((1.0 + t) / (10.0 + t), 0.9999)
             settings["ema_momentum"] = _rounded(momentum, weights.dtype)
         dense = np.ascontiguousarray(weights)
-        is_coupled = now["L2"] and not self.L2_is_weight_decay
+        flat_gradient = np.asarray(gradient).reshape(-1)
+        if now["L2"] and not self.L2_is_weight_decay:
+            check_apart(key, weights, gradient)
+            flat_gradient = flat_gradient + now["L2"] * dense.reshape(-1)
         try:
             _core.hosted_update(
                 rule,
                 dense.reshape(-1),
-                np.asarray(gradient + now["L2"] * weights if is_coupled else gradient).reshape(-1),
+                flat_gradient,
                 slots,
                 settings,
                 _UNCORRECTED,
