@@ -162,14 +162,15 @@ class Optimizer(State):
         for gradient, variable in zip(gradients, variables, strict=True):
             is_replaced = self._overwrite_variable_with_gradient(variable)
             (replaced if is_replaced else updated).append((gradient, variable))
-        steps = self._member().gradient_accumulation_steps or 1
-        is_update = (int(self._member()._iterations) + 1) % steps == 0
+        member = self._member()
+        count = int(member._iterations) if replaced else 0
         if updated and not self._update(updated):
             return
         for gradient, variable in replaced:
-            self._member()._replace(variable, gradient, is_update)
+            member._replace(variable, gradient, count + 1)
         if not updated:
-            self._member()._iterations.assign_add(1)
+            member._iterations.assign_add(1)
+            self._follow()
         for _, variable in updated:
             if variable.constraint is not None:
                 variable.assign(variable.constraint(variable))
@@ -191,12 +192,12 @@ class Optimizer(State):
         memory.note_writes(own.updated)
         return bool(has_stepped)
 
-    def _replace(self, variable: Any, gradient: Any, is_update: bool) -> None:
+    def _replace(self, variable: Any, gradient: Any, step: int) -> None:
         """Put a gradient into the variable that it overwrites, as Keras does: under accumulation the largest one."""
         if self.gradient_accumulation_steps:
             largest = self._accumulated_gradients[self._get_variable_index(variable)]
             largest.assign(keras.ops.maximum(gradient, largest))
-            if not is_update:
+            if step % self.gradient_accumulation_steps:
                 return
             gradient = keras.ops.copy(largest)
             largest.assign(keras.ops.zeros_like(gradient))
@@ -255,11 +256,13 @@ class Optimizer(State):
         new, state = self.fused.stateless_apply(
             *([memory.values(value) for value in values] for values in (optimizer_variables, grads, trainable_variables))
         )
-        tensors = [keras.ops.convert_to_tensor(value) for value in new]
+        pairs = zip(new, self._sharing.updated, strict=True)
+        tensors = [keras.ops.convert_to_tensor(value, v.dtype) for value, v in pairs]
         for i, (gradient, variable) in enumerate(zip(grads, self._sharing.updated, strict=True)):
             if gradient is not None and variable.constraint is not None:
                 tensors[i] = variable.constraint(tensors[i])
-        return tensors, [keras.ops.convert_to_tensor(value) for value in state]
+        pairs = zip(state, self.variables, strict=True)
+        return tensors, [keras.ops.convert_to_tensor(value, v.dtype) for value, v in pairs]
 
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
         """Overwrite the variables with their moving averages, as `fit` does at its end.

@@ -41,6 +41,8 @@ def learning_rate_of(value: Any) -> LearningRate:
         if type(value) is getattr(keras.optimizers.schedules, name, None):
             return fusedopt.schedules.deserialize(keras.optimizers.schedules.serialize(value))
         return KerasSchedule(value)
-    if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
+    if isinstance(value, keras.Variable):
+        value = value.value
+    if keras.ops.is_tensor(value):
         return keras.ops.convert_to_numpy(value)  # type: ignore[no-any-return]
     return value  # type: ignore[no-any-return]

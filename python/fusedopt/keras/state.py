@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from fusedopt import arguments
 from fusedopt.arrays import Array
 from fusedopt.keras.front import Front
 from fusedopt.keras.host import keras
 from fusedopt.keras.memory import memory
 from fusedopt.state import copying
 
-_BEFORE_ACCUMULATORS = {"iteration", "learning_rate", "average"}
+_FIRST = {"iteration", "learning_rate"}  # what there is before build
+_BEFORE_ACCUMULATORS = {*_FIRST, "average"}
 _ACCUMULATOR = "gradient_accumulator"
 
 
@@ -59,7 +63,7 @@ class State(Front):
             if slot not in _BEFORE_ACCUMULATORS and slot != _ACCUMULATOR
         ]
         vars(self).update(lists)
-        self._variables[:] = [*first, *sums, *last]
+        self._variables[:] = [*first, *sums, *last] if self.built else first
 
     def _of_slot(self, slot: str, known: Mapping[str, Any]) -> list[Any]:
         """Return the state in a slot for each trainable variable; None for one that has no state."""
@@ -104,7 +108,7 @@ class State(Front):
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Put the values of `variables` into a mapping under "0", "1" and so on, and master copies, if there are any."""
         for position, variable in enumerate(self.variables):
-            store[str(position)] = variable.numpy()
+            store[str(position)] = np.array(memory.values(variable._value))
         for key, array in self._masters().items():
             store[key] = array.copy()
 
@@ -117,8 +121,12 @@ class State(Front):
             If the optimizer is not built, or the number of values or a shape is wrong; then nothing has changed.
         """
         keys = set(store.keys())
-        if not keys and self._sharing.root is not self:
-            return  # the values of a part stand with the whole
+        if not keys:
+            if self._sharing.root is self:  # the values of a part stand with the whole
+                arguments.warn(
+                    f"load_own_variables: found no state of the optimizer {self.name!r}, which stays as it is"
+                )
+            return
         masters = self._masters()
         count = len(keys - masters.keys())
         expected = [str(position) for position in range(count)]
@@ -138,21 +146,32 @@ class State(Front):
         return {f"master_{position}": array for position, array in enumerate(names.values())}
 
     def _set(self, who: str, values: Sequence[Any]) -> None:
-        if not self.built:
-            raise ValueError(
-                f"{who}: the optimizer {self.name!r} is not built; call optimizer.build(model.trainable_variables) first"
-            )
         own = self.variables
+        values = [memory.values(value) for value in values]
+        if not self.built or self._is_before_build(values):
+            own = [v for v in own if v.name in _FIRST]
         if len(values) != len(own):
-            raise ValueError(
-                f"{who}: expected {len(own)} values for the optimizer {self.name!r}, found {len(values)}; "
-                "they belong to an optimizer of another kind, other options or another model"
+            advice = (
+                "they belong to another kind of optimizer, other options or another model"
+                if self.built
+                else "it is not built; call optimizer.build(model.trainable_variables) first"
             )
-        given = {id(v): memory.values(value) for v, value in zip(own, values, strict=True)}
-        root = self._sharing.root
-        if root is self:
-            self.fused.set_weights([given.pop(id(variable)) for variable, _ in self._sharing.state])
+            raise ValueError(
+                f"{who}: expected {len(own)} values for the optimizer {self.name!r}, found {len(values)}; {advice}"
+            )
+        given = {id(v): value for v, value in zip(own, values, strict=True)}
+        state = [id(variable) for variable, _ in self._sharing.state]
+        if self.built and state and given.keys() >= set(state):
+            self.fused.set_weights([given.pop(key) for key in state])
         for variable in own:
             if id(variable) in given:
                 variable.assign(given[id(variable)])
-        root._follow()
+        self._follow()
+
+    def _is_before_build(self, values: Sequence[Any]) -> bool:
+        """Whether these are the values of an optimizer that is not built, and this one has not stepped either."""
+        first = [v for v in self.variables if v.name in _FIRST]
+        if len(values) != len(first):
+            return False
+        counts = [(v, value) for v, value in zip(first, values, strict=True) if v.name == "iteration"]
+        return not any(int(memory.values(v._value)) or int(value) for v, value in counts)
