@@ -29,14 +29,14 @@ ignore_keras = pytest.mark.filterwarnings("ignore:__array__ implementation doesn
 Array = np.ndarray[Any, Any]
 
 
-def fused(name: str, *args: Any, **arguments: Any) -> Any:
-    """Make the optimizer of this name with fusedopt, for Keras."""
-    return adapter.Optimizer(getattr(fo, name)(*args, **arguments))
+def fused(rule: str, /, *args: Any, **arguments: Any) -> Any:
+    """Make the optimizer of this rule with fusedopt, for Keras."""
+    return adapter.Optimizer(getattr(fo, rule)(*args, **arguments))
 
 
-def theirs(name: str, *args: Any, **arguments: Any) -> Any:
+def theirs(rule: str, /, *args: Any, **arguments: Any) -> Any:
     """Make Keras's own optimizer of this name."""
-    return getattr(keras.optimizers, name)(*args, **arguments)
+    return getattr(keras.optimizers, rule)(*args, **arguments)
 
 
 def variables(*arrays: Any, **how: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Backends of Keras: on NumPy the same tests pass in a process of their own; others are refused; Keras may be absent."""
+"""Backends of Keras: NumPy passes the same tests, in a process of its own; others are refused; Keras may be absent."""
 
 from __future__ import annotations
 

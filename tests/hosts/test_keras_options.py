@@ -265,24 +265,24 @@ def test_configurations(optimizer: Any) -> None:
     assert keras.optimizers.get(config).get_config() == config["config"]
 
 
-def test_configurations_of_schedules_of_ones_own() -> None:
-    @keras.saving.register_keras_serializable("tests")
-    class Halved(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-        def __init__(self, start: float) -> None:
-            self.start = start
+class Halved(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    def __init__(self, start: float) -> None:
+        self.start = start
 
-        def __call__(self, step: Any) -> Any:
-            return self.start / 2
+    def __call__(self, step: Any) -> Any:
+        return self.start / 2
 
-        def get_config(self) -> dict[str, Any]:
-            return {"start": self.start}
+    def get_config(self) -> dict[str, Any]:
+        return {"start": self.start}
 
+
+def test_schedules_of_ones_own_in_configurations() -> None:
     optimizer = fused("SGD")
     optimizer.learning_rate = Halved(0.5)
-    again = keras.optimizers.deserialize(
-        json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
-    )
+    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+    again = keras.optimizers.deserialize(config, custom_objects={"Halved": Halved})
     assert float(again.learning_rate) == again.fused.learning_rate == 0.25
+    assert again.get_config() == optimizer.get_config()
 
 
 def test_a_configuration_without_an_optimizer_is_refused() -> None:
