@@ -17,7 +17,6 @@ import pytest
 from cases import RULES
 from schedule_cases import CLASSES
 
-
 HOSTS = {"torch_products": "torch", "torch": "torch", "keras": "keras", "thinc": "thinc"}
 
 
