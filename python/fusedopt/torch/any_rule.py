@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import chain
-from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch  # type: ignore[import-not-found, unused-ignore]
 
 from fusedopt import arguments
-from fusedopt.arrays import Array
 from fusedopt.optimizer import Optimizer as FusedoptOptimizer
 from fusedopt.rules.adafactor import Adafactor
+from fusedopt.torch.binding import Binding, dicts, who_is
 from fusedopt.torch.joint import (
-    Entry,
     Joint,
     Settings,
     made,
@@ -24,17 +21,7 @@ from fusedopt.torch.joint import (
     require_agreement,
     template_of,
 )
-from fusedopt.torch.memory import (
-    Order,
-    is_same,
-    order_of,
-    permuted,
-    places_of,
-    require_apart,
-    require_updatable,
-    restored,
-    value_for,
-)
+from fusedopt.torch.memory import require_apart, require_updatable
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import (  # type: ignore[import-not-found, unused-ignore]
@@ -43,8 +30,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = ["Optimizer"]
-
-_Groups = list[dict[str, Any]]
 
 # Under this key the state keeps the weights in training while a parameter holds those to evaluate.
 _IN_TRAINING = "training_weight"
@@ -55,63 +40,6 @@ class _Exact:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
-
-
-class _Binding:
-    """The optimizers of the groups, and the tensors that they are built on.
-
-    A parameter joins when it first has a gradient or a state, so that those that never train take no memory.
-    """
-
-    def __init__(self, joint: Joint, groups: _Groups) -> None:
-        self.joint = joint
-        self.sizes = [len(group["params"]) for group in groups]
-        self.parameters = _all_parameters(groups)
-        self.groups = [k for k, size in enumerate(self.sizes) for _ in range(size)]
-        self.places = places_of(self.parameters)
-        self.members: list[int] = []
-        self.others = list({id(p): i for i, p in reversed([*enumerate(self.parameters)])}.values())[
-            ::-1
-        ]
-        self.orders: list[Order] = []
-        self.state_places: list[int] = []
-
-    def fits(self, groups: _Groups, state: Mapping[Any, Any]) -> bool:
-        """Whether parameters and state are the same tensors, in the same memory."""
-        found = _all_parameters(groups)
-        return (
-            [len(group["params"]) for group in groups] == self.sizes
-            and all(map(is_, found, self.parameters))
-            and places_of(found) == self.places
-            and _state_places(state) == self.state_places
-        )
-
-    def who(self, i: int) -> str:
-        """Name a parameter in a message."""
-        group = self.groups[i]
-        return _who(group, i - sum(self.sizes[:group]))
-
-    def join(self, new: list[int], groups: _Groups) -> None:
-        """Build the optimizers on more parameters."""
-        members = sorted({*self.members, *new})
-        for i in new:
-            require_updatable(self.parameters[i], self.who(i))
-        names = [name for group in groups for name in group.get("param_names", [])]
-        self.joint.build(
-            [_as_built(self.parameters[i]) for i in members],
-            [names[i] for i in members] if names else [],
-            [self.groups[i] for i in members],
-            names,
-        )
-        self.members = members
-        self.others = [i for i in self.others if i not in set(members)]
-        self.orders = [order_of(self.parameters[i]) for i in members]
-
-    def holders(self, entry: Entry) -> list[int]:
-        """Return the parameters whose state an array belongs to."""
-        if entry.variable is not None:
-            return [self.members[entry.variable]]
-        return [i for i in self.members if self.groups[i] == entry.group]
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -135,8 +63,8 @@ class Optimizer(torch.optim.Optimizer):
       `learning_rates` tells the numbers.
 
     A parameter takes part from its first gradient on, like a variable with which an optimizer is built again. Until
-    then it takes no memory, and later it stands still if its ``.grad`` is None. If no parameter of a group has a gradient,
-    the group's count stands still, too. A zero gradient is a step.
+    then it takes no memory, and later it stands still if its ``.grad`` is None. If no parameter of a group has a
+    gradient, the group's count stands still, too. A zero gradient is a step.
 
     The state of a parameter holds tensors under fusedopt's names, such as ``"momentum"``, and its group's count of
     calls, ``"iteration"``. They share memory with the optimizer. ``state_dict`` holds tensors and numbers alone, of
@@ -199,7 +127,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": rate if isinstance(rate, float) else None, **numbers})
 
     def _connect(self) -> None:
-        self._binding: _Binding | None = None
+        self._binding: Binding | None = None
         self._is_evaluating = False
         self._functions = {
             name: value
@@ -244,14 +172,14 @@ class Optimizer(torch.optim.Optimizer):
                 f"group {number}: expected names that no other parameter has, found one twice"
             )
         for i, parameter in enumerate(group["params"]):
-            require_updatable(parameter, _who(number, i))
+            require_updatable(parameter, who_is(number, i))
             if isinstance(self._template, Adafactor) and not parameter.is_contiguous():
                 raise ValueError(
-                    f"{_who(number, i)}: expected C-contiguous memory, because Adafactor takes means over rows and "
+                    f"{who_is(number, i)}: expected C-contiguous memory, because Adafactor takes means over rows and "
                     f"columns, found the strides {parameter.stride()}; give a .contiguous() copy"
                 )
         found = {
-            id(parameter): (parameter, _who(k, i))
+            id(parameter): (parameter, who_is(k, i))
             for k, each in enumerate(self.param_groups)
             for i, parameter in enumerate(each["params"])
         }
@@ -325,25 +253,15 @@ class Optimizer(torch.optim.Optimizer):
         binding = self._ready(scale)
         gradients = [parameter.grad for parameter in binding.parameters]
         if new := [i for i in binding.others if gradients[i] is not None]:
-            self._join(binding, new)
-        members, parameters = binding.members, binding.parameters
-        given = [k for k, i in enumerate(members) if gradients[i] is not None]
-        if not given:
-            return
-        arrays: list[Array] | None = None
-        if len(given) < len(members):
-            built = binding.joint.arrays
-            arrays = [built[k] for k in given]
-        is_taken = binding.joint.apply(
-            [_gradient(gradients[members[k]], binding.orders[k]) for k in given], arrays
-        )
-        if is_taken:
+            binding.join(new)
+            binding.show(self.state)
+        if updated := binding.apply(gradients):
             # A backward pass that needs the old values must fail.
             overwrites = any(group["ema_overwrite_frequency"] for group in self.param_groups)
-            written = members if overwrites else [members[k] for k in given]
-            torch.autograd.graph.increment_version([parameters[i] for i in written])
+            written = binding.members if overwrites else updated
+            torch.autograd.graph.increment_version([binding.parameters[i] for i in written])
 
-    def _ready(self, scale: float = 1.0) -> _Binding:
+    def _ready(self, scale: float = 1.0) -> Binding:
         """Return the optimizers, built on the tensors as they are now, with the groups' hyperparameters."""
         settings = [self._settings(group, k) for k, group in enumerate(self.param_groups)]
         binding = self._binding
@@ -353,73 +271,18 @@ class Optimizer(torch.optim.Optimizer):
         binding.joint.configure(settings, scale)
         return binding
 
-    def _bound(self, settings: list[Settings]) -> _Binding:
+    def _bound(self, settings: list[Settings]) -> Binding:
         """Make the optimizers anew, on the parameters that have a state, which goes on."""
-        binding = _Binding(Joint(self._template, settings), self.param_groups)
-        if old := [i for i in binding.others if self._is_known(binding.parameters[i])]:
-            binding.join(old, self.param_groups)
-            self._load(binding)
-        self._show(binding)
+        binding = Binding(Joint(self._template, settings), self.param_groups)
+        binding.join([i for i in binding.others if self._is_known(binding.parameters[i])])
+        binding.load(self.state)
+        binding.show(self.state)
         return binding
 
     def _is_known(self, parameter: torch.Tensor) -> bool:
         return bool(self.state.get(parameter, {}).keys() - {_IN_TRAINING})
 
-    def _join(self, binding: _Binding, new: list[int]) -> None:
-        require_apart([(binding.parameters[i], binding.who(i)) for i in [*binding.members, *new]])
-        binding.join(new, self.param_groups)
-        self._show(binding)
-
     # State
-
-    def _load(self, binding: _Binding) -> None:
-        """Copy the parameters' state into the optimizers."""
-        values: list[Array | None] = []
-        for entry in binding.joint.state():
-            if entry is None or entry.name == "learning_rate":
-                values.append(None)
-                continue
-            holders = binding.holders(entry)
-            found = [self._loaded(binding, i, entry) for i in holders]
-            for i, value in zip(holders, found, strict=True):
-                if (
-                    value is not None
-                    and found[0] is not None
-                    and value.tobytes() != found[0].tobytes()
-                ):
-                    raise ValueError(
-                        f"state of {binding.who(i)}: expected {entry.name!r} as {found[0]}, like that of "
-                        f"{binding.who(holders[0])}, because a group has one, found {value}"
-                    )
-            values.append(found[0] if found else None)
-        binding.joint.load(values)
-
-    def _loaded(self, binding: _Binding, i: int, entry: Entry) -> Array | None:
-        parameter, who = binding.parameters[i], binding.who(i)
-        own = self.state[parameter]
-        if entry.name in own:
-            order = None if entry.variable is None else order_of(parameter)
-            return value_for(entry.array, entry.name, own[entry.name], order, who)
-        if entry.name in _DISPENSABLE:
-            return None
-        raise ValueError(
-            f"state of {who}: expected {entry.name!r}, found only {', '.join(map(repr, own))}; "
-            "load the state of an optimizer with the same rule and options"
-        )
-
-    def _show(self, binding: _Binding) -> None:
-        """Put live views of the optimizers' state into that of the parameters."""
-        for entry in binding.joint.state():
-            if entry is None or entry.name == "learning_rate":
-                continue
-            view = torch.from_numpy(entry.array)
-            for i in binding.holders(entry):
-                parameter = binding.parameters[i]
-                if entry.variable is not None:
-                    view = restored(view, order_of(parameter))
-                if not is_same(self.state[parameter].get(entry.name), view):
-                    self.state[parameter][entry.name] = view
-        binding.state_places = _state_places(self.state)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take the hyperparameters and the state of another optimizer of the same rule and options.
@@ -436,8 +299,7 @@ class Optimizer(torch.optim.Optimizer):
         ValueError, TypeError
             If groups, hyperparameters or state do not fit. Nothing has changed then.
         """
-        own = vars(self)
-        kept = {name: own[name] for name in ("state", "param_groups", "_binding", "_is_evaluating")}
+        kept = {name: vars(self)[name] for name in _LOADED}
         handles = [
             self.register_load_state_dict_pre_hook(_protect),
             self.register_load_state_dict_post_hook(Optimizer._check_loaded, prepend=True),
@@ -445,7 +307,7 @@ class Optimizer(torch.optim.Optimizer):
         try:
             super().load_state_dict(state_dict)
         except BaseException:
-            own.update(kept)
+            self.__dict__.update(kept)
             raise
         finally:
             for handle in handles:
@@ -468,7 +330,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name in self._names:  # an older version may have had fewer
                 group.setdefault(name, self.defaults[name])
-        self._is_evaluating = any(_IN_TRAINING in own for own in _dicts(self.state))
+        self._is_evaluating = any(_IN_TRAINING in own for own in dicts(self.state))
 
     # Weights to evaluate with
 
@@ -516,7 +378,7 @@ class Optimizer(torch.optim.Optimizer):
             for parameter, weight in zip(chosen, weights, strict=True):
                 parameter.copy_(weight)
         self._is_evaluating = True
-        binding.state_places = _state_places(self.state)
+        binding.note(self.state)
 
     def train(self) -> None:
         """Put the weights in training back into the parameters, bit for bit. Without `eval` before it does nothing.
@@ -541,7 +403,7 @@ class Optimizer(torch.optim.Optimizer):
                 parameter.copy_(self.state[parameter].pop(_IN_TRAINING))
         self._is_evaluating = False
         if self._binding is not None:
-            self._binding.state_places = _state_places(self.state)
+            self._binding.note(self.state)
 
     def _require_training(self, who: str) -> None:
         if self._is_evaluating:
@@ -550,33 +412,8 @@ class Optimizer(torch.optim.Optimizer):
             )
 
 
-# A master copy of zeros takes what the parameter holds. The others follow from the count, or are for information.
-_DISPENSABLE = ("master", "product", "skipped_steps")
 _PLAIN = (float, int, bool, type(None))
-
-
-def _who(group: int, position: int) -> str:
-    return f"group {group}, parameter {position}"
-
-
-def _all_parameters(groups: _Groups) -> list[torch.Tensor]:
-    return [parameter for group in groups for parameter in group["params"]]
-
-
-def _dicts(state: Mapping[Any, Any]) -> list[dict[str, Any]]:
-    return [own for own in state.values() if isinstance(own, dict)]
-
-
-def _state_places(state: Mapping[Any, Any]) -> list[int]:
-    return places_of(chain.from_iterable(own.values() for own in _dicts(state)))
-
-
-def _as_built(parameter: torch.Tensor) -> torch.Tensor:
-    return permuted(parameter.detach(), order_of(parameter))
-
-
-def _gradient(gradient: torch.Tensor, order: Order) -> torch.Tensor:
-    return permuted(gradient.detach() if gradient.requires_grad else gradient, order)
+_LOADED = ("state", "param_groups", "_binding", "_is_evaluating")
 
 
 def _refuse_slip(name: str, value: Any, group: int, known: list[str]) -> None:
@@ -605,7 +442,7 @@ def _protect(_: torch.optim.Optimizer, state_dict: StateDict) -> StateDict:
 
 def _unprotected(state: dict[str, Any]) -> dict[str, Any]:
     """Take the tensors out again; of a copy, there are none."""
-    for own in _dicts(state["state"]):
+    for own in dicts(state["state"]):
         for key, value in own.items():
             if isinstance(value, _Exact):
                 own[key] = value.tensor
