@@ -60,6 +60,7 @@ class Binding:
         self._places = places_of(self.parameters)
         self._state_places: list[int] = []
         self._orders: list[Order] = []
+        self._permuted: list[int] = []
 
     def fits(self, groups: _Groups, state: _State) -> bool:
         """Whether parameters and state are the same tensors, in the same memory."""
@@ -82,7 +83,7 @@ class Binding:
         orders = [order_of(self.parameters[i]) for i in members]
         self.joint.build(
             [
-                permuted(self.parameters[i].detach(), order)
+                _as_built(self.parameters[i], order)
                 for i, order in zip(members, orders, strict=True)
             ],
             [self._names[i] for i in members] if self._names else [],
@@ -90,20 +91,25 @@ class Binding:
             self._names,
         )
         self.members, self._orders = members, orders
+        self._permuted = [k for k, order in enumerate(orders) if order is not None]
         joined = set(members)
         self.others = [i for i in self.others if i not in joined]
 
     def apply(self, gradients: Sequence[torch.Tensor | None]) -> list[int]:
         """Take a step, with a gradient or None for each parameter. Returns which parameters were updated."""
-        given = [k for k, i in enumerate(self.members) if gradients[i] is not None]
+        found = [gradients[i] for i in self.members]
+        given = [k for k, gradient in enumerate(found) if gradient is not None]
         if not given:
             return []
-        built = self.joint.arrays if len(given) < len(self.members) else None
+        for k in self._permuted:
+            if (gradient := found[k]) is not None:
+                found[k] = permuted(gradient, self._orders[k])
+        arrays: list[Array] | None = None
+        if len(given) < len(found):
+            built = self.joint.arrays
+            arrays = [built[k] for k in given]
+        is_taken = self.joint.apply([found[k] for k in given], arrays)
         updated = [self.members[k] for k in given]
-        is_taken = self.joint.apply(
-            [_gradient(gradients[i], self._orders[k]) for k, i in zip(given, updated, strict=True)],
-            built and [built[k] for k in given],
-        )
         return updated if is_taken else []
 
     # State
@@ -186,10 +192,9 @@ def _state_places(state: Mapping[Any, Any]) -> list[int]:
     return places_of(chain.from_iterable(own.values() for own in dicts(state)))
 
 
-def _gradient(gradient: torch.Tensor | None, order: Order) -> Any:
-    if gradient is not None and gradient.requires_grad:
-        gradient = gradient.detach()
-    return gradient if order is None or gradient is None else permuted(gradient, order)
+def _as_built(parameter: torch.Tensor, order: Order) -> torch.Tensor:
+    # Itself if possible, so that each step checks its shape and type.
+    return parameter if order is None else permuted(parameter.detach(), order)
 
 
 def _equal(value: Array | None, other: Array | None) -> bool:
