@@ -22,7 +22,9 @@ def tensors(seed: int, dtype: torch.dtype = torch.float64, shapes: Any = SHAPES)
     return [torch.from_numpy(np.asarray(rng.standard_normal(shape))).to(dtype) for shape in shapes]
 
 
-def parameters(seed: int = 0, dtype: torch.dtype = torch.float64, shapes: Any = SHAPES) -> list[Any]:
+def parameters(
+    seed: int = 0, dtype: torch.dtype = torch.float64, shapes: Any = SHAPES
+) -> list[Any]:
     return [torch.nn.Parameter(tensor) for tensor in tensors(seed, dtype, shapes)]
 
 

@@ -134,7 +134,9 @@ class RuleOptimizer(Optimizer):
             self._core.set_rule(self._core_rule(values))
             self._core.set_options(self._core_options(values, None))
         except Exception as error:
-            self._core.set_rule(self._core_rule(self._values()))  # the options may have been refused
+            self._core.set_rule(
+                self._core_rule(self._values())
+            )  # the options may have been refused
             if isinstance(error, _core.BuiltError):
                 raise AttributeError(self._needs_build(", ".join(changes))) from None
             raise

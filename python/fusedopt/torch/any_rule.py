@@ -36,10 +36,10 @@ _IN_TRAINING = "training_weight"
 
 
 class _Exact:
-    """A tensor on its way through PyTorch's load_state_dict, which would cast it to the parameter's type."""
+    """A value on its way through PyTorch's load_state_dict, which casts tensors to the parameter's type."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -342,7 +342,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become a copy, or take the state that was loaded."""
-        super().__setstate__(_unprotected(state))
+        _unprotect(state["state"])
+        super().__setstate__(state)
         self._connect()
         for group in self.param_groups:
             for name in self._names:  # an older version may have had fewer
@@ -437,15 +438,15 @@ def _protect(_: torch.optim.Optimizer, state_dict: StateDict) -> StateDict:
     def protected(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: protected(each) for key, each in value.items()}
-        return _Exact(value) if isinstance(value, torch.Tensor) else value
+        return _Exact(value)
 
     return {**state_dict, "state": protected(state_dict["state"])}
 
 
-def _unprotected(state: dict[str, Any]) -> dict[str, Any]:
-    """Take the tensors out again; of a copy, there are none."""
-    for own in dicts(state["state"]):
-        for key, value in own.items():
-            if isinstance(value, _Exact):
-                own[key] = value.tensor
-    return state
+def _unprotect(state: dict[Any, Any]) -> None:
+    """Take the values out again. A copy has no such values."""
+    for key, value in state.items():
+        if isinstance(value, _Exact):
+            state[key] = value.value
+        elif isinstance(value, dict):
+            _unprotect(value)
