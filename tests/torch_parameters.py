@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import fusedopt as fo
+import fusedopt.torch
 import numpy as np
 import torch
 from cases import Case
 from training import make
-
-import fusedopt.torch
 
 SHAPES = [(3, 4), (5,), (), (2, 3, 4)]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

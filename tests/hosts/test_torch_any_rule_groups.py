@@ -13,10 +13,9 @@ from training import make
 
 torch = pytest.importorskip("torch")
 
+import fusedopt.torch  # noqa: E402
 import torch_parameters as given  # noqa: E402
 from torch.optim import lr_scheduler  # noqa: E402
-
-import fusedopt.torch  # noqa: E402
 
 every_variant = pytest.mark.parametrize("case", VARIANTS, ids=str)
 
@@ -196,10 +195,10 @@ def test_callables_are_called_once_in_each_update() -> None:
         lambda o: lr_scheduler.MultiplicativeLR(o, lambda epoch: 0.9),
         lambda o: lr_scheduler.StepLR(o, 2),
         lambda o: lr_scheduler.MultiStepLR(o, [1, 3]),
-        lambda o: lr_scheduler.ConstantLR(o),
-        lambda o: lr_scheduler.LinearLR(o),
+        lr_scheduler.ConstantLR,
+        lr_scheduler.LinearLR,
         lambda o: lr_scheduler.ExponentialLR(o, 0.9),
-        lambda o: lr_scheduler.PolynomialLR(o),
+        lr_scheduler.PolynomialLR,
         lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
         lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
         lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.2, step_size_up=2, cycle_momentum=True),

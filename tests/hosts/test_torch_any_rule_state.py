@@ -13,9 +13,8 @@ from cases import VARIANTS, Case
 
 torch = pytest.importorskip("torch")
 
-import torch_parameters as given  # noqa: E402
-
 import fusedopt.torch  # noqa: E402
+import torch_parameters as given  # noqa: E402
 
 every_variant = pytest.mark.parametrize("case", VARIANTS, ids=str)
 MIXED = [*given.DTYPES]
