@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -108,7 +110,8 @@ class Binding:
         if len(given) < len(found):
             built = self.joint.arrays
             arrays = [built[k] for k in given]
-        is_taken = self.joint.apply([found[k] for k in given], arrays)
+        with self._naming(self.members):
+            is_taken = self.joint.apply([found[k] for k in given], arrays)
         updated = [self.members[k] for k in given]
         return updated if is_taken else []
 
@@ -170,6 +173,20 @@ class Binding:
             return [self.members[entry.variable]]
         return [i for i in self.members if self.groups[i] == entry.group]
 
+    @contextmanager
+    def _naming(self, members: Sequence[int]) -> Iterator[None]:
+        """Let errors say which parameter they are about."""
+
+        def name(found: re.Match[str]) -> str:
+            k = int(found[1])
+            return self._who(members[k]) if k < len(members) else found[0]
+
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            error.args = (re.sub(r"\bvariable (\d+)\b", name, str(error)),)
+            raise
+
     def _who(self, i: int) -> str:
         group = self.groups[i]
         return who_is(group, i - sum(self.sizes[:group]))
@@ -193,8 +210,9 @@ def _state_places(state: Mapping[Any, Any]) -> list[int]:
 
 
 def _as_built(parameter: torch.Tensor, order: Order) -> torch.Tensor:
-    # Itself if possible, so that each step checks its shape and type.
-    return parameter if order is None else permuted(parameter.detach(), order)
+    if order is None and type(parameter) in (torch.Tensor, torch.nn.Parameter):
+        return parameter  # so that each step checks its shape and type
+    return permuted(parameter.detach().as_subclass(torch.Tensor), order)
 
 
 def _equal(value: Array | None, other: Array | None) -> bool:
