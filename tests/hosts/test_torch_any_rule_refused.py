@@ -182,19 +182,22 @@ def hostile_gradients() -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", hostile_gradients())
 @pytest.mark.parametrize("steps", [0, 2])
-def test_gradients_that_cannot_be_used(kind: str, steps: int) -> None:
+@pytest.mark.parametrize("names", [None, "abcd"])
+def test_gradients_that_cannot_be_used(kind: str, steps: int, names: str | None) -> None:
     class Careless(torch.nn.Parameter):
         grad = None  # PyTorch refuses most of these
 
     params = [Careless(tensor) for tensor in given.tensors(0)]
-    groups = [{"params": params[:1]}, {"params": params[1:]}]
+    members = list(zip(names, params, strict=True)) if names else params
+    groups = [{"params": members[:1]}, {"params": members[1:]}]
     optimizer = fusedopt.torch.Optimizer(groups, fo.Adam(0.1))
     given.take_steps(optimizer, range(steps))
     before = given.bits(params)
+    who = r"group 1, parameter 0 \('b'\): " if names else "group 1, parameter 0: "
     for parameter in params:
         parameter.grad = torch.ones_like(parameter)
     params[1].grad = hostile_gradients()[kind]
-    with pytest.raises((TypeError, ValueError), match="gradient of group 1, parameter 0"):
+    with pytest.raises((TypeError, ValueError), match=f"gradient of {who}"):
         optimizer.step()
     assert given.bits(params) == before
     assert {int(own["iteration"]) for own in optimizer.state.values()} == {steps}

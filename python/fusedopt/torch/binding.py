@@ -176,15 +176,20 @@ class Binding:
     @contextmanager
     def _naming(self, members: Sequence[int]) -> Iterator[None]:
         """Let errors say which parameter they are about."""
+        # A group's optimizer numbers its own variables, but the text behind is that of the whole build.
+        texts = [self._names[i] for i in members] if self._names else map(str, range(len(members)))
+        places = dict(zip(texts, members, strict=True))
 
         def name(found: re.Match[str]) -> str:
-            k = int(found[1])
-            return self._who(members[k]) if k < len(members) else found[0]
+            text = found[2] or found[1]
+            if text not in places:
+                return found[0]
+            return self._who(places[text]) + (f" ({text!r})" if self._names else "")
 
         try:
             yield
         except (TypeError, ValueError) as error:
-            error.args = (re.sub(r"\bvariable (\d+)\b", name, str(error)),)
+            error.args = (re.sub(r"\bvariable (\d+)(?: \('(.*?)'\))?", name, str(error)),)
             raise
 
     def _who(self, i: int) -> str:
