@@ -220,6 +220,11 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(
                 f"group {number}: lr: expected a number, because the optimizer has no schedule, found None"
             )
+        if group["lr"] is None and group.get("initial_lr", rate) is None:
+            raise ValueError(
+                f"group {number}: lr: expected one schedule, found the optimizer's and a scheduler of PyTorch; "
+                "give the optimizer a number, or leave the scheduler out and delete 'initial_lr'"
+            )
         settings["learning_rate"] = rate
         return settings
 

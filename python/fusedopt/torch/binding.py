@@ -99,7 +99,8 @@ class Binding:
 
     def apply(self, gradients: Sequence[torch.Tensor | None]) -> list[int]:
         """Take a step, with a gradient or None for each parameter. Returns which parameters were updated."""
-        found = [gradients[i] for i in self.members] if self.others else list(gradients)
+        has_all = len(self.members) == len(gradients)
+        found = list(gradients) if has_all else [gradients[i] for i in self.members]
         for k in self._permuted:
             if (gradient := found[k]) is not None:
                 found[k] = permuted(gradient, self._orders[k])
