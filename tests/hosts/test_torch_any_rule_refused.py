@@ -200,7 +200,9 @@ def test_gradients_that_cannot_be_used(kind: str, steps: int, names: str | None)
     with pytest.raises((TypeError, ValueError), match=f"gradient of {who}"):
         optimizer.step()
     assert given.bits(params) == before
-    assert {int(own["iteration"]) for own in optimizer.state.values()} == {steps}
+    assert {int(own["iteration"]) for own in optimizer.state.values()} == (
+        {steps} if steps else set()
+    )
     given.take_steps(optimizer, range(steps, steps + 1))
     assert {int(own["iteration"]) for own in optimizer.state.values()} == {steps + 1}
 
