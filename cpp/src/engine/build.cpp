@@ -49,7 +49,7 @@ Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span
                                         "optimizer");
         }
         layout.variables.push_back({nullptr, DType::float32, old ? old->decays : true,
-                                    static_cast<std::uint8_t>(branch), old ? old->tensor : given.tensors[i], name,
+                                    static_cast<std::uint16_t>(branch), old ? old->tensor : given.tensors[i], name,
                                     is_given});
     }
     for (const Tensor& tensor : excluded) {

@@ -18,7 +18,7 @@ struct Variable {
     const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
     DType checked_dtype;
     bool decays;
-    std::uint8_t branch;  // of the rule
+    std::uint16_t branch;  // of the rule
     Tensor tensor;
     std::string name;
     bool is_named;  // or the name is its position

@@ -25,11 +25,6 @@ bool is_checked(const Variable& variable, const Tensor& gradient) {
            gradient.is_contiguous() && same_shape(gradient, variable.tensor);
 }
 
-// An infinite norm zeroes what is finite; a NaN stays NaN.
-double clip_factor(double norm, double limit) {
-    return norm <= limit ? 1.0 : limit / norm;
-}
-
 }  // namespace
 
 void Optimizer::Choice::require_latest(std::int64_t latest) const {

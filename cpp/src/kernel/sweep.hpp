@@ -129,9 +129,8 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
 /// prepared first.
 template <class Rule, class T>
 FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
-                                  std::int64_t n, const Averaging<T>& averaging, const void* source, T* buffer) {
+                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source, T* buffer) {
     const T keep = keep_of<T>(step, job);
-    T* w = static_cast<T*>(job.weight) + begin;
     T* slots[max_slots];
     for (int k = 0; k < max_slots; ++k)
         slots[k] = k < Rule::slot_count ? static_cast<T*>(job.slots[k]) + begin : nullptr;
@@ -164,7 +163,7 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
 template <template <class> class Rule, class T>
 void update(const Step& step, const Stretch& stretch) {
     const auto rule = with_scalars<Rule<T>, T>(step.scalars);
-    alignas(64) T buffer[tile];
+    alignas(64) T buffer[tile], widened[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const Averaging<T> averaging(step, *job);
@@ -176,12 +175,10 @@ void update(const Step& step, const Stretch& stretch) {
         for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {
             n = in_tiles && end - i > tile ? tile : end - i;
             const void* source = contiguous(*job, i, n, gathered);
-            if (job->storage) {
-                reconcile(*job, i, n);
-            }
-            update_piece(rule, step, *job, direct, i, n, averaging, source, buffer);
+            T* w = open_piece(*job, i, n, widened);
+            update_piece(rule, step, *job, direct, i, n, averaging, w, source, buffer);
             if (job->average || job->storage) {
-                store_tile<T>(step, *job, i, n);
+                store_tile(step, *job, i, n, w);
             }
         }
     }
@@ -204,10 +201,7 @@ void other_work(const Step& step, const Stretch& stretch) {
                 __builtin_memset(accumulator, 0, static_cast<unsigned long>(n) * sizeof(T));
             }
             if (job->average) {
-                if (job->storage) {
-                    reconcile(*job, i, n);
-                }
-                finish_tile<T>(step, *job, i, n);
+                finish_tile(step, *job, i, n, open_piece(*job, i, n, buffer));
             }
         }
     }
