@@ -8,6 +8,8 @@ either goes on in the other.
 Beyond PyTorch, ``max_norm`` clips the gradients in the sweep, ``ema_decay`` keeps moving averages of the parameters,
 and float16 and bfloat16 parameters train with float32 state.
 
+`Optimizer` runs any other rule of fusedopt, such as ``fusedopt.Lion``, with fusedopt's numbers.
+
 Examples
 --------
 >>> import torch
@@ -37,8 +39,9 @@ from fusedopt.torch.adagrad import Adagrad
 from fusedopt.torch.adam import Adam
 from fusedopt.torch.adamax import Adamax
 from fusedopt.torch.adamw import AdamW
+from fusedopt.torch.any_rule import Optimizer
 from fusedopt.torch.nadam import NAdam
 from fusedopt.torch.rmsprop import RMSprop
 from fusedopt.torch.sgd import SGD
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RMSprop"]
