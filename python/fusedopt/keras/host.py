@@ -1,0 +1,53 @@
+"""Keras itself, which `import fusedopt` never loads, and what its backends differ in."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+try:
+    keras: Any = importlib.import_module("keras")
+except ImportError as error:
+    raise ImportError(
+        f"fusedopt.keras: expected Keras 3 and its backend, found none ({error}); "
+        "pip install fusedopt[keras] and set KERAS_BACKEND=torch"
+    ) from error
+if int(keras.__version__.split(".")[0]) < 3:
+    raise ImportError(
+        f"fusedopt.keras: expected Keras 3, found {keras.__version__}; pip install fusedopt[keras]"
+    )
+
+if TYPE_CHECKING:
+
+    class KerasOptimizer:
+        """What a type checker may know of Keras's optimizers: nothing."""
+
+        def __getattr__(self, name: str) -> Any: ...  # noqa: D105
+
+    class KerasLossScaleOptimizer(KerasOptimizer):
+        """The class that `compile` looks for under ``mixed_float16``."""
+else:
+    KerasOptimizer = keras.optimizers.Optimizer
+    KerasLossScaleOptimizer = keras.optimizers.LossScaleOptimizer
+
+_REFUSED = {
+    "jax": "JAX's arrays cannot be written into",
+    "tensorflow": "TensorFlow gives no access to its variables' memory",
+}
+
+
+def require_backend() -> None:
+    """Refuse a backend whose variables cannot be updated in place."""
+    backend = keras.backend.backend()
+    if backend not in {"torch", "numpy"}:
+        reason = _REFUSED.get(backend, "its variables' memory is not known")
+        raise ValueError(
+            f"fusedopt.keras.Optimizer: expected Keras's torch or numpy backend, found {backend}, and {reason}; "
+            "set KERAS_BACKEND=torch before Keras is imported, or use Keras's own optimizer"
+        )
+
+
+def in_stateless_scope() -> bool:
+    """Whether Keras records assignments instead of making them."""
+    common: Any = importlib.import_module("keras.src.backend.common.stateless_scope")
+    return bool(common.in_stateless_scope())

@@ -1,0 +1,113 @@
+"""Where the values of Keras's variables lie, on each backend.
+
+An optimizer updates the memory of a model's variables, and Keras's variables for its state have the memory of that
+state. Keras may put another value into a variable at any time; each step looks for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fusedopt.arrays import Array
+from fusedopt.keras.host import keras
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class NumpyMemory:
+    """The NumPy backend. Assigning puts a new array into a variable, so its values are copied back each time."""
+
+    def array(self, variable: Any) -> Array:
+        """Return the array to update, after making it the variable's own if the present one is unsuitable."""
+        variable._value = np.require(variable._value, requirements="CAW")
+        return np.asarray(variable._value)
+
+    def moved(self, variable: Any, array: Array) -> Array:
+        """Return the array to update for a variable that has another value than this."""
+        array[...] = variable._value
+        variable._value = array
+        return array
+
+    def address(self, variable: Any) -> int:
+        """Return a number that changes with the place of a variable's value."""
+        return id(variable._value)
+
+    def share(self, variable: Any, array: Array) -> None:
+        """Let a variable have the memory of an array."""
+        variable._value = array
+
+    def values(self, value: Any) -> Any:
+        """Return what the core reads a gradient or another value from."""
+        return value
+
+    def note_writes(self, variables: Sequence[Any]) -> None:
+        """Let the backend know that values were changed in place."""
+
+    def uncompiled(self, function: _Function) -> _Function:
+        """Keep a function out of what the backend compiles."""
+        return function
+
+
+class TorchMemory:
+    """The PyTorch backend. Assigning copies; only ``.data``, ``.to()`` and the like move a variable."""
+
+    def __init__(self) -> None:
+        self._torch: Any = importlib.import_module("torch")
+
+    def array(self, variable: Any) -> Array:
+        """Return the variable's memory."""
+        tensor = variable._value
+        if tensor.device.type != "cpu":
+            raise ValueError(
+                f"variable {variable.path!r}: expected CPU memory, found {tensor.device}; "
+                "set KERAS_TORCH_DEVICE=cpu before Keras is imported"
+            )
+        return self._view(tensor)
+
+    def _view(self, tensor: Any) -> Array:
+        tensor = tensor.detach()
+        if tensor.dtype == self._torch.bfloat16:  # which NumPy gets from ml_dtypes, that Keras brings
+            bfloat16 = importlib.import_module("ml_dtypes").bfloat16
+            return np.asarray(tensor.view(self._torch.int16).numpy().view(bfloat16))
+        return np.asarray(tensor.numpy())
+
+    def moved(self, variable: Any, array: Array) -> Array:
+        """Return the array to update for a variable that lies elsewhere than this."""
+        found = self.array(variable)
+        if (found.dtype, found.shape) != (array.dtype, array.shape):
+            raise ValueError(
+                f"variable {variable.path!r}: expected {array.dtype}{array.shape} as in build, "
+                f"found {found.dtype}{found.shape}; make a new optimizer"
+            )
+        return found
+
+    def address(self, variable: Any) -> int:
+        """Return a number that changes with the place of a variable's value."""
+        tensor = variable._value
+        address: int = tensor.data_ptr() if tensor.is_contiguous() else 0
+        return address
+
+    def share(self, variable: Any, array: Array) -> None:
+        """Let a variable have the memory of an array."""
+        tensor = self._torch.from_numpy(array)
+        variable._value = self._torch.nn.Parameter(tensor, requires_grad=False)
+
+    def values(self, value: Any) -> Any:
+        """Return what the core reads a gradient or another value from."""
+        return self._view(value) if isinstance(value, self._torch.Tensor) else value
+
+    def note_writes(self, variables: Sequence[Any]) -> None:
+        """Let autograd find values that a graph saved before they were changed in place."""
+        self._torch.autograd.graph.increment_version([each._value for each in variables])
+
+    def uncompiled(self, function: _Function) -> _Function:
+        """Keep a function out of ``torch.compile``, which would trace it with ``jit_compile=True``."""
+        function_: _Function = self._torch.compiler.disable(function)
+        return function_
+
+
+memory = TorchMemory() if keras.backend.backend() == "torch" else NumpyMemory()

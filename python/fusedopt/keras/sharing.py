@@ -1,0 +1,84 @@
+"""Which of Keras's variables have the memory of which arrays, and whether they still do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fusedopt.arrays import Array
+from fusedopt.keras.host import keras
+from fusedopt.keras.memory import memory
+
+if TYPE_CHECKING:
+    from fusedopt.keras.optimizer import Optimizer
+
+
+class Sharing:
+    """What a Keras optimizer shares with one of fusedopt's. Keras tracks variables in attributes, but not in here."""
+
+    def __init__(self, owner: Optimizer) -> None:
+        self.root = owner  # which takes the steps, and whose record has all updated variables and all state
+        self.updated: list[Any] = []
+        self.arrays: list[Array] = []
+        self.state: list[tuple[Any, Array]] = []
+        self.names: dict[int, str] = {}
+        self.excluded: tuple[list[Any], list[str]] | None = None
+        self.known: dict[str, Any] = {}
+        self.parts: list[Any] = []
+        self._extra: dict[int, Any] = {}
+        self._followed: list[Any] = []
+        self._addresses: list[int] = []
+
+    # State
+
+    def variable(self, name: str, array: Array, scope: str) -> Any:
+        """Return the variable for a piece of state, with the memory of its array."""
+        if name not in self.known:
+            slot, _, variable = name.partition("/")
+            own = f"{variable.replace('/', '_')}_{slot}" if variable else slot
+            with keras.name_scope(scope):
+                self.known[name] = keras.Variable(
+                    array, dtype=array.dtype.name, trainable=False, name=own
+                )
+        memory.share(self.known[name], array)
+        return self.known[name]
+
+    def accumulator(self, variable: Any, scope: str) -> Any:
+        """Return the accumulator of a variable that its gradient overwrites."""
+        if id(variable) not in self._extra:
+            name = f"{variable.path.replace('/', '_')}_gradient_accumulator"
+            with keras.name_scope(scope):
+                self._extra[id(variable)] = keras.Variable(
+                    keras.ops.zeros(variable.shape, variable.dtype), trainable=False, name=name
+                )
+        return self._extra[id(variable)]
+
+    # Memory
+
+    def settle(self) -> None:
+        """Take note of where everything lies."""
+        self._followed = [*self.updated, *(variable for variable, _ in self.state)]
+        self._addresses = self._addresses_now()
+
+    def is_settled(self) -> bool:
+        """Whether everything lies where it did."""
+        return self._addresses == self._addresses_now()
+
+    def recover(self) -> bool:
+        """Take over values that were put elsewhere, and return whether variables of the model have moved."""
+        pairs = zip(self._followed, self._addresses, strict=True)
+        moved = {id(variable) for variable, old in pairs if memory.address(variable) != old}
+        arrays = [
+            memory.moved(variable, array) if id(variable) in moved else array
+            for variable, array in zip(self.updated, self.arrays, strict=True)
+        ]
+        for variable, array in self.state:
+            if id(variable) in moved:
+                array[...] = memory.values(variable._value)
+                memory.share(variable, array)
+        have_moved = any(new is not old for new, old in zip(arrays, self.arrays, strict=True))
+        self.arrays = arrays
+        return have_moved
+
+    def _addresses_now(self) -> list[int]:
+        return [memory.address(variable) for variable in self._followed]
