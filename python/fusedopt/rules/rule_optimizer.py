@@ -121,23 +121,31 @@ class RuleOptimizer(Optimizer):
             raise AttributeError(
                 f"{name}: expected after {type(self).__name__}'s constructor, found before"
             )
-        self._core.between_steps(lambda: self._reconfigure(hyperparameter, value))
+        self._core.between_steps(lambda: self._reconfigure({name: value}))
 
-    def _reconfigure(self, hyperparameter: Hyperparameter, value: Any) -> None:
-        name = hyperparameter.name
-        values = self._values() | {name: value}
-        needs_build = (
-            f"{name}: expected before build, as it shapes the state, found the optimizer built; "
-            "make a new optimizer with it"
-        )
-        if hyperparameter.shapes_state and self.built and value != vars(self)[name]:
-            raise AttributeError(needs_build)
+    def _reconfigure(self, changes: Mapping[str, Any]) -> None:
+        """Let checked values act, all of them or none."""
+        values = self._values() | dict(changes)
+        for name, value in changes.items():
+            is_fixed = self._hyperparameters[name].shapes_state and self.built
+            if is_fixed and value != vars(self)[name]:
+                raise AttributeError(self._needs_build(name))
         try:
             self._core.set_rule(self._core_rule(values))
             self._core.set_options(self._core_options(values, None))
-        except _core.BuiltError:
-            raise AttributeError(needs_build) from None
-        vars(self)[name] = value
+        except Exception as error:
+            self._core.set_rule(self._core_rule(self._values()))  # the options may have been refused
+            if isinstance(error, _core.BuiltError):
+                raise AttributeError(self._needs_build(", ".join(changes))) from None
+            raise
+        vars(self).update(changes)
+
+    @staticmethod
+    def _needs_build(name: str) -> str:
+        return (
+            f"{name}: expected before build, as it shapes the state, found the optimizer built; "
+            "make a new optimizer with it"
+        )
 
     def _core_rule(self, values: Mapping[str, Any]) -> _core.Rule:
         """Make the core's rule of all values."""

@@ -37,8 +37,9 @@ from fusedopt.torch.adagrad import Adagrad
 from fusedopt.torch.adam import Adam
 from fusedopt.torch.adamax import Adamax
 from fusedopt.torch.adamw import AdamW
+from fusedopt.torch.any_rule import Optimizer
 from fusedopt.torch.nadam import NAdam
 from fusedopt.torch.rmsprop import RMSprop
 from fusedopt.torch.sgd import SGD
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RMSprop"]

@@ -1,0 +1,198 @@
+"""The optimizers of all groups, bound to PyTorch's parameters and to the state that PyTorch sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import torch  # type: ignore[import-not-found, unused-ignore]
+
+from fusedopt.arrays import Array
+from fusedopt.torch.joint import Entry, Joint
+from fusedopt.torch.memory import (
+    Order,
+    is_same,
+    order_of,
+    permuted,
+    places_of,
+    require_apart,
+    require_updatable,
+    restored,
+    value_for,
+)
+
+__all__ = ["Binding", "dicts", "who_is"]
+
+_Groups = Sequence[Mapping[str, Any]]
+_State = MutableMapping[Any, Any]
+
+# A master copy of zeros takes what the parameter holds. The others follow from the count, or are for information.
+_DISPENSABLE = ("master", "product", "skipped_steps")
+
+
+def who_is(group: int, position: int) -> str:
+    """Name a parameter in a message."""
+    return f"group {group}, parameter {position}"
+
+
+def dicts(state: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    """Return the parameters' parts of the state."""
+    return [own for own in state.values() if isinstance(own, dict)]
+
+
+class Binding:
+    """Optimizers on tensors.
+
+    A parameter is built, and a member, when it first has a gradient or a state. So those that never train take no
+    memory.
+    """
+
+    def __init__(self, joint: Joint, groups: _Groups) -> None:
+        self.joint = joint
+        self.sizes = [len(group["params"]) for group in groups]
+        self.parameters = _all_parameters(groups)
+        self.groups = [k for k, size in enumerate(self.sizes) for _ in range(size)]
+        self.members: list[int] = []
+        self.others = _once(self.parameters)
+        self._names = [name for group in groups for name in group.get("param_names", [])]
+        self._places = places_of(self.parameters)
+        self._state_places: list[int] = []
+        self._orders: list[Order] = []
+
+    def fits(self, groups: _Groups, state: _State) -> bool:
+        """Whether parameters and state are the same tensors, in the same memory."""
+        found = _all_parameters(groups)
+        return (
+            [len(group["params"]) for group in groups] == self.sizes
+            and all(map(is_, found, self.parameters))
+            and places_of(found) == self._places
+            and _state_places(state) == self._state_places
+        )
+
+    def join(self, new: Sequence[int]) -> None:
+        """Build the optimizers on more parameters."""
+        if not new:
+            return
+        members = sorted([*self.members, *new])
+        for i in new:
+            require_updatable(self.parameters[i], self._who(i))
+        require_apart([(self.parameters[i], self._who(i)) for i in members])
+        orders = [order_of(self.parameters[i]) for i in members]
+        self.joint.build(
+            [
+                permuted(self.parameters[i].detach(), order)
+                for i, order in zip(members, orders, strict=True)
+            ],
+            [self._names[i] for i in members] if self._names else [],
+            [self.groups[i] for i in members],
+            self._names,
+        )
+        self.members, self._orders = members, orders
+        joined = set(members)
+        self.others = [i for i in self.others if i not in joined]
+
+    def apply(self, gradients: Sequence[torch.Tensor | None]) -> list[int]:
+        """Take a step, with a gradient or None for each parameter. Returns which parameters were updated."""
+        given = [k for k, i in enumerate(self.members) if gradients[i] is not None]
+        if not given:
+            return []
+        built = self.joint.arrays if len(given) < len(self.members) else None
+        updated = [self.members[k] for k in given]
+        is_taken = self.joint.apply(
+            [_gradient(gradients[i], self._orders[k]) for k, i in zip(given, updated, strict=True)],
+            built and [built[k] for k in given],
+        )
+        return updated if is_taken else []
+
+    # State
+
+    def load(self, state: _State) -> None:
+        """Copy the parameters' state into the optimizers."""
+        if not self.members:
+            return
+        values: list[Array | None] = []
+        for entry in self.joint.state():
+            if entry is None or entry.name == "learning_rate":
+                values.append(None)
+                continue
+            holders = self._holders(entry)
+            found = [self._value(i, entry, state) for i in holders]
+            for i, value in zip(holders, found, strict=True):
+                if not _equal(value, found[0]):
+                    raise ValueError(
+                        f"state of {self._who(i)}: expected {entry.name!r} as in {self._who(holders[0])}, "
+                        f"because a group has one, found {value} instead of {found[0]}"
+                    )
+            values.append(found[0] if found else None)
+        self.joint.load(values)
+
+    def _value(self, i: int, entry: Entry, state: _State) -> Array | None:
+        own = state[self.parameters[i]]
+        if entry.name in own:
+            order = None if entry.variable is None else self._orders[entry.variable]
+            return value_for(entry.array, entry.name, own[entry.name], order, self._who(i))
+        if entry.name in _DISPENSABLE:
+            return None
+        raise ValueError(
+            f"state of {self._who(i)}: expected {entry.name!r}, found only {', '.join(map(repr, own))}; "
+            "load the state of an optimizer with the same rule and options"
+        )
+
+    def show(self, state: _State) -> None:
+        """Put live views of the optimizers' state into that of the parameters."""
+        for entry in self.joint.state():
+            if entry is None or entry.name == "learning_rate":
+                continue
+            view = torch.from_numpy(entry.array)
+            if entry.variable is not None:
+                view = restored(view, self._orders[entry.variable])
+            for i in self._holders(entry):
+                own = state[self.parameters[i]]
+                if not is_same(own.get(entry.name), view):
+                    own[entry.name] = view
+        self.note(state)
+
+    def note(self, state: _State) -> None:
+        """Take the state as it is for that of the optimizers."""
+        self._state_places = _state_places(state)
+
+    def _holders(self, entry: Entry) -> list[int]:
+        """Return the parameters whose state an array belongs to."""
+        if entry.variable is not None:
+            return [self.members[entry.variable]]
+        return [i for i in self.members if self.groups[i] == entry.group]
+
+    def _who(self, i: int) -> str:
+        group = self.groups[i]
+        return who_is(group, i - sum(self.sizes[:group]))
+
+
+def _all_parameters(groups: _Groups) -> list[torch.Tensor]:
+    return [parameter for group in groups for parameter in group["params"]]
+
+
+def _once(parameters: Sequence[torch.Tensor]) -> list[int]:
+    """Return the position of each parameter, without empty ones, of which there is nothing to update."""
+    positions: dict[int, int] = {}
+    for i, parameter in enumerate(parameters):
+        if parameter.numel() > 0:
+            positions.setdefault(id(parameter), i)
+    return list(positions.values())
+
+
+def _state_places(state: Mapping[Any, Any]) -> list[int]:
+    return places_of(chain.from_iterable(own.values() for own in dicts(state)))
+
+
+def _gradient(gradient: torch.Tensor | None, order: Order) -> Any:
+    if gradient is not None and gradient.requires_grad:
+        gradient = gradient.detach()
+    return gradient if order is None or gradient is None else permuted(gradient, order)
+
+
+def _equal(value: Array | None, other: Array | None) -> bool:
+    if value is None or other is None:
+        return value is other
+    return value.tobytes() == other.tobytes()
