@@ -134,7 +134,7 @@ auto torch_adam(const AdamLike& rule, const Now& now, double weight_decay) {
 }
 template <class T>
 auto formula(const fusedopt::TorchAdam& rule, const Now& now) {
-    return torch_adam<T>(rule, now, rule.weight_decay);
+    return torch_adam<T>(rule, now, rule.decoupled_weight_decay ? 0.0 : rule.weight_decay);
 }
 template <class T>
 auto formula(const fusedopt::TorchAdamW& rule, const Now& now) {
@@ -223,6 +223,9 @@ inline double decoupled_decay(const fusedopt::Muon& rule) {
 }
 inline double decoupled_decay(const fusedopt::TorchAdamW& rule) {
     return rule.weight_decay;
+}
+inline double decoupled_decay(const fusedopt::TorchAdam& rule) {
+    return rule.decoupled_weight_decay ? rule.weight_decay : 0.0;
 }
 inline double decoupled_decay(const fusedopt::TorchNAdam& rule) {
     return rule.decoupled_weight_decay ? rule.weight_decay : 0.0;

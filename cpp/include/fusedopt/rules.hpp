@@ -350,6 +350,7 @@ struct TorchAdam {
     double epsilon = 1e-8;
     bool amsgrad = false;
     double weight_decay = 0.0;
+    bool decoupled_weight_decay = false;
 
     static constexpr const char* name = "TorchAdam";
     static constexpr auto fields() {
@@ -357,7 +358,8 @@ struct TorchAdam {
                           Field("beta_2", &TorchAdam::beta_2, domains::from_0_below_1),
                           Field("epsilon", &TorchAdam::epsilon, domains::not_negative),
                           Field("amsgrad", &TorchAdam::amsgrad),
-                          Field("weight_decay", &TorchAdam::weight_decay, domains::not_negative));
+                          Field("weight_decay", &TorchAdam::weight_decay, domains::not_negative),
+                          Field("decoupled_weight_decay", &TorchAdam::decoupled_weight_decay));
     }
 };
 
