@@ -132,12 +132,15 @@ class RuleOptimizer(Optimizer):
                 raise AttributeError(self._needs_build(name))
         try:
             self._core.set_rule(self._core_rule(values))
-            self._core.set_options(self._core_options(values, None))
-        except Exception as error:
-            self._core.set_rule(self._core_rule(self._values()))  # the options may have been refused
-            if isinstance(error, _core.BuiltError):
-                raise AttributeError(self._needs_build(", ".join(changes))) from None
-            raise
+            try:
+                self._core.set_options(self._core_options(values, None))
+            except BaseException:
+                self._core.set_rule(self._core_rule(self._values()))
+                raise
+        except _core.BuiltError as error:
+            found = str(error).partition(":")[0]
+            name = found if found in changes else ", ".join(changes)
+            raise AttributeError(self._needs_build(name)) from None
         vars(self).update(changes)
 
     @staticmethod

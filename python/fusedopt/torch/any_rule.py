@@ -36,10 +36,10 @@ _IN_TRAINING = "training_weight"
 
 
 class _Exact:
-    """A tensor on its way through PyTorch's load_state_dict, which would cast it to the parameter's type."""
+    """A value on its way through PyTorch's load_state_dict, which casts tensors to the parameter's type."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -162,7 +162,7 @@ class Optimizer(torch.optim.Optimizer):
         number = len(self.param_groups) - 1
         group = self.param_groups[-1]
         for name in group.keys() - {*self._names, "params"}:
-            _refuse_slip(name, group[name], number, self._names)
+            self._refuse_slip(name, group[name], number)
         settings = self._settings(group, number)
         made(self._template, settings, number)
         require_agreement([*map(self._settings, self.param_groups[:1], [0]), settings])
@@ -184,6 +184,23 @@ class Optimizer(torch.optim.Optimizer):
             for i, parameter in enumerate(each["params"])
         }
         require_apart(list(found.values()))
+
+    def _refuse_slip(self, name: str, value: Any, group: int) -> None:
+        """Refuse what a group holds under a name that means something else here, or nothing."""
+        if name in ("capturable", "differentiable", "maximize"):
+            if value:
+                raise ValueError(f"group {group}: {name}: expected False, found {value!r}")
+            return
+        advice = arguments.hint(name, self._names) if arguments.is_slip(name) else ""
+        if name == "learning_rate":
+            advice = "did you mean lr?"
+        elif name in self._template._hyperparameters and name != "name":
+            advice = "give it to the optimizer itself"
+        if advice:
+            raise ValueError(
+                f"group {group}: expected hyperparameters that are numbers, by fusedopt's names, found {name!r}; "
+                f"{advice}"
+            )
 
     def _settings(self, group: Mapping[str, Any], number: int) -> Settings:
         """Read all hyperparameters of a group, for they may have been written to."""
@@ -316,7 +333,7 @@ class Optimizer(torch.optim.Optimizer):
     def _check_loaded(self) -> None:
         for number, group in enumerate(self.param_groups):
             for name in group.keys() - {*self._names, "params"}:
-                _refuse_slip(name, group[name], number, self._names)
+                self._refuse_slip(name, group[name], number)
         self._ready()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -325,7 +342,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become a copy, or take the state that was loaded."""
-        super().__setstate__(_unprotected(state))
+        _unprotect(state["state"])
+        super().__setstate__(state)
         self._connect()
         for group in self.param_groups:
             for name in self._names:  # an older version may have had fewer
@@ -416,34 +434,19 @@ _PLAIN = (float, int, bool, type(None))
 _LOADED = ("state", "param_groups", "_binding", "_is_evaluating")
 
 
-def _refuse_slip(name: str, value: Any, group: int, known: list[str]) -> None:
-    """Refuse what a group holds under a name that another library has for a hyperparameter."""
-    if name in ("capturable", "differentiable", "maximize"):
-        if value:
-            raise ValueError(f"group {group}: {name}: expected False, found {value!r}")
-        return
-    meant = "did you mean lr?" if name == "learning_rate" else ""
-    if arguments.is_slip(name):
-        meant = arguments.hint(name, known)
-    if meant:
-        raise ValueError(
-            f"group {group}: expected names of this optimizer, found {name!r}; {meant}"
-        )
-
-
 def _protect(_: torch.optim.Optimizer, state_dict: StateDict) -> StateDict:
     def protected(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: protected(each) for key, each in value.items()}
-        return _Exact(value) if isinstance(value, torch.Tensor) else value
+        return _Exact(value)
 
     return {**state_dict, "state": protected(state_dict["state"])}
 
 
-def _unprotected(state: dict[str, Any]) -> dict[str, Any]:
-    """Take the tensors out again; of a copy, there are none."""
-    for own in dicts(state["state"]):
-        for key, value in own.items():
-            if isinstance(value, _Exact):
-                own[key] = value.tensor
-    return state
+def _unprotect(state: dict[Any, Any]) -> None:
+    """Take the values out again. A copy has no such values."""
+    for key, value in state.items():
+        if isinstance(value, _Exact):
+            state[key] = value.value
+        elif isinstance(value, dict):
+            _unprotect(value)

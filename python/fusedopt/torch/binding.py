@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -60,6 +62,7 @@ class Binding:
         self._places = places_of(self.parameters)
         self._state_places: list[int] = []
         self._orders: list[Order] = []
+        self._permuted: list[int] = []
 
     def fits(self, groups: _Groups, state: _State) -> bool:
         """Whether parameters and state are the same tensors, in the same memory."""
@@ -82,7 +85,7 @@ class Binding:
         orders = [order_of(self.parameters[i]) for i in members]
         self.joint.build(
             [
-                permuted(self.parameters[i].detach(), order)
+                _as_built(self.parameters[i], order)
                 for i, order in zip(members, orders, strict=True)
             ],
             [self._names[i] for i in members] if self._names else [],
@@ -90,20 +93,26 @@ class Binding:
             self._names,
         )
         self.members, self._orders = members, orders
+        self._permuted = [k for k, order in enumerate(orders) if order is not None]
         joined = set(members)
         self.others = [i for i in self.others if i not in joined]
 
     def apply(self, gradients: Sequence[torch.Tensor | None]) -> list[int]:
         """Take a step, with a gradient or None for each parameter. Returns which parameters were updated."""
-        given = [k for k, i in enumerate(self.members) if gradients[i] is not None]
+        found = [gradients[i] for i in self.members]
+        given = [k for k, gradient in enumerate(found) if gradient is not None]
         if not given:
             return []
-        built = self.joint.arrays if len(given) < len(self.members) else None
+        for k in self._permuted:
+            if (gradient := found[k]) is not None:
+                found[k] = permuted(gradient, self._orders[k])
+        arrays: list[Array] | None = None
+        if len(given) < len(found):
+            built = self.joint.arrays
+            arrays = [built[k] for k in given]
+        with self._naming(self.members):
+            is_taken = self.joint.apply([found[k] for k in given], arrays)
         updated = [self.members[k] for k in given]
-        is_taken = self.joint.apply(
-            [_gradient(gradients[i], self._orders[k]) for k, i in zip(given, updated, strict=True)],
-            built and [built[k] for k in given],
-        )
         return updated if is_taken else []
 
     # State
@@ -164,6 +173,25 @@ class Binding:
             return [self.members[entry.variable]]
         return [i for i in self.members if self.groups[i] == entry.group]
 
+    @contextmanager
+    def _naming(self, members: Sequence[int]) -> Iterator[None]:
+        """Let errors say which parameter they are about."""
+        # A group's optimizer numbers its own variables, but the text behind is that of the whole build.
+        texts = [self._names[i] for i in members] if self._names else map(str, range(len(members)))
+        places = dict(zip(texts, members, strict=True))
+
+        def name(found: re.Match[str]) -> str:
+            text = found[2] or found[1]
+            if text not in places:
+                return found[0]
+            return self._who(places[text]) + (f" ({text!r})" if self._names else "")
+
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            error.args = (re.sub(r"\bvariable (\d+)(?: \('(.*?)'\))?", name, str(error)),)
+            raise
+
     def _who(self, i: int) -> str:
         group = self.groups[i]
         return who_is(group, i - sum(self.sizes[:group]))
@@ -186,10 +214,10 @@ def _state_places(state: Mapping[Any, Any]) -> list[int]:
     return places_of(chain.from_iterable(own.values() for own in dicts(state)))
 
 
-def _gradient(gradient: torch.Tensor | None, order: Order) -> Any:
-    if gradient is not None and gradient.requires_grad:
-        gradient = gradient.detach()
-    return gradient if order is None or gradient is None else permuted(gradient, order)
+def _as_built(parameter: torch.Tensor, order: Order) -> torch.Tensor:
+    if order is None and type(parameter) in (torch.Tensor, torch.nn.Parameter):
+        return parameter  # so that each step checks its shape and type
+    return permuted(parameter.detach().as_subclass(torch.Tensor), order)
 
 
 def _equal(value: Array | None, other: Array | None) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from fusedopt import arguments
 from fusedopt.arrays import Array, address, as_array
 from fusedopt.hyperparameters import Hyperparameter
 from fusedopt.optimizer import Optimizer
@@ -17,14 +16,7 @@ from fusedopt.runtime import _core
 
 # What all gradients of a step share.
 _SHARED = ("loss_scale_factor", "global_clipnorm")
-_NUMBERS = (
-    arguments.real,
-    arguments.optional_real,
-    arguments.integer,
-    arguments.optional_integer,
-    arguments.flag,
-    arguments.number_or_function,
-)
+_NUMBERS = ("float", "int", "bool")
 
 Settings = dict[str, Any]
 """The learning rate and the numbers of one group, by Keras's names."""
@@ -63,7 +55,7 @@ def numbers_of(template: RuleOptimizer) -> dict[str, Any]:
     return {
         name: each.kept(template)
         for name, each in template._hyperparameters.items()
-        if each.check in _NUMBERS
+        if each.kind.startswith(_NUMBERS) and each is not _rate(template)
     }
 
 

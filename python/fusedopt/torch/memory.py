@@ -39,6 +39,10 @@ def require_updatable(parameter: torch.Tensor, who: str) -> None:
             f"{who}: expected a tensor with memory of its own, found {type(parameter).__name__}, a wrapper of others; "
             "give the tensors inside it"
         )
+    if torch.nn.parameter.is_lazy(parameter):
+        raise ValueError(
+            f"{who}: expected memory, found a lazy parameter; make the optimizer after the model has seen an input"
+        )
     if parameter.dtype not in _UPDATABLE:
         raise TypeError(
             f"{who}: expected float16, bfloat16, float32 or float64, found {parameter.dtype}"
