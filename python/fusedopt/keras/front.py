@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import fusedopt
 from fusedopt import arguments
+from fusedopt.arrays import Array
 from fusedopt.keras.host import KerasOptimizer, keras, require_backend
 from fusedopt.keras.rates import learning_rate_of
 from fusedopt.keras.sharing import Sharing
@@ -64,11 +66,7 @@ class Front(KerasOptimizer):
         # First of all, because Keras's constructor assigns the options, which are the optimizer's.
         vars(self).update(fused=optimizer, _sharing=Sharing(self))
         options = {name: getattr(self, name) for name in OPTIONS}
-        KerasOptimizer.__init__(self, learning_rate=0.0, name=optimizer.name, **options)
-
-    def _share(self) -> None:
-        """Let variables of Keras's have the memory of the state."""
-        raise AssertionError  # the derived class does
+        KerasOptimizer.__init__(self, learning_rate=0.0, name=self.name, **options)
 
     def _parts(self) -> Sequence[Any]:
         """The fronts of the parts of the optimizer."""
@@ -154,6 +152,28 @@ class Front(KerasOptimizer):
         patterns = arguments.patterns("var_names", var_names)
         self.fused.exclude_from_weight_decay()
         self._sharing.excluded = (list(var_list or ()), patterns)
+
+    def _exclude(self, new: Mapping[int, Array], variables: Sequence[Any]) -> None:
+        """Tell the optimizer which of the new variables are excluded from weight decay."""
+        for part in self._parts():
+            part._exclude(new, variables)
+        if self._sharing.excluded is None:
+            return
+        listed, patterns = self._sharing.excluded
+        given = {id(v) for v in variables}
+        unknown = [v.path for v in listed if id(v) not in given]
+        if unknown:
+            raise ValueError(
+                f"exclude_from_weight_decay: expected variables that build is given, found {', '.join(unknown)}"
+            )
+        chosen = {id(v) for v in listed}
+        for pattern in patterns:
+            found = {id(v) for v in variables if re.search(pattern, v.name)}
+            if not found:
+                arguments.warn(f"exclude_from_weight_decay: no variable's name matches {pattern!r}")
+            chosen |= found
+        if not chosen.isdisjoint(new):
+            self.fused.exclude_from_weight_decay([new[key] for key in chosen & new.keys()])
 
     def scale_loss(self, loss: Any) -> Any:
         """Return the loss times the factor that `apply` divides the gradients by."""

@@ -20,12 +20,15 @@ if int(keras.__version__.split(".")[0]) < 3:
 if TYPE_CHECKING:
 
     class KerasOptimizer:
-        """What a type checker may know of Keras's optimizers: nothing."""
+        """What a type checker knows of Keras's optimizers: nothing."""
 
+        def __new__(cls, *_: Any, **__: Any) -> Any: ...  # noqa: D102
+        def __init__(self, *_: Any, **__: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...  # noqa: D105
 
     class KerasLossScaleOptimizer(KerasOptimizer):
         """The class that `compile` looks for under ``mixed_float16``."""
+
 else:
     KerasOptimizer = keras.optimizers.Optimizer
     KerasLossScaleOptimizer = keras.optimizers.LossScaleOptimizer

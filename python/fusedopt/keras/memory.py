@@ -23,7 +23,7 @@ class NumpyMemory:
 
     def array(self, variable: Any) -> Array:
         """Return the array to update, after making it the variable's own if the present one is unsuitable."""
-        variable._value = np.require(variable._value, requirements="CAW")
+        variable._value = np.require(variable._value, requirements=["C", "A", "W"])
         return np.asarray(variable._value)
 
     def moved(self, variable: Any, array: Array) -> Array:
@@ -32,17 +32,17 @@ class NumpyMemory:
         variable._value = array
         return array
 
-    def address(self, variable: Any) -> int:
-        """Return a number that changes with the place of a variable's value."""
-        return id(variable._value)
+    def addresses(self, variables: Sequence[Any]) -> list[int]:
+        """Return numbers that change with the places of the variables' values."""
+        return [id(each._value) for each in variables]
 
     def share(self, variable: Any, array: Array) -> None:
         """Let a variable have the memory of an array."""
         variable._value = array
 
-    def values(self, value: Any) -> Any:
-        """Return what the core reads a gradient or another value from."""
-        return value
+    def values(self, value: Any) -> Array:
+        """Return an array of a value."""
+        return np.asarray(value)
 
     def note_writes(self, variables: Sequence[Any]) -> None:
         """Let the backend know that values were changed in place."""
@@ -70,7 +70,9 @@ class TorchMemory:
 
     def _view(self, tensor: Any) -> Array:
         tensor = tensor.detach()
-        if tensor.dtype == self._torch.bfloat16:  # which NumPy gets from ml_dtypes, that Keras brings
+        if (
+            tensor.dtype == self._torch.bfloat16
+        ):  # which NumPy gets from ml_dtypes, that Keras brings
             bfloat16 = importlib.import_module("ml_dtypes").bfloat16
             return np.asarray(tensor.view(self._torch.int16).numpy().view(bfloat16))
         return np.asarray(tensor.numpy())
@@ -85,20 +87,19 @@ class TorchMemory:
             )
         return found
 
-    def address(self, variable: Any) -> int:
-        """Return a number that changes with the place of a variable's value."""
-        tensor = variable._value
-        address: int = tensor.data_ptr() if tensor.is_contiguous() else 0
-        return address
+    def addresses(self, variables: Sequence[Any]) -> list[int]:
+        """Return numbers that change with the places of the variables' values."""
+        tensors = [each._value for each in variables]
+        return [tensor.data_ptr() if tensor.is_contiguous() else 0 for tensor in tensors]
 
     def share(self, variable: Any, array: Array) -> None:
         """Let a variable have the memory of an array."""
         tensor = self._torch.from_numpy(array)
         variable._value = self._torch.nn.Parameter(tensor, requires_grad=False)
 
-    def values(self, value: Any) -> Any:
-        """Return what the core reads a gradient or another value from."""
-        return self._view(value) if isinstance(value, self._torch.Tensor) else value
+    def values(self, value: Any) -> Array:
+        """Return an array of a value."""
+        return self._view(value) if isinstance(value, self._torch.Tensor) else np.asarray(value)
 
     def note_writes(self, variables: Sequence[Any]) -> None:
         """Let autograd find values that a graph saved before they were changed in place."""

@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from operator import is_not
 from typing import Any
 
-from fusedopt import arguments
-from fusedopt.arrays import Array
 from fusedopt.keras.host import in_stateless_scope, keras
 from fusedopt.keras.memory import memory
 from fusedopt.keras.state import State
@@ -106,28 +103,6 @@ class Optimizer(State):
         self._place(variables, {id(v): name for v, name in zip(updated, names, strict=True)})
         self._share()
 
-    def _exclude(self, new: Mapping[int, Array], variables: Sequence[Any]) -> None:
-        """Tell the optimizer which of the new variables are excluded from weight decay."""
-        for part in self._parts():
-            part._exclude(new, variables)
-        if self._sharing.excluded is None:
-            return
-        listed, patterns = self._sharing.excluded
-        given = {id(v) for v in variables}
-        unknown = [v.path for v in listed if id(v) not in given]
-        if unknown:
-            raise ValueError(
-                f"exclude_from_weight_decay: expected variables that build is given, found {', '.join(unknown)}"
-            )
-        chosen = {id(v) for v in listed}
-        for pattern in patterns:
-            found = {id(v) for v in variables if re.search(pattern, v.name)}
-            if not found:
-                arguments.warn(f"exclude_from_weight_decay: no variable's name matches {pattern!r}")
-            chosen |= found
-        if not chosen.isdisjoint(new):
-            self.fused.exclude_from_weight_decay([new[key] for key in chosen & new.keys()])
-
     @memory.uncompiled
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
         """Take one step.
@@ -158,7 +133,8 @@ class Optimizer(State):
         variables = self._variables_of_step(gradients, trainable_variables)
         gradients, variables = self._filter_empty_gradients(gradients, variables)
         self._follow()
-        replaced, updated = [], []
+        replaced: list[tuple[Any, Any]] = []
+        updated: list[tuple[Any, Any]] = []
         for gradient, variable in zip(gradients, variables, strict=True):
             is_replaced = self._overwrite_variable_with_gradient(variable)
             (replaced if is_replaced else updated).append((gradient, variable))
@@ -182,7 +158,7 @@ class Optimizer(State):
     def _update(self, pairs: Sequence[tuple[Any, Any]]) -> bool:
         """Take the step of the optimizer, and return whether it took it."""
         own = self._sharing
-        gradients = [memory.values(gradient) for gradient, _ in pairs]
+        gradients = [gradient for gradient, _ in pairs]
         variables = [variable for _, variable in pairs]
         arrays = None
         if len(variables) != len(own.updated) or any(map(is_not, variables, own.updated)):
@@ -209,7 +185,7 @@ class Optimizer(State):
         if given is None:
             if not self.built:
                 raise ValueError("apply: the optimizer is not built; give the variables, too")
-            variables = self._trainable_variables
+            variables: Sequence[Any] = self._trainable_variables
         else:
             variables = list(given)
         if len(gradients) != len(variables):
@@ -253,9 +229,7 @@ class Optimizer(State):
                 "stateless_apply: expected no variable that its gradient overwrites; call apply"
             )
         self._follow()
-        new, state = self.fused.stateless_apply(
-            *([memory.values(value) for value in values] for values in (optimizer_variables, grads, trainable_variables))
-        )
+        new, state = self.fused.stateless_apply(optimizer_variables, grads, trainable_variables)
         pairs = zip(new, self._sharing.updated, strict=True)
         tensors = [keras.ops.convert_to_tensor(value, v.dtype) for value, v in pairs]
         for i, (gradient, variable) in enumerate(zip(grads, self._sharing.updated, strict=True)):

@@ -21,9 +21,7 @@ class KerasSchedule(LearningRateSchedule):
 
     def __init__(self, schedule: Any) -> None:
         is_config = isinstance(schedule, dict)
-        self.schedule = (
-            keras.saving.deserialize_keras_object(schedule) if is_config else schedule
-        )
+        self.schedule = keras.saving.deserialize_keras_object(schedule) if is_config else schedule
 
     def __call__(self, step: Any) -> float:
         """Return the learning rate of a step."""

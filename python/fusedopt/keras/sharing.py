@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusedopt.arrays import Array
 from fusedopt.keras.host import keras
 from fusedopt.keras.memory import memory
 
-if TYPE_CHECKING:
-    from fusedopt.keras.optimizer import Optimizer
-
 
 class Sharing:
     """What a Keras optimizer shares with one of fusedopt's. Keras tracks variables in attributes, but not in here."""
 
-    def __init__(self, owner: Optimizer) -> None:
-        self.root = owner  # which takes the steps, and whose record has all updated variables and all state
-        self.updated: list[Any] = []
-        self.arrays: list[Array] = []
-        self.state: list[tuple[Any, Array]] = []
-        self.names: dict[int, str] = {}
-        self.excluded: tuple[list[Any], list[str]] | None = None
-        self.known: dict[str, Any] = {}
+    def __init__(self, owner: Any) -> None:
+        self.root = owner  # takes the steps; its record has all updated variables and all state
         self.parts: list[Any] = []
-        self._extra: dict[int, Any] = {}
+        self.updated: list[Any] = []
+        self.arrays: list[Array] = []  # their memory
+        self.state: list[tuple[Any, Array]] = []
+        self.known: dict[str, Any] = {}  # variables by the name of the state
+        self.names: dict[int, str] = {}  # of the model's variables, by their id
+        self.excluded: tuple[list[Any], list[str]] | None = (
+            None  # from weight decay: variables, patterns
+        )
+        self._accumulators: dict[int, Any] = {}
         self._followed: list[Any] = []
         self._addresses: list[int] = []
 
@@ -45,29 +43,29 @@ class Sharing:
 
     def accumulator(self, variable: Any, scope: str) -> Any:
         """Return the accumulator of a variable that its gradient overwrites."""
-        if id(variable) not in self._extra:
+        if id(variable) not in self._accumulators:
             name = f"{variable.path.replace('/', '_')}_gradient_accumulator"
             with keras.name_scope(scope):
-                self._extra[id(variable)] = keras.Variable(
+                self._accumulators[id(variable)] = keras.Variable(
                     keras.ops.zeros(variable.shape, variable.dtype), trainable=False, name=name
                 )
-        return self._extra[id(variable)]
+        return self._accumulators[id(variable)]
 
     # Memory
 
     def settle(self) -> None:
         """Take note of where everything lies."""
         self._followed = [*self.updated, *(variable for variable, _ in self.state)]
-        self._addresses = self._addresses_now()
+        self._addresses = memory.addresses(self._followed)
 
     def is_settled(self) -> bool:
         """Whether everything lies where it did."""
-        return self._addresses == self._addresses_now()
+        return self._addresses == memory.addresses(self._followed)
 
     def recover(self) -> bool:
         """Take over values that were put elsewhere, and return whether variables of the model have moved."""
-        pairs = zip(self._followed, self._addresses, strict=True)
-        moved = {id(variable) for variable, old in pairs if memory.address(variable) != old}
+        now = zip(self._followed, self._addresses, memory.addresses(self._followed), strict=True)
+        moved = {id(variable) for variable, old, new in now if old != new}
         arrays = [
             memory.moved(variable, array) if id(variable) in moved else array
             for variable, array in zip(self.updated, self.arrays, strict=True)
@@ -79,6 +77,3 @@ class Sharing:
         have_moved = any(new is not old for new, old in zip(arrays, self.arrays, strict=True))
         self.arrays = arrays
         return have_moved
-
-    def _addresses_now(self) -> list[int]:
-        return [memory.address(variable) for variable in self._followed]

@@ -10,7 +10,6 @@ import numpy as np
 from fusedopt import arguments
 from fusedopt.arrays import Array
 from fusedopt.keras.front import Front
-from fusedopt.keras.host import keras
 from fusedopt.keras.memory import memory
 from fusedopt.state import copying
 
@@ -42,7 +41,9 @@ class State(Front):
         root._sharing.state += [(known[name], array) for name, array in state.items()]
         lists: dict[str, Any] = {
             "_iterations": known["iteration"],
-            "_learning_rate": known.get("learning_rate", getattr(self.fused, "_learning_rate", None)),
+            "_learning_rate": known.get(
+                "learning_rate", getattr(self.fused, "_learning_rate", None)
+            ),
         }
         sums: list[Any] = []
         if self.built:
@@ -106,7 +107,7 @@ class State(Front):
         self._set("set_weights", list(weights))
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Put the values of `variables` into a mapping under "0", "1" and so on, and master copies, if there are any."""
+        """Put the values of `variables` into a mapping under "0", "1" and so on, and master copies if there are any."""
         for position, variable in enumerate(self.variables):
             store[str(position)] = np.array(memory.values(variable._value))
         for key, array in self._masters().items():
@@ -142,7 +143,11 @@ class State(Front):
         """Return the float32 copies of variables of 16 bits, which are not among `variables`."""
         if self._sharing.root is not self:
             return {}
-        names = {name: array for name, array in self.fused._core.state() if "master" in name.split("/")[:2]}
+        names = {
+            name: array
+            for name, array in self.fused._core.state()
+            if "master" in name.split("/")[:2]
+        }
         return {f"master_{position}": array for position, array in enumerate(names.values())}
 
     def _set(self, who: str, values: Sequence[Any]) -> None:
@@ -173,5 +178,7 @@ class State(Front):
         first = [v for v in self.variables if v.name in _FIRST]
         if len(values) != len(first):
             return False
-        counts = [(v, value) for v, value in zip(first, values, strict=True) if v.name == "iteration"]
+        counts = [
+            (v, value) for v, value in zip(first, values, strict=True) if v.name == "iteration"
+        ]
         return not any(int(memory.values(v._value)) or int(value) for v, value in counts)

@@ -154,9 +154,7 @@ class MultiOptimizer(Optimizer):
         self.fused.learning_rate = learning_rate
 
 
-def _divided(
-    state: Mapping[str, Array], pattern: str
-) -> tuple[dict[str, Array], dict[str, Array]]:
+def _divided(state: Mapping[str, Array], pattern: str) -> tuple[dict[str, Array], dict[str, Array]]:
     """Divide state into what a pattern matches, by the name that its group has, and the rest."""
     found = {name: re.fullmatch(pattern, name, re.DOTALL) for name in state}
     return (
