@@ -31,7 +31,7 @@ from torch.nn import functional as F  # noqa: N812
 TEXT = "\n".join(topics[name] for name in sorted(topics)).encode("ascii", "ignore")
 LETTERS = sorted(set(TEXT))
 CODES = torch.tensor([LETTERS.index(letter) for letter in TEXT])
-CONTEXT, BATCH, WIDTH, HEADS, LAYERS = 64, 8, 96, 4, 4
+CONTEXT, BATCH, WIDTH, HEADS, LAYERS = 64, 4, 64, 4, 4
 WARM_UP = 20
 
 
@@ -127,7 +127,7 @@ def report(name: str, training: Training) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=200, help="of each training")
+    parser.add_argument("--steps", type=int, default=120, help="of each training")
     steps = parser.parse_args().steps
 
     theirs, straight = Training(own=False), Training(own=True)

@@ -14,7 +14,7 @@ pytest.importorskip("accelerate")
 import fusedopt as fo  # noqa: E402
 import fusedopt.torch  # noqa: E402
 
-SETTINGS = {"lr": 3e-3, "weight_decay": 0.1}
+SETTINGS = {"lr": 3e-3}
 
 
 class Sequences(torch.utils.data.Dataset):  # type: ignore[misc]
@@ -56,6 +56,7 @@ def trained(
         output_dir=str(folder),
         max_steps=12,
         per_device_train_batch_size=8,
+        weight_decay=0.1,
         warmup_steps=4,
         logging_steps=1,
         save_strategy="steps",
@@ -106,7 +107,7 @@ def test_clipping_in_the_step_is_the_trainers(tmp_path: Path) -> None:
     ("cls", "settings"),
     [
         (fusedopt.torch.AdamW, SETTINGS),
-        (fusedopt.torch.Optimizer, {"optimizer": fo.Lion(1e-3), "lr": 1e-3}),
+        (fusedopt.torch.Optimizer, {"optimizer": fo.Lion(1e-3)}),
     ],
     ids=["AdamW", "Lion"],
 )
