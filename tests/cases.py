@@ -30,6 +30,7 @@ def _variants_of(rule: str) -> list[dict[str, Any]]:
 
 (_OTHER,) = _variants_of("*")
 
+
 def _with_variants(rules: dict[str, reference.Rule]) -> dict[str, list[dict[str, Any]]]:
     return {
         rule: [

@@ -53,7 +53,7 @@ def test_a_group_overrides_every_option(name: str, options: dict[str, Any]) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_read_in_each_step(name: str) -> None:
     written: dict[str, list[Any]] = {
-        "lr": [0.02, torch.tensor(0.03125), 0.0],
+        "lr": [0.02, torch.tensor(0.03, dtype=torch.float64), 0.0],
         "betas": [(0.5, 0.75), (0.8, 0.9), (0.0, 0.5)],
         "eps": [1e-3, 1e-2, 1e-4],
         "weight_decay": [0.1, 0.0, 0.3],

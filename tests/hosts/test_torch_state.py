@@ -75,13 +75,18 @@ def test_a_checkpoint_of_pytorch_goes_on_here(name: str, options: dict[str, Any]
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 def test_a_checkpoint_goes_on_in_pytorch(name: str, options: dict[str, Any]) -> None:
-    of, optimizer = train(
-        lambda of: ours(name)(of, max_norm=1e9, ema_decay=0.9, **options), 5
-    )
+    of, optimizer = train(lambda of: ours(name)(of, max_norm=1e9, ema_decay=0.9, **options), 5)
     expected = _taken_over(
-        lambda others: theirs(name)(others, foreach=False), of, copy.deepcopy(optimizer.state_dict())
+        lambda others: theirs(name)(others, foreach=False),
+        of,
+        copy.deepcopy(optimizer.state_dict()),
     )
+    for state in expected[1].state.values():
+        if "mu_product" in state:  # which PyTorch has cast to the parameter's type
+            state["mu_product"] = state["mu_product"].float()
     _go_on(5, (of, optimizer), expected)
+    for state in expected[1].state.values():
+        del state["average"]  # which PyTorch lets stand still
     assert_same_numbers((of, optimizer), expected, **TIGHT)
 
 
@@ -213,7 +218,9 @@ def test_other_groups_are_refused_as_pytorch_does() -> None:
     of, optimizer = train(lambda of: ours("Adam")(of), 1)
     before = snapshot(optimizer)
     with pytest.raises(ValueError, match="different number of parameter groups"):
-        optimizer.load_state_dict(ours("Adam")([{"params": of[:1]}, {"params": of[1:]}]).state_dict())
+        optimizer.load_state_dict(
+            ours("Adam")([{"params": of[:1]}, {"params": of[1:]}]).state_dict()
+        )
     with pytest.raises(ValueError, match="doesn't match the size"):
         optimizer.load_state_dict(ours("Adam")(of[1:]).state_dict())
     assert snapshot(optimizer) == before

@@ -113,9 +113,7 @@ def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     w[...] = w - (alpha * m) / (np.sqrt(v) + T(a["epsilon"] * root))
 
 
-@torch_rule(
-    "TorchAdam", adam_slots, learning_rate=0.001, **BETAS, amsgrad=False, weight_decay=0.0
-)
+@torch_rule("TorchAdam", adam_slots, learning_rate=0.001, **BETAS, amsgrad=False, weight_decay=0.0)
 def coupled_adam(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:

@@ -43,9 +43,9 @@ class Adagrad(FusedOptimizer):
         self,
         params: ParamsT,
         lr: Number = 1e-2,
-        lr_decay: float = 0.0,
-        weight_decay: float = 0.0,
-        initial_accumulator_value: float = 0.0,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
         eps: float = 1e-10,
         foreach: bool | None = None,
         *,
@@ -73,7 +73,7 @@ class Adagrad(FusedOptimizer):
         # As in PyTorch the first groups have their state from the start.
         for group in self.param_groups:
             for parameter in filter(is_updatable, group["params"]):
-                self.state[parameter] = self._completed(parameter, group)
+                self.state[parameter] = self._started(parameter, group)
 
     @property
     def _start(self) -> float:

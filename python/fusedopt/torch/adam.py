@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fusedopt.torch.arguments import Betas, Number, ParamsT
@@ -50,7 +48,7 @@ class Adam(FusedOptimizer):
         lr: Number = 1e-3,
         betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float = 0,
         amsgrad: bool = False,
         *,
         foreach: bool | None = None,
@@ -76,6 +74,20 @@ class Adam(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
+        _check_tensors(lr, betas, foreach)
         super().__init__(
             params, defaults, max_norm=max_norm, ema_decay=ema_decay, master_weights=master_weights
         )
+
+
+def _check_tensors(lr: Number, betas: Betas, foreach: bool | None) -> None:
+    """Refuse what PyTorch refuses, though here it would do no harm."""
+    if len({isinstance(beta, torch.Tensor) for beta in betas}) > 1 or not all(
+        isinstance(beta, (float, torch.Tensor)) for beta in betas
+    ):
+        raise ValueError("betas must be either both floats or both Tensors")
+    for name, value in (("lr", lr), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
+        if foreach and isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"{name} as a Tensor is not supported for capturable=False and foreach=True"
+            )

@@ -239,20 +239,23 @@ class FusedOptimizer(torch.optim.Optimizer):
         """The value that slots start with."""
         return 0.0
 
-    def _completed(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the whole state of a parameter: what it has, and how the rest starts."""
-        had = {
-            name: each for name, each in self.state.get(parameter, {}).items() if each is not None
-        }
+    def _started(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how the numbers and slots of a parameter start."""
         state = {name: scalar(start) for name, start in self._scalars.items()}
         for name, option in self._slots.items():
-            if name not in had and (option is None or group[option]):
+            if option is None or group[option]:
                 state[name] = filled(parameter, self._start)
+        return state
+
+    def _completed(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the whole state of a parameter: what it has, and how the rest starts."""
+        state = self._started(parameter, group)
         if self._master_weights and has_master(parameter):
             state[MASTER] = copied(parameter, parameter.detach())
-        if self._ema_decay is not None and AVERAGE not in had:
+        if self._ema_decay is not None:
             state[AVERAGE] = copied(parameter, parameter.detach())
-        return {**state, **had}
+        had = self.state.get(parameter, {})
+        return {**state, **{name: value for name, value in had.items() if value is not None}}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles hold."""
