@@ -113,11 +113,22 @@ def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     w[...] = w - (alpha * m) / (np.sqrt(v) + T(a["epsilon"] * root))
 
 
-@torch_rule("TorchAdam", adam_slots, learning_rate=0.001, **BETAS, amsgrad=False, weight_decay=0.0)
-def coupled_adam(
+@torch_rule(
+    "TorchAdam",
+    adam_slots,
+    learning_rate=0.001,
+    **BETAS,
+    amsgrad=False,
+    weight_decay=0.0,
+    decoupled_weight_decay=False,
+)
+def adam_of_either_decay(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
-    adam(w, decayed(w, g, a) if a["weight_decay"] else g, slots, a, lr, t)
+    if a["decoupled_weight_decay"]:
+        adamw(w, g, slots, a, lr, t)
+    else:
+        adam(w, decayed(w, g, a) if a["weight_decay"] else g, slots, a, lr, t)
 
 
 @torch_rule(
