@@ -175,6 +175,15 @@ def test_a_schedule_counts_the_updates_of_its_group() -> None:
     assert optimizer.learning_rates == [schedule(5), 0.25]
 
 
+def test_a_scheduler_on_top_of_a_schedule_is_refused() -> None:
+    optimizer, params = in_groups(fo.SGD(fo.schedules.ExponentialDecay(0.5, 2, 0.5)), [{}])
+    lr_scheduler.StepLR(optimizer, 2)
+    given.give(params, given.gradients(0)[:1])
+    with pytest.raises(ValueError, match="group 0: lr: expected one schedule"):
+        optimizer.step()
+    assert given.bits(params) == given.bits(given.parameters()[:1])
+
+
 def test_callables_are_called_once_in_each_update() -> None:
     calls = []
 

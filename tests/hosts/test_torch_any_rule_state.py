@@ -338,6 +338,14 @@ def test_what_others_keep_in_the_state_stays() -> None:
     assert optimizer.state[params[0]]["theirs"]["momentum"].dtype == torch.float16
 
 
+def test_what_others_keep_there_before_the_first_step_is_no_state() -> None:
+    optimizer = given.made(lambda: fo.Adam(0.1), params := given.parameters())
+    optimizer.state[params[0]]["mine"] = kept = torch.ones(3)
+    given.take_steps(optimizer, range(1))
+    assert list(optimizer.state[params[0]]) == ["mine", "iteration", "momentum", "velocity"]
+    assert optimizer.state[params[0]]["mine"] is kept
+
+
 def test_one_group_for_a_while_and_then_all_again() -> None:
     """As DeepSpeed steps its partitions."""
     optimizer = given.made(lambda: fo.Adam(0.1), [{"params": [p]} for p in given.parameters()])

@@ -8,6 +8,8 @@ either goes on in the other.
 Beyond PyTorch, ``max_norm`` clips the gradients in the sweep, ``ema_decay`` keeps moving averages of the parameters,
 and float16 and bfloat16 parameters train with float32 state.
 
+`Optimizer` runs any other rule of fusedopt, such as ``fusedopt.Lion``, with fusedopt's numbers.
+
 Examples
 --------
 >>> import torch

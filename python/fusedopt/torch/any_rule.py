@@ -33,6 +33,7 @@ __all__ = ["Optimizer"]
 
 # Under this key the state keeps the weights in training while a parameter holds those to evaluate.
 _IN_TRAINING = "training_weight"
+_COUNT = "iteration"  # that of the optimizer, in the state of every parameter that has been updated
 
 
 class _Exact:
@@ -220,6 +221,11 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(
                 f"group {number}: lr: expected a number, because the optimizer has no schedule, found None"
             )
+        if group["lr"] is None and group.get("initial_lr", rate) is None:
+            raise ValueError(
+                f"group {number}: lr: expected one schedule, found the optimizer's and a scheduler of PyTorch; "
+                "give the optimizer a number, or leave the scheduler out and delete 'initial_lr'"
+            )
         settings["learning_rate"] = rate
         return settings
 
@@ -269,14 +275,36 @@ class Optimizer(torch.optim.Optimizer):
     def _update(self, scale: float) -> None:
         binding = self._ready(scale)
         gradients = [parameter.grad for parameter in binding.parameters]
-        if new := [i for i in binding.others if gradients[i] is not None]:
-            binding.join(new)
-            binding.show(self.state)
-        if updated := binding.apply(gradients):
+        new = [i for i in binding.others if gradients[i] is not None]
+        before = [(p, self.state.get(p)) for p in (binding.parameters[i] for i in new)]
+        try:
+            if new:
+                self._join(binding, new)
+            updated = binding.apply(gradients)
+        except BaseException:
+            self._part_from(before)
+            raise
+        if updated:
             # A backward pass that needs the old values must fail.
             overwrites = any(group["ema_overwrite_frequency"] for group in self.param_groups)
             written = binding.members if overwrites else updated
             torch.autograd.graph.increment_version([binding.parameters[i] for i in written])
+
+    def _join(self, binding: Binding, new: list[int]) -> None:
+        for i in new:
+            self.state[binding.parameters[i]] = dict(self.state.get(binding.parameters[i], {}))
+        binding.join(new)
+        binding.show(self.state)
+
+    def _part_from(self, before: list[tuple[torch.Tensor, Any]]) -> None:
+        """Give parameters that joined in vain their old state back."""
+        for parameter, own in before:
+            if own is None:
+                self.state.pop(parameter, None)
+            else:
+                self.state[parameter] = own
+        if before:
+            self._binding = None
 
     def _ready(self, scale: float = 1.0) -> Binding:
         """Return the optimizers, built on the tensors as they are now, with the groups' hyperparameters."""
@@ -291,13 +319,10 @@ class Optimizer(torch.optim.Optimizer):
     def _bound(self, settings: list[Settings]) -> Binding:
         """Make the optimizers anew, on the parameters that have a state, which goes on."""
         binding = Binding(Joint(self._template, settings), self.param_groups)
-        binding.join([i for i in binding.others if self._is_known(binding.parameters[i])])
+        binding.join([i for i in binding.others if _has_state(self.state, binding.parameters[i])])
         binding.load(self.state)
         binding.show(self.state)
         return binding
-
-    def _is_known(self, parameter: torch.Tensor) -> bool:
-        return bool(self.state.get(parameter, {}).keys() - {_IN_TRAINING})
 
     # State
 
@@ -319,7 +344,7 @@ class Optimizer(torch.optim.Optimizer):
         kept = {name: vars(self)[name] for name in _LOADED}
         handles = [
             self.register_load_state_dict_pre_hook(_protect),
-            self.register_load_state_dict_post_hook(Optimizer._check_loaded, prepend=True),
+            self.register_load_state_dict_post_hook(_check_loaded, prepend=True),
         ]
         try:
             super().load_state_dict(state_dict)
@@ -334,6 +359,15 @@ class Optimizer(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             for name in group.keys() - {*self._names, "params"}:
                 self._refuse_slip(name, group[name], number)
+            for i, parameter in enumerate(group["params"]):
+                own = self.state.get(parameter, {})
+                if any(map(torch.is_tensor, own.values())) and not _has_state(
+                    self.state, parameter
+                ):
+                    raise ValueError(
+                        f"state of {who_is(number, i)}: expected {_COUNT!r}, found only "
+                        f"{', '.join(map(repr, own))}; load the state of an optimizer with the same rule and options"
+                    )
         self._ready()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -432,6 +466,14 @@ class Optimizer(torch.optim.Optimizer):
 
 _PLAIN = (float, int, bool, type(None))
 _LOADED = ("state", "param_groups", "_binding", "_is_evaluating")
+
+
+def _has_state(state: Mapping[Any, Any], parameter: torch.Tensor) -> bool:
+    return _COUNT in state.get(parameter, ())
+
+
+def _check_loaded(optimizer: Any) -> None:
+    optimizer._check_loaded()
 
 
 def _protect(_: torch.optim.Optimizer, state_dict: StateDict) -> StateDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, repeat
 from operator import is_
 from typing import Any
 
@@ -99,20 +99,22 @@ class Binding:
 
     def apply(self, gradients: Sequence[torch.Tensor | None]) -> list[int]:
         """Take a step, with a gradient or None for each parameter. Returns which parameters were updated."""
-        found = [gradients[i] for i in self.members]
-        given = [k for k, gradient in enumerate(found) if gradient is not None]
-        if not given:
-            return []
+        has_all = len(self.members) == len(gradients)
+        found = list(gradients) if has_all else [gradients[i] for i in self.members]
         for k in self._permuted:
             if (gradient := found[k]) is not None:
                 found[k] = permuted(gradient, self._orders[k])
+        updated: list[int] = self.members
         arrays: list[Array] | None = None
-        if len(given) < len(found):
+        if any(map(is_, found, repeat(None))):
+            given = [k for k, gradient in enumerate(found) if gradient is not None]
+            if not given:
+                return []
             built = self.joint.arrays
-            arrays = [built[k] for k in given]
+            found, arrays = [found[k] for k in given], [built[k] for k in given]
+            updated = [self.members[k] for k in given]
         with self._naming(self.members):
-            is_taken = self.joint.apply([found[k] for k in given], arrays)
-        updated = [self.members[k] for k in given]
+            is_taken = bool(found) and self.joint.apply(found, arrays)
         return updated if is_taken else []
 
     # State
@@ -176,19 +178,21 @@ class Binding:
     @contextmanager
     def _naming(self, members: Sequence[int]) -> Iterator[None]:
         """Let errors say which parameter they are about."""
-        # A group's optimizer numbers its own variables, but the text behind is that of the whole build.
-        texts = [self._names[i] for i in members] if self._names else map(str, range(len(members)))
-        places = dict(zip(texts, members, strict=True))
-
-        def name(found: re.Match[str]) -> str:
-            text = found[2] or found[1]
-            if text not in places:
-                return found[0]
-            return self._who(places[text]) + (f" ({text!r})" if self._names else "")
-
         try:
             yield
         except (TypeError, ValueError) as error:
+            # A group's optimizer numbers its own variables, but the text behind is that of the whole build.
+            texts = (
+                [self._names[i] for i in members] if self._names else map(str, range(len(members)))
+            )
+            places = dict(zip(texts, members, strict=True))
+
+            def name(found: re.Match[str]) -> str:
+                text = found[2] or found[1]
+                if text not in places:
+                    return found[0]
+                return self._who(places[text]) + (f" ({text!r})" if self._names else "")
+
             error.args = (re.sub(r"\bvariable (\d+)(?: \('(.*?)'\))?", name, str(error)),)
             raise
 

@@ -142,19 +142,24 @@ class Joint:
         all_names: Sequence[str],
     ) -> None:
         """Take variables, of which some may be built already, each for the group that owns it."""
-        given = {address(as_array(variable, "build")) for variable in variables}
+        excluded = self._excluded_among(variables)
         for group, optimizer in enumerate(self.optimizers):
             own = [i for i, owner in enumerate(owners) if owner == group]
-            optimizer._excluded_variables = [
-                variable
-                for variable in self._template._excluded_variables
-                if address(as_array(variable, "exclude_from_weight_decay")) in given
-            ]
+            optimizer._excluded_variables = excluded
             own_names = [names[i] for i in own] if names else []
             optimizer._pass_exclusions(own_names, [variables[i] for i in own], all_names)
         self._core.build(variables, names, owners)
         for optimizer in self.optimizers:
             optimizer._note_built()
+
+    def _excluded_among(self, variables: Sequence[Any]) -> list[Any]:
+        """Return those that weight decay leaves out; others may join later."""
+        excluded = self._template._excluded_variables
+        if not excluded:
+            return []
+        given = {address(as_array(variable, "build")) for variable in variables}
+        who = "exclude_from_weight_decay"
+        return [variable for variable in excluded if address(as_array(variable, who)) in given]
 
     def state(self) -> list[Entry | None]:
         """Return live views of all state; None for what is not a group's."""

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch  # type: ignore[import-not-found, unused-ignore]
-from torch.utils._python_dispatch import (  # type: ignore[import-not-found, unused-ignore]
-    is_traceable_wrapper_subclass,
-)
 
 from fusedopt.arrays import Array, checked_values
+from fusedopt.torch.parameters import check_parameter
 
 __all__ = [
     "Order",
@@ -29,31 +27,14 @@ __all__ = [
 Order = tuple[int, ...] | None
 """The order of dimensions in which a tensor is C-contiguous; None for their own."""
 
-_UPDATABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 
 def require_updatable(parameter: torch.Tensor, who: str) -> None:
     """Refuse what cannot be updated in place."""
-    if is_traceable_wrapper_subclass(parameter):
-        raise TypeError(
-            f"{who}: expected a tensor with memory of its own, found {type(parameter).__name__}, a wrapper of others; "
-            "give the tensors inside it"
-        )
+    check_parameter(who, parameter)
     if torch.nn.parameter.is_lazy(parameter):
         raise ValueError(
             f"{who}: expected memory, found a lazy parameter; make the optimizer after the model has seen an input"
         )
-    if parameter.dtype not in _UPDATABLE:
-        raise TypeError(
-            f"{who}: expected float16, bfloat16, float32 or float64, found {parameter.dtype}"
-        )
-    if parameter.device.type != "cpu":
-        raise ValueError(
-            f"{who}: expected CPU memory, found a tensor on the device {str(parameter.device)!r}; "
-            "make the optimizer after the model has memory there"
-        )
-    if parameter.layout != torch.strided:
-        raise ValueError(f"{who}: expected a dense tensor, found layout {parameter.layout}")
     if parameter.is_neg():
         raise ValueError(f"{who}: expected a plain tensor, found a negated view")
     if not permuted(parameter, order_of(parameter)).is_contiguous():
