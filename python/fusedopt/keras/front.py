@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import fusedopt
 from fusedopt import arguments
 from fusedopt.arrays import Array
-from fusedopt.keras.host import KerasOptimizer, keras, require_backend
+from fusedopt.keras.host import KerasOptimizer, keras, known_objects, require_backend
 from fusedopt.keras.rates import learning_rate_of
 from fusedopt.keras.sharing import Sharing
 from fusedopt.rules.rule_optimizer import RuleOptimizer
@@ -203,5 +203,6 @@ class Front(KerasOptimizer):
             raise ValueError(
                 f"config: expected the key 'optimizer', found {', '.join(sorted(config))}"
             )
-        known = {**keras.saving.get_custom_objects(), **(custom_objects or {})}
-        return cls(fusedopt.deserialize(config["optimizer"], custom_objects=known))
+        with keras.saving.custom_object_scope(dict(custom_objects or {})):
+            made = fusedopt.deserialize(config["optimizer"], custom_objects=known_objects())
+        return cls(made)

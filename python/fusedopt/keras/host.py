@@ -54,3 +54,10 @@ def in_stateless_scope() -> bool:
     """Whether Keras records assignments instead of making them."""
     common: Any = importlib.import_module("keras.src.backend.common.stateless_scope")
     return bool(common.in_stateless_scope())
+
+
+def known_objects() -> dict[str, Any]:
+    """Return the classes that are registered with Keras, or in a scope of custom objects, by name."""
+    common: Any = importlib.import_module("keras.src.backend.common.global_state")
+    scope = common.get_global_attribute("custom_objects_scope_dict", {})
+    return {**keras.saving.get_custom_objects(), **scope}

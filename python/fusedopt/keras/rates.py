@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import fusedopt.schedules
@@ -30,6 +31,11 @@ class KerasSchedule(LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         """Return the schedule in Keras's form."""
         return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> KerasSchedule:
+        """Make the schedule, which is not one of fusedopt's."""
+        return cls(config["schedule"])
 
 
 def learning_rate_of(value: Any) -> LearningRate:
