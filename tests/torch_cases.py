@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
-import torch
-
 import fusedopt.torch
+import torch
 
 # Rates are such that the parameters move by their own size in 200 updates, so that an error shows.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -137,12 +137,12 @@ def assert_same_numbers(
 ) -> None:
     """Compare parameters, and all that PyTorch keeps in their state."""
     for i, (p, q) in enumerate(zip(found[0], expected[0], strict=True)):
-        torch.testing.assert_close(p, q, **tolerances, msg=lambda text: f"parameter {i}: {text}")
+        torch.testing.assert_close(p, q, **tolerances, msg=partial("parameter {}: {}".format, i))
         state = found[1].state.get(p, {})
         for key, value in expected[1].state.get(q, {}).items():
             if value is not None:
                 torch.testing.assert_close(
-                    state[key], value, **tolerances, msg=lambda text: f"{key} of {i}: {text}"
+                    state[key], value, **tolerances, msg=partial("{} of {}: {}".format, key, i)
                 )
 
 

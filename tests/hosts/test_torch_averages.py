@@ -83,7 +83,7 @@ def test_a_step_while_evaluating_is_refused() -> None:
 
 
 def test_without_averages_there_is_nothing_to_evaluate_with() -> None:
-    _, optimizer = train(lambda of: ours("AdamW")(of), 1)
+    _, optimizer = train(ours("AdamW"), 1)
     with pytest.raises(ValueError, match="expected an optimizer with ema_decay"):
         optimizer.evaluation_weights().__enter__()
 

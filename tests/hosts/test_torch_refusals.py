@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -45,11 +46,12 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "options"), BAD, ids=str)
 def test_what_pytorch_refuses_is_refused_in_its_words(name: str, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError) as expected:
+    with pytest.raises(
+        ValueError, match=r"Invalid|1-element|betas|Nesterov|as a Tensor"
+    ) as expected:
         theirs(name)(parameters(), **options)
-    with pytest.raises(ValueError) as found:
+    with pytest.raises(ValueError, match=f"^{re.escape(str(expected.value))}$"):
         ours(name)(parameters(), **options)
-    assert str(found.value) == str(expected.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,11 +109,12 @@ def test_what_cannot_be_done_is_refused(name: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
 def test_foreach_and_fused_change_nothing(name: str) -> None:
-    found = []
-    for options in ({}, {"foreach": True}, {"fused": True}, {"foreach": False, "fused": False}):
+    def trained(**options: bool) -> list[Any]:
         of, _ = train(lambda of: ours(name)(of, **options, **FULL[name]), 3)
-        found.append([p.tolist() for p in of])
-    assert all(each == found[0] for each in found)
+        return [p.tolist() for p in of]
+
+    assert trained() == trained(foreach=True) == trained(fused=True)
+    assert trained() == trained(foreach=False, fused=False)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_parameters_that_overlap_are_refused() -> None:
 
 
 def test_state_that_does_not_fit_is_refused() -> None:
-    of, optimizer = train(lambda of: ours("Adam")(of), 1)
+    of, optimizer = train(ours("Adam"), 1)
     kept = optimizer.state[of[0]]["exp_avg"]
     for wrong, match in (
         (kept.float(), "exp_avg: expected float64, found float32"),

@@ -137,7 +137,7 @@ def test_a_skipped_step_uses_no_bits_up() -> None:
 
 
 def test_no_seed_is_kept_if_nothing_is_rounded_so() -> None:
-    _, optimizer = train(lambda of: ours("AdamW")(of), 1, torch.bfloat16)
+    _, optimizer = train(ours("AdamW"), 1, torch.bfloat16)
     assert "rounding_seed" not in optimizer.param_groups[0]
 
 
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_pytorch_is_widened(name: str, dtype: torch.dtype) -> No
 
 @TYPES
 def test_a_checkpoint_goes_on_in_pytorch(dtype: torch.dtype) -> None:
-    of, optimizer = train(lambda of: ours("AdamW")(of), 3, dtype)
+    of, optimizer = train(ours("AdamW"), 3, dtype)
     others = [torch.nn.Parameter(p.detach().clone()) for p in of]
     expected = theirs("AdamW")(others, foreach=False)
     expected.load_state_dict(optimizer.state_dict())
@@ -169,7 +169,7 @@ def test_a_checkpoint_goes_on_in_pytorch(dtype: torch.dtype) -> None:
 
 
 def test_copies_are_loaded_only_where_they_are_kept() -> None:
-    of, optimizer = train(lambda of: ours("AdamW")(of), 3, torch.bfloat16)
+    of, optimizer = train(ours("AdamW"), 3, torch.bfloat16)
     others = [torch.nn.Parameter(p.detach().clone()) for p in of]
     without = ours("AdamW")(others, master_weights=False)
     without.load_state_dict(optimizer.state_dict())
@@ -212,7 +212,7 @@ def test_a_model_that_is_cast_goes_on() -> None:
     of = list(model.parameters())
     step_with(optimizer, of, next(gradients(of)))
     model.to(torch.bfloat16)
-    assert list(model.parameters())[0] is of[0]
+    assert next(model.parameters()) is of[0]
     step_with(optimizer, of, next(gradients(of)))
     assert optimizer.state[of[0]]["step"] == 2
     assert optimizer.state[of[0]]["master"].dtype == torch.float32

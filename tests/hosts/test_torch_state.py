@@ -58,7 +58,7 @@ def test_state_has_the_keys_shapes_and_types_of_pytorch(name: str, options: dict
 def test_counts_are_of_the_default_type() -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        of, optimizer = train(lambda of: ours("NAdam")(of), 1, torch.float32)
+        of, optimizer = train(ours("NAdam"), 1, torch.float32)
     finally:
         torch.set_default_dtype(torch.float32)
     state = optimizer.state[of[0]]
@@ -165,13 +165,13 @@ def test_numbers_of_old_checkpoints_become_tensors(name: str) -> None:
 
 
 def test_options_that_old_checkpoints_lack_are_the_constructors() -> None:
-    of, optimizer = train(lambda of: theirs("Adam")(of), 1)
+    of, optimizer = train(theirs("Adam"), 1)
     state = copy.deepcopy(optimizer.state_dict())
     for key in ("maximize", "foreach", "capturable", "decoupled_weight_decay", "amsgrad"):
         del state["param_groups"][0][key]
-    others, found = _taken_over(lambda of: ours("Adam")(of), of, state)
+    others, found = _taken_over(ours("Adam"), of, state)
     _go_on(2, (others, found))
-    _, decoupled = _taken_over(lambda of: ours("AdamW")(of), of, optimizer.state_dict())
+    _, decoupled = _taken_over(ours("AdamW"), of, optimizer.state_dict())
     assert decoupled.param_groups[0]["decoupled_weight_decay"] is True
 
 
@@ -192,7 +192,7 @@ def test_state_takes_the_layout_and_type_of_its_parameter() -> None:
 
 
 def test_state_of_another_shape_is_refused() -> None:
-    of, optimizer = train(lambda of: ours("Adam")(of), 1)
+    of, optimizer = train(ours("Adam"), 1)
     before = snapshot(optimizer)
     state = copy.deepcopy(optimizer.state_dict())
     state["state"][1]["exp_avg_sq"] = torch.zeros(1)
@@ -206,8 +206,8 @@ def test_state_of_another_shape_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "other"), [("Adam", "RMSprop"), ("Adagrad", "Adamax")])
 def test_the_state_of_another_kind_is_refused(name: str, other: str) -> None:
-    _, optimizer = train(lambda of: ours(name)(of), 1)
-    _, found = train(lambda of: theirs(other)(of), 1)
+    _, optimizer = train(ours(name), 1)
+    _, found = train(theirs(other), 1)
     before = snapshot(optimizer)
     with pytest.raises(ValueError, match=f"parameter 0: expected the state of {name}"):
         optimizer.load_state_dict(found.state_dict())
@@ -215,7 +215,7 @@ def test_the_state_of_another_kind_is_refused(name: str, other: str) -> None:
 
 
 def test_other_groups_are_refused_as_pytorch_does() -> None:
-    of, optimizer = train(lambda of: ours("Adam")(of), 1)
+    of, optimizer = train(ours("Adam"), 1)
     before = snapshot(optimizer)
     with pytest.raises(ValueError, match="different number of parameter groups"):
         optimizer.load_state_dict(
@@ -227,7 +227,7 @@ def test_other_groups_are_refused_as_pytorch_does() -> None:
 
 
 def test_hooks_on_state_dicts_fire_once() -> None:
-    of, optimizer = train(lambda of: ours("Adam")(of), 1)
+    of, optimizer = train(ours("Adam"), 1)
     calls: list[Any] = []
 
     def replace(_: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def test_hooks_on_state_dicts_fire_once() -> None:
 
 
 def test_state_of_the_user_is_kept() -> None:
-    of, optimizer = train(lambda of: ours("Adam")(of), 1)
+    of, optimizer = train(ours("Adam"), 1)
     optimizer.state["note"] = {"epoch": 3}
     optimizer.state[of[0]]["mine"] = torch.ones(2, dtype=torch.int64)
     others, found = _taken_over(ours("Adam"), of, optimizer.state_dict())

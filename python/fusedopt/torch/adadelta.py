@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fusedopt.torch.arguments import Number, ParamsT
-from fusedopt.torch.fused_optimizer import FusedOptimizer
+from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 
 
 class Adadelta(FusedOptimizer):
@@ -36,7 +38,7 @@ class Adadelta(FusedOptimizer):
     """
 
     _rule = "TorchAdadelta"
-    _slots = {"square_avg": None, "acc_delta": None}
+    _slots: ClassVar[Slots] = {"square_avg": None, "acc_delta": None}
 
     def __init__(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fusedopt.torch.arguments import Number, ParamsT
-from fusedopt.torch.fused_optimizer import FusedOptimizer
+from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 from fusedopt.torch.parameters import is_updatable
 
 
@@ -37,7 +39,7 @@ class Adagrad(FusedOptimizer):
     """
 
     _rule = "TorchAdagrad"
-    _slots = {"sum": None}
+    _slots: ClassVar[Slots] = {"sum": None}
 
     def __init__(
         self,

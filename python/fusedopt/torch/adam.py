@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from fusedopt.torch.arguments import Betas, Number, ParamsT
-from fusedopt.torch.fused_optimizer import FusedOptimizer
+from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 
 
 class Adam(FusedOptimizer):
@@ -40,7 +42,7 @@ class Adam(FusedOptimizer):
     """
 
     _rule = "TorchAdam"
-    _slots = {"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"}
+    _slots: ClassVar[Slots] = {"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"}
 
     def __init__(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fusedopt.torch.arguments import Betas, Number, ParamsT
-from fusedopt.torch.fused_optimizer import FusedOptimizer
+from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 
 
 class Adamax(FusedOptimizer):
@@ -35,7 +37,7 @@ class Adamax(FusedOptimizer):
     """
 
     _rule = "TorchAdamax"
-    _slots = {"exp_avg": None, "exp_inf": None}
+    _slots: ClassVar[Slots] = {"exp_avg": None, "exp_inf": None}
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim.optimizer import ParamsT
 
-__all__ = ["ARGUMENTS", "Betas", "Number", "ParamsT", "check", "documented", "number"]
+__all__ = ["ARGUMENTS", "Betas", "Number", "ParamsT", "check", "documented"]
 
 
 Number: TypeAlias = float | torch.Tensor
@@ -29,12 +29,7 @@ class Argument:
     kind: str
     text: str
     check: Callable[[str, Any], None] = lambda name, value: None
-    core: tuple[str, ...] = ()
-
-
-def number(value: Any) -> float:
-    """Return a number, of a tensor of one element too."""
-    return float(value)
+    core: str | None = None  # what the core calls it, if it gets it
 
 
 def _not_negative(words: str = "", limit: float = math.inf) -> Callable[[str, Any], None]:
@@ -87,40 +82,39 @@ ARGUMENTS: Mapping[str, Argument] = {
         "float or Tensor",
         "Learning rate, >= 0. A tensor has one element and may be on any device.",
         _not_negative("learning rate"),
-        ("learning_rate",),
+        "learning_rate",
     ),
     "betas": Argument(
         "pair of float or Tensor",
         "Decays of the two moments, in [0, 1).",
         _check_betas,
-        ("beta_1", "beta_2"),
     ),
     "eps": Argument(
-        "float", "Added to the denominator, >= 0.", _not_negative("epsilon value"), ("epsilon",)
+        "float", "Added to the denominator, >= 0.", _not_negative("epsilon value"), "epsilon"
     ),
-    "alpha": Argument("float", "Decay of the mean square, >= 0.", _not_negative(), ("rho",)),
+    "alpha": Argument("float", "Decay of the mean square, >= 0.", _not_negative(), "rho"),
     "rho": Argument(
-        "float", "Decay of both mean squares, in [0, 1].", _not_negative(limit=1.0), ("rho",)
+        "float", "Decay of both mean squares, in [0, 1].", _not_negative(limit=1.0), "rho"
     ),
-    "momentum": Argument("float", "Decay of the momentum, >= 0.", _not_negative(), ("momentum",)),
+    "momentum": Argument("float", "Decay of the momentum, >= 0.", _not_negative(), "momentum"),
     "dampening": Argument(
         "float",
         "How much less than a whole gradient enters the momentum, from the second update on.",
-        core=("dampening",),
+        core="dampening",
     ),
     "nesterov": Argument(
         "bool",
         "Nesterov's momentum. It needs a momentum > 0, and a dampening of 0.",
-        core=("nesterov",),
+        core="nesterov",
     ),
     "centered": Argument(
-        "bool", "Divide by the standard deviation of the gradient.", core=("centered",)
+        "bool", "Divide by the standard deviation of the gradient.", core="centered"
     ),
     "lr_decay": Argument(
         "float",
         "How the learning rate falls, >= 0.",
         _not_negative(),
-        ("lr_decay",),
+        "lr_decay",
     ),
     "initial_accumulator_value": Argument(
         "float",
@@ -131,21 +125,21 @@ ARGUMENTS: Mapping[str, Argument] = {
         "float",
         "How the momentum's schedule approaches its limit, >= 0.",
         _not_negative(),
-        ("momentum_decay",),
+        "momentum_decay",
     ),
     "weight_decay": Argument(
         "float",
         "Weight decay, >= 0. The formula tells where it enters.",
         _not_negative(),
-        ("weight_decay",),
+        "weight_decay",
     ),
     "decoupled_weight_decay": Argument(
         "bool",
         "Whether weight decay acts on the parameter instead of the gradient.",
-        core=("decoupled_weight_decay",),
+        core="decoupled_weight_decay",
     ),
-    "amsgrad": Argument("bool", "Divide by the root of the largest v so far.", core=("amsgrad",)),
-    "maximize": Argument("bool", "Take the step for -g, to maximize.", core=("maximize",)),
+    "amsgrad": Argument("bool", "Divide by the root of the largest v so far.", core="amsgrad"),
+    "maximize": Argument("bool", "Take the step for -g, to maximize.", core="maximize"),
     "foreach": Argument("bool, optional", "Accepted and ignored, as there is one way to step."),
     "fused": Argument("bool, optional", "Accepted and ignored, as every step is fused."),
     "capturable": Argument(
@@ -175,7 +169,10 @@ ARGUMENTS: Mapping[str, Argument] = {
         "bool",
         "Whether float16 and bfloat16 parameters have a float32 copy, which takes the updates, so that small ones are "
         "not lost. What is written into such a parameter between two steps replaces the copy's value. If False, the "
-        "parameters themselves are updated and rounded stochastically, which takes less memory and is right on average.",
+        "parameters themselves are updated and rounded stochastically: up or down, such that the mean is right. This "
+        'takes less memory. The bits follow from the seed under ``"rounding_seed"`` in the first group, which is that '
+        "of ``torch.manual_seed`` at the first step, and a checkpoint keeps it. Processes that train copies of a model "
+        "need the same seed.",
     ),
 }
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
 from fusedopt.runtime import _core
-from fusedopt.torch.arguments import ARGUMENTS, ParamsT, check, documented, number
+from fusedopt.torch.arguments import ARGUMENTS, ParamsT, check, documented
 from fusedopt.torch.parameters import check_parameter
 from fusedopt.torch.state import AVERAGE, MASTER, copied, filled, has_master, loaded, scalar
 
-__all__ = ["FusedOptimizer"]
+__all__ = ["FusedOptimizer", "Scalars", "Slots"]
 
-_PLAIN = (float, int, bool)  # numbers that the core takes as they are
+Scalars: TypeAlias = Mapping[str, float]
+Slots: TypeAlias = Mapping[str, str | None]
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -28,8 +29,8 @@ class FusedOptimizer(torch.optim.Optimizer):
     # A subclass says the core's rule, the numbers of a parameter's state and how they start, and the slots, each with
     # the option that it depends on.
     _rule: ClassVar[str]
-    _scalars: ClassVar[Mapping[str, float]] = {"step": 0.0}
-    _slots: ClassVar[Mapping[str, str | None]]
+    _scalars: ClassVar[Scalars] = {"step": 0.0}
+    _slots: ClassVar[Slots]
 
     global_norm: float | None = None
     """The norm of all gradients before the last step clipped them; None without ``max_norm``."""
@@ -53,11 +54,16 @@ class FusedOptimizer(torch.optim.Optimizer):
         self.max_norm = max_norm
         self.ema_decay = ema_decay
         self._master_weights = master_weights
-        self._connect()
         super().__init__(params, defaults)
+        self._connect()
 
     def _connect(self) -> None:
         self._core = _core.HostedStep(self._rule)
+        known = {name: ARGUMENTS[name].core for name in self.defaults if name in ARGUMENTS}
+        names = {name: core for name, core in known.items() if core}
+        flags = [name for name in names if ARGUMENTS[name].kind == "bool"]
+        self._flags = [(name, names.pop(name)) for name in flags]
+        self._numbers = [*names.items()]
         self._is_evaluating = False
         self._loading: Mapping[str, Any] | None = None
 
@@ -141,28 +147,33 @@ class FusedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         scaler = vars(self)
         found_inf = scaler.get("found_inf")
-        if found_inf is not None and number(found_inf) != 0.0:
+        if found_inf is not None and float(found_inf) != 0.0:
             return loss
         scale = scaler.get("grad_scale")
-        unscale = 1.0 if scale is None else 1.0 / number(scale)
+        unscale = 1.0 if scale is None else 1.0 / float(scale)
         self._run(unscale, skip_nonfinite=scale is not None and found_inf is None)
         return loss
 
     def _run(self, unscale: float, *, skip_nonfinite: bool) -> None:
         groups = [(group["params"], self._settings(group)) for group in self.param_groups]
-        options = {
-            "max_norm": self._max_norm,
-            "unscale": unscale,
-            "skip_nonfinite": skip_nonfinite,
-            "seed": self._seed(),
-            "average_key": None if self._ema_decay is None else AVERAGE,
-            "master_key": MASTER if self._master_weights else None,
-        }
-        stepped, norm, missing = self._core.run(groups, self.state, **options)
+
+        def run() -> tuple[bool, float | None, list[Any]]:
+            return self._core.run(
+                groups,
+                self.state,
+                max_norm=self._max_norm,
+                unscale=unscale,
+                skip_nonfinite=skip_nonfinite,
+                seed=self._seed(),
+                average_key=None if self._ema_decay is None else AVERAGE,
+                master_key=MASTER if self._master_weights else None,
+            )
+
+        stepped, norm, missing = run()
         if missing:
             before = self._complete(missing)
             try:
-                stepped, norm, _ = self._core.run(groups, self.state, **options)
+                stepped, norm, _ = run()
             except BaseException:
                 self._restore(before)
                 raise
@@ -184,16 +195,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         if not self._master_weights:
             self._advance_seed()
 
-    def _settings(self, group: Mapping[str, Any]) -> dict[str, float | bool]:
+    def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Read all options of a group for the core, for they may have been written to."""
-        settings: dict[str, float | bool] = {}
-        for name in self.defaults:
-            fields = ARGUMENTS[name].core
-            if fields:
-                value = group[name]
-                values = value if len(fields) > 1 else (value,)
-                for field, each in zip(fields, values, strict=True):
-                    settings[field] = each if type(each) in _PLAIN else number(each)
+        settings = {core: group[name] for name, core in self._numbers}
+        for name, core in self._flags:
+            settings[core] = bool(group[name])
+        if "betas" in group:
+            settings["beta_1"], settings["beta_2"] = group["betas"]
         if self._ema_decay is not None:
             settings["ema_momentum"] = self._ema_decay
         return settings

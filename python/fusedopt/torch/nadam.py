@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fusedopt.torch.arguments import Betas, Number, ParamsT
-from fusedopt.torch.fused_optimizer import FusedOptimizer
+from fusedopt.torch.fused_optimizer import FusedOptimizer, Scalars, Slots
 
 
 class NAdam(FusedOptimizer):
@@ -37,8 +39,8 @@ class NAdam(FusedOptimizer):
     """
 
     _rule = "TorchNAdam"
-    _scalars = {"step": 0.0, "mu_product": 1.0}
-    _slots = {"exp_avg": None, "exp_avg_sq": None}
+    _scalars: ClassVar[Scalars] = {"step": 0.0, "mu_product": 1.0}
+    _slots: ClassVar[Slots] = {"exp_avg": None, "exp_avg_sq": None}
 
     def __init__(
         self,

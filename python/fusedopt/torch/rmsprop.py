@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fusedopt.torch.arguments import Number, ParamsT
-from fusedopt.torch.fused_optimizer import FusedOptimizer
+from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 
 
 class RMSprop(FusedOptimizer):
@@ -39,7 +41,11 @@ class RMSprop(FusedOptimizer):
     """
 
     _rule = "TorchRMSprop"
-    _slots = {"square_avg": None, "momentum_buffer": "momentum", "grad_avg": "centered"}
+    _slots: ClassVar[Slots] = {
+        "square_avg": None,
+        "momentum_buffer": "momentum",
+        "grad_avg": "centered",
+    }
 
     def __init__(
         self,

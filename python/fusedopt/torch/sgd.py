@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from fusedopt.torch.arguments import Number, ParamsT
-from fusedopt.torch.fused_optimizer import FusedOptimizer
+from fusedopt.torch.fused_optimizer import FusedOptimizer, Scalars, Slots
 from fusedopt.torch.state import scalar
 
 
@@ -43,8 +43,8 @@ class SGD(FusedOptimizer):
     """
 
     _rule = "TorchSGD"
-    _scalars = {}
-    _slots = {"momentum_buffer": "momentum"}
+    _scalars: ClassVar[Scalars] = {}
+    _slots: ClassVar[Slots] = {"momentum_buffer": "momentum"}
 
     def __init__(
         self,

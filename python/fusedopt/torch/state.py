@@ -44,7 +44,7 @@ def copied(parameter: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 def has_master(parameter: torch.Tensor) -> bool:
     """Whether a parameter has fewer bits than its update is computed in."""
-    return parameter.dtype != state_dtype(parameter)
+    return bool(parameter.dtype != state_dtype(parameter))
 
 
 def loaded(
