@@ -146,8 +146,9 @@ public:
         takes_converted_ = again;
     }
 
+    /// False if it had to be converted.
     template <class Who>
-    void read_written(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
+    bool read_written(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
         if (is_array(object)) {
             const auto& array = reinterpret_cast<const py::array&>(object);
             if (tensor && tensor.is_writable() != array.writeable()) tensor = Tensor();
@@ -157,8 +158,11 @@ public:
             python::renew(tensor, *memory);
         } else {
             object = variable_array(object, who());
+            tensor = Tensor();
             has_converted_ = true;
+            return false;
         }
+        return true;
     }
 
     template <class Who>
@@ -169,6 +173,7 @@ public:
             python::renew(tensor, *memory);
         } else {
             object = gradient_array(object, who());
+            tensor = Tensor();
             has_converted_ = true;
         }
     }
@@ -265,6 +270,9 @@ class StateOf {
 public:
     explicit StateOf(const py::dict& all) : all_(all) {}
 
+    /// True if a key had to be hashed and compared, which may run any code.
+    bool has_run_code() const { return has_run_code_; }
+
     /// Null if there is none.
     PyObject* find(PyObject* parameter) {
         PyObject *key, *value;
@@ -274,6 +282,7 @@ public:
             cursor_ = next;
             return value;
         }
+        has_run_code_ = true;
         PyObject* found = outlasting([&] { return PyDict_GetItemWithError(all_.ptr(), parameter); });
         if (!found && PyErr_Occurred()) throw py::error_already_set();
         return found;
@@ -284,6 +293,7 @@ private:
 
     const py::dict& all_;
     Py_ssize_t cursor_ = 0;
+    bool has_run_code_ = false;
 };
 
 struct Request {
@@ -303,8 +313,8 @@ public:
         : settings_(definition), counts_(std::string_view(definition.name) != TorchSGD::name) {}
 
     Answer run(const Request& request) {
-        py::list missing = collect(request);
-        if (missing.empty()) locate(request.master_key.has_value(), missing);
+        collect(request.groups);
+        py::list missing = locate(request);
         if (!missing.empty()) return {false, std::nullopt, missing};
         HostedResult result{};
         {
@@ -379,21 +389,22 @@ private:
         return parameters_[used_++];
     }
 
-    py::list collect(const Request& request);
-    bool collect_state(const Request& request, const Group& group, Parameter& parameter, PyObject* state);
-    void locate(bool has_masters, py::list& missing);
+    // The caller's code may run in the first of these.
+    void collect(const py::list& groups);
+    py::list locate(const Request& request);  // the parameters whose state is incomplete
+    bool collect_state(const Request& request, StateOf& states, std::size_t g, std::size_t i);
     bool locate_parameter(bool has_masters, std::size_t g, std::size_t i);
     template <class Who>
     void locate_number(KeptNumber& number, py::object& object, const Who& who);
-    void write_numbers() const;
-    void replace_numbers() const;
+    void write_numbers();
+    void replace_numbers();
 
     template <class Use>
-    void for_each(const Use& use) const {
+    void for_each(const Use& use) {
         for (std::size_t g = 0; g < group_count_; ++g) {
             for (std::size_t i = 0; i < groups_[g].count; ++i) {
                 const std::size_t k = groups_[g].first + i;
-                if (parameters_[k].gradient) use(groups_[g], parameters_[k], variables_[k]);
+                use(g, i, parameters_[k], variables_[k]);
             }
         }
     }
@@ -412,15 +423,25 @@ private:
     Tensor number_;
 };
 
-bool Work::collect_state(const Request& request, const Group& group, Parameter& parameter, PyObject* state) {
+bool Work::collect_state(const Request& request, StateOf& states, std::size_t g, std::size_t i) {
+    const Group& group = groups_[g];
+    Parameter& parameter = parameters_[group.first + i];
+    if (group.slot_count == 0 && !counts_ && !request.average_key && !request.master_key) return true;
+    PyObject* const state = states.find(parameter.object.ptr());
+    if (!state) return !parameter.gradient;
+    if (!PyDict_Check(state)) {
+        throw py::type_error(parameter_name(g, i) + ": expected a dict as its state, found " + name_of_type(state));
+    }
     bool is_complete = true;
     const auto take = [&](const py::object& key, py::object& place) {
         place = item(state, key);
         is_complete = is_complete && place;
     };
-    for (std::size_t k = 0; k < group.slot_count; ++k) take(group.slots[k].key, parameter.slots[k]);
     if (request.average_key) take(*request.average_key, parameter.average);
     if (request.master_key) parameter.master = item(state, *request.master_key);
+    if (!parameter.gradient) return true;
+    parameter.state = py::reinterpret_borrow<py::object>(state);
+    for (std::size_t k = 0; k < group.slot_count; ++k) take(group.slots[k].key, parameter.slots[k]);
     if (group.product.name) take(group.product.key, parameter.product);
     if (counts_) {
         take(names().step, parameter.step);
@@ -430,12 +451,15 @@ bool Work::collect_state(const Request& request, const Group& group, Parameter& 
     return is_complete;
 }
 
-py::list Work::collect(const Request& request) {
-    py::list missing;
-    StateOf states(request.state);
-    prepare_groups(request.groups.size());
+/// A parameter as the host knows it, not the array that it may have been converted to.
+py::object given(const py::list& groups, std::size_t g, std::size_t i) {
+    return py::list(py::tuple(groups[g])[0])[i];
+}
+
+void Work::collect(const py::list& groups) {
+    prepare_groups(groups.size());
     for (std::size_t g = 0; g < group_count_; ++g) {
-        const py::object pair = request.groups[g];
+        const py::object pair = groups[g];
         if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2 ||
             !PyList_Check(PyTuple_GET_ITEM(pair.ptr(), 0)) || !PyDict_Check(PyTuple_GET_ITEM(pair.ptr(), 1))) {
             throw py::type_error(group_name(g) + ": expected a tuple of a list of parameters and a dict of settings, " +
@@ -443,8 +467,7 @@ py::list Work::collect(const Request& request) {
         }
         prepare_group(g, py::reinterpret_borrow<py::dict>(PyTuple_GET_ITEM(pair.ptr(), 1)));
         PyObject* const list = PyTuple_GET_ITEM(pair.ptr(), 0);
-        Group& group = groups_[g];
-        group.first = used_;
+        groups_[g].first = used_;
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
             Parameter& parameter = new_parameter();
             parameter.object = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list, i));
@@ -452,46 +475,36 @@ py::list Work::collect(const Request& request) {
                 outlasting([&] { return PyObject_GetAttr(parameter.object.ptr(), names().grad.ptr()); }));
             if (!parameter.gradient) throw py::error_already_set();
             if (parameter.gradient.is_none()) parameter.gradient = py::object();
-            const bool needs_state = group.slot_count > 0 || counts_ || request.average_key || request.master_key;
-            if (!needs_state) continue;
-            PyObject* const state = states.find(parameter.object.ptr());
-            if (state && !PyDict_Check(state)) {
-                throw py::type_error(parameter_name(g, static_cast<std::size_t>(i)) +
-                                     ": expected a dict as its state, found " + name_of_type(state));
-            }
-            parameter.state = py::reinterpret_borrow<py::object>(state);
-            if (parameter.gradient) {
-                if (!state || !collect_state(request, group, parameter, state)) missing.append(parameter.object);
-            } else if (state && request.average_key) {
-                parameter.average = item(state, *request.average_key);
-                if (request.master_key) parameter.master = item(state, *request.master_key);
-            }
         }
-        group.count = used_ - group.first;
+        groups_[g].count = used_ - groups_[g].first;
     }
-    return missing;
+    if (variables_.size() < used_) variables_.resize(used_);
+    for (std::size_t g = 0; g < group_count_; ++g) {
+        hosted_[g].variables = std::span(variables_).subspan(groups_[g].first, groups_[g].count);
+    }
 }
 
-void Work::locate(bool has_masters, py::list& missing) {
-    if (variables_.size() < used_) variables_.resize(used_);
-    for (const bool again : {false, true}) {
-        reader_.begin(again);
-        for (std::size_t g = 0; g < group_count_; ++g) {
-            hosted_[g].variables = std::span(variables_).subspan(groups_[g].first, groups_[g].count);
-            for (std::size_t i = 0; i < groups_[g].count; ++i) {
-                if (!locate_parameter(has_masters, g, i)) missing.append(parameters_[groups_[g].first + i].object);
-            }
-        }
-        if (!reader_.has_converted() || !missing.empty()) return;
-    }
+py::list Work::locate(const Request& request) {
+    const bool has_masters = request.master_key.has_value();
+    py::list missing;
+    StateOf states(request.state);
+    reader_.begin(false);
+    for_each([&](std::size_t g, std::size_t i, Parameter& parameter, HostedVariable&) {
+        const bool is_complete = collect_state(request, states, g, i) && locate_parameter(has_masters, g, i);
+        if (!is_complete) missing.append(parameter.object);
+    });
+    if (!missing.empty() || (!reader_.has_converted() && !states.has_run_code())) return missing;
+    reader_.begin(true);
+    for_each([&](std::size_t g, std::size_t i, Parameter&, HostedVariable&) {
+        if (!locate_parameter(has_masters, g, i)) missing.append(given(request.groups, g, i));
+    });
+    return missing;
 }
 
 template <class Who>
 void Work::locate_number(KeptNumber& number, py::object& object, const Who& who) {
     if (number.take(object)) return;
-    number_ = Tensor();
-    reader_.read_written(of_state_, object, number_, who);
-    if (number_) number.take(number_, who);
+    if (reader_.read_written(of_state_, object, number_, who)) number.take(number_, who);
 }
 
 bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
@@ -542,8 +555,9 @@ bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     return true;
 }
 
-void Work::write_numbers() const {
-    for_each([](const Group&, const Parameter& parameter, const HostedVariable& variable) {
+void Work::write_numbers() {
+    for_each([](std::size_t, std::size_t, const Parameter& parameter, const HostedVariable& variable) {
+        if (!parameter.gradient) return;
         if (parameter.step && parameter.step_number.is_in_memory()) {
             parameter.step_number.write(static_cast<double>(variable.step));
         }
@@ -553,18 +567,18 @@ void Work::write_numbers() const {
     });
 }
 
-void Work::replace_numbers() const {
+void Work::replace_numbers() {
     const auto set = [](const Parameter& parameter, const py::object& key, const py::object& value) {
         if (PyDict_SetItem(parameter.state.ptr(), key.ptr(), value.ptr()) != 0) throw py::error_already_set();
     };
-    for_each([&](const Group& group, const Parameter& parameter, const HostedVariable& variable) {
+    for_each([&](std::size_t g, std::size_t, const Parameter& parameter, const HostedVariable& variable) {
         if (parameter.step && !counts_) {
             if (PyDict_DelItem(parameter.state.ptr(), names().step.ptr()) != 0) throw py::error_already_set();
         } else if (parameter.step && !parameter.step_number.is_in_memory()) {
             set(parameter, names().step, parameter.step_number.as_python(static_cast<double>(variable.step)));
         }
         if (parameter.product && !parameter.product_number.is_in_memory()) {
-            set(parameter, group.product.key, py::float_(variable.product));
+            set(parameter, groups_[g].product.key, py::float_(variable.product));
         }
     });
 }
@@ -573,16 +587,21 @@ std::optional<double> Work::update(Parameter&& parameter, const py::dict& settin
                                    std::optional<double> clipnorm) {
     prepare_groups(1);
     prepare_group(0, settings);
-    Group& group = groups_[0];
-    if (group.product.name) {
+    if (groups_[0].product.name) {
         throw std::invalid_argument("rule: expected one without a number of its own, found " +
                                     std::string(settings_.definition().name) + "; use HostedStep");
     }
     new_parameter() = std::move(parameter);
-    group.first = 0;
-    group.count = 1;
-    py::list missing;
-    locate(false, missing);
+    groups_[0].first = 0;
+    groups_[0].count = 1;
+    if (variables_.empty()) variables_.resize(1);
+    hosted_[0].variables = std::span(variables_).first(1);
+    reader_.begin(false);
+    locate_parameter(false, 0, 0);
+    if (reader_.has_converted()) {
+        reader_.begin(true);
+        locate_parameter(false, 0, 0);
+    }
     variables_[0].step = step;
     const Unlocked unlocked;
     return core_.run(std::span(hosted_).first(1), {.clipnorm = clipnorm}).norm;

@@ -112,7 +112,7 @@ void HostedStep::State::check(std::span<const HostedGroup> groups, const HostedO
     kinds_.clear();
     plan_.clear();
     updated_.clear();
-    memory_.clear();
+    memory_.begin();
     products_.clear();
     std::size_t dimensions = 0;
     for (const HostedGroup& group : groups) {
