@@ -206,7 +206,14 @@ Tensor view(const py::array& array, const std::string& who) {
     return view_as(array, *dtype);
 }
 
-py::array array_over(const Exchange::Memory& memory, py::handle owner) {
+// Shares the memory of a tensor and keeps it, even if the tensor is given other memory.
+py::object keeper_of(py::handle tensor) {
+    return py::hasattr(tensor, "detach") ? py::object(tensor.attr("detach")())
+                                         : py::reinterpret_borrow<py::object>(tensor);
+}
+
+py::array array_over(const Exchange::Memory& memory, py::handle tensor) {
+    const py::object owner = keeper_of(tensor);
     const std::vector<py::ssize_t> shape(memory.shape.begin(), memory.shape.end());
     std::vector<py::ssize_t> strides(memory.strides, memory.strides + shape.size());
     for (py::ssize_t& stride : strides) stride *= static_cast<py::ssize_t>(item_size(memory.dtype));

@@ -53,8 +53,8 @@ inline bool is_plain_array(py::handle object) {
 /// True if the object is an array or gives one by a protocol.
 bool offers_memory(py::handle object);
 
-/// An array over memory that `owner` keeps alive. That of bfloat16 has the bits as elements, and says so.
-py::array array_over(const Exchange::Memory& memory, py::handle owner);
+/// An array over the memory of a tensor. That of bfloat16 has the bits as elements, and says so.
+py::array array_over(const Exchange::Memory& memory, py::handle tensor);
 
 /// The array behind a variable: itself, or one that shares its memory. TypeError if it cannot share its memory.
 py::array variable_array(py::handle object, const std::string& who);

@@ -13,10 +13,14 @@
 namespace fusedopt::python {
 namespace {
 
-constexpr std::int32_t cpu = 1;           // kDLCPU
 constexpr std::uint8_t float_code = 2;    // kDLFloat
 constexpr std::uint8_t bfloat_code = 4;   // kDLBfloat
 constexpr std::uint32_t known_major = 1;  // of the table
+
+// kDLCPU, and what lies in the processor's memory for the sake of a card: kDLCUDAHost, kDLROCMHost.
+bool is_in_memory(std::int32_t device_type) {
+    return device_type == 1 || device_type == 3 || device_type == 11;
+}
 
 // What the capsule holds: DLPackExchangeAPI.
 struct Table {
@@ -85,35 +89,45 @@ bool has_layout_of(const Tensor& tensor, const Exchange::Memory& memory) {
 
 }  // namespace
 
-void Exchange::look_up(PyTypeObject* type) {
-    const auto held = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
-    describe_ = nullptr;
+Exchange::Reader Exchange::reader_for(PyTypeObject* type) {
+    Reader reader;
+    reader.type = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
     // An attribute of this name says that elements are left out, and only the object's own array can tell which.
-    if ((held.attr("__dict__").contains(attributes().exchange) || is_known_subclass(held)) &&
-        !py::hasattr(held, attributes().mask)) {
-        const py::object capsule = py::getattr(held, attributes().exchange, py::none());
+    if ((reader.type.attr("__dict__").contains(attributes().exchange) || is_known_subclass(reader.type)) &&
+        !py::hasattr(reader.type, attributes().mask)) {
+        const py::object capsule = py::getattr(reader.type, attributes().exchange, py::none());
         const Table* table = nullptr;
         if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
             table = static_cast<const Table*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
         }
         while (table && table->major != known_major) table = table->previous;
-        if (table) describe_ = table->describe;
+        if (table) reader.describe = table->describe;
     }
-    is_neg_ = py::getattr(held, attributes().is_neg, py::object());
-    type_ = held;
+    reader.is_neg = py::getattr(reader.type, attributes().is_neg, py::object());
+    return reader;
+}
+
+// Another thread may use this object whenever Python code runs. So a reader is only good for what is read from it at
+// once.
+const Exchange::Reader& Exchange::reader_of(py::handle tensor) {
+    PyTypeObject* const type = Py_TYPE(tensor.ptr());
+    if (reinterpret_cast<PyObject*>(type) != reader_.type.ptr()) {
+        Reader reader = reader_for(type);
+        std::swap(reader, reader_);
+    }
+    return reader_;
 }
 
 std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
-    PyTypeObject* const type = Py_TYPE(tensor.ptr());
-    if (reinterpret_cast<PyObject*>(type) != type_.ptr()) look_up(type);
-    if (!describe_) return std::nullopt;
+    const auto describe = reader_of(tensor).describe;
+    if (!describe) return std::nullopt;
     Described found{};
-    if (outlasting([&] { return describe_(tensor.ptr(), &found); }) != 0) {
+    if (outlasting([&] { return describe(tensor.ptr(), &found); }) != 0) {
         PyErr_Clear();
         return std::nullopt;
     }
     const std::optional<DType> dtype = dtype_of(found);
-    if (!dtype || found.device_type != cpu || found.rank < 0 ||
+    if (!dtype || !is_in_memory(found.device_type) || found.rank < 0 ||
         found.rank > static_cast<std::int32_t>(most_dimensions) || (found.rank > 0 && !found.strides)) {
         return std::nullopt;
     }
@@ -126,15 +140,43 @@ std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
     return Memory{static_cast<std::byte*>(found.data) + found.byte_offset, *dtype, shape, found.strides};
 }
 
-std::optional<Exchange::Memory> Exchange::values(py::handle tensor) {
+std::optional<Exchange::Memory> Exchange::values(py::handle tensor, Sign& sign) {
     std::optional<Memory> found = memory(tensor);
-    if (!found || !is_neg_) return found;
+    if (!found || sign.is_known(tensor, found->data)) return found;
+    const py::object is_neg = reader_of(tensor).is_neg;
+    if (!is_neg) return found;
     PyObject* const argument = tensor.ptr();
     const auto answer = py::reinterpret_steal<py::object>(
-        outlasting([&] { return PyObject_Vectorcall(is_neg_.ptr(), &argument, 1, nullptr); }));
+        outlasting([&] { return PyObject_Vectorcall(is_neg.ptr(), &argument, 1, nullptr); }));
     if (!answer) PyErr_Clear();
-    if (answer.ptr() != Py_False) found.reset();
+    if (answer.ptr() != Py_False) return std::nullopt;
+    sign.note(tensor, found->data);
     return found;
+}
+
+bool Sign::is_known(py::handle tensor, const void* data) const {
+    if (tensor.ptr() != tensor_ || data != data_ || !reference_) return false;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject* found = nullptr;
+    const bool is_alive = PyWeakref_GetRef(reference_.ptr(), &found) == 1;
+    Py_XDECREF(found);
+    return is_alive;
+#else
+    return PyWeakref_GetObject(reference_.ptr()) == tensor_;
+#endif
+}
+
+// A tensor that is given once would be noted in vain, so only the second time is noted.
+void Sign::note(py::handle tensor, const void* data) {
+    if (reference_) {
+        is_in_vain_ = true;
+        reference_ = py::object();
+    } else if (tensor.ptr() == tensor_ && !is_in_vain_) {
+        reference_ = py::reinterpret_steal<py::object>(PyWeakref_NewRef(tensor.ptr(), nullptr));
+        if (!reference_) PyErr_Clear();
+    }
+    tensor_ = tensor.ptr();
+    data_ = data;
 }
 
 bool is_same(const Tensor& tensor, const Exchange::Memory& memory) {

@@ -29,6 +29,20 @@ struct Described {
     std::uint64_t byte_offset;
 };
 
+/// Whether a tensor is known not to stand for what lies in its memory with the other sign. PyTorch says so in a call
+/// that takes longer than all else and lets other threads run, so a tensor that is given again is not asked again.
+class Sign {
+public:
+    bool is_known(py::handle tensor, const void* data) const;
+    void note(py::handle tensor, const void* data);
+
+private:
+    PyObject* tensor_ = nullptr;  // may be gone, and another in its place,
+    py::object reference_;        // but for as long as this weak reference lives
+    const void* data_ = nullptr;
+    bool is_in_vain_ = false;
+};
+
 /// Reads tensors whose type offers DLPack's functions; looks a type up once while the tensors have that type.
 class Exchange {
 public:
@@ -43,15 +57,23 @@ public:
     std::optional<Memory> memory(py::handle tensor);
 
     /// The same, or none as well if the tensor's values are not simply what lies there.
-    std::optional<Memory> values(py::handle tensor);
+    std::optional<Memory> values(py::handle tensor, Sign& sign);
+    std::optional<Memory> values(py::handle tensor) {
+        Sign sign;
+        return values(tensor, sign);
+    }
 
 private:
-    void look_up(PyTypeObject* type);
+    struct Reader {
+        py::object type;  // kept, so that no other can come to lie in its place
+        int (*describe)(void* object, Described* described) = nullptr;
+        py::object is_neg;  // if the type has it
+    };
 
-    py::object type_;  // kept, so that no other can come to lie in its place
-    int (*describe_)(void* object, Described* described) = nullptr;
-    py::object
-        is_neg_;  // whether a tensor stands for what lies there with the other sign, if its type has such tensors
+    static Reader reader_for(PyTypeObject* type);
+    const Reader& reader_of(py::handle tensor);
+
+    Reader reader_;
 };
 
 /// Makes `tensor`, left by an earlier call, a view of this memory.

@@ -293,14 +293,56 @@ def test_state_that_was_replaced_is_found(case: Case) -> None:
 
 
 @every_variant
-def test_parameters_whose_memory_moved_are_found(case: Case) -> None:
-    optimizer = given.made(case, params := given.parameters())
-    other = given.made(case, given.parameters())
-    for one in (optimizer, other):
-        given.take_steps(one, range(2))
-    for parameter in params:
-        parameter.data = parameter.data.clone()
+@pytest.mark.parametrize("how", ["clone", "transposed"])
+def test_parameters_whose_memory_moved_are_found(case: Case, how: str) -> None:
+    options = {} if case.rule == "ScheduleFreeAdamW" else {"use_ema": True}
+    optimizer = given.made(case, params := given.parameters(0, torch.float32), **options)
+    other = given.made(case, others := given.parameters(0, torch.float32), **options)
+    for step in range(6):
+        for one in (optimizer, other):
+            given.take_steps(one, range(step, step + 1))
+        params[1].grad = others[1].grad = None  # and also if some have no gradient
+        for one in (optimizer, other):
+            one.step()
+        for parameter in params:
+            if how == "transposed" and parameter.dim() == 2 and case.rule in ("SGD", "Adam"):
+                parameter.data = parameter.data.t().clone().t()
+            else:
+                parameter.data = parameter.data.clone()
     check_goes_on(optimizer, other)
+    views = [own["iteration"].data_ptr() for own in optimizer.state.values()]
+    if how == "clone":
+        params[0].data = params[0].data.clone()
+        given.take_steps(optimizer, range(1))
+        assert [own["iteration"].data_ptr() for own in optimizer.state.values()] == views
+
+
+def test_memory_of_parameters_can_be_exchanged() -> None:
+    params = given.parameters(0, torch.float32, [(3,), (3,)])
+    optimizer = given.made(lambda: fo.SGD(1.0, momentum=0.5), params)
+    given.give(params, [torch.zeros(3), torch.zeros(3)])
+    optimizer.step()
+    first, second = (parameter.data for parameter in params)
+    params[0].data, params[1].data = second, first
+    start = [first.clone(), second.clone()]
+    given.give(params, [torch.ones(3), torch.zeros(3)])
+    optimizer.step()
+    assert torch.equal(first, start[0])
+    assert torch.equal(second, start[1] - 1.0)
+
+
+def test_parameters_of_another_type_go_on() -> None:
+    optimizer = given.made(lambda: fo.Adam(0.1), params := given.parameters(0, torch.float32))
+    given.take_steps(optimizer, range(2))
+    for parameter in params:
+        parameter.grad = None
+        parameter.data = parameter.data.double()
+    momentum = optimizer.state[params[0]]["momentum"].double()
+    given.give(params, [torch.zeros_like(p) for p in params])
+    optimizer.step()
+    found = optimizer.state[params[0]]
+    assert (found["momentum"].dtype, int(found["iteration"])) == (torch.float64, 3)
+    torch.testing.assert_close(found["momentum"], momentum * 0.9)
 
 
 def test_shared_memory_is_found() -> None:

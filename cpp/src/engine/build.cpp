@@ -136,6 +136,28 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
     adopt(construct(given, tensors));
 }
 
+void Optimizer::State::rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
+    require_built("rebind");
+    require_not_stepping("rebind");
+    require_latest("rebind", builds_then, builds);
+    std::vector<const Variable*> built;
+    for (const Variable& variable : variables) built.push_back(&variable);
+    const Given given = relocated(tensors, built);
+    require_apart(given);
+    move_to(given, sorted_ranges(given));
+}
+
+// A gradient that was known to be apart from the variables may not be so any more.
+void Optimizer::State::move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept {
+    for (std::size_t i = 0; i < variables.size(); ++i) {
+        void* const data = given.tensors[i].data();
+        variables[i].tensor.move_to(data);
+        variables[i].checked_gradient = nullptr;
+        (item_size(variables[i].tensor.dtype()) == 2 ? jobs[i].storage : jobs[i].weight) = data;
+    }
+    ranges = std::move(new_ranges);
+}
+
 void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Job& job) const {
     const std::vector<Slot>& slots = branch_of(job).slots;
     for (std::size_t k = 0; k < slots.size(); ++k) {

@@ -50,6 +50,10 @@ struct Given {
 Given recognize(std::span<const Tensor> tensors, std::span<const std::string> names,
                 std::span<const Variable* const> built, bool is_built);
 
+/// The built variables where they lie now, in their order. Those that have moved are not `built` in it. Refuses what
+/// cannot be updated in place, or is not as it was built.
+Given relocated(std::span<const Tensor> tensors, std::span<const Variable* const> built);
+
 /// Sorted by address, without empty variables. Refuses those that overlap.
 std::vector<Range> sorted_ranges(const Given& given);
 

@@ -31,6 +31,11 @@ void Optimizer::build(std::span<const Tensor> variables, std::span<const std::st
     state_->build(variables, names);
 }
 
+void Optimizer::rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds) {
+    const std::lock_guard lock(state_->mutex);
+    state_->rebind(variables, builds);
+}
+
 bool Optimizer::built() const {
     const std::lock_guard lock(state_->mutex);
     return state_->is_built;

@@ -209,7 +209,7 @@ class RuleOptimizer(Optimizer):
 
     def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
         if self.built:
-            built = {address(array) for array in self._core.arrays}
+            built = {address(array) for array in self._core.checked_arrays()}
             found = {address(as_array(w, "exclude_from_weight_decay")) for w in variables}
             if patterns or not variables or not built.isdisjoint(found):
                 raise ValueError(
@@ -229,7 +229,7 @@ class RuleOptimizer(Optimizer):
         are those of all optimizers that are built together.
         """
         excluded = list(self._excluded_variables)
-        built = [address(array) for array in self._core.arrays]
+        built = [address(array) for array in self._core.checked_arrays()]
         known = set(built)
         for pattern in self._excluded_names:
             excluded += [

@@ -63,6 +63,7 @@ class Binding:
         self._state_places: list[int] = []
         self._orders: list[Order] = []
         self._permuted: list[int] = []
+        self._shared: dict[int, tuple[Any, ...]] = {}  # members whose memory the optimizers look up
 
     def fits(self, groups: _Groups, state: _State) -> bool:
         """Whether parameters and state are the same tensors, in the same memory."""
@@ -70,9 +71,20 @@ class Binding:
         return (
             [len(group["params"]) for group in groups] == self.sizes
             and all(map(is_, found, self.parameters))
-            and places_of(found) == self._places
+            and self._finds(places_of(found))
             and _state_places(state) == self._state_places
         )
+
+    def _finds(self, places: list[int]) -> bool:
+        """Whether the optimizers know where the parameters lie now, or find them in their next step."""
+        if places != self._places:
+            moved = [i for i, place in enumerate(places) if place != self._places[i]]
+            if not all(
+                i in self._shared and self._shared[i] == _kind(self.parameters[i]) for i in moved
+            ):
+                return False
+            self._places = places
+        return True
 
     def join(self, new: Sequence[int]) -> None:
         """Build the optimizers on more parameters."""
@@ -93,6 +105,11 @@ class Binding:
             self._names,
         )
         self.members, self._orders = members, orders
+        self._shared = {
+            i: _kind(self.parameters[i])
+            for i, order in zip(members, orders, strict=True)
+            if _is_shared(self.parameters[i], order)
+        }
         self._permuted = [k for k, order in enumerate(orders) if order is not None]
         joined = set(members)
         self.others = [i for i in self.others if i not in joined]
@@ -219,9 +236,17 @@ def _state_places(state: Mapping[Any, Any]) -> list[int]:
 
 
 def _as_built(parameter: torch.Tensor, order: Order) -> torch.Tensor:
-    if order is None and type(parameter) in (torch.Tensor, torch.nn.Parameter):
-        return parameter  # so that each step checks its shape and type
+    if _is_shared(parameter, order):
+        return parameter
     return permuted(parameter.detach().as_subclass(torch.Tensor), order)
+
+
+def _is_shared(parameter: torch.Tensor, order: Order) -> bool:
+    return order is None and type(parameter) in (torch.Tensor, torch.nn.Parameter)
+
+
+def _kind(parameter: torch.Tensor) -> tuple[Any, ...]:
+    return parameter.dtype, parameter.device, parameter.shape, parameter.stride()
 
 
 def _equal(value: Array | None, other: Array | None) -> bool:

@@ -132,7 +132,7 @@ class Joint:
     @property
     def arrays(self) -> list[Array]:
         """The arrays of the variables, in the order of the build."""
-        return self._core.arrays
+        return self._core.checked_arrays()
 
     def build(
         self,
