@@ -203,6 +203,7 @@ class Front(KerasOptimizer):
             raise ValueError(
                 f"config: expected the key 'optimizer', found {', '.join(sorted(config))}"
             )
-        with keras.saving.custom_object_scope(dict(custom_objects or {})):
-            made = fusedopt.deserialize(config["optimizer"], custom_objects=known_objects())
+        known = {**known_objects(), **(custom_objects or {})}
+        with keras.saving.custom_object_scope(known):  # which replaces the one around it
+            made = fusedopt.deserialize(config["optimizer"], custom_objects=known)
         return cls(made)
