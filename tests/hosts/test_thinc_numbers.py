@@ -30,7 +30,13 @@ CASES = [
     for rule in ("Adam", "RAdam", "SGD")
     for name, options in (OPTIONS if rule == "SGD" else OPTIONS | ADAM_OPTIONS).items()
 ]
-SHAPES = {(1, "W"): (7, 5), (1, "b"): (7,), (2, "W"): (3, 2, 4), (3, "E"): (2000, 3), (4, "p"): (1,)}
+SHAPES = {
+    (1, "W"): (7, 5),
+    (1, "b"): (7,),
+    (2, "W"): (3, 2, 4),
+    (3, "E"): (2000, 3),
+    (4, "p"): (1,),
+}
 
 
 def weights_of(seed: int = 0) -> dict[Any, Any]:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 Key: TypeAlias = tuple[int, str]
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 def who(key: Key) -> str:
     """Name a parameter, for messages."""
@@ -17,26 +19,56 @@ def who(key: Key) -> str:
 
 
 def check(key: Key, weights: Array, gradient: Array) -> None:
-    """Refuse arrays that cannot be updated, or that belong to something else."""
-    for name, array in (("weights", weights), ("gradient", gradient)):
-        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-            found = f"{type(array).__module__}.{type(array).__qualname__}"
-            raise TypeError(
-                f"{who(key)}: expected {name} to be a NumPy array, found {found}; "
-                "use thinc's own optimizer for other arrays"
-            )
-        if not array.flags.writeable:
-            raise ValueError(
-                f"{who(key)}: expected {name} that can be written to, found a read-only array; copy it"
-            )
-    if weights.dtype not in (np.float32, np.float64):
-        raise ValueError(
-            f"{who(key)}: expected weights of float32 or float64, found {weights.dtype}"
-        )
+    """Refuse arrays that cannot be updated, or that do not belong together."""
+    if not (_is_plain(weights) and _is_plain(gradient)):
+        _check_one("weights", key, weights, (np.float32, np.float64))
+        _check_one("gradient", key, gradient, (np.float16, np.float32, np.float64))
+        if not (weights.flags.c_contiguous and gradient.flags.c_contiguous):
+            check_apart(key, weights, gradient)
     if gradient.shape != weights.shape:
         raise ValueError(
-            f"{who(key)}: expected a gradient of shape {weights.shape}, as the weights have, found {gradient.shape}"
+            f"{who(key)}: expected a gradient of the weights' shape {weights.shape}, found {gradient.shape}"
         )
+
+
+def _is_plain(array: Any) -> bool:
+    """Whether there is nothing more to check."""
+    return type(array) is np.ndarray and array.dtype is _FLOAT32 and bool(array.flags.carray)
+
+
+def _check_one(name: str, key: Key, array: Any, dtypes: tuple[type, ...]) -> None:
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        found = f"{type(array).__module__}.{type(array).__qualname__}"
+        raise TypeError(
+            f"{who(key)}: expected {name} in a NumPy array, found {found}; use thinc's own optimizer for other arrays"
+        )
+    if array.dtype not in dtypes:
+        expected = " or ".join(each.__name__ for each in dtypes)
+        raise TypeError(
+            f"{who(key)}: expected {name} of {expected} in native byte order, found {array.dtype}; convert it"
+        )
+    if not array.flags.writeable:
+        raise ValueError(
+            f"{who(key)}: expected {name} that can be written to, found a read-only array; copy it"
+        )
+
+
+def check_apart(key: Key, weights: Array, gradient: Array) -> None:
+    """Refuse elements that share memory, as the core does if it sees the arrays themselves and not copies."""
+    extent = sum((n - 1) * abs(s) for n, s in zip(weights.shape, weights.strides, strict=True))
+    for is_shared, found in (
+        (weights.nbytes > extent + weights.itemsize, "each other"),
+        (np.shares_memory(weights, gradient), "the gradient"),
+    ):
+        if is_shared:
+            raise ValueError(
+                f"{who(key)}: expected weights with memory of their own, found them overlapping {found}; copy them"
+            )
+
+
+def empty(gradient: Array) -> None:
+    """Fill it with zeros, if possible byte by byte, which NumPy does faster."""
+    (gradient.view(np.uint8) if gradient.flags.c_contiguous else gradient).fill(0)
 
 
 def state_of(

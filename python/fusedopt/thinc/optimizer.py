@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
-from collections.abc import Callable
+import re
 from typing import Any
 
 import numpy as np
 
 from fusedopt.runtime import _core
-from fusedopt.thinc.arrays import Array, Key, check, state_of, who
+from fusedopt.thinc.arrays import Array, Key, check, check_apart, empty, state_of, who
 
 _host: Any = importlib.import_module("thinc.optimizers")
 
 # The upper ends, which are excluded. The lower ends are 0, and included.
-_LIMITS = {"learn_rate": math.inf, "L2": math.inf, "grad_clip": math.inf, "eps": math.inf}
-_LIMITS |= {"b1": 1.0, "b2": 1.0}
+_LIMITS = dict.fromkeys(("learn_rate", "L2", "grad_clip", "eps"), math.inf) | {"b1": 1.0, "b2": 1.0}
 # The rate that a rule is given has the corrections of the bias in it. In this update a rule has none of its own.
 _UNCORRECTED = 2**53
 # Next to an epsilon of this size the root of the second moment is nothing.
@@ -119,60 +119,87 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
             return weights, gradient
         check(key, weights, gradient)
         t = self.nr_update.get(key, 0) + 1
-        rule, settings = self._settings(key, t, lr_scale, weights.dtype.type)
-        stores = {} if rule == "SGD" else {"mom1": self.mom1, "mom2": self.mom2}
-        slots = [
-            state_of(name, key, store, weights, (weights.size,)) for name, store in stores.items()
-        ]
+        now = self._now(key)
+        rule, settings = self._settings(key, now, t, lr_scale, weights.dtype)
+        slots = []
+        if rule == "Adam":
+            slots = [
+                state_of("mom1", key, self.mom1, weights, (weights.size,)),
+                state_of("mom2", key, self.mom2, weights, (weights.size,)),
+            ]
         average = None
         if self.averages is not None:
             average = state_of("averages", key, self.averages, weights, weights.shape)
-            settings["ema_momentum"] = min((1.0 + t) / (10.0 + t), 0.9999)
-            # Two factors that do not sum to 1 would pull the average away from the weights.
-            settings["ema_momentum"] = float(weights.dtype.type(settings["ema_momentum"]))
+            # Rounded, so that both factors sum to 1. Otherwise the average would never reach weights that rest.
+            momentum = min((1.0 + t) / (10.0 + t), 0.9999)
+            settings["ema_momentum"] = _rounded(momentum, weights.dtype)
         dense = np.ascontiguousarray(weights)
-        coupled = 0.0 if self.L2_is_weight_decay else self._now("L2", key)
-        _core.hosted_update(
-            rule,
-            dense.reshape(-1),
-            (gradient + coupled * weights if coupled else gradient).reshape(-1),
-            slots,
-            settings,
-            _UNCORRECTED,
-            # After Model.use_params the weights may be their own average.
-            average=None if average is None or average is weights else average.reshape(-1),
-            clipnorm=self._now("grad_clip", key) or None,
-        )
+        flat_gradient = np.asarray(gradient).reshape(-1)
+        if now["L2"] and not self.L2_is_weight_decay:
+            check_apart(key, weights, gradient)
+            flat_gradient = flat_gradient + now["L2"] * dense.reshape(-1)
+        try:
+            _core.hosted_update(
+                rule,
+                dense.reshape(-1),
+                flat_gradient,
+                slots,
+                settings,
+                _UNCORRECTED,
+                # After Model.use_params the weights may be their own average.
+                average=None if average is None or average is weights else average.reshape(-1),
+                clipnorm=now["grad_clip"] or None,
+            )
+        except (TypeError, ValueError) as error:
+            raise type(error)(re.sub("group 0(, parameter 0)?", who(key), str(error))) from None
         if not weights.flags.c_contiguous:
             weights[...] = dense
-        gradient.fill(0)
+        empty(gradient)
         self.nr_update[key] = t
-        for store, slot in zip(stores.values(), slots, strict=True):
-            store[key] = slot
-        if average is not None:
+        if slots:
+            self.mom1[key], self.mom2[key] = slots
+        if self.averages is not None:
             self.averages[key] = average
         return weights, gradient
 
+    def _now(self, key: Key) -> dict[str, float]:
+        """Return the present values of the settings."""
+        now = {}
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name)
+            if callable(value):
+                value = value(self.step, key=key, last_score=self.last_score)
+            now[name] = number = float(value)
+            if not 0.0 <= number < limit:
+                raise ValueError(f"{who(key)}: expected {name} in [0, {limit:g}), found {value!r}")
+        return now
+
     def _settings(
-        self, key: Key, t: int, lr_scale: float, kind: Callable[[float], Any]
+        self, key: Key, now: dict[str, float], t: int, lr_scale: float, dtype: np.dtype[Any]
     ) -> tuple[str, dict[str, float]]:
-        """Return the rule of an update and its settings. ``kind`` is the type of the weights' elements."""
-        rate, beta_1, beta_2 = (self._now(name, key) for name in ("learn_rate", "b1", "b2"))
-        decay = lr_scale * rate * self._now("L2", key) if self.L2_is_weight_decay else 0.0
+        """Return the rule of an update and its settings."""
+        rate, beta_1, beta_2, eps = now["learn_rate"], now["b1"], now["b2"], now["eps"]
+        decay = lr_scale * rate * now["L2"] if self.L2_is_weight_decay else 0.0
         if not (lr_scale >= 0.0 and decay < 1.0):
             raise ValueError(
                 f"{who(key)}: expected lr_scale >= 0 and lr_scale * learn_rate * L2 < 1, found {lr_scale!r} and "
                 f"{decay!r}"
             )
         if self.use_radam:
-            rule, settings = "Adam", _radam(rate, beta_1, beta_2, self._now("eps", key), t + 1)
+            rule, settings = "Adam", _radam(rate, beta_1, beta_2, eps, t + 1)
         elif beta_1 > 0.0 and beta_2 > 0.0:
-            rate *= lr_scale * math.sqrt(1.0 - beta_2**t) / (1.0 - beta_1**t)
             # thinc's moments are of betas that are rounded first, but the corrections of their bias are not.
-            betas = {"beta_1": float(kind(beta_1)), "beta_2": float(kind(beta_2))}
             rule, settings = (
                 "Adam",
-                {"learning_rate": rate, "epsilon": self._now("eps", key), **betas},
+                {
+                    "learning_rate": lr_scale
+                    * rate
+                    * math.sqrt(1.0 - beta_2**t)
+                    / (1.0 - beta_1**t),
+                    "beta_1": _rounded(beta_1, dtype),
+                    "beta_2": _rounded(beta_2, dtype),
+                    "epsilon": eps,
+                },
             )
         elif beta_2 > 0.0:
             raise ValueError(
@@ -180,22 +207,16 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
             )
         else:
             rule, settings = "SGD", {"learning_rate": lr_scale * rate}
-        # (w - u) (1 - decay) = w (1 - decay) - u (1 - decay), where u is proportional to the rate.
-        settings["learning_rate"] *= 1.0 - decay
-        settings["weight_decay"] = decay / settings["learning_rate"] if decay else 0.0
+        if decay:
+            # (w - u) (1 - decay) = w (1 - decay) - u (1 - decay), where u is proportional to the rate.
+            settings["learning_rate"] *= 1.0 - decay
+            settings["weight_decay"] = decay / settings["learning_rate"]
         return rule, settings
 
-    def _now(self, name: str, key: Key) -> float:
-        """Return a setting's present value."""
-        value = getattr(self, name)
-        if callable(value):
-            value = value(self.step, key=key, last_score=self.last_score)
-        number = float(value)
-        if not 0.0 <= number < _LIMITS[name]:
-            raise ValueError(
-                f"{who(key)}: expected {name} in [0, {_LIMITS[name]:g}), found {value!r}"
-            )
-        return number
+
+@functools.lru_cache
+def _rounded(number: float, dtype: np.dtype[Any]) -> float:
+    return float(dtype.type(number))
 
 
 def _radam(rate: float, beta_1: float, beta_2: float, eps: float, s: int) -> dict[str, float]:
