@@ -50,7 +50,8 @@ def checked_values(
 
 def is_bfloat16(array: Array) -> bool:
     """Return whether the elements are bits of bfloat16, as the core gives them of other libraries' memory."""
-    return bool(array.dtype.metadata) and array.dtype.metadata.get("fusedopt") == "bfloat16"
+    metadata = array.dtype.metadata
+    return metadata is not None and metadata.get("fusedopt") == "bfloat16"
 
 
 def _widened(array: Array) -> Array:

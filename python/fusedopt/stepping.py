@@ -153,9 +153,9 @@ class Stepping(Saved):
             tensors of PyTorch and arrays of JAX (DLPack's C functions, buffer protocol,
             ``__array_interface__``, ``__array__``, ``__dlpack__``). They may require a gradient.
             Nobody may free or move their memory during the call. A gradient that is not
-            C-contiguous is gathered element by element, which is slower. A masked array is refused, even if no element is
-            masked; give its ``.filled(0)`` or ``.data``. An empty sequence without variables
-            changes nothing, as in Keras.
+            C-contiguous is gathered element by element, which is slower. A masked array is refused,
+            even if no element is masked; give its ``.filled(0)`` or ``.data``. An empty sequence
+            without variables changes nothing, as in Keras.
         trainable_variables : sequence of numpy.ndarray, optional
             The variables that these gradients belong to, in any order; builds on first use. There
             must be as many as gradients. No gradients for some variables is a ValueError; Keras
@@ -165,9 +165,10 @@ class Stepping(Saved):
         ------
         ValueError, TypeError
             If the call is invalid, a variable's dtype or shape is no longer that of the build, its
-            memory is another that `build` would not take in its place, another thread builds again during the call, or a learning-rate function fails or
-            returns something that is not a finite number >= 0. Nothing is changed, except that an
-            optimizer built by this call stays built.
+            memory has moved to where the optimizer cannot follow, another thread builds again
+            during the call, or a learning-rate function fails or returns something that is not a
+            finite number >= 0. Nothing is changed, except that an optimizer built by this call
+            stays built.
 
         Warns
         -----

@@ -136,7 +136,8 @@ py::array as_array(py::handle object, const std::string& who) {
                              "__array_interface__ or __array__), found " + type_name(object) + "; " + advice(object));
     }
     const py::array array = converted(object, who);
-    if (!KnownDTypes().of(array) && !py::hasattr(object, "astype") && !py::isinstance<py::array>(object)) {
+    // Tensors have no such method; NumPy's advice is not for them.
+    if (!KnownDTypes().of(array) && py::hasattr(object, protocols().dtype) && !py::hasattr(object, "astype")) {
         const std::string found = explained(object);
         throw py::type_error(who + ": expected float16, bfloat16, float32 or float64, found " +
                              (found.empty() ? type_name(object) + " of dtype " +

@@ -56,7 +56,7 @@ TENSORS: dict[str, tuple[Tensor, str]] = {
         Tensor(dtype="torch.float8_e5m2"),
         "of dtype torch.float8_e5m2; convert it to float32",
     ),
-    "integer": (Number(), "of dtype int32; convert it to float32"),
+    "integer": (Number(dtype="torch.int32"), "of dtype int32; convert it to float32"),
     "other": (Tensor(device="cpu"), "that cannot give one (TypeError: no array); convert it"),
 }
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
