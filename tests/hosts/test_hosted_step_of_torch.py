@@ -74,4 +74,6 @@ def test_numbers_are_those_of_torch_optim(rule: str, variant: dict[str, Any]) ->
         kept, expected = state.get(a, {}), optimizer.state.get(b, {})
         assert {name for name, value in expected.items() if value is not None} <= kept.keys()
         for name, value in kept.items():
-            torch.testing.assert_close(torch.as_tensor(value), expected[name], rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(
+                torch.as_tensor(value), expected[name], rtol=1e-10, atol=1e-12
+            )

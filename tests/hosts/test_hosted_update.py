@@ -22,9 +22,7 @@ def test_updates_have_the_bits_of_an_optimizer(rule: str, dtype: Any) -> None:
     slots = [np.full_like(variable, start) for _ in range(SLOTS[rule])]
     average = np.zeros_like(variable)
     expected = variable.copy()
-    optimizer = getattr(fo, rule)(
-        learning_rate=0.1, clipnorm=3.0, use_ema=True, ema_momentum=0.5
-    )
+    optimizer = getattr(fo, rule)(learning_rate=0.1, clipnorm=3.0, use_ema=True, ema_momentum=0.5)
     optimizer.build([expected])
     for t in range(1, 5):
         gradient = numbers((7, 50), dtype, seed=t)
@@ -35,7 +33,7 @@ def test_updates_have_the_bits_of_an_optimizer(rule: str, dtype: Any) -> None:
         optimizer.apply([gradient])
         assert norm == pytest.approx(np.linalg.norm(gradient.astype(float)), rel=1e-12)
         assert same_bits(variable, expected)
-    kept = dict(optimizer.variables)
+    kept = dict(optimizer.named_variables())
     assert same_bits(average, kept["average/0"])
     for found, name in zip(slots, [name for name in kept if name.endswith("/0")], strict=False):
         assert same_bits(found, kept[name])
