@@ -366,3 +366,15 @@ TEST(a_variable_without_a_master_copy_is_rounded_by_the_seed_alone) {
     CHECK(run(2) != first);
     on_every_level_and_thread_count([&](const std::string&) { CHECK(run(1) == first); });
 }
+
+TEST(example_of_the_readme) {
+    std::vector<float> weights(1000), gradients(1000), m(1000), v(1000);
+    fusedopt::HostedVariable variable{.variable = fusedopt::Tensor(weights), .gradient = fusedopt::Tensor(gradients)};
+    variable.slots = {fusedopt::Tensor(m), fusedopt::Tensor(v)};
+    const fusedopt::HostedGroup group{.rule = fusedopt::TorchAdamW{}, .variables = {&variable, 1}};
+    fusedopt::HostedStep step;
+    gradients[3] = 0.5f;
+    for (variable.step = 1; variable.step <= 100; ++variable.step) step.run({&group, 1}, {.max_norm = 1.0});
+    CHECK_EQUAL(weights[2], 0.0f);
+    CHECK(weights[3] < -0.05f);
+}

@@ -306,7 +306,7 @@ struct Yogi {
 
 // Eight rules in PyTorch's numbers (torch/optim of PyTorch 2.13), for programs that go on where its optimizers stopped.
 // Names are Keras's, but slots have PyTorch's names. A weight_decay is coupled: the gradient takes it in before
-// anything else, g <- g + weight_decay w. If it is decoupled, that is said.
+// anything else, g <- g + weight_decay w. No variable can be excluded from it. If it is decoupled, that is said.
 
 /// SGD. With momentum, the first gradient of a variable is its buffer. Default learning rate 0.001.
 struct TorchSGD {
@@ -343,7 +343,7 @@ struct TorchRMSprop {
     }
 };
 
-/// Adam: epsilon is added to the corrected root.
+/// Adam: epsilon is added to the corrected root. decoupled_weight_decay makes it TorchAdamW.
 struct TorchAdam {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;
@@ -429,7 +429,8 @@ struct TorchAdamax {
     }
 };
 
-/// NAdam: the momentum of step t is beta_1 (1 - 0.96^(t momentum_decay) / 2). Default learning rate 0.002.
+/// NAdam: the momentum of step t is beta_1 (1 - 0.96^(t momentum_decay) / 2). Its weight decay is coupled or decoupled.
+/// Default learning rate 0.002.
 struct TorchNAdam {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;
