@@ -176,7 +176,7 @@ def test_values_are_written_under_a_loss_scale() -> None:
     assert torch.equal(params[0], start * 0.5 - 1.0)
     optimizer.param_groups[0] |= {"loss_scale_factor": 2.0, "weight_decay": None}
     optimizer.step()
-    assert torch.equal(params[0], start * 0.5 - 3.0)
+    assert torch.equal(params[0], start * 0.5 - 1.0 - 2.0)
 
 
 # Rates
