@@ -3,12 +3,11 @@
 // over no code of the caller's runs on this thread. All that is read or written stays referenced for so long.
 #include <fusedopt/hosted.hpp>
 
+#include <pybind11/critical_section.h>
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -18,10 +17,10 @@
 #include <utility>
 #include <vector>
 
-#include "arrays.hpp"
 #include "engine/hosted_rules.hpp"
-#include "exchange.hpp"
 #include "gil.hpp"
+#include "hosted_reading.hpp"
+#include "hosted_settings.hpp"
 #include "interned.hpp"
 #include "register.hpp"
 #include "rules.hpp"
@@ -30,21 +29,12 @@ namespace fusedopt::python {
 namespace {
 
 struct Names {
-    py::str grad, step, learning_rate, weight_decay, maximize, ema_momentum;
+    py::str grad, step;
 };
 
 const Names& names() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> storage;
-    const auto make = [] {
-        return Names{interned("grad"),         interned("step"),     interned("learning_rate"),
-                     interned("weight_decay"), interned("maximize"), interned("ema_momentum")};
-    };
-    return storage.call_once_and_store_result(make).get_stored();
-}
-
-bool is_text(PyObject* key, const py::str& name) {
-    if (key == name.ptr()) return true;
-    return PyUnicode_Check(key) && PyUnicode_RichCompare(key, name.ptr(), Py_EQ) == Py_True;
+    return storage.call_once_and_store_result([] { return Names{interned("grad"), interned("step")}; }).get_stored();
 }
 
 std::string name_of_type(py::handle object) {
@@ -58,198 +48,6 @@ py::object item(PyObject* dict, const py::object& key) {
     return found && found != Py_None ? py::reinterpret_borrow<py::object>(found) : py::object();
 }
 
-/// A rule and the settings of a group as Python gives them.
-class Settings {
-public:
-    explicit Settings(const AnyDefinition& definition) : definition_(definition), default_(definition.make()) {
-        Rule rule = default_;
-        for (const AnyField& field : definition.fields(rule)) names_.push_back(interned(field.name));
-    }
-
-    const AnyDefinition& definition() const { return definition_; }
-    const Rule& defaults() const { return default_; }
-
-    void read(const py::dict& values, HostedGroup& group, const std::vector<AnyField>& fields) const {
-        group.rule = default_;  // in its place, so that the fields are still its own
-        group.weight_decay.reset();
-        group.maximize = false;
-        group.ema_momentum = HostedGroup{}.ema_momentum;
-        bool has_rate = false;
-        Py_ssize_t cursor = 0;
-        PyObject *key, *given;
-        while (PyDict_Next(values.ptr(), &cursor, &key, &given)) {
-            const auto value = py::reinterpret_borrow<py::object>(given);
-            if (is_text(key, names().learning_rate)) {
-                set("learning_rate", group.learning_rate, value);
-                has_rate = true;
-            } else if (const AnyField* field = field_of(key, fields)) {
-                set_field(*field, value);
-            } else if (is_text(key, names().weight_decay)) {
-                set("weight_decay", group.weight_decay, value);
-            } else if (is_text(key, names().maximize)) {
-                set("maximize", group.maximize, value);
-            } else if (is_text(key, names().ema_momentum)) {
-                set("ema_momentum", group.ema_momentum, value);
-            } else {
-                refuse(py::reinterpret_borrow<py::object>(key));
-            }
-        }
-        if (!has_rate) throw py::type_error("learning_rate: expected a number, found none");
-    }
-
-private:
-    template <class Value>
-    static void set(const char* name, Value& place, const py::object& value) {
-        set_field(AnyField{name, domains::any, &place}, value);
-    }
-
-    const AnyField* field_of(PyObject* key, const std::vector<AnyField>& fields) const {
-        for (std::size_t k = 0; k < names_.size(); ++k) {
-            if (key == names_[k].ptr()) return &fields[k];
-        }
-        for (std::size_t k = 0; k < names_.size(); ++k) {
-            if (is_text(key, names_[k])) return &fields[k];
-        }
-        return nullptr;
-    }
-
-    [[noreturn]] void refuse(const py::object& key) const {
-        std::string known = "learning_rate, weight_decay, maximize, ema_momentum";
-        for (const py::str& name : names_) {
-            if (!name.equal(names().weight_decay)) known += ", " + std::string(name);
-        }
-        throw py::type_error("settings: expected those of " + std::string(definition_.name) + " (" + known +
-                             "), found " + py::repr(key).cast<std::string>());
-    }
-
-    const AnyDefinition& definition_;
-    Rule default_;
-    std::vector<py::str> names_;
-};
-
-const AnyDefinition& definition_named(const std::string& rule) {
-    std::string known;
-    for (const AnyDefinition& definition : definitions()) {
-        if (rule == definition.name) return definition;
-        known += (known.empty() ? "" : ", ") + std::string(definition.name);
-    }
-    throw std::invalid_argument("rule: expected a rule (" + known + "), found '" + rule + "'");
-}
-
-/// Reads where objects' elements lie.
-class Reader {
-public:
-    /// Any conversion runs the caller's code, after which all must be read again: then arrays take the objects' places.
-    bool has_converted() const { return has_converted_; }
-    void begin(bool again) {
-        has_converted_ = false;
-        takes_converted_ = again;
-    }
-
-    /// False if it had to be converted.
-    template <class Who>
-    bool read_written(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
-        if (is_array(object)) {
-            const auto& array = reinterpret_cast<const py::array&>(object);
-            if (tensor && tensor.is_writable() != array.writeable()) tensor = Tensor();
-            renew(tensor, object, dtype_of(object, who));
-        } else if (const auto memory = exchange.memory(object)) {
-            if (tensor && !tensor.is_writable()) tensor = Tensor();
-            python::renew(tensor, *memory);
-        } else {
-            object = variable_array(object, who());
-            tensor = Tensor();
-            has_converted_ = true;
-            return false;
-        }
-        return true;
-    }
-
-    template <class Who>
-    void read_gradient(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
-        if (is_array(object)) {
-            renew(tensor, object, dtype_of(object, who));
-        } else if (const auto memory = exchange.values(object)) {
-            python::renew(tensor, *memory);
-        } else {
-            object = gradient_array(object, who());
-            tensor = Tensor();
-            has_converted_ = true;
-        }
-    }
-
-private:
-    bool is_array(py::handle object) const {
-        return is_plain_array(object) || (takes_converted_ && py::isinstance<py::array>(object));
-    }
-
-    template <class Who>
-    DType dtype_of(py::handle array, const Who& who) {
-        const std::optional<DType> dtype = dtypes_.of(array);
-        if (!dtype) refuse_dtype(array, who());
-        return *dtype;
-    }
-
-    KnownDTypes dtypes_;
-    bool has_converted_ = false;
-    bool takes_converted_ = false;
-};
-
-/// A number that the host keeps with a parameter: a tensor or array of one element, which is written in place, or a
-/// number of Python's, which is replaced.
-class KeptNumber {
-public:
-    /// Takes a number of Python's; false if it is another object.
-    bool take(py::handle object) {
-        place_ = nullptr;
-        is_integer_ = PyLong_Check(object.ptr()) != 0;
-        if (!is_integer_ && !PyFloat_Check(object.ptr())) return false;
-        value_ = PyFloat_AsDouble(object.ptr());
-        if (!PyErr_Occurred()) return true;
-        PyErr_Clear();  // an integer that no double holds
-        value_ = HUGE_VAL;
-        return true;
-    }
-
-    template <class Who>
-    void take(const Tensor& tensor, const Who& who) {
-        if (tensor.size() != 1 || (tensor.dtype() != DType::float32 && tensor.dtype() != DType::float64) ||
-            !tensor.is_writable() || !tensor.is_aligned()) {
-            throw std::invalid_argument(who() +
-                                        ": expected a number, or a writable float32 or float64 array of one element, "
-                                        "found " +
-                                        std::string(to_string(tensor.dtype())) + " with " +
-                                        std::to_string(tensor.size()) + " elements");
-        }
-        place_ = tensor.data();
-        is_double_ = tensor.dtype() == DType::float64;
-        value_ = is_double_ ? *static_cast<double*>(place_) : static_cast<double>(*static_cast<float*>(place_));
-    }
-
-    double value() const { return value_; }
-    bool is_in_memory() const { return place_; }
-    DType dtype() const { return place_ && !is_double_ ? DType::float32 : DType::float64; }
-
-    void write(double value) const {
-        if (is_double_) {
-            *static_cast<double*>(place_) = value;
-        } else {
-            *static_cast<float*>(place_) = static_cast<float>(value);
-        }
-    }
-
-    py::object as_python(double value) const {
-        if (!is_integer_) return py::float_(value);
-        return py::int_(static_cast<std::int64_t>(value));
-    }
-
-private:
-    void* place_ = nullptr;
-    bool is_double_ = false;
-    bool is_integer_ = false;
-    double value_ = 0.0;
-};
-
 /// A parameter and what the host keeps for it. Whatever a step does not need is null.
 struct Parameter {
     py::object object;
@@ -262,38 +60,6 @@ struct Parameter {
     py::object product;
     KeptNumber step_number;
     KeptNumber product_number;
-};
-
-/// Finds parameters' dicts. Hosts mostly keep them in the order in which the groups list the parameters, and then no
-/// key need be hashed.
-class StateOf {
-public:
-    explicit StateOf(const py::dict& all) : all_(all) {}
-
-    /// True if a key had to be hashed and compared, which may run any code.
-    bool has_run_code() const { return has_run_code_; }
-
-    /// Null if there is none.
-    PyObject* find(PyObject* parameter) {
-        PyObject *key, *value;
-        Py_ssize_t next = cursor_;
-        for (int k = 0; k < looks_ahead && PyDict_Next(all_.ptr(), &next, &key, &value); ++k) {
-            if (key != parameter) continue;
-            cursor_ = next;
-            return value;
-        }
-        has_run_code_ = true;
-        PyObject* found = outlasting([&] { return PyDict_GetItemWithError(all_.ptr(), parameter); });
-        if (!found && PyErr_Occurred()) throw py::error_already_set();
-        return found;
-    }
-
-private:
-    static constexpr int looks_ahead = 4;
-
-    const py::dict& all_;
-    Py_ssize_t cursor_ = 0;
-    bool has_run_code_ = false;
 };
 
 struct Request {
@@ -341,7 +107,7 @@ private:
         py::object key;
     };
     struct Group {
-        std::vector<AnyField> fields;
+        std::vector<AnyField> places;  // of its settings
         HostedRule rule;
         std::array<Keys, 3> slots;
         Keys product;
@@ -356,15 +122,14 @@ private:
         hosted_.resize(count);
         groups_.resize(count);
         for (std::size_t k = 0; k < count; ++k) {
-            hosted_[k].rule = settings_.defaults();
-            groups_[k].fields = settings_.definition().fields(hosted_[k].rule);
+            groups_[k].places = settings_.places_in(hosted_[k]);
         }
     }
 
     void prepare_group(std::size_t g, const py::dict& settings) {
         Group& group = groups_[g];
         try {
-            settings_.read(settings, hosted_[g], group.fields);
+            settings_.read(settings, hosted_[g], group.places);
         } catch (const py::type_error& error) {
             throw py::type_error(group_name(g) + ": " + error.what());
         }
@@ -467,6 +232,7 @@ void Work::collect(const py::list& groups) {
         }
         prepare_group(g, py::reinterpret_borrow<py::dict>(PyTuple_GET_ITEM(pair.ptr(), 1)));
         PyObject* const list = PyTuple_GET_ITEM(pair.ptr(), 0);
+        const py::scoped_critical_section alone(list);
         groups_[g].first = used_;
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
             Parameter& parameter = new_parameter();
@@ -487,6 +253,7 @@ void Work::collect(const py::list& groups) {
 py::list Work::locate(const Request& request) {
     const bool has_masters = request.master_key.has_value();
     py::list missing;
+    const py::scoped_critical_section alone(request.state);
     StateOf states(request.state);
     reader_.begin(false);
     for_each([&](std::size_t g, std::size_t i, Parameter& parameter, HostedVariable&) {
@@ -686,6 +453,17 @@ Pool& pool_of(const std::string& rule) {
     return *pools[static_cast<std::size_t>(&definition_named(rule) - definitions().data())];
 }
 
+/// A message about a group and a parameter if there is but one.
+std::string of_the_only_one(std::string text) {
+    const std::pair<std::string, std::string> changes[] = {{" of " + parameter_name(0, 0), ""},
+                                                           {parameter_name(0, 0), "variable"},
+                                                           {group_name(0) + ": ", ""}};
+    for (const auto& [from, to] : changes) {
+        for (std::size_t k; (k = text.find(from)) != std::string::npos;) text.replace(k, from.size(), to);
+    }
+    return text;
+}
+
 std::optional<double> hosted_update(const std::string& rule, const py::object& variable, const py::object& gradient,
                                     const py::sequence& slots, const py::dict& settings, std::int64_t step,
                                     const py::object& average, std::optional<double> clipnorm) {
@@ -697,7 +475,14 @@ std::optional<double> hosted_update(const std::string& rule, const py::object& v
     parameter.gradient = gradient;
     for (std::size_t k = 0; k < slots.size(); ++k) parameter.slots[k] = slots[k];
     if (!average.is_none()) parameter.average = average;
-    return pool_of(rule).use([&](Work& work) { return work.update(std::move(parameter), settings, step, clipnorm); });
+    try {
+        return pool_of(rule).use(
+            [&](Work& work) { return work.update(std::move(parameter), settings, step, clipnorm); });
+    } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument(of_the_only_one(error.what()));
+    } catch (const py::type_error& error) {
+        throw py::type_error(of_the_only_one(error.what()));
+    }
 }
 
 }  // namespace

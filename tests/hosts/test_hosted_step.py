@@ -97,9 +97,7 @@ class Expected:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.arrays = [p.array.copy() for p in host.parameters]
-        self.slots = [
-            new_state(host.rule, host.settings, array, 0) for array in self.arrays
-        ]
+        self.slots = [new_state(host.rule, host.settings, array, 0) for array in self.arrays]
         self.counts = [0] * len(self.arrays)
 
     def step(self) -> None:
@@ -131,7 +129,9 @@ class Expected:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("rule", "variant"), VARIANTS)
-def test_steps_have_the_bits_of_the_formulas(rule: str, variant: dict[str, Any], dtype: Any) -> None:
+def test_steps_have_the_bits_of_the_formulas(
+    rule: str, variant: dict[str, Any], dtype: Any
+) -> None:
     host = Host(rule, dtype, **variant)
     expected = Expected(host)
     for t in range(5):

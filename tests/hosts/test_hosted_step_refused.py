@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[Callable[[Call], Any], type[Exception], str]] = {
         "group 1, parameter 1: expected a dict as its state, found list"),
     "unknown setting": (
         lambda c: c.second.update(lr=0.1), TypeError,
-        r"group 1: settings: expected those of TorchNAdam \(learning_rate, .*momentum_decay.*\), found 'lr'"),
+        r"group 1: settings: expected those of TorchNAdam \(.*momentum_decay, .*learning_rate, .*\), found 'lr'"),
     "no learning rate": (
         lambda c: c.second.clear(), TypeError, "group 1: learning_rate: expected a number, found none"),
     "negative learning rate": (
