@@ -16,19 +16,6 @@ thread_local std::unique_ptr<Staging> idle_staging;
                                 ": expected the memory it was built with, found it moved; build a new optimizer on it");
 }
 
-// What lends an array its memory, if that is no array; None otherwise.
-py::object owner_of(py::object object) {
-    for (;;) {
-        if (py::isinstance<py::array>(object)) {
-            object = object.attr("base");
-        } else if (PyMemoryView_Check(object.ptr())) {
-            object = object.attr("obj");
-        } else {
-            return object;
-        }
-    }
-}
-
 void warn_of_missing(const std::vector<std::string>& missing) {
     std::string list;
     for (const std::string& name : missing) list += (list.empty() ? "" : ", ") + name;
@@ -82,12 +69,13 @@ void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays,
     signs_.resize(count);
     for (std::size_t i = 0; i < count; ++i) {
         keep_array(i, std::move(arrays[i]));
-        const Shared variable{i, objects_[i], arrays_[i].attr("shape"), nullptr};
+        const py::object dtype = py::getattr(objects_[i], "dtype", py::none());
+        const Shared variable{i, objects_[i], arrays_[i].attr("shape"), dtype, nullptr};
         if (!py::isinstance<py::array>(variable.object)) shared_.push_back(variable);
         if (!py::isinstance<py::array>(variable.object) && !PyMemoryView_Check(variable.object.ptr())) continue;
         const py::object owner = owner_of(variable.object);
         if (const auto memory = of_variables_.memory(owner)) {
-            views_.push_back({i, owner, variable.shape, memory->data});
+            views_.push_back({i, owner, variable.shape, variable.dtype, memory->data});
         }
     }
     places_.fill(names_);
@@ -151,10 +139,13 @@ void Built::check_view(const Shared& view) const {
                                 type + " under it moved; build a new optimizer, on the " + type + " itself");
 }
 
-void Built::look_at(const Shared& variable, bool is_described, std::vector<Moved>& found) const {
+void Built::look_at(const Shared& variable, std::vector<Moved>& found) const {
     const std::size_t i = variable.index;
-    if (!is_described && is_known_at(variable.object, memory_[i].data, variable.shape)) return;
-    py::array array = gradient_array(variable.object, describe(i));
+    if (!of_variables_.reads(variable.object) &&
+        is_known_at(variable.object, memory_[i].data, variable.shape, variable.dtype)) {
+        return;
+    }
+    py::array array = value_array(variable.object, describe(i));
     if (array.data() == tensors_[i].data()) {
         check_array(i, array);
         return;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "conversion.hpp"
 #include "exchange.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -139,7 +140,7 @@ public:
         std::vector<Moved> found;
         for (const Shared& variable : shared_) {
             const std::optional<Exchange::Memory> memory = of_variables_.memory(variable.object);
-            if (!memory || !is_same(tensors_[variable.index], *memory)) look_at(variable, memory.has_value(), found);
+            if (!memory || !is_same(tensors_[variable.index], *memory)) look_at(variable, found);
         }
         return found;
     }
@@ -190,12 +191,13 @@ private:
         std::size_t index;
         py::object object;
         py::tuple shape;
+        py::object dtype;  // None if it does not say
         const void* data;
     };
 
     void check_array(std::size_t index, const py::array& array) const;
     void check_view(const Shared& view) const;
-    void look_at(const Shared& variable, bool is_described, std::vector<Moved>& found) const;
+    void look_at(const Shared& variable, std::vector<Moved>& found) const;
     void keep_array(std::size_t index, py::array array);
 
     std::vector<py::object> objects_;

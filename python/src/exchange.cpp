@@ -17,11 +17,6 @@ constexpr std::uint8_t float_code = 2;    // kDLFloat
 constexpr std::uint8_t bfloat_code = 4;   // kDLBfloat
 constexpr std::uint32_t known_major = 1;  // of the table
 
-// kDLCPU, and what lies in the processor's memory for the sake of a card: kDLCUDAHost, kDLROCMHost.
-bool is_in_memory(std::int32_t device_type) {
-    return device_type == 1 || device_type == 3 || device_type == 11;
-}
-
 // What the capsule holds: DLPackExchangeAPI.
 struct Table {
     std::uint32_t major;
@@ -89,6 +84,11 @@ bool has_layout_of(const Tensor& tensor, const Exchange::Memory& memory) {
 
 }  // namespace
 
+// kDLCPU, and what lies in the processor's memory for the sake of a card: kDLCUDAHost, kDLROCMHost.
+bool is_in_memory(std::int32_t device_type) {
+    return device_type == 1 || device_type == 3 || device_type == 11;
+}
+
 Exchange::Reader Exchange::reader_for(PyTypeObject* type) {
     Reader reader;
     reader.type = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
@@ -126,6 +126,10 @@ std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
         PyErr_Clear();
         return std::nullopt;
     }
+    return memory_of(found);
+}
+
+std::optional<Exchange::Memory> memory_of(const Described& found) {
     const std::optional<DType> dtype = dtype_of(found);
     if (!dtype || !is_in_memory(found.device_type) || found.rank < 0 ||
         found.rank > static_cast<std::int32_t>(most_dimensions) || (found.rank > 0 && !found.strides)) {
@@ -135,9 +139,9 @@ std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
     if (!found.data) {
         // Elements without an address are not in memory, and its array decides what that means.
         if (std::ranges::find(shape, 0) == shape.end()) return std::nullopt;
-        return Memory{nothing, *dtype, shape, found.strides};
+        return Exchange::Memory{nothing, *dtype, shape, found.strides};
     }
-    return Memory{static_cast<std::byte*>(found.data) + found.byte_offset, *dtype, shape, found.strides};
+    return Exchange::Memory{static_cast<std::byte*>(found.data) + found.byte_offset, *dtype, shape, found.strides};
 }
 
 std::optional<Exchange::Memory> Exchange::values(py::handle tensor, Sign& sign) {
@@ -155,12 +159,15 @@ std::optional<Exchange::Memory> Exchange::values(py::handle tensor, Sign& sign) 
 }
 
 bool Sign::is_known(py::handle tensor, const void* data) const {
-    if (tensor.ptr() != tensor_ || data != data_ || !reference_) return false;
+    return tensor.ptr() == tensor_ && data == data_ && reference_ && is_alive();
+}
+
+bool Sign::is_alive() const {
 #if PY_VERSION_HEX >= 0x030D0000
     PyObject* found = nullptr;
-    const bool is_alive = PyWeakref_GetRef(reference_.ptr(), &found) == 1;
+    const bool is_there = PyWeakref_GetRef(reference_.ptr(), &found) == 1;
     Py_XDECREF(found);
-    return is_alive;
+    return is_there;
 #else
     return PyWeakref_GetObject(reference_.ptr()) == tensor_;
 #endif
@@ -169,7 +176,7 @@ bool Sign::is_known(py::handle tensor, const void* data) const {
 // A tensor that is given once would be noted in vain, so only the second time is noted.
 void Sign::note(py::handle tensor, const void* data) {
     if (reference_) {
-        is_in_vain_ = true;
+        is_in_vain_ = !is_alive();
         reference_ = py::object();
     } else if (tensor.ptr() == tensor_ && !is_in_vain_) {
         reference_ = py::reinterpret_steal<py::object>(PyWeakref_NewRef(tensor.ptr(), nullptr));

@@ -37,6 +37,8 @@ public:
     void note(py::handle tensor, const void* data);
 
 private:
+    bool is_alive() const;
+
     PyObject* tensor_ = nullptr;  // may be gone, and another in its place,
     py::object reference_;        // but for as long as this weak reference lives
     const void* data_ = nullptr;
@@ -52,6 +54,9 @@ public:
         std::span<const std::int64_t> shape;
         const std::int64_t* strides;  // in elements
     };
+
+    /// Whether a tensor's type offers the functions.
+    bool reads(py::handle tensor) { return reader_of(tensor).describe; }
 
     /// Where the elements of a tensor lie, or none if an array has to tell. It is valid until other code can run.
     std::optional<Memory> memory(py::handle tensor);
@@ -75,6 +80,12 @@ private:
 
     Reader reader_;
 };
+
+/// What is described, if the library can read it.
+std::optional<Exchange::Memory> memory_of(const Described& described);
+
+/// Whether a device of this number, as DLPack has them, is the processor's memory.
+bool is_in_memory(std::int32_t device_type);
 
 /// Makes `tensor`, left by an earlier call, a view of this memory.
 void renew(Tensor& tensor, const Exchange::Memory& memory);
