@@ -30,8 +30,7 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ImportError(
-        "fusedopt.torch: expected PyTorch, found none; install it, for example with "
-        "pip install 'fusedopt[torch]'"
+        "fusedopt.torch: expected PyTorch, found none; install the extra fusedopt[torch], or pip install torch"
     ) from error
 
 from fusedopt.torch.adadelta import Adadelta
