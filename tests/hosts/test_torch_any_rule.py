@@ -55,6 +55,18 @@ def test_bits_are_those_on_arrays_of_other_types(case: Case, dtype: str) -> None
 
 
 @every_variant
+def test_bits_with_a_schedule_and_changing_betas(case: Case) -> None:
+    arguments: dict[str, Any] = {"learning_rate": fo.schedules.ExponentialDecay(0.05, 2, 0.5)}
+    if {"beta_1", "beta_2"} <= getattr(fo, case.rule)().get_config().keys():
+        arguments |= {"beta_1": lambda: 0.75, "beta_2": lambda: 0.875}
+    try:
+        make(case, **arguments)
+    except TypeError:  # betas that must be numbers
+        arguments = {"learning_rate": arguments["learning_rate"]}
+    check_equal(Case(case.rule, {**case.arguments, **arguments}, ""), torch.float32)
+
+
+@every_variant
 def test_one_norm_over_all_groups(case: Case) -> None:
     expected, arrays = on_arrays(
         Case(case.rule, {**case.arguments, "global_clipnorm": 0.5}, ""), torch.float32, 5

@@ -148,6 +148,37 @@ def test_bad_values_are_refused_and_nothing_changes(name: str, value: Any, kind:
     assert given.everything(optimizer) == given.everything(other)
 
 
+def test_values_that_are_taken_back_after_a_refusal_act_again() -> None:
+    params = given.parameters()[:2]
+    optimizer = given.made(lambda: fo.SGD(1.0), [{"params": [p]} for p in params])
+    given.give(params, [torch.zeros_like(p) for p in params])
+    optimizer.step()
+    before = [p.detach().clone() for p in params]
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.param_groups[1]["lr"] = -1.0
+    with pytest.raises(ValueError, match="group 1: lr"):
+        optimizer.step()
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1.0
+    given.give(params, [torch.ones_like(p) for p in params])
+    optimizer.step()
+    assert all(torch.equal(p, b - 1.0) for p, b in zip(params, before, strict=True))
+
+
+def test_values_are_written_under_a_loss_scale() -> None:
+    params = given.parameters(0, torch.float32, [(3,)])
+    optimizer = given.made(lambda: fo.SGD(1.0, loss_scale_factor=4.0), params)
+    given.give(params, [torch.zeros(3)])
+    optimizer.step()
+    start = params[0].detach().clone()
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    given.give(params, [torch.full((3,), 4.0)])
+    optimizer.step()
+    assert torch.equal(params[0], start * 0.5 - 1.0)
+    optimizer.param_groups[0] |= {"loss_scale_factor": 2.0, "weight_decay": None}
+    optimizer.step()
+    assert torch.equal(params[0], start * 0.5 - 3.0)
+
+
 # Rates
 
 

@@ -71,6 +71,7 @@ def hostile_parameters() -> dict[str, tuple[Any, Any, str]]:
         "expanded": (torch.zeros(1).expand(3), ValueError, r"strides \(0,\)"),
         "strided": (base[::2], ValueError, r"strides \(2,\)"),
         "overlapping itself": (base.as_strided((3, 3), (1, 1)), ValueError, "strides"),
+        "negated": (torch.ones(1, dtype=torch.complex64).conj().imag, ValueError, "negated"),
         "lazy": (torch.nn.LazyLinear(2).weight, ValueError, "lazy"),
         "wrapper": (Wrapper(torch.zeros(2)), TypeError, "Wrapper"),
     }

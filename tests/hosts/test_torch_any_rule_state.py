@@ -105,6 +105,18 @@ def test_a_copy_belongs_to_the_model_that_came_along(copied: Any, steps: int) ->
     assert given.bits([*new_model.parameters()]) == given.bits([*model.parameters()])
 
 
+def test_a_shallow_copy_shares_state_and_parameters() -> None:
+    optimizer = given.made(lambda: fo.Adam(0.1), params := given.parameters())
+    given.take_steps(optimizer, range(1))
+    other = copy.copy(optimizer)
+    for step in range(1, 4):
+        given.take_steps((optimizer, other)[step % 2], range(step, step + 1))
+    alone = given.made(lambda: fo.Adam(0.1), given.parameters())
+    given.take_steps(alone, range(4))
+    assert other.state[params[0]] is optimizer.state[params[0]]
+    assert given.everything(optimizer) == given.everything(alone)
+
+
 def test_state_has_tensors_that_are_alive() -> None:
     optimizer = given.made(lambda: fo.Adam(0.1), params := given.parameters())
     given.take_steps(optimizer, range(2))

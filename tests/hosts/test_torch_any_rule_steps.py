@@ -108,6 +108,19 @@ def test_a_backward_pass_that_needs_old_values_fails() -> None:
         losses[0].backward()
 
 
+def test_averages_that_overwrite_change_every_parameter() -> None:
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    rule = fo.SGD(1.0, use_ema=True, ema_overwrite_frequency=2)
+    optimizer = fusedopt.torch.Optimizer(params, rule)
+    given.give(params, [torch.ones(2), torch.ones(2)])
+    optimizer.step()
+    loss = (params[1] * params[1]).sum()
+    params[1].grad = None
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("context", [contextlib.nullcontext, torch.no_grad, torch.inference_mode])
 def test_a_step_needs_no_context(context: Any) -> None:
     optimizer, parameter = simple()
@@ -259,9 +272,12 @@ def test_dimensions_in_any_order_of_memory(case: Case, layout: str) -> None:
 
 
 def test_a_gradient_of_another_type() -> None:
+    class Careless(torch.nn.Parameter):
+        grad = None  # PyTorch may want the parameter's type
+
     for dtype in given.DTYPES:
-        optimizer, parameter = simple()
-        parameter.grad_dtype = None
+        parameter = Careless(torch.zeros(2))
+        optimizer = fusedopt.torch.Optimizer([parameter], fo.SGD(1.0))
         parameter.grad = torch.ones(2, dtype=dtype)
         optimizer.step()
         assert parameter.tolist() == [-1.0, -1.0]

@@ -209,21 +209,16 @@ def _entry(name: str, array: Array, positions: Mapping[str, int]) -> Entry | Non
 
 
 def _configure(optimizer: RuleOptimizer, changes: Settings) -> None:
-    """Check values and let all of them act, or raise and leave everything as it was."""
+    """Check values and let them act. If it raises, the learning rate may not act, but the others may."""
     checked = {
         name: optimizer._hyperparameters[name].checked(optimizer, value)
         for name, value in changes.items()
     }
     rate = checked.pop("learning_rate", None)
-    before = rate_of(optimizer)
+    if checked:
+        optimizer._core.between_steps(lambda: optimizer._reconfigure(checked))
     if rate is not None:
         _set_rate(optimizer, rate)
-    try:
-        if checked:
-            optimizer._core.between_steps(lambda: optimizer._reconfigure(checked))
-    except BaseException:
-        _set_rate(optimizer, before)
-        raise
 
 
 def _set_rate(optimizer: RuleOptimizer, rate: Any) -> None:
