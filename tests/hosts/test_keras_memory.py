@@ -327,14 +327,21 @@ def test_moved_memory_of_another_kind_is_refused() -> None:
     optimizer.build([w])
     kept = w.value.data
     for other, message in (
-        (kept.double(), r"variable 'v0': expected float32\(2, 2\) as in build, found float64"),
-        (kept[:1].clone(), "found float32"),
+        (
+            kept.double(),
+            r"'v0'\): expected float32 of shape \(2, 2\), as it was built, .* now float64",
+        ),
+        (kept[:1].clone(), r"now float32 of shape \(1, 2\)"),
         (kept.t(), "v0"),
     ):
         w.value.data = other
         with pytest.raises(ValueError, match=message):
             optimizer.apply([keras.ops.ones((2, 2))])
     w.value.data = kept
+    tensor_of_build, w._value = w._value, w._value.detach().clone()
+    with pytest.raises(ValueError, match="'v0': expected the tensor of the build, found another"):
+        optimizer.apply([keras.ops.ones((2, 2))])
+    w._value = tensor_of_build
     optimizer.apply([keras.ops.ones((2, 2))])
     assert int(optimizer.iterations) == 1
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import fusedopt
 from fusedopt import arguments
-from fusedopt.arrays import Array
 from fusedopt.keras.host import KerasOptimizer, keras, known_objects, require_backend
 from fusedopt.keras.rates import learning_rate_of
 from fusedopt.keras.sharing import Sharing
@@ -153,7 +152,7 @@ class Front(KerasOptimizer):
         self.fused.exclude_from_weight_decay()
         self._sharing.excluded = (list(var_list or ()), patterns)
 
-    def _exclude(self, new: Mapping[int, Array], variables: Sequence[Any]) -> None:
+    def _exclude(self, new: Mapping[int, Any], variables: Sequence[Any]) -> None:
         """Tell the optimizer which of the new variables are excluded from weight decay."""
         for part in self._parts():
             part._exclude(new, variables)

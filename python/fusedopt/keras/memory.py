@@ -21,16 +21,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class NumpyMemory:
     """The NumPy backend. Assigning puts a new array into a variable, so its values are copied back each time."""
 
-    def array(self, variable: Any) -> Array:
+    def place(self, variable: Any) -> Any:
         """Return the array to update, after making it the variable's own if the present one is unsuitable."""
         variable._value = np.require(variable._value, requirements=["C", "A", "W"])
-        return np.asarray(variable._value)
+        return variable._value
 
-    def moved(self, variable: Any, array: Array) -> Array:
-        """Return the array to update for a variable that has another value than this."""
-        array[...] = variable._value
-        variable._value = array
-        return array
+    def restore(self, variable: Any, place: Any) -> None:
+        """Bring the value that was put elsewhere back to the array that is updated."""
+        place[...] = variable._value
+        variable._value = place
 
     def addresses(self, variables: Sequence[Any]) -> list[int]:
         """Return numbers that change with the places of the variables' values."""
@@ -53,39 +52,34 @@ class NumpyMemory:
 
 
 class TorchMemory:
-    """The PyTorch backend. Assigning copies; only ``.data``, ``.to()`` and the like move a variable."""
+    """The PyTorch backend. Assigning copies. If a tensor gets other memory, the core finds it."""
 
     def __init__(self) -> None:
         self._torch: Any = importlib.import_module("torch")
 
-    def array(self, variable: Any) -> Array:
-        """Return the variable's memory."""
+    def place(self, variable: Any) -> Any:
+        """Return the tensor to update."""
         tensor = variable._value
         if tensor.device.type != "cpu":
             raise ValueError(
                 f"variable {variable.path!r}: expected CPU memory, found {tensor.device}; "
                 "set KERAS_TORCH_DEVICE=cpu before Keras is imported"
             )
-        return self._view(tensor)
+        return tensor
 
     def _view(self, tensor: Any) -> Array:
         tensor = tensor.detach()
-        if (
-            tensor.dtype == self._torch.bfloat16
-        ):  # which NumPy gets from ml_dtypes, that Keras brings
+        if tensor.dtype == self._torch.bfloat16:
             bfloat16 = importlib.import_module("ml_dtypes").bfloat16
             return np.asarray(tensor.view(self._torch.int16).numpy().view(bfloat16))
         return np.asarray(tensor.numpy())
 
-    def moved(self, variable: Any, array: Array) -> Array:
-        """Return the array to update for a variable that lies elsewhere than this."""
-        found = self.array(variable)
-        if (found.dtype, found.shape) != (array.dtype, array.shape):
-            raise ValueError(
-                f"variable {variable.path!r}: expected {array.dtype}{array.shape} as in build, "
-                f"found {found.dtype}{found.shape}; make a new optimizer"
-            )
-        return found
+    def restore(self, variable: Any, place: Any) -> None:  # noqa: ARG002 - as on NumPy
+        """Refuse another tensor in the place of the one that is updated."""
+        raise ValueError(
+            f"variable {variable.path!r}: expected the tensor of the build, found another one in its place; "
+            "make a new optimizer"
+        )
 
     def addresses(self, variables: Sequence[Any]) -> list[int]:
         """Return numbers that change with the places of the variables' values."""

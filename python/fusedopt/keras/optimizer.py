@@ -93,13 +93,13 @@ class Optimizer(State):
         self._follow()
         own = self._sharing
         updated = [v for v in variables if not self._overwrite_variable_with_gradient(v)]
-        known = {id(v): a for v, a in zip(own.updated, own.arrays, strict=True)}
-        arrays = [known[id(v)] if id(v) in known else memory.array(v) for v in updated]
+        known = {id(v) for v in own.updated}
+        places = [memory.place(v) for v in updated]
         names = _names(updated)
-        new = {id(v): a for v, a in zip(updated, arrays, strict=True) if id(v) not in known}
-        self._exclude(new, updated)
-        self.fused.build(dict(zip(names, arrays, strict=True)))
-        own.updated, own.arrays = updated, arrays
+        pairs = zip(updated, places, strict=True)
+        self._exclude({id(v): place for v, place in pairs if id(v) not in known}, updated)
+        self.fused.build(dict(zip(names, places, strict=True)))
+        own.updated, own.places = updated, places
         self._place(variables, {id(v): name for v, name in zip(updated, names, strict=True)})
         self._share()
 
@@ -160,11 +160,10 @@ class Optimizer(State):
         own = self._sharing
         gradients = [gradient for gradient, _ in pairs]
         variables = [variable for _, variable in pairs]
-        arrays = None
+        places = None
         if len(variables) != len(own.updated) or any(map(is_not, variables, own.updated)):
-            place = {id(v): array for v, array in zip(own.updated, own.arrays, strict=True)}
-            arrays = [place[id(variable)] for variable in variables]
-        has_stepped = self.fused._core.apply(gradients, arrays)
+            places = [variable._value for variable in variables]
+        has_stepped = self.fused._core.apply(gradients, places)
         memory.note_writes(own.updated)
         return bool(has_stepped)
 
@@ -256,13 +255,13 @@ class Optimizer(State):
         if not any(part.use_ema for part in (self, *self._every_part())):
             return
         given = [v for v in var_list if not self._overwrite_variable_with_gradient(v)]
-        places = {id(v): array for v, array in zip(own.updated, own.arrays, strict=True)}
-        unknown = [v.path for v in given if id(v) not in places]
+        known = {id(v) for v in own.updated}
+        unknown = [v.path for v in given if id(v) not in known]
         if unknown:
             raise ValueError(
                 f"finalize_variable_values: expected the built variables, found {', '.join(unknown)}"
             )
-        self.fused.finalize_variable_values([places[id(v)] for v in given])
+        self.fused.finalize_variable_values([v._value for v in given])
         memory.note_writes(given)
 
 

@@ -33,7 +33,11 @@ class KerasSchedule(LearningRateSchedule):
         return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> KerasSchedule:
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        custom_objects: Mapping[str, Any] | None = None,  # noqa: ARG003 - Keras has them in its scope
+    ) -> KerasSchedule:
         """Make the schedule, which is not one of fusedopt's."""
         return cls(config["schedule"])
 

@@ -16,7 +16,7 @@ class Sharing:
         self.root = owner  # takes the steps; its record has all updated variables and all state
         self.parts: list[Any] = []
         self.updated: list[Any] = []
-        self.arrays: list[Array] = []  # their memory
+        self.places: list[Any] = []  # the arrays or tensors that are their values
         self.state: list[tuple[Any, Array]] = []
         self.known: dict[str, Any] = {}  # variables by the name of the state
         self.names: dict[int, str] = {}  # of the model's variables, by their id
@@ -24,8 +24,7 @@ class Sharing:
             None  # from weight decay: variables, patterns
         )
         self._accumulators: dict[int, Any] = {}
-        self._followed: list[Any] = []
-        self._addresses: list[int] = []
+        self._addresses: tuple[list[int], list[int]] = ([], [])
 
     # State
 
@@ -55,25 +54,23 @@ class Sharing:
 
     def settle(self) -> None:
         """Take note of where everything lies."""
-        self._followed = [*self.updated, *(variable for variable, _ in self.state)]
-        self._addresses = memory.addresses(self._followed)
+        self._addresses = self._now()
 
     def is_settled(self) -> bool:
         """Whether everything lies where it did."""
-        return self._addresses == memory.addresses(self._followed)
+        return self._addresses == self._now()
 
-    def recover(self) -> bool:
-        """Take over values that were put elsewhere, and return whether variables of the model have moved."""
-        now = zip(self._followed, self._addresses, memory.addresses(self._followed), strict=True)
-        moved = {id(variable) for variable, old, new in now if old != new}
-        arrays = [
-            memory.moved(variable, array) if id(variable) in moved else array
-            for variable, array in zip(self.updated, self.arrays, strict=True)
-        ]
-        for variable, array in self.state:
-            if id(variable) in moved:
-                array[...] = memory.values(variable._value)
-                memory.share(variable, array)
-        have_moved = any(new is not old for new, old in zip(arrays, self.arrays, strict=True))
-        self.arrays = arrays
-        return have_moved
+    def _now(self) -> tuple[list[int], list[int]]:
+        of_state = memory.addresses([variable for variable, _ in self.state])
+        return [id(variable._value) for variable in self.updated], of_state
+
+    def recover(self) -> None:
+        """Take over values that were put elsewhere."""
+        for variable, place in zip(self.updated, self.places, strict=True):
+            if variable._value is not place:
+                memory.restore(variable, place)
+        now = zip(self.state, self._addresses[1], self._now()[1], strict=True)
+        for variable, array in [pair for pair, old, new in now if old != new]:
+            array[...] = memory.values(variable._value)
+            memory.share(variable, array)
+        self.settle()

@@ -11,7 +11,6 @@ from fusedopt import arguments
 from fusedopt.arrays import Array
 from fusedopt.keras.front import Front
 from fusedopt.keras.memory import memory
-from fusedopt.state import copying
 
 _FIRST = {"iteration", "learning_rate"}  # what there is before build
 _BEFORE_ACCUMULATORS = {*_FIRST, "average"}
@@ -82,12 +81,9 @@ class State(Front):
 
     def _follow(self) -> None:
         """Find values that Keras, or a user, has put elsewhere since the last step."""
-        root = self._sharing.root
-        if not root._sharing.is_settled():
-            if root._sharing.recover():
-                copying.move(root.fused, root._sharing.arrays)
-                root._share()
-            root._sharing.settle()
+        sharing = self._sharing.root._sharing
+        if not sharing.is_settled():
+            sharing.recover()
 
     # Files
 

@@ -23,7 +23,12 @@ class LossScaleOptimizer(Optimizer, KerasLossScaleOptimizer):
     """A `fusedopt.LossScaleOptimizer` as an optimizer of Keras, which checks the gradients in the step's own sweeps.
 
     Under the policy ``mixed_float16`` Keras puts a loss-scaling optimizer of its own around others, and leaves this one
-    as it is.
+    as it is. Its files go both ways with those of ``keras.optimizers.LossScaleOptimizer``. If Keras's own wrapper is
+    around `fusedopt.Nadam` or `fusedopt.Adafactor`, they go only one way, back into the same: around its own optimizers
+    of those names Keras leaves a part of the state out, so its files are refused.
+
+    ``inner_optimizer`` has the options of the optimizer inside. A gradient that overwrites its variable, as float8
+    training has them, is not checked.
 
     Parameters
     ----------

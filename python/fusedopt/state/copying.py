@@ -184,22 +184,6 @@ def like(optimizer: Stateful, variables: Sequence[Array]) -> Any:
     )
 
 
-def move(optimizer: Stateful, variables: Sequence[Array]) -> None:
-    """Let an optimizer update its variables where they lie now, of the shapes and dtypes of the build."""
-    state = _whole(optimizer) | {"variables": list(variables), "values": list(variables)}
-    addresses = [_address(array) for array in variables]
-    state["origin"] = (os.getpid(), addresses)
-    _made(optimizer, state)  # raises if they cannot be updated there
-    _forget_cores(optimizer)
-    restore(optimizer, state)
-
-
-def _forget_cores(optimizer: Stateful) -> None:
-    del vars(optimizer)["_core"]
-    for part in optimizer._parts():
-        _forget_cores(part)
-
-
 def _made(optimizer: Stateful, state: dict[str, Any]) -> Any:
     made = bare(type(optimizer))
     restore(made, _with_new_parts(optimizer, state))
