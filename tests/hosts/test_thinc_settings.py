@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import importlib.metadata
 import inspect
 import subprocess
@@ -63,6 +65,13 @@ def test_the_arguments_and_defaults_are_those_of_thinc(rule: str) -> None:
         name: (one.kind, one.default) for name, one in theirs.items()
     }
     assert list(ours) == list(theirs)
+
+
+@pytest.mark.parametrize("module", ["optimizer", "registered"])
+def test_examples_of_the_docstrings(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"fusedopt.thinc.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_the_optimizer_is_one_of_thincs() -> None:

@@ -68,6 +68,13 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
     ValueError
         If a schedule gives no value.
 
+    Notes
+    -----
+    The numbers are thinc's but for gradients that no training survives. If a gradient is clipped and has a NaN, the
+    whole parameter becomes NaN. If its norm is too large for float32, it is clipped nevertheless. thinc leaves a
+    gradient unclipped in the first case and takes it for zero in the second. A NaN or an infinity never stays in a
+    gradient, as it does in thinc's SGD and RAdam.
+
     Examples
     --------
     >>> import numpy as np
@@ -130,9 +137,7 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
         average = None
         if self.averages is not None:
             average = state_of("averages", key, self.averages, weights, weights.shape)
-            # Rounded, so that both factors sum to 1. Otherwise the average would never reach weights that rest.
-            momentum = min((1.0 + t) / (10.0 + t), 0.9999)
-            settings["ema_momentum"] = _rounded(momentum, weights.dtype)
+            settings["ema_momentum"] = min((1.0 + t) / (10.0 + t), 0.9999)
         dense = np.ascontiguousarray(weights)
         flat_gradient = np.asarray(gradient).reshape(-1)
         if now["L2"] and not self.L2_is_weight_decay:
@@ -188,19 +193,10 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
         if self.use_radam:
             rule, settings = "Adam", _radam(rate, beta_1, beta_2, eps, t + 1)
         elif beta_1 > 0.0 and beta_2 > 0.0:
+            alpha = rate * math.sqrt(1.0 - beta_2**t) / (1.0 - beta_1**t)
             # thinc's moments are of betas that are rounded first, but the corrections of their bias are not.
-            rule, settings = (
-                "Adam",
-                {
-                    "learning_rate": lr_scale
-                    * rate
-                    * math.sqrt(1.0 - beta_2**t)
-                    / (1.0 - beta_1**t),
-                    "beta_1": _rounded(beta_1, dtype),
-                    "beta_2": _rounded(beta_2, dtype),
-                    "epsilon": eps,
-                },
-            )
+            betas = {"beta_1": _rounded(beta_1, dtype), "beta_2": _rounded(beta_2, dtype)}
+            rule, settings = "Adam", {"learning_rate": lr_scale * alpha, "epsilon": eps, **betas}
         elif beta_2 > 0.0:
             raise ValueError(
                 f"{who(key)}: expected beta1 > 0, because beta2 is, found {beta_1!r}; set beta2 to 0 for SGD"
