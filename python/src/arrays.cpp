@@ -13,7 +13,7 @@ namespace fusedopt::python {
 namespace {
 
 // NumPy's numbers of element types, fixed by its C API.
-constexpr int float32_number = 11, float64_number = 12, float16_number = 23, first_user_number = 256;
+constexpr int uint16_number = 4, float32_number = 11, float64_number = 12, float16_number = 23, first_user_number = 256;
 
 // ml_dtypes registers bfloat16 at run time, so its number is found out once, by name.
 std::atomic<int> bfloat16_number{-1};
@@ -27,7 +27,16 @@ struct Protocols {
     py::str shape;
     py::str is_contiguous;
     py::object asanyarray;
+    py::dtype bfloat16;  // the bits of bfloat16, for which NumPy has no type of its own
 };
+
+// Arrays of this element type stand for bfloat16 from memory of other libraries. NumPy keeps what is said of a type,
+// and compares types without it.
+py::dict meaning() {
+    py::dict said;
+    said["fusedopt"] = "bfloat16";
+    return said;
+}
 
 const Protocols& protocols() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Protocols> storage;
@@ -38,13 +47,15 @@ const Protocols& protocols() {
                          interned("data_ptr"),
                          interned("shape"),
                          interned("is_contiguous"),
-                         py::module_::import("numpy").attr("asanyarray")};
+                         py::module_::import("numpy").attr("asanyarray"),
+                         py::module_::import("numpy").attr("dtype")("uint16", py::arg("metadata") = meaning())};
     };
     return storage.call_once_and_store_result(make).get_stored();
 }
 
 bool is_bfloat16(const py::dtype& dtype, int number) {
     if (number == bfloat16_number.load(std::memory_order_relaxed)) return true;
+    if (number == uint16_number) return py::object(dtype.attr("metadata")).equal(meaning());
     if (number < first_user_number || dtype.itemsize() != 2 || dtype.attr("name").cast<std::string>() != "bfloat16") {
         return false;
     }
@@ -195,16 +206,27 @@ Tensor view(const py::array& array, const std::string& who) {
     return view_as(array, *dtype);
 }
 
+py::array array_over(const Exchange::Memory& memory, py::handle owner) {
+    const std::vector<py::ssize_t> shape(memory.shape.begin(), memory.shape.end());
+    std::vector<py::ssize_t> strides(memory.strides, memory.strides + shape.size());
+    for (py::ssize_t& stride : strides) stride *= static_cast<py::ssize_t>(item_size(memory.dtype));
+    const py::dtype dtype =
+        memory.dtype == DType::bfloat16 ? protocols().bfloat16 : py::dtype(std::string(to_string(memory.dtype)));
+    return py::array(dtype, shape, strides, memory.data, owner);
+}
+
 py::array gradient_array(py::handle object, const std::string& who) {
-    return is_plain_array(object) ? py::reinterpret_borrow<py::array>(object) : as_array(object, who);
+    if (is_plain_array(object)) return py::reinterpret_borrow<py::array>(object);
+    const auto memory = Exchange().values(object);
+    return memory ? array_over(*memory, object) : as_array(object, who);
 }
 
 py::array value_array(py::handle object, const std::string& who) {
-    return is_plain_array(object) ? py::reinterpret_borrow<py::array>(object) : converted(object, who);
+    return is_plain_array(object) || offers_memory(object) ? gradient_array(object, who) : converted(object, who);
 }
 
 py::array variable_array(py::handle object, const std::string& who) {
-    if (py::isinstance<py::array>(object)) return gradient_array(object, who);
+    if (py::isinstance<py::array>(object) || Exchange().values(object)) return gradient_array(object, who);
     // Two arrays of shared memory have one address; two copies, both alive, have two.
     py::array first = as_array(object, who);
     const py::array second = as_array(object, who);

@@ -10,6 +10,8 @@
 
 #include <fusedopt/tensor.hpp>
 
+#include "exchange.hpp"
+
 namespace fusedopt::python {
 
 namespace py = pybind11;
@@ -50,6 +52,9 @@ inline bool is_plain_array(py::handle object) {
 
 /// True if the object is an array or gives one by a protocol.
 bool offers_memory(py::handle object);
+
+/// An array over memory that `owner` keeps alive. That of bfloat16 has the bits as elements, and says so.
+py::array array_over(const Exchange::Memory& memory, py::handle owner);
 
 /// The array behind a variable: itself, or one that shares its memory. TypeError if it cannot share its memory.
 py::array variable_array(py::handle object, const std::string& who);

@@ -1,6 +1,7 @@
 // Tensors of other libraries, read by the C functions that DLPack 1.3 lets a library offer with its type. To ask a
 // tensor for an array takes some ten times as long. Only objects of that very type are read so, because the elements of
-// a subclass may mean something else, which only its own conversion knows.
+// a subclass may mean something else, which only its own conversion knows. PyTorch's Parameter is known to be read as
+// its base.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -49,8 +50,8 @@ private:
 
     py::object type_;  // kept, so that no other can come to lie in its place
     int (*describe_)(void* object, Described* described) = nullptr;
-    bool has_gradient_ = false;  // may be part of a computation that is being recorded
-    bool has_sign_ = false;      // may stand for what lies there with the other sign
+    py::object
+        is_neg_;  // whether a tensor stands for what lies there with the other sign, if its type has such tensors
 };
 
 /// Makes `tensor`, left by an earlier call, a view of this memory.

@@ -3,12 +3,11 @@
 // over no code of the caller's runs on this thread. All that is read or written stays referenced for so long.
 #include <fusedopt/hosted.hpp>
 
+#include <pybind11/critical_section.h>
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -18,10 +17,10 @@
 #include <utility>
 #include <vector>
 
-#include "arrays.hpp"
 #include "engine/hosted_rules.hpp"
-#include "exchange.hpp"
 #include "gil.hpp"
+#include "hosted_reading.hpp"
+#include "hosted_settings.hpp"
 #include "interned.hpp"
 #include "register.hpp"
 #include "rules.hpp"
@@ -30,21 +29,12 @@ namespace fusedopt::python {
 namespace {
 
 struct Names {
-    py::str grad, step, learning_rate, weight_decay, maximize, ema_momentum;
+    py::str grad, step;
 };
 
 const Names& names() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> storage;
-    const auto make = [] {
-        return Names{interned("grad"),         interned("step"),     interned("learning_rate"),
-                     interned("weight_decay"), interned("maximize"), interned("ema_momentum")};
-    };
-    return storage.call_once_and_store_result(make).get_stored();
-}
-
-bool is_text(PyObject* key, const py::str& name) {
-    if (key == name.ptr()) return true;
-    return PyUnicode_Check(key) && PyUnicode_RichCompare(key, name.ptr(), Py_EQ) == Py_True;
+    return storage.call_once_and_store_result([] { return Names{interned("grad"), interned("step")}; }).get_stored();
 }
 
 std::string name_of_type(py::handle object) {
@@ -58,193 +48,6 @@ py::object item(PyObject* dict, const py::object& key) {
     return found && found != Py_None ? py::reinterpret_borrow<py::object>(found) : py::object();
 }
 
-/// A rule and the settings of a group as Python gives them.
-class Settings {
-public:
-    explicit Settings(const AnyDefinition& definition) : definition_(definition), default_(definition.make()) {
-        Rule rule = default_;
-        for (const AnyField& field : definition.fields(rule)) names_.push_back(interned(field.name));
-    }
-
-    const AnyDefinition& definition() const { return definition_; }
-    const Rule& defaults() const { return default_; }
-
-    void read(const py::dict& values, HostedGroup& group, const std::vector<AnyField>& fields) const {
-        group.rule = default_;  // in its place, so that the fields are still its own
-        group.weight_decay.reset();
-        group.maximize = false;
-        group.ema_momentum = HostedGroup{}.ema_momentum;
-        bool has_rate = false;
-        Py_ssize_t cursor = 0;
-        PyObject *key, *given;
-        while (PyDict_Next(values.ptr(), &cursor, &key, &given)) {
-            const auto value = py::reinterpret_borrow<py::object>(given);
-            if (is_text(key, names().learning_rate)) {
-                set("learning_rate", group.learning_rate, value);
-                has_rate = true;
-            } else if (const AnyField* field = field_of(key, fields)) {
-                set_field(*field, value);
-            } else if (is_text(key, names().weight_decay)) {
-                set("weight_decay", group.weight_decay, value);
-            } else if (is_text(key, names().maximize)) {
-                set("maximize", group.maximize, value);
-            } else if (is_text(key, names().ema_momentum)) {
-                set("ema_momentum", group.ema_momentum, value);
-            } else {
-                refuse(py::reinterpret_borrow<py::object>(key));
-            }
-        }
-        if (!has_rate) throw py::type_error("learning_rate: expected a number, found none");
-    }
-
-private:
-    template <class Value>
-    static void set(const char* name, Value& place, const py::object& value) {
-        set_field(AnyField{name, domains::any, &place}, value);
-    }
-
-    const AnyField* field_of(PyObject* key, const std::vector<AnyField>& fields) const {
-        for (std::size_t k = 0; k < names_.size(); ++k) {
-            if (key == names_[k].ptr()) return &fields[k];
-        }
-        for (std::size_t k = 0; k < names_.size(); ++k) {
-            if (is_text(key, names_[k])) return &fields[k];
-        }
-        return nullptr;
-    }
-
-    [[noreturn]] void refuse(const py::object& key) const {
-        std::string known = "learning_rate, weight_decay, maximize, ema_momentum";
-        for (const py::str& name : names_) {
-            if (!name.equal(names().weight_decay)) known += ", " + std::string(name);
-        }
-        throw py::type_error("settings: expected those of " + std::string(definition_.name) + " (" + known +
-                             "), found " + py::repr(key).cast<std::string>());
-    }
-
-    const AnyDefinition& definition_;
-    Rule default_;
-    std::vector<py::str> names_;
-};
-
-const AnyDefinition& definition_named(const std::string& rule) {
-    std::string known;
-    for (const AnyDefinition& definition : definitions()) {
-        if (rule == definition.name) return definition;
-        known += (known.empty() ? "" : ", ") + std::string(definition.name);
-    }
-    throw std::invalid_argument("rule: expected a rule (" + known + "), found '" + rule + "'");
-}
-
-/// Reads where objects' elements lie.
-class Reader {
-public:
-    /// Any conversion runs the caller's code, after which all must be read again: then arrays take the objects' places.
-    bool has_converted() const { return has_converted_; }
-    void begin(bool again) {
-        has_converted_ = false;
-        takes_converted_ = again;
-    }
-
-    template <class Who>
-    void read_written(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
-        if (is_array(object)) {
-            const auto& array = reinterpret_cast<const py::array&>(object);
-            if (tensor && tensor.is_writable() != array.writeable()) tensor = Tensor();
-            renew(tensor, object, dtype_of(object, who));
-        } else if (const auto memory = exchange.memory(object)) {
-            if (tensor && !tensor.is_writable()) tensor = Tensor();
-            python::renew(tensor, *memory);
-        } else {
-            object = variable_array(object, who());
-            has_converted_ = true;
-        }
-    }
-
-    template <class Who>
-    void read_gradient(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
-        if (is_array(object)) {
-            renew(tensor, object, dtype_of(object, who));
-        } else if (const auto memory = exchange.values(object)) {
-            python::renew(tensor, *memory);
-        } else {
-            object = gradient_array(object, who());
-            has_converted_ = true;
-        }
-    }
-
-private:
-    bool is_array(py::handle object) const {
-        return is_plain_array(object) || (takes_converted_ && py::isinstance<py::array>(object));
-    }
-
-    template <class Who>
-    DType dtype_of(py::handle array, const Who& who) {
-        const std::optional<DType> dtype = dtypes_.of(array);
-        if (!dtype) refuse_dtype(array, who());
-        return *dtype;
-    }
-
-    KnownDTypes dtypes_;
-    bool has_converted_ = false;
-    bool takes_converted_ = false;
-};
-
-/// A number that the host keeps with a parameter: a tensor or array of one element, which is written in place, or a
-/// number of Python's, which is replaced.
-class KeptNumber {
-public:
-    /// Takes a number of Python's; false if it is another object.
-    bool take(py::handle object) {
-        place_ = nullptr;
-        is_integer_ = PyLong_Check(object.ptr()) != 0;
-        if (!is_integer_ && !PyFloat_Check(object.ptr())) return false;
-        value_ = PyFloat_AsDouble(object.ptr());
-        if (!PyErr_Occurred()) return true;
-        PyErr_Clear();  // an integer that no double holds
-        value_ = HUGE_VAL;
-        return true;
-    }
-
-    template <class Who>
-    void take(const Tensor& tensor, const Who& who) {
-        if (tensor.size() != 1 || (tensor.dtype() != DType::float32 && tensor.dtype() != DType::float64) ||
-            !tensor.is_writable() || !tensor.is_aligned()) {
-            throw std::invalid_argument(who() +
-                                        ": expected a number, or a writable float32 or float64 array of one element, "
-                                        "found " +
-                                        std::string(to_string(tensor.dtype())) + " with " +
-                                        std::to_string(tensor.size()) + " elements");
-        }
-        place_ = tensor.data();
-        is_double_ = tensor.dtype() == DType::float64;
-        value_ = is_double_ ? *static_cast<double*>(place_) : static_cast<double>(*static_cast<float*>(place_));
-    }
-
-    double value() const { return value_; }
-    bool is_in_memory() const { return place_; }
-    DType dtype() const { return place_ && !is_double_ ? DType::float32 : DType::float64; }
-
-    void write(double value) const {
-        if (is_double_) {
-            *static_cast<double*>(place_) = value;
-        } else {
-            *static_cast<float*>(place_) = static_cast<float>(value);
-        }
-    }
-
-    py::object as_python(double value) const {
-        if (!is_integer_) return py::float_(value);
-        return py::int_(static_cast<std::int64_t>(value));
-    }
-
-private:
-    void* place_ = nullptr;
-    bool is_double_ = false;
-    bool is_integer_ = false;
-    double value_ = 0.0;
-};
-
 /// A parameter and what the host keeps for it. Whatever a step does not need is null.
 struct Parameter {
     py::object object;
@@ -257,33 +60,6 @@ struct Parameter {
     py::object product;
     KeptNumber step_number;
     KeptNumber product_number;
-};
-
-/// Finds parameters' dicts. Hosts mostly keep them in the order in which the groups list the parameters, and then no
-/// key need be hashed.
-class StateOf {
-public:
-    explicit StateOf(const py::dict& all) : all_(all) {}
-
-    /// Null if there is none.
-    PyObject* find(PyObject* parameter) {
-        PyObject *key, *value;
-        Py_ssize_t next = cursor_;
-        for (int k = 0; k < looks_ahead && PyDict_Next(all_.ptr(), &next, &key, &value); ++k) {
-            if (key != parameter) continue;
-            cursor_ = next;
-            return value;
-        }
-        PyObject* found = outlasting([&] { return PyDict_GetItemWithError(all_.ptr(), parameter); });
-        if (!found && PyErr_Occurred()) throw py::error_already_set();
-        return found;
-    }
-
-private:
-    static constexpr int looks_ahead = 4;
-
-    const py::dict& all_;
-    Py_ssize_t cursor_ = 0;
 };
 
 struct Request {
@@ -303,8 +79,8 @@ public:
         : settings_(definition), counts_(std::string_view(definition.name) != TorchSGD::name) {}
 
     Answer run(const Request& request) {
-        py::list missing = collect(request);
-        if (missing.empty()) locate(request.master_key.has_value(), missing);
+        collect(request.groups);
+        py::list missing = locate(request);
         if (!missing.empty()) return {false, std::nullopt, missing};
         HostedResult result{};
         {
@@ -331,7 +107,7 @@ private:
         py::object key;
     };
     struct Group {
-        std::vector<AnyField> fields;
+        std::vector<AnyField> places;  // of its settings
         HostedRule rule;
         std::array<Keys, 3> slots;
         Keys product;
@@ -346,15 +122,14 @@ private:
         hosted_.resize(count);
         groups_.resize(count);
         for (std::size_t k = 0; k < count; ++k) {
-            hosted_[k].rule = settings_.defaults();
-            groups_[k].fields = settings_.definition().fields(hosted_[k].rule);
+            groups_[k].places = settings_.places_in(hosted_[k]);
         }
     }
 
     void prepare_group(std::size_t g, const py::dict& settings) {
         Group& group = groups_[g];
         try {
-            settings_.read(settings, hosted_[g], group.fields);
+            settings_.read(settings, hosted_[g], group.places);
         } catch (const py::type_error& error) {
             throw py::type_error(group_name(g) + ": " + error.what());
         }
@@ -379,21 +154,22 @@ private:
         return parameters_[used_++];
     }
 
-    py::list collect(const Request& request);
-    bool collect_state(const Request& request, const Group& group, Parameter& parameter, PyObject* state);
-    void locate(bool has_masters, py::list& missing);
+    // The caller's code may run in the first of these.
+    void collect(const py::list& groups);
+    py::list locate(const Request& request);  // the parameters whose state is incomplete
+    bool collect_state(const Request& request, StateOf& states, std::size_t g, std::size_t i);
     bool locate_parameter(bool has_masters, std::size_t g, std::size_t i);
     template <class Who>
     void locate_number(KeptNumber& number, py::object& object, const Who& who);
-    void write_numbers() const;
-    void replace_numbers() const;
+    void write_numbers();
+    void replace_numbers();
 
     template <class Use>
-    void for_each(const Use& use) const {
+    void for_each(const Use& use) {
         for (std::size_t g = 0; g < group_count_; ++g) {
             for (std::size_t i = 0; i < groups_[g].count; ++i) {
                 const std::size_t k = groups_[g].first + i;
-                if (parameters_[k].gradient) use(groups_[g], parameters_[k], variables_[k]);
+                use(g, i, parameters_[k], variables_[k]);
             }
         }
     }
@@ -412,15 +188,25 @@ private:
     Tensor number_;
 };
 
-bool Work::collect_state(const Request& request, const Group& group, Parameter& parameter, PyObject* state) {
+bool Work::collect_state(const Request& request, StateOf& states, std::size_t g, std::size_t i) {
+    const Group& group = groups_[g];
+    Parameter& parameter = parameters_[group.first + i];
+    if (group.slot_count == 0 && !counts_ && !request.average_key && !request.master_key) return true;
+    PyObject* const state = states.find(parameter.object.ptr());
+    if (!state) return !parameter.gradient;
+    if (!PyDict_Check(state)) {
+        throw py::type_error(parameter_name(g, i) + ": expected a dict as its state, found " + name_of_type(state));
+    }
     bool is_complete = true;
     const auto take = [&](const py::object& key, py::object& place) {
         place = item(state, key);
         is_complete = is_complete && place;
     };
-    for (std::size_t k = 0; k < group.slot_count; ++k) take(group.slots[k].key, parameter.slots[k]);
     if (request.average_key) take(*request.average_key, parameter.average);
     if (request.master_key) parameter.master = item(state, *request.master_key);
+    if (!parameter.gradient) return true;
+    parameter.state = py::reinterpret_borrow<py::object>(state);
+    for (std::size_t k = 0; k < group.slot_count; ++k) take(group.slots[k].key, parameter.slots[k]);
     if (group.product.name) take(group.product.key, parameter.product);
     if (counts_) {
         take(names().step, parameter.step);
@@ -430,12 +216,15 @@ bool Work::collect_state(const Request& request, const Group& group, Parameter& 
     return is_complete;
 }
 
-py::list Work::collect(const Request& request) {
-    py::list missing;
-    StateOf states(request.state);
-    prepare_groups(request.groups.size());
+/// A parameter as the host knows it, not the array that it may have been converted to.
+py::object given(const py::list& groups, std::size_t g, std::size_t i) {
+    return py::list(py::tuple(groups[g])[0])[i];
+}
+
+void Work::collect(const py::list& groups) {
+    prepare_groups(groups.size());
     for (std::size_t g = 0; g < group_count_; ++g) {
-        const py::object pair = request.groups[g];
+        const py::object pair = groups[g];
         if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2 ||
             !PyList_Check(PyTuple_GET_ITEM(pair.ptr(), 0)) || !PyDict_Check(PyTuple_GET_ITEM(pair.ptr(), 1))) {
             throw py::type_error(group_name(g) + ": expected a tuple of a list of parameters and a dict of settings, " +
@@ -443,8 +232,8 @@ py::list Work::collect(const Request& request) {
         }
         prepare_group(g, py::reinterpret_borrow<py::dict>(PyTuple_GET_ITEM(pair.ptr(), 1)));
         PyObject* const list = PyTuple_GET_ITEM(pair.ptr(), 0);
-        Group& group = groups_[g];
-        group.first = used_;
+        const py::scoped_critical_section alone(list);
+        groups_[g].first = used_;
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
             Parameter& parameter = new_parameter();
             parameter.object = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list, i));
@@ -452,46 +241,37 @@ py::list Work::collect(const Request& request) {
                 outlasting([&] { return PyObject_GetAttr(parameter.object.ptr(), names().grad.ptr()); }));
             if (!parameter.gradient) throw py::error_already_set();
             if (parameter.gradient.is_none()) parameter.gradient = py::object();
-            const bool needs_state = group.slot_count > 0 || counts_ || request.average_key || request.master_key;
-            if (!needs_state) continue;
-            PyObject* const state = states.find(parameter.object.ptr());
-            if (state && !PyDict_Check(state)) {
-                throw py::type_error(parameter_name(g, static_cast<std::size_t>(i)) +
-                                     ": expected a dict as its state, found " + name_of_type(state));
-            }
-            parameter.state = py::reinterpret_borrow<py::object>(state);
-            if (parameter.gradient) {
-                if (!state || !collect_state(request, group, parameter, state)) missing.append(parameter.object);
-            } else if (state && request.average_key) {
-                parameter.average = item(state, *request.average_key);
-                if (request.master_key) parameter.master = item(state, *request.master_key);
-            }
         }
-        group.count = used_ - group.first;
+        groups_[g].count = used_ - groups_[g].first;
     }
-    return missing;
+    if (variables_.size() < used_) variables_.resize(used_);
+    for (std::size_t g = 0; g < group_count_; ++g) {
+        hosted_[g].variables = std::span(variables_).subspan(groups_[g].first, groups_[g].count);
+    }
 }
 
-void Work::locate(bool has_masters, py::list& missing) {
-    if (variables_.size() < used_) variables_.resize(used_);
-    for (const bool again : {false, true}) {
-        reader_.begin(again);
-        for (std::size_t g = 0; g < group_count_; ++g) {
-            hosted_[g].variables = std::span(variables_).subspan(groups_[g].first, groups_[g].count);
-            for (std::size_t i = 0; i < groups_[g].count; ++i) {
-                if (!locate_parameter(has_masters, g, i)) missing.append(parameters_[groups_[g].first + i].object);
-            }
-        }
-        if (!reader_.has_converted() || !missing.empty()) return;
-    }
+py::list Work::locate(const Request& request) {
+    const bool has_masters = request.master_key.has_value();
+    py::list missing;
+    const py::scoped_critical_section alone(request.state);
+    StateOf states(request.state);
+    reader_.begin(false);
+    for_each([&](std::size_t g, std::size_t i, Parameter& parameter, HostedVariable&) {
+        const bool is_complete = collect_state(request, states, g, i) && locate_parameter(has_masters, g, i);
+        if (!is_complete) missing.append(parameter.object);
+    });
+    if (!missing.empty() || (!reader_.has_converted() && !states.has_run_code())) return missing;
+    reader_.begin(true);
+    for_each([&](std::size_t g, std::size_t i, Parameter&, HostedVariable&) {
+        if (!locate_parameter(has_masters, g, i)) missing.append(given(request.groups, g, i));
+    });
+    return missing;
 }
 
 template <class Who>
 void Work::locate_number(KeptNumber& number, py::object& object, const Who& who) {
     if (number.take(object)) return;
-    number_ = Tensor();
-    reader_.read_written(of_state_, object, number_, who);
-    if (number_) number.take(number_, who);
+    if (reader_.read_written(of_state_, object, number_, who)) number.take(number_, who);
 }
 
 bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
@@ -542,8 +322,9 @@ bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     return true;
 }
 
-void Work::write_numbers() const {
-    for_each([](const Group&, const Parameter& parameter, const HostedVariable& variable) {
+void Work::write_numbers() {
+    for_each([](std::size_t, std::size_t, const Parameter& parameter, const HostedVariable& variable) {
+        if (!parameter.gradient) return;
         if (parameter.step && parameter.step_number.is_in_memory()) {
             parameter.step_number.write(static_cast<double>(variable.step));
         }
@@ -553,18 +334,18 @@ void Work::write_numbers() const {
     });
 }
 
-void Work::replace_numbers() const {
+void Work::replace_numbers() {
     const auto set = [](const Parameter& parameter, const py::object& key, const py::object& value) {
         if (PyDict_SetItem(parameter.state.ptr(), key.ptr(), value.ptr()) != 0) throw py::error_already_set();
     };
-    for_each([&](const Group& group, const Parameter& parameter, const HostedVariable& variable) {
+    for_each([&](std::size_t g, std::size_t, const Parameter& parameter, const HostedVariable& variable) {
         if (parameter.step && !counts_) {
             if (PyDict_DelItem(parameter.state.ptr(), names().step.ptr()) != 0) throw py::error_already_set();
         } else if (parameter.step && !parameter.step_number.is_in_memory()) {
             set(parameter, names().step, parameter.step_number.as_python(static_cast<double>(variable.step)));
         }
         if (parameter.product && !parameter.product_number.is_in_memory()) {
-            set(parameter, group.product.key, py::float_(variable.product));
+            set(parameter, groups_[g].product.key, py::float_(variable.product));
         }
     });
 }
@@ -573,16 +354,21 @@ std::optional<double> Work::update(Parameter&& parameter, const py::dict& settin
                                    std::optional<double> clipnorm) {
     prepare_groups(1);
     prepare_group(0, settings);
-    Group& group = groups_[0];
-    if (group.product.name) {
+    if (groups_[0].product.name) {
         throw std::invalid_argument("rule: expected one without a number of its own, found " +
                                     std::string(settings_.definition().name) + "; use HostedStep");
     }
     new_parameter() = std::move(parameter);
-    group.first = 0;
-    group.count = 1;
-    py::list missing;
-    locate(false, missing);
+    groups_[0].first = 0;
+    groups_[0].count = 1;
+    if (variables_.empty()) variables_.resize(1);
+    hosted_[0].variables = std::span(variables_).first(1);
+    reader_.begin(false);
+    locate_parameter(false, 0, 0);
+    if (reader_.has_converted()) {
+        reader_.begin(true);
+        locate_parameter(false, 0, 0);
+    }
     variables_[0].step = step;
     const Unlocked unlocked;
     return core_.run(std::span(hosted_).first(1), {.clipnorm = clipnorm}).norm;
@@ -667,6 +453,17 @@ Pool& pool_of(const std::string& rule) {
     return *pools[static_cast<std::size_t>(&definition_named(rule) - definitions().data())];
 }
 
+/// A message about a group and a parameter if there is but one.
+std::string of_the_only_one(std::string text) {
+    const std::pair<std::string, std::string> changes[] = {{" of " + parameter_name(0, 0), ""},
+                                                           {parameter_name(0, 0), "variable"},
+                                                           {group_name(0) + ": ", ""}};
+    for (const auto& [from, to] : changes) {
+        for (std::size_t k; (k = text.find(from)) != std::string::npos;) text.replace(k, from.size(), to);
+    }
+    return text;
+}
+
 std::optional<double> hosted_update(const std::string& rule, const py::object& variable, const py::object& gradient,
                                     const py::sequence& slots, const py::dict& settings, std::int64_t step,
                                     const py::object& average, std::optional<double> clipnorm) {
@@ -678,7 +475,14 @@ std::optional<double> hosted_update(const std::string& rule, const py::object& v
     parameter.gradient = gradient;
     for (std::size_t k = 0; k < slots.size(); ++k) parameter.slots[k] = slots[k];
     if (!average.is_none()) parameter.average = average;
-    return pool_of(rule).use([&](Work& work) { return work.update(std::move(parameter), settings, step, clipnorm); });
+    try {
+        return pool_of(rule).use(
+            [&](Work& work) { return work.update(std::move(parameter), settings, step, clipnorm); });
+    } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument(of_the_only_one(error.what()));
+    } catch (const py::type_error& error) {
+        throw py::type_error(of_the_only_one(error.what()));
+    }
 }
 
 }  // namespace

@@ -116,11 +116,6 @@ class Inherits(Tensor):
     pass
 
 
-class Recorded(Tensor):
-    __dlpack_c_exchange_api__ = capsule(TABLE)
-    requires_grad = True
-
-
 class Negated(Tensor):
     __dlpack_c_exchange_api__ = capsule(TABLE)
 
@@ -137,7 +132,7 @@ class Unsure(Tensor):
 
 class Plain(Tensor):
     __dlpack_c_exchange_api__ = capsule(TABLE)
-    requires_grad = False
+    requires_grad = True
 
     def is_neg(self) -> bool:
         return False
@@ -188,9 +183,7 @@ def test_number_and_offset() -> None:
     assert v.tolist() == [0.0, -1.0]
 
 
-@pytest.mark.parametrize(
-    "kind", [Unknown, Empty, OtherName, NoCapsule, Inherits, Recorded, Negated, Unsure]
-)
+@pytest.mark.parametrize("kind", [Unknown, Empty, OtherName, NoCapsule, Inherits, Negated, Unsure])
 @every_optimizer
 def test_its_array_decides(make: Callable[[], Any], kind: Any) -> None:
     optimizer = make()
@@ -202,7 +195,7 @@ def test_its_array_decides(make: Callable[[], Any], kind: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"data": None}, {"device_type": 2}, {"code": 4}, {"code": 0}, {"bits": 8}, {"lanes": 2},
+    [{"data": None}, {"device_type": 2}, {"code": 4}, {"code": 0}, {"code": 5}, {"bits": 8}, {"lanes": 2},
      {"rank": 65}, {"rank": -1}, {"strides": None}],
     ids=str,
 )  # fmt: skip
@@ -267,14 +260,11 @@ def test_torch() -> None:
     expected = [0.5, -1.5, -3.5]
     assert w.tolist() == expected
     for gradient, cause in (
-        (torch.ones(3, requires_grad=True), "requires grad"),
         (torch.ones(3, dtype=torch.complex64).conj().imag, "negative bit"),
         (torch.ones(3, dtype=torch.complex64).conj(), "conjugate bit"),
-        (torch.ones(3, dtype=torch.bfloat16), "BFloat16"),
         (torch.ones(3).to_sparse(), "Sparse"),
         (torch.ones(3, device="meta"), "meta"),
         (torch._efficientzerotensor(3), "ZeroTensor"),
-        (torch.nn.Parameter(torch.ones(3)), "requires grad"),
     ):
         with pytest.raises(TypeError, match=f"^gradient of variable 0: .*{cause}"):
             optimizer.apply([gradient])

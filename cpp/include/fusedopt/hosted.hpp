@@ -18,11 +18,11 @@ namespace fusedopt {
 /// A variable and all that belongs to it. `variable` may have any dense layout: its dimensions in some order are
 /// C-contiguous. Slots, average and master copy must have the same shape and layout. A gradient may have any strides.
 struct HostedVariable {
-    Tensor variable;              // float16, bfloat16, float32 or float64
-    Tensor gradient;              // none: the rule leaves the variable as it is
-    std::array<Tensor, 3> slots;  // those of the rule, in its order; float64 if the variable is, else float32
-    Tensor average;               // the moving average, of the same dtype as the slots; none: not kept
-    Tensor master;          // a float32 copy of a variable of 16 bits, which a value written to the variable wins over
+    Tensor variable = {};              // float16, bfloat16, float32 or float64
+    Tensor gradient = {};              // none: the rule leaves the variable as it is
+    std::array<Tensor, 3> slots = {};  // those of the rule, in its order; float64 if the variable is, else float32
+    Tensor average = {};               // the moving average, of the same dtype as the slots; none: not kept
+    Tensor master = {};     // a float32 copy of a variable of 16 bits, which a value written to the variable wins over
     std::int64_t step = 1;  // the number of this update, from 1
     double product = 1.0;   // the number that Nadam and TorchNAdam keep; a step moves it on
     DType product_dtype = DType::float64;  // float32 if the host keeps it so
@@ -30,12 +30,13 @@ struct HostedVariable {
 
 /// Variables that share hyperparameters.
 struct HostedGroup {
-    Rule rule;  // hyperparameters must be numbers; Lamb, Adafactor and Muon keep state of their own and are refused
+    Rule rule =
+        {};  // hyperparameters must be numbers; Lamb, Adafactor and Muon keep state of their own and are refused
     double learning_rate = 0.001;
     std::optional<double> weight_decay = {};  // decoupled; none: the rule's own
     bool maximize = false;                    // goes up along the gradient
     double ema_momentum = 0.99;               // of the moving averages
-    std::span<HostedVariable> variables;
+    std::span<HostedVariable> variables = {};
 };
 
 struct HostedOptions {

@@ -306,7 +306,7 @@ struct Yogi {
 
 // Eight rules in PyTorch's numbers (torch/optim of PyTorch 2.13), for programs that go on where its optimizers stopped.
 // Names are Keras's, but slots have PyTorch's names. A weight_decay is coupled: the gradient takes it in before
-// anything else, g <- g + weight_decay w. If it is decoupled, that is said.
+// anything else, g <- g + weight_decay w. No variable can be excluded from it. If it is decoupled, that is said.
 
 /// SGD. With momentum, the first gradient of a variable is its buffer. Default learning rate 0.001.
 struct TorchSGD {
@@ -343,13 +343,14 @@ struct TorchRMSprop {
     }
 };
 
-/// Adam: epsilon is added to the corrected root.
+/// Adam: epsilon is added to the corrected root. decoupled_weight_decay makes it TorchAdamW.
 struct TorchAdam {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-8;
     bool amsgrad = false;
     double weight_decay = 0.0;
+    bool decoupled_weight_decay = false;
 
     static constexpr const char* name = "TorchAdam";
     static constexpr auto fields() {
@@ -357,7 +358,8 @@ struct TorchAdam {
                           Field("beta_2", &TorchAdam::beta_2, domains::from_0_below_1),
                           Field("epsilon", &TorchAdam::epsilon, domains::not_negative),
                           Field("amsgrad", &TorchAdam::amsgrad),
-                          Field("weight_decay", &TorchAdam::weight_decay, domains::not_negative));
+                          Field("weight_decay", &TorchAdam::weight_decay, domains::not_negative),
+                          Field("decoupled_weight_decay", &TorchAdam::decoupled_weight_decay));
     }
 };
 
@@ -427,7 +429,8 @@ struct TorchAdamax {
     }
 };
 
-/// NAdam: the momentum of step t is beta_1 (1 - 0.96^(t momentum_decay) / 2). Default learning rate 0.002.
+/// NAdam: the momentum of step t is beta_1 (1 - 0.96^(t momentum_decay) / 2). Its weight decay is coupled or decoupled.
+/// Default learning rate 0.002.
 struct TorchNAdam {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;

@@ -112,7 +112,7 @@ void HostedStep::State::check(std::span<const HostedGroup> groups, const HostedO
     kinds_.clear();
     plan_.clear();
     updated_.clear();
-    memory_.clear();
+    memory_.begin();
     products_.clear();
     std::size_t dimensions = 0;
     for (const HostedGroup& group : groups) {
@@ -216,7 +216,6 @@ void HostedStep::State::add(HostedVariable& variable, std::size_t group, std::si
         checks.refuse(of_master,
                       "expected none of a variable of " + std::string(to_string(tensor.dtype())) + ", found one");
     }
-    if (is_narrow && !variable.master) checks.refuse(of_master, "expected one, found none");
     if (variable.master) job.weight = take(of_master, variable.master);
     if (variable.average) job.average = take(of_average, variable.average);
     if (variable.gradient) {
@@ -308,6 +307,7 @@ void HostedStep::State::evaluate(std::span<const HostedGroup> groups, const Host
         step.scale = group.maximize ? -scale : scale;
         step.clipvalue = std::numeric_limits<double>::infinity();
         step.ema_momentum = group.ema_momentum;
+        step.seed = options.seed;
         if (kind.step == 0) continue;
         const AnyDefinition& definition = definition_of(group.rule);
         const Betas betas = definition.betas(group.rule);

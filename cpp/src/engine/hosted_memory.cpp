@@ -2,7 +2,6 @@
 #include "engine/hosted_memory.hpp"
 
 #include <algorithm>
-#include <utility>
 
 #include "engine/bounds.hpp"
 
@@ -42,52 +41,38 @@ std::size_t MemoryOrder::copy(const Tensor& tensor, std::int64_t* extents) const
     return rank;
 }
 
-void HostedMemory::clear() {
-    written_.clear();
-    written_parts_.clear();
-    read_.clear();
-    read_parts_.clear();
+void HostedMemory::begin() {
+    written_.count = read_.count = 0;
     gradients_.clear();
-}
-
-void HostedMemory::add_written(const Tensor& dense, const Part& part) {
-    const auto* begin = static_cast<const std::byte*>(dense.data());
-    written_.push_back({begin, begin + dense.size_bytes()});
-    written_parts_.push_back(part);
-}
-
-void HostedMemory::add_read(const Tensor& gradient, const Part& part) {
-    const auto* begin = static_cast<const std::byte*>(gradient.data());
-    read_.push_back(gradient.is_contiguous() ? Extent{begin, begin + gradient.size_bytes()} : Extent{});
-    read_parts_.push_back(part);
-    gradients_.push_back(&gradient);
+    changed_.clear();
+    was_good_ = is_good_;
+    is_good_ = false;
+    is_same_ = true;
 }
 
 HostedMemory::Overlap HostedMemory::find_overlap() {
-    const bool is_known = written_ == checked_written_;
+    const bool is_known = was_good_ && is_same_ && written_.count == written_.extents.size();
+    written_.end();
+    read_.end();
     if (!is_known) {
-        checked_written_.clear();
         if (const Overlap found = find_among_written(); found.one) return found;
+        changed_.clear();
+        for (std::size_t k = 0; k < read_.count; ++k) changed_.push_back(k);
     }
-    for (std::size_t k = 0; k < read_.size(); ++k) {
-        if (is_known && read_[k].begin && k < checked_read_.size() && checked_read_[k] == read_[k]) continue;
-        if (const Part* found = find_written(*gradients_[k])) {
-            checked_written_.clear();
-            return {&read_parts_[k], found};
-        }
+    for (const std::size_t k : changed_) {
+        if (const Part* found = find_written(*gradients_[k])) return {&read_.parts[k], found};
     }
-    std::swap(written_, checked_written_);
-    std::swap(read_, checked_read_);
+    is_good_ = true;
     return {nullptr, nullptr};
 }
 
 HostedMemory::Overlap HostedMemory::find_among_written() {
     sorted_.clear();
-    for (std::size_t k = 0; k < written_.size(); ++k) sorted_.push_back({written_[k], k});
+    for (std::size_t k = 0; k < written_.count; ++k) sorted_.push_back({written_.extents[k], k});
     std::ranges::sort(sorted_, {}, [](const Sorted& sorted) { return sorted.extent.begin; });
     for (std::size_t k = 1; k < sorted_.size(); ++k) {
         if (sorted_[k].extent.begin < sorted_[k - 1].extent.end) {
-            return {&written_parts_[sorted_[k].index], &written_parts_[sorted_[k - 1].index]};
+            return {&written_.parts[sorted_[k].index], &written_.parts[sorted_[k - 1].index]};
         }
     }
     return {nullptr, nullptr};
@@ -98,7 +83,7 @@ const HostedMemory::Part* HostedMemory::find_written(const Tensor& gradient) con
     const auto end_of = [](const Sorted& sorted) { return sorted.extent.end; };
     for (auto found = std::ranges::upper_bound(sorted_, bounds.low, {}, end_of);
          found != sorted_.end() && found->extent.begin < bounds.high; ++found) {
-        if (gradient.touches(found->extent.begin, found->extent.end)) return &written_parts_[found->index];
+        if (gradient.touches(found->extent.begin, found->extent.end)) return &written_.parts[found->index];
     }
     return nullptr;
 }

@@ -31,8 +31,8 @@ private:
     std::array<std::uint8_t, most_dimensions> dimensions_;
 };
 
-/// Finds memory of a step that is written and overlaps other memory. What is where it was in the last call is not
-/// looked at again.
+/// Finds memory of a step that is written and overlaps other memory. What lies where it lay in the last call, if that
+/// one was good, is not looked at again.
 class HostedMemory {
 public:
     /// What lies there.
@@ -46,9 +46,19 @@ public:
         const Part* other;
     };
 
-    void clear();
-    void add_written(const Tensor& dense, const Part& part);
-    void add_read(const Tensor& gradient, const Part& part);
+    /// Begins a call.
+    void begin();
+
+    void add_written(const Tensor& dense, const Part& part) {
+        if (!written_.put(extent_of(dense), part)) is_same_ = false;
+    }
+
+    void add_read(const Tensor& gradient, const Part& part) {
+        const bool is_plain = gradient.is_contiguous();
+        if (!read_.put(is_plain ? extent_of(gradient) : Extent{}, part) || !is_plain)
+            changed_.push_back(read_.count - 1);
+        gradients_.push_back(&gradient);
+    }
 
     /// To be called when all is added.
     Overlap find_overlap();
@@ -60,19 +70,52 @@ private:
 
         friend bool operator==(const Extent&, const Extent&) = default;
     };
+
+    /// The memory of a call, put over that of the last one.
+    struct List {
+        std::vector<Extent> extents;
+        std::vector<Part> parts;
+        std::size_t count = 0;
+
+        /// True if the last call had the same in this place.
+        bool put(const Extent& extent, const Part& part) {
+            const std::size_t k = count++;
+            if (k == extents.size()) {
+                extents.push_back(extent);
+                parts.push_back(part);
+                return false;
+            }
+            const bool is_same = extents[k] == extent;
+            if (!is_same) extents[k] = extent;
+            parts[k] = part;
+            return is_same;
+        }
+
+        void end() {
+            extents.resize(count);
+            parts.resize(count);
+        }
+    };
     struct Sorted {
         Extent extent;
         std::size_t index;
     };
 
+    static Extent extent_of(const Tensor& dense) {
+        const auto* begin = static_cast<const std::byte*>(dense.data());
+        return {begin, begin + dense.size_bytes()};
+    }
+
     Overlap find_among_written();
     const Part* find_written(const Tensor& gradient) const;
 
-    std::vector<Extent> written_, checked_written_;
-    std::vector<Extent> read_, checked_read_;  // null: a gradient with strides, which is looked at each time
-    std::vector<Part> written_parts_, read_parts_;
+    List written_, read_;
     std::vector<const Tensor*> gradients_;
-    std::vector<Sorted> sorted_;
+    std::vector<std::size_t> changed_;  // gradients to look at even if all that is written lies where it lay
+    std::vector<Sorted> sorted_;        // what is written
+    bool was_good_ = false;             // the call before
+    bool is_good_ = false;
+    bool is_same_ = false;  // as far as is known, all that is written lies where it lay
 };
 
 }  // namespace fusedopt

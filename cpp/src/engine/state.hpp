@@ -149,6 +149,8 @@ struct Optimizer::State {
 
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
+    void exclude(std::span<const Tensor> tensors);
+    bool excludes_some() const;
     void set_rule(Rule& new_rule);           // both leave the old one
     void set_options(Options& new_options);  // in its place
     void set_learning_rate(Hyperparameter& rate);

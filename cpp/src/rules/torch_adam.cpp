@@ -37,6 +37,7 @@ kernel::AdamScalars<double> torch_adam_scalars_of(const AdamLike& rule, const No
 }  // namespace
 
 static RuleSpec specify(const TorchAdam& rule) {
+    if (rule.decoupled_weight_decay) return specify_torch_adam(rule.amsgrad, false, rule.weight_decay);
     return specify_torch_adam(rule.amsgrad, rule.weight_decay != 0.0, {});
 }
 
