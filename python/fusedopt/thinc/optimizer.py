@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -156,7 +155,7 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
                 clipnorm=now["grad_clip"] or None,
             )
         except (TypeError, ValueError) as error:
-            raise type(error)(re.sub("group 0(, parameter 0)?", who(key), str(error))) from None
+            raise type(error)(f"{who(key)}: {error}") from None
         if not weights.flags.c_contiguous:
             weights[...] = dense
         empty(gradient)
