@@ -27,6 +27,8 @@ def _scaled_step(scaler: Any, optimizer: Any, of: list[Any], values: list[Any]) 
     for p, g in zip(of, values, strict=True):
         p.grad = g * scale
     scaler.step(optimizer)
+    if all(g.isfinite().all() for g in values):  # gradients are only read
+        assert all(torch.equal(p.grad, g * scale) for p, g in zip(of, values, strict=True))
     scaler.update()
 
 

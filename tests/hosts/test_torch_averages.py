@@ -79,6 +79,9 @@ def test_a_step_while_evaluating_is_refused() -> None:
         with pytest.raises(ValueError, match="no other such block"), optimizer.evaluation_weights():
             pass
         inside = snapshot(optimizer)
+        optimizer.load_state_dict(optimizer.state_dict())
+        with pytest.raises(RuntimeError, match="evaluation_weights at work"):
+            optimizer.step()
     assert snapshot(optimizer) == before != inside
 
 

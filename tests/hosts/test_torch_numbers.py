@@ -141,7 +141,8 @@ def test_max_norm_is_over_all_groups_and_can_be_assigned() -> None:
     step_with(optimizer, of, [torch.ones(3), torch.ones(4)])
     assert optimizer.global_norm is None
     before = [p.detach().clone() for p in of]
-    optimizer.max_norm = 1.0
+    optimizer.max_norm = torch.tensor(1.0)
+    assert optimizer.max_norm == 1.0
     step_with(optimizer, of, [torch.full((3,), 2.0), torch.full((4,), 3.0)])
     norm = (3 * 4 + 4 * 9) ** 0.5
     assert optimizer.global_norm == pytest.approx(norm)

@@ -128,6 +128,26 @@ def test_parameters_that_require_no_gradient_are_updated_too() -> None:
     assert w.item() == 2.5
 
 
+def test_steps_with_inference_mode() -> None:
+    w = torch.nn.Parameter(torch.ones(1))
+    with torch.inference_mode():
+        optimizer = ours("AdamW")([w, torch.nn.Parameter(torch.ones(2))], lr=0.5, weight_decay=0.0)
+        values = [torch.ones(1), torch.ones(2)]
+        step_with(optimizer, optimizer.param_groups[0]["params"], values)
+    step_with(optimizer, optimizer.param_groups[0]["params"], values)
+    for p in optimizer.param_groups[0]["params"]:
+        assert p.tolist() == pytest.approx([0.0] * len(p), abs=1e-6)
+
+
+def test_parameters_of_lazy_modules() -> None:
+    model = torch.nn.LazyLinear(2)
+    optimizer = ours("SGD")(model.parameters(), lr=0.5)
+    model(torch.ones(1, 3)).sum().backward()
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(model.weight, before - 0.5)
+
+
 def test_gradients_can_be_zeroed() -> None:
     of = parameters()
     optimizer = ours("AdamW")(of)

@@ -35,6 +35,9 @@ class FusedOptimizer(torch.optim.Optimizer):
     global_norm: float | None = None
     """The norm of all gradients before the last step clipped them; None without ``max_norm``."""
 
+    _is_evaluating = False
+    _loading: Mapping[str, Any] | None = None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Document the arguments of a class's constructor."""
         super().__init_subclass__(**kwargs)
@@ -64,8 +67,6 @@ class FusedOptimizer(torch.optim.Optimizer):
         flags = [name for name in names if ARGUMENTS[name].kind == "bool"]
         self._flags = [(name, names.pop(name)) for name in flags]
         self._numbers = [*names.items()]
-        self._is_evaluating = False
-        self._loading: Mapping[str, Any] | None = None
 
     @property
     def max_norm(self) -> float | None:
@@ -75,7 +76,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     @max_norm.setter
     def max_norm(self, max_norm: float | None) -> None:
         check({"max_norm": max_norm})
-        self._max_norm = max_norm
+        self._max_norm = None if max_norm is None else float(max_norm)
 
     @property
     def ema_decay(self) -> float | None:
@@ -85,7 +86,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     @ema_decay.setter
     def ema_decay(self, ema_decay: float | None) -> None:
         check({"ema_decay": ema_decay})
-        self._ema_decay = ema_decay
+        self._ema_decay = None if ema_decay is None else float(ema_decay)
 
     @property
     def master_weights(self) -> bool:
@@ -182,6 +183,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self.global_norm = norm
         if stepped:
             self._note_changes()
+            self._advance_seed()
 
     def _note_changes(self) -> None:
         """Let autograd know of the new values: a backward pass that needs the old ones must fail."""
@@ -191,9 +193,10 @@ class FusedOptimizer(torch.optim.Optimizer):
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        torch.autograd.graph.increment_version(changed)
-        if not self._master_weights:
-            self._advance_seed()
+        try:
+            torch.autograd.graph.increment_version(changed)
+        except RuntimeError:  # tensors of torch.inference_mode have no version
+            torch.autograd.graph.increment_version([p for p in changed if not p.is_inference()])
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Read all options of a group for the core, for they may have been written to."""
@@ -216,6 +219,8 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _advance_seed(self) -> None:
         """Go to the next number of Knuth's generator MMIX, whose bits the core mixes."""
+        if self._master_weights or not self.param_groups:
+            return
         group = self.param_groups[0]
         group["rounding_seed"] = (
             group["rounding_seed"] * 6364136223846793005 + 1442695040888963407
@@ -272,7 +277,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a copy, a pickle or `load_state_dict` holds."""
-        loading = vars(self).get("_loading")
+        loading = self._loading
         if loading is not None:
             needed = [name for name, option in self._slots.items() if option is None]
             known = {*self._slots, AVERAGE, *([MASTER] if self._master_weights else [])}
