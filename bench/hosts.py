@@ -235,7 +235,13 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes; the figures mean nothing"
     )
-    parser.add_argument("--only", default="", metavar="TEXT", help="only steps whose name has it")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=[""],
+        metavar="TEXT",
+        help="only steps whose name has one of these",
+    )
     parser.add_argument("--markdown", nargs="*", default=[], type=Path, metavar="FILE")
     arguments = parser.parse_args()
 
@@ -244,7 +250,7 @@ def main() -> None:
     made = Report(environment.describe(["numpy", "torch", "thinc"]))
     watch = Watch()
     for case in cases(quick=arguments.quick):
-        if arguments.only in case.name:
+        if any(text in case.name for text in arguments.only):
             print(case.name, flush=True)
             made.rows += run(case, QUICK if arguments.quick else BRIEF)
     made.busy = watch.others()
