@@ -455,9 +455,8 @@ Pool& pool_of(const std::string& rule) {
 
 /// A message about a group and a parameter if there is but one.
 std::string of_the_only_one(std::string text) {
-    const std::pair<std::string, std::string> changes[] = {{" of " + parameter_name(0, 0), ""},
-                                                           {parameter_name(0, 0), "variable"},
-                                                           {group_name(0) + ": ", ""}};
+    const std::pair<std::string, std::string> changes[] = {
+        {" of " + parameter_name(0, 0), ""}, {parameter_name(0, 0), "variable"}, {group_name(0) + ": ", ""}};
     for (const auto& [from, to] : changes) {
         for (std::size_t k; (k = text.find(from)) != std::string::npos;) text.replace(k, from.size(), to);
     }
