@@ -156,10 +156,11 @@ def torch_gradients(tensors: int, elements: int) -> dict[str, Step]:
     variables, gradients = np.ones((2, tensors, elements), np.float32)
     optimizer = fo.AdamW()
     optimizer.build(list(variables))
-    tensors_of_torch = [torch.from_numpy(g) for g in gradients]
+    arrays = list(gradients)
+    tensors_of_torch = [torch.from_numpy(g) for g in arrays]
     return {
         OURS: lambda: optimizer.apply(tensors_of_torch),
-        BASE: lambda: optimizer.apply(list(gradients)),
+        BASE: lambda: optimizer.apply(arrays),
     }
 
 

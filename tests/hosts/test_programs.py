@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,8 @@ def test_a_program_trains_as_well_as_its_host(program: str) -> None:
             pytest.skip(f"needs {name}")
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", str(EXAMPLES / program)],
+        # The processes of pytest share the processors already.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
