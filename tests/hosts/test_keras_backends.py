@@ -55,7 +55,7 @@ def test_without_keras() -> None:
     assert done.stderr.splitlines()[-1].startswith(
         "ImportError: fusedopt.keras: expected Keras 3 and its backend, found none"
     )
-    assert "pip install fusedopt[keras]" in done.stderr
+    assert "install the extra fusedopt[keras]" in done.stderr
 
 
 def test_a_backend_that_is_not_installed() -> None:

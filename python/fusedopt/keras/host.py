@@ -10,11 +10,11 @@ try:
 except ImportError as error:
     raise ImportError(
         f"fusedopt.keras: expected Keras 3 and its backend, found none ({error}); "
-        "pip install fusedopt[keras] and set KERAS_BACKEND=torch"
+        "install the extra fusedopt[keras] and set KERAS_BACKEND=torch"
     ) from error
 if int(keras.__version__.split(".")[0]) < 3:
     raise ImportError(
-        f"fusedopt.keras: expected Keras 3, found {keras.__version__}; pip install fusedopt[keras]"
+        f"fusedopt.keras: expected Keras 3, found {keras.__version__}; install the extra fusedopt[keras]"
     )
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
     if error.name != "thinc":
         raise
     raise ImportError(
-        "fusedopt.thinc: expected thinc, found none; install it, for example with pip install 'fusedopt[thinc]'"
+        "fusedopt.thinc: expected thinc, found none; install the extra fusedopt[thinc], or pip install thinc"
     ) from error
 
 from fusedopt.thinc.optimizer import Optimizer
