@@ -76,7 +76,7 @@ auto formula(const fusedopt::TorchSGD& rule, const Now& now) {
     const T mu = static_cast<T>(rule.momentum), keep = begins ? T(0) : mu;
     const T take = begins ? T(1) : static_cast<T>(1.0 - rule.dampening);
     return [=](T& w, T g, T* slots) {
-        if (decay != 0 || mu != 0) g = g + decay * w;
+        if (decay != 0) g = g + decay * w;
         if (mu == 0) {
             w = w - lr * g;
             return;
@@ -93,7 +93,7 @@ auto formula(const fusedopt::TorchRMSprop& rule, const Now& now) {
     const T rho = static_cast<T>(rule.rho), one_minus_rho = static_cast<T>(1.0 - rule.rho);
     const T mu = static_cast<T>(rule.momentum), epsilon = static_cast<T>(rule.epsilon);
     return [=](T& w, T gradient, T* slots) {
-        const T g = gradient + decay * w;
+        const T g = decay != 0 ? gradient + decay * w : gradient;
         T& v = slots[0];
         T& p = slots[1];
         T& a = slots[mu > 0 ? 2 : 1];
@@ -146,7 +146,7 @@ auto formula(const fusedopt::TorchAdagrad& rule, const Now& now) {
     const T alpha = static_cast<T>(now.rate / (1.0 + (now.t - 1.0) * rule.lr_decay));
     const T epsilon = static_cast<T>(rule.epsilon), decay = static_cast<T>(rule.weight_decay);
     return [=](T& w, T gradient, T* slots) {
-        const T g = gradient + decay * w;
+        const T g = decay != 0 ? gradient + decay * w : gradient;
         T& a = slots[0];
         a = a + g * g;
         w = w - (alpha * g) / (std::sqrt(a) + epsilon);
@@ -176,7 +176,7 @@ auto formula(const fusedopt::TorchAdamax& rule, const Now& now) {
     const T one_minus_beta_1 = static_cast<T>(1.0 - beta_1), beta_2 = static_cast<T>(rule.beta_2.value());
     const T epsilon = static_cast<T>(rule.epsilon), decay = static_cast<T>(rule.weight_decay);
     return [=](T& w, T gradient, T* slots) {
-        const T g = gradient + decay * w;
+        const T g = decay != 0 ? gradient + decay * w : gradient;
         T& m = slots[0];
         T& u = slots[1];
         m = m + (g - m) * one_minus_beta_1;

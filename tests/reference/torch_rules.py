@@ -42,8 +42,7 @@ def adam_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
 
 
 def decayed(w: Array, g: Array, a: dict[str, Any]) -> Array:
-    decay = w.dtype.type(a["weight_decay"])
-    return g + decay * w
+    return g + w.dtype.type(a["weight_decay"]) * w if a["weight_decay"] else g
 
 
 @torch_rule(
@@ -58,8 +57,7 @@ def decayed(w: Array, g: Array, a: dict[str, Any]) -> Array:
 def sgd(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
     mu = T(a["momentum"])
-    if a["weight_decay"] or a["momentum"]:
-        g = decayed(w, g, a)
+    g = decayed(w, g, a)
     if a["momentum"] == 0:
         w[...] = w - T(lr) * g
         return
@@ -128,7 +126,7 @@ def adam_of_either_decay(
     if a["decoupled_weight_decay"]:
         adamw(w, g, slots, a, lr, t)
     else:
-        adam(w, decayed(w, g, a) if a["weight_decay"] else g, slots, a, lr, t)
+        adam(w, decayed(w, g, a), slots, a, lr, t)
 
 
 @torch_rule(
@@ -174,8 +172,7 @@ def adadelta(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
     T = w.dtype.type
-    if a["weight_decay"]:
-        g = decayed(w, g, a)
+    g = decayed(w, g, a)
     e, x = slots["square_avg"], slots["acc_delta"]
     e[...] = T(a["rho"]) * e + T(1 - a["rho"]) * (g * g)
     d = np.sqrt((x + T(a["epsilon"])) / (e + T(a["epsilon"]))) * g
@@ -226,7 +223,7 @@ def nadam(
     product = float(product_in_place)
     if a["decoupled_weight_decay"]:
         w[...] = w * T(1 - a["weight_decay"] * lr)
-    elif a["weight_decay"]:
+    else:
         g = decayed(w, g, a)
     m, v = slots["exp_avg"], slots["exp_avg_sq"]
     m[...] = m + (g - m) * T(1 - a["beta_1"])

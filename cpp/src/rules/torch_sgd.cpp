@@ -18,10 +18,10 @@ static kernel::Scalars scalars_of(const TorchSGD& rule, const Now& now, std::siz
     const bool begins = now.t == 1;
     return pack(kernel::TorchSgdScalars<double>{
         .lr = now.learning_rate,
-        .mu = begins ? 0.0 : rule.momentum,
+        .keep = begins ? 0.0 : rule.momentum,
         .one_minus_dampening = begins ? 1.0 : 1.0 - rule.dampening,
-        .a = rule.nesterov ? 1.0 : 0.0,
-        .b = rule.nesterov ? rule.momentum : 1.0,
+        .mu = rule.momentum,
+        .nesterov = rule.nesterov ? 1.0 : 0.0,
         .weight_decay = rule.weight_decay,
     });
 }

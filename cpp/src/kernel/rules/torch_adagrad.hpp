@@ -21,7 +21,7 @@ struct TorchAdagrad {
     TorchAdagradScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T gradient, T& a) const {
-        const T g = gradient + s.weight_decay * w;
+        const T g = with_decay(s.weight_decay, w, gradient);
         a = a + g * g;
         w = w - (s.alpha * g) / (square_root(a) + s.epsilon);
     }

@@ -22,7 +22,7 @@ struct TorchAdamax {
     TorchAdamaxScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T gradient, T& m, T& u) const {
-        const T g = gradient + s.weight_decay * w;
+        const T g = with_decay(s.weight_decay, w, gradient);
         m = m + (g - m) * s.one_minus_beta_1;
         u = maximum(s.beta_2 * u, absolute(g) + s.epsilon);
         w = w - (s.alpha * m) / u;

@@ -22,7 +22,7 @@ template <class T>
 struct TorchRmspropParts {
     TorchRmspropScalars<T> s;
 
-    FUSEDOPT_INLINE T decayed(T w, T g) const { return g + s.weight_decay * w; }
+    FUSEDOPT_INLINE T decayed(T w, T g) const { return with_decay(s.weight_decay, w, g); }
 
     FUSEDOPT_INLINE T plain(T g, T& v) const {
         v = s.rho * v + s.one_minus_rho * (g * g);

@@ -1,7 +1,7 @@
 // Gradient descent with momentum as PyTorch has it (torch/optim/sgd.py of PyTorch 2.13).
-// g <- g + weight_decay w;  m <- mu m + (1 - dampening) g;  w <- w - lr d
-// d = m, or Nesterov's d = g + mu m: the scalars make d = a g + b m. m begins as the first g, so then mu is 0 and
-// dampening is 0. The learning rate is outside m.
+// g <- g + weight_decay w;  m <- keep m + (1 - dampening) g;  w <- w - lr d
+// d = m, or Nesterov's d = g + mu m. m begins as the first g, so then `keep` and dampening are 0, and else `keep` is
+// mu. The learning rate is outside m.
 #pragma once
 
 #include "kernel/math.hpp"
@@ -10,7 +10,7 @@ namespace fusedopt::kernel {
 
 template <class T>
 struct TorchSgdScalars {
-    T lr, mu, one_minus_dampening, a, b, weight_decay;
+    T lr, keep, one_minus_dampening, mu, nesterov, weight_decay;
 };
 
 }  // namespace fusedopt::kernel
@@ -23,9 +23,9 @@ struct TorchSgdMomentum {
     TorchSgdScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T gradient, T& m) const {
-        const T g = gradient + s.weight_decay * w;
-        m = s.mu * m + s.one_minus_dampening * g;
-        w = w - s.lr * (s.a * g + s.b * m);
+        const T g = with_decay(s.weight_decay, w, gradient);
+        m = s.keep * m + s.one_minus_dampening * g;
+        w = w - s.lr * (s.nesterov != 0 ? g + s.mu * m : m);
     }
 };
 
