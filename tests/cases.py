@@ -14,7 +14,8 @@ import reference
 
 _LINES = Path(__file__).with_name("cases.txt").read_text(encoding="utf-8").splitlines()
 _TABLE = [line.split() for line in _LINES if line and not line.startswith("#")]
-if unknown := {rule for rule, *_ in _TABLE} - reference.RULES.keys() - {"*"}:
+_KNOWN = {**reference.RULES, **reference.TORCH_RULES, "*": None}
+if unknown := {rule for rule, *_ in _TABLE} - _KNOWN.keys():
     raise ValueError(f"cases.txt: expected rules, found {', '.join(sorted(unknown))}")
 
 
@@ -29,17 +30,25 @@ def _variants_of(rule: str) -> list[dict[str, Any]]:
 
 (_OTHER,) = _variants_of("*")
 
-RULES: dict[str, list[dict[str, Any]]] = {
-    rule: [
-        {},
-        *(
-            _variants_of(rule)
-            or [{name: _OTHER[name] for name in known.defaults if name in _OTHER}]
-        ),
-    ]
-    for rule, known in reference.RULES.items()
-}
+
+def _with_variants(rules: dict[str, reference.Rule]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        rule: [
+            {},
+            *(
+                _variants_of(rule)
+                or [{name: _OTHER[name] for name in known.defaults if name in _OTHER}]
+            ),
+        ]
+        for rule, known in rules.items()
+    }
+
+
+RULES = _with_variants(reference.RULES)
 """Each rule's own hyperparameters, one dictionary per variant."""
+
+TORCH_RULES = _with_variants(reference.TORCH_RULES)
+"""The same of the rules in PyTorch's numbers, which have no class of their own."""
 
 KERAS_RULES = [rule for rule, known in reference.RULES.items() if known.model == "keras"]
 """The rules that Keras has."""

@@ -181,3 +181,51 @@ class LossScale(Common):
     def step_counter(self) -> int: ...
     @property
     def consecutive_skipped_steps(self) -> int: ...
+
+class HostedStep:
+    """Takes steps on parameters whose state a host keeps, all groups in one sweep."""
+
+    def __init__(self, rule: str) -> None: ...
+    def run(
+        self,
+        groups: list[tuple[list[Any], dict[str, Any]]],
+        state: dict[Any, Any],
+        *,
+        max_norm: float | None = None,
+        unscale: float = 1.0,
+        skip_nonfinite: bool = False,
+        seed: int = 0,
+        average_key: str | None = None,
+        master_key: str | None = None,
+    ) -> tuple[bool, float | None, list[Any]]:
+        """Step every parameter that has a gradient.
+
+        A group is its parameters and its settings: `learning_rate`, and if they differ from the
+        defaults, the rule's hyperparameters, `weight_decay`, `maximize` and `ema_momentum`.
+
+        `state` has a dict for each parameter with a gradient, with the rule's slots, `"step"` and
+        whatever number the rule keeps (`"mu_product"` of TorchNAdam). Numbers are arrays of one
+        element, which are written in place, or Python's, which are replaced. TorchSGD keeps no
+        count. A `"step"` of 0 tells it that `momentum_buffer` begins with this gradient, and the
+        step removes it again.
+
+        Returns whether the step was taken, the norm if it was needed, and the parameters whose
+        state is incomplete. If there are any of these, nothing was done.
+        """
+
+def hosted_update(
+    rule: str,
+    variable: Any,
+    gradient: Any,
+    slots: Sequence[Any],
+    settings: dict[str, Any],
+    step: int,
+    *,
+    average: Any = None,
+    clipnorm: float | None = None,
+) -> float | None:
+    """Update one variable. `step` is the number of the update, from 1.
+
+    `clipnorm` multiplies the gradient by `clipnorm / norm` if its norm is larger. Returns the norm
+    if it was needed.
+    """

@@ -20,7 +20,8 @@ def checked_values(
 ) -> list[Array]:
     """Bring as many values as there is state to its dtypes; ValueError for another shape or kind."""
     checked = []
-    for position, ((name, target), value) in enumerate(zip(state, values, strict=True)):
+    for position, ((name, target), given) in enumerate(zip(state, values, strict=True)):
+        value = _widened(given)
         who = f"{source}: array {position} ({name})"
         is_integer = target.dtype.kind == "i"
         if (value.dtype.kind in "iu") != is_integer or not (
@@ -45,6 +46,16 @@ def checked_values(
                 f"{who}: expected values that {target.dtype} can hold, found larger ones"
             ) from None
     return checked
+
+
+def is_bfloat16(array: Array) -> bool:
+    """Return whether the elements are bits of bfloat16, as the core gives them of other libraries' memory."""
+    metadata = array.dtype.metadata
+    return metadata is not None and metadata.get("fusedopt") == "bfloat16"
+
+
+def _widened(array: Array) -> Array:
+    return (array.astype(np.uint32) << 16).view(np.float32) if is_bfloat16(array) else array
 
 
 def _cast(value: Array, dtype: np.dtype[Any]) -> Array:

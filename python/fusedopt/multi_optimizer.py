@@ -172,7 +172,7 @@ class MultiOptimizer(Optimizer):
         if self.built:
             old = {
                 address(array): self.optimizers[k]
-                for array, k in zip(self._core.arrays, self._assignment, strict=True)
+                for array, k in zip(self._core.checked_arrays(), self._assignment, strict=True)
             }
             owners = [
                 old.get(address(as_array(array, f"build: variable {i}")), owner)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusedopt import arguments
-from fusedopt.arrays import Array, address, require_iterable
+from fusedopt.arrays import Array, require_iterable
 from fusedopt.declared import Declared
 from fusedopt.losses import scaled
 from fusedopt.schedules import LearningRateSchedule
@@ -227,17 +227,16 @@ class Optimizer(Stepping, Declared):
         if not self.built:
             raise ValueError("evaluation_weights: the optimizer is not built; call build first")
         lent = dict(self._named_arrays())
-        places = [address(array) for array in lent.values()]
         self._core.begin_evaluation()
         try:
             yield lent
         finally:
-            if [address(array) for array in self._core.arrays] != places:
+            try:
+                self._core.end_evaluation()
+            except (TypeError, ValueError) as error:
                 raise ValueError(
-                    "evaluation_weights: expected the variables' memory as before, found it moved inside the block; "
-                    "the weights in training cannot be brought back"
-                )
-            self._core.end_evaluation()
+                    f"evaluation_weights: {error}; the weights in training cannot be brought back"
+                ) from error
 
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
         """Overwrite the variables with their moving averages, at the end of training.

@@ -28,11 +28,13 @@ class Stepping(Saved):
         ----------
         variables : sequence or dict of numpy.ndarray
             float32, float64, float16 or bfloat16 (``ml_dtypes``), C-contiguous, writable, aligned,
-            not overlapping. Other objects that share writable CPU memory are welcome too. The
-            optimizer keeps them alive, and NumPy refuses to resize them as long as it lives. Each
-            step checks that they still have the memory, dtype and shape of the build. With a dict,
-            the names serve messages, `exclude_from_weight_decay` and gradients given by name. A
-            masked array is refused, even if no element is masked; give its ``.data``.
+            not overlapping. Other objects that share writable CPU memory are welcome too, for
+            example PyTorch's tensors and parameters, also of bfloat16 and also if they require a
+            gradient. JAX's arrays never change, so they are refused. The optimizer keeps the
+            variables alive, and NumPy refuses to resize them as long as it lives. Each step checks
+            that they still have the memory, dtype and shape of the build. With a dict, the names
+            serve messages, `exclude_from_weight_decay` and gradients given by name. A masked array
+            is refused, even if no element is masked; give its ``.data``.
 
         Raises
         ------
@@ -48,6 +50,11 @@ class Stepping(Saved):
         names, and their exclusion from weight decay. New ones start as in a first build. `iterations` and the
         learning rate go on. Views in `variables` that were taken before stay live. Variables that have no names
         yet can be given some.
+
+        A library may move the memory of an object that is not a NumPy array, as PyTorch does if ``p.data`` is
+        assigned or ``p.share_memory_()`` is called. The next call goes on in the new memory with the old state, and
+        what the new memory holds counts. The object must be the one given to `build`. The new memory must have the
+        old dtype and shape, be C-contiguous and overlap nothing else, or the call is refused.
 
         In the middle of an accumulation, the sum of a new variable starts at zero, as if its gradients had been zero
         so far. After the first update, the moving average of a new variable starts at the value that
@@ -142,12 +149,13 @@ class Stepping(Saved):
         grads : sequence or dict of numpy.ndarray
             One gradient for each built variable, in their order; None if there is none. A dict by
             name may leave variables out. float16, bfloat16, float32 or float64, whatever the
-            variable's type; also read-only, and also objects that share CPU memory (buffer
-            protocol, ``__array_interface__``, ``__array__``, DLPack's C functions). Nobody may free
-            or move their memory during the call. A gradient that is not C-contiguous is gathered
-            element by element, which is slower. A masked array is refused, even if no element is
-            masked; give its ``.filled(0)`` or ``.data``. An empty sequence without variables
-            changes nothing, as in Keras.
+            variable's type; also read-only, and also objects that share CPU memory, such as
+            tensors of PyTorch and arrays of JAX (DLPack's C functions, buffer protocol,
+            ``__array_interface__``, ``__array__``, ``__dlpack__``). They may require a gradient.
+            Nobody may free or move their memory during the call. A gradient that is not
+            C-contiguous is gathered element by element, which is slower. A masked array is refused,
+            even if no element is masked; give its ``.filled(0)`` or ``.data``. An empty sequence
+            without variables changes nothing, as in Keras.
         trainable_variables : sequence of numpy.ndarray, optional
             The variables that these gradients belong to, in any order; builds on first use. There
             must be as many as gradients. No gradients for some variables is a ValueError; Keras
@@ -156,10 +164,11 @@ class Stepping(Saved):
         Raises
         ------
         ValueError, TypeError
-            If the call is invalid, a variable's memory, dtype or shape is no longer that of the
-            build, another thread builds again during the call, or a learning-rate function fails or
-            returns something that is not a finite number >= 0. Nothing is changed, except that an
-            optimizer built by this call stays built.
+            If the call is invalid, a variable's dtype or shape is no longer that of the build, its
+            memory has moved to where the optimizer cannot follow, another thread builds again
+            during the call, or a learning-rate function fails or returns something that is not a
+            finite number >= 0. Nothing is changed, except that an optimizer built by this call
+            stays built.
 
         Warns
         -----
@@ -242,7 +251,8 @@ class Stepping(Saved):
         Returns
         -------
         tuple of two lists
-            New arrays: the updated variables, and the updated optimizer variables.
+            New arrays: the updated variables, and the updated optimizer variables. Those of tensors
+            of bfloat16 hold the bits, as uint16.
 
         Raises
         ------

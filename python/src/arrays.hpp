@@ -10,6 +10,8 @@
 
 #include <fusedopt/tensor.hpp>
 
+#include "exchange.hpp"
+
 namespace fusedopt::python {
 
 namespace py = pybind11;
@@ -48,20 +50,8 @@ inline bool is_plain_array(py::handle object) {
            reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
 }
 
-/// True if the object is an array or gives one by a protocol.
-bool offers_memory(py::handle object);
-
-/// The array behind a variable: itself, or one that shares its memory. TypeError if it cannot share its memory.
-py::array variable_array(py::handle object, const std::string& who);
-
-/// The array behind a gradient: itself, or whatever its protocol gives. TypeError for an array with a mask.
-py::array gradient_array(py::handle object, const std::string& who);
-
-/// The array behind values that are to be copied: a gradient's, or whatever NumPy makes of lists and numbers.
-py::array value_array(py::handle object, const std::string& who);
-
-/// Whether an object still stands for this memory, as far as it can tell without making an array. False if unsure.
-bool is_known_at(py::handle object, const void* data, const py::tuple& shape);
+/// An array over the memory of a tensor. That of bfloat16 has the bits as elements, and says so.
+py::array array_over(const Exchange::Memory& memory, py::handle tensor);
 
 /// An array over the core's memory that keeps `owner` alive.
 py::array live_view(const Tensor& tensor, py::handle owner);

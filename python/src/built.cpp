@@ -11,6 +11,11 @@ namespace {
 
 thread_local std::unique_ptr<Staging> idle_staging;
 
+[[noreturn]] void refuse_moved(const std::string& who) {
+    throw std::invalid_argument(who +
+                                ": expected the memory it was built with, found it moved; build a new optimizer on it");
+}
+
 void warn_of_missing(const std::vector<std::string>& missing) {
     std::string list;
     for (const std::string& name : missing) list += (list.empty() ? "" : ", ") + name;
@@ -55,25 +60,49 @@ Built::Built(const Built& old, std::vector<py::object> objects, std::vector<std:
 
 void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names) {
     objects_ = std::move(objects);
-    arrays_ = std::move(arrays);
     names_ = std::move(names);
-    for (std::size_t i = 0; i < arrays_.size(); ++i) {
-        const py::array& array = arrays_[i];
-        const auto* fields = py::detail::array_proxy(array.ptr());
-        tensors_.push_back(view(array, describe(i)));
-        memory_.push_back({fields->data, fields->dimensions, array.dtype()});
-        locks_.emplace_back(py::handle(array));
-        if (!py::isinstance<py::array>(objects_[i])) shared_.push_back({i, objects_[i], array.attr("shape")});
+    const std::size_t count = objects_.size();
+    arrays_.resize(count);
+    tensors_.resize(count);
+    memory_.resize(count);
+    locks_.resize(count);
+    signs_.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        keep_array(i, std::move(arrays[i]));
+        const py::object dtype = py::getattr(objects_[i], "dtype", py::none());
+        const Shared variable{i, objects_[i], arrays_[i].attr("shape"), dtype, nullptr};
+        if (!py::isinstance<py::array>(variable.object)) shared_.push_back(variable);
+        if (!py::isinstance<py::array>(variable.object) && !PyMemoryView_Check(variable.object.ptr())) continue;
+        const py::object owner = owner_of(variable.object);
+        if (const auto memory = of_variables_.memory(owner)) {
+            views_.push_back({i, owner, variable.shape, variable.dtype, memory->data});
+        }
     }
     places_.fill(names_);
+}
+
+void Built::keep_array(std::size_t index, py::array array) {
+    const auto* fields = py::detail::array_proxy(array.ptr());
+    tensors_[index] = view(array, describe(index));
+    memory_[index] = {fields->data, fields->dimensions, array.dtype()};
+    locks_[index] = py::weakref(py::handle(array));
+    arrays_[index] = std::move(array);
+}
+
+std::vector<Tensor> Built::tensors_with(const std::vector<Moved>& moved) const {
+    std::vector<Tensor> tensors = tensors_;
+    for (const Moved& variable : moved) tensors[variable.index] = variable.tensor;
+    return tensors;
+}
+
+void Built::follow(const std::vector<Moved>& moved) {
+    for (const Moved& variable : moved) keep_array(variable.index, variable.array);
 }
 
 void Built::check_array(std::size_t index, const py::array& array) const {
     const Tensor& built = tensors_[index];
     const auto refuse = [&](const std::string& what) { throw std::invalid_argument(describe(index) + ": " + what); };
-    if (array.data() != built.data()) {
-        refuse("expected the memory it was built with, found it moved; build a new optimizer on it");
-    }
+    if (array.data() != built.data()) refuse_moved(describe(index));
     if (KnownDTypes().of(array) != built.dtype()) {
         refuse("expected dtype " + std::string(to_string(built.dtype())) + " as at build, found " +
                py::str(array.dtype()).cast<std::string>() + "; assign its dtype back, or build a new optimizer on it");
@@ -94,11 +123,35 @@ void Built::check_array(std::size_t index, const py::array& array) const {
     }
 }
 
-void Built::check_shared(const Shared& variable, Exchange& exchange) const {
-    const std::optional<Exchange::Memory> memory = exchange.memory(variable.object);
-    if (memory && is_same(tensors_[variable.index], *memory)) return;
-    if (is_known_at(variable.object, memory_[variable.index].data, variable.shape)) return;
-    check_array(variable.index, gradient_array(variable.object, describe(variable.index)));
+void Built::check_places() const {
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+        if (py::detail::array_proxy(arrays_[i].ptr())->data != memory_[i].data) refuse_moved(describe(i));
+    }
+    for (const Shared& view : views_) check_view(view);
+}
+
+// An array cannot see that what it is a view of has other memory now, and that its own may be gone.
+void Built::check_view(const Shared& view) const {
+    const std::optional<Exchange::Memory> memory = of_variables_.memory(view.object);
+    if (memory && memory->data == view.data) return;
+    const auto type = py::type::handle_of(view.object).attr("__name__").cast<std::string>();
+    throw std::invalid_argument(describe(view.index) + ": expected the memory it was built with, found that of the " +
+                                type + " under it moved; build a new optimizer, on the " + type + " itself");
+}
+
+void Built::look_at(const Shared& variable, std::vector<Moved>& found) const {
+    const std::size_t i = variable.index;
+    if (!of_variables_.reads(variable.object) &&
+        is_known_at(variable.object, memory_[i].data, variable.shape, variable.dtype)) {
+        return;
+    }
+    py::array array = value_array(variable.object, describe(i));
+    if (array.data() == tensors_[i].data()) {
+        check_array(i, array);
+        return;
+    }
+    array = variable_array(variable.object, describe(i));
+    found.push_back({i, array, view(array, describe(i))});
 }
 
 std::optional<std::size_t> Built::find(const Tensor& tensor) const {
@@ -199,8 +252,6 @@ py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
            const Names* names) {
     const py::tuple variable_objects = variables.is_none() ? py::tuple() : py::tuple(variables);
-    built.check_memory();
-
     std::vector<std::string> missing;
     for (std::size_t i = 0; i < variable_objects.size(); ++i) {
         const std::string who = "variable at position " + std::to_string(i);
@@ -217,7 +268,6 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
         return "gradient " + std::to_string(i) + (index ? ", of " + built.describe(*index) : "");
     };
     KnownDTypes dtypes;
-    Exchange exchange;
     staging->gradients.resize(gradients.size());
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const py::handle object = PyTuple_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
@@ -229,7 +279,7 @@ void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradie
             const std::optional<DType> dtype = dtypes.of(object);
             if (!dtype) refuse_dtype(object, describe(i));
             renew(gradient, object, *dtype);
-        } else if (const auto memory = exchange.values(object)) {
+        } else if (const auto memory = built.gradient(i, object)) {
             renew(gradient, *memory);
         } else {
             const std::string who = describe(i);

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "conversion.hpp"
 #include "exchange.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -110,20 +111,51 @@ public:
         return "variable " + std::to_string(index) + (index < names_.size() ? " ('" + names_[index] + "')" : "");
     }
 
-    /// Refuses variables that are no longer what they were at build. __setstate__ can swap an array's memory behind
+    /// Refuses arrays that are no longer what they were at build. __setstate__ can swap an array's memory behind
     /// everybody's back. Its dtype and shape can be assigned, and it can be made read-only.
-    void check_memory() const {
+    void check_arrays() const {
         constexpr int needed = py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
             const auto* fields = py::detail::array_proxy(arrays_[i].ptr());
             const Memory& memory = memory_[i];
             const bool is_same = fields->data == memory.data && fields->dimensions == memory.dimensions &&
                                  fields->descr == memory.descriptor.ptr() && (fields->flags & needed) == needed;
-            if (!is_same) check_array(i, arrays_[i]);
+            if (!is_same) check_array(i, py::array(arrays_[i]));
         }
-        Exchange exchange;
-        for (const Shared& variable : shared_) check_shared(variable, exchange);
+        for (const Shared& view : views_) check_view(view);
     }
+
+    /// Refuses arrays that lie elsewhere than at build, whatever else has become of them.
+    void check_places() const;
+
+    /// A variable whose library has moved its memory, as it lies now.
+    struct Moved {
+        std::size_t index;
+        py::array array;
+        Tensor tensor;
+    };
+
+    /// Those of the variables that are no arrays.
+    std::vector<Moved> moved() const {
+        std::vector<Moved> found;
+        for (const Shared& variable : shared_) {
+            const std::optional<Exchange::Memory> memory = of_variables_.memory(variable.object);
+            if (!memory || !is_same(tensors_[variable.index], *memory)) look_at(variable, found);
+        }
+        return found;
+    }
+
+    /// The variables, with the moved ones in their places.
+    std::vector<Tensor> tensors_with(const std::vector<Moved>& moved) const;
+
+    /// Where a gradient lies, if its type says so.
+    std::optional<Exchange::Memory> gradient(std::size_t place, py::handle tensor) const {
+        Sign unknown_sign;
+        return of_gradients_.values(tensor, place < signs_.size() ? signs_[place] : unknown_sign);
+    }
+
+    /// Takes these places for those of the build.
+    void follow(const std::vector<Moved>& moved);
 
     /// Gradients by name, held: in the order of build if there is one for each variable, else in that of `names`.
     py::tuple by_name(const py::dict& gradients, Names& names) const;
@@ -153,15 +185,20 @@ private:
         py::object descriptor;  // kept, so that no other can come to lie in its place
     };
 
-    // A variable that is no array: the library it comes from can move its memory and leave the array behind.
+    // A variable that is no array, or what an array is a view of. The library it comes from can move its memory and
+    // leave the array behind.
     struct Shared {
         std::size_t index;
         py::object object;
         py::tuple shape;
+        py::object dtype;  // None if it does not say
+        const void* data;
     };
 
     void check_array(std::size_t index, const py::array& array) const;
-    void check_shared(const Shared& variable, Exchange& exchange) const;
+    void check_view(const Shared& view) const;
+    void look_at(const Shared& variable, std::vector<Moved>& found) const;
+    void keep_array(std::size_t index, py::array array);
 
     std::vector<py::object> objects_;
     std::vector<py::array> arrays_;
@@ -172,9 +209,12 @@ private:
     mutable std::atomic<Names*> idle_names_{nullptr};
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;
+    std::vector<Shared> views_;
+    mutable Exchange of_variables_, of_gradients_;
+    mutable std::vector<Sign> signs_;  // of the gradients at each place of a call
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many
     // small arrays take up to half as long again, because NumPy keeps the size next to the elements of some arrays.
-    std::vector<py::weakref> locks_;
+    std::vector<py::object> locks_;
 };
 
 /// What an optimizer is built on now. A call may still be using what it was built on before, so that is kept; it holds
@@ -183,12 +223,11 @@ class Current {
 public:
     Current() : now_(&all_.emplace_back()) {}
 
-    const Built& operator*() const { return *now_.load(std::memory_order_acquire); }
-    const Built* operator->() const { return &**this; }
+    Built& operator*() const { return *now_.load(std::memory_order_acquire); }
+    Built* operator->() const { return &**this; }
 
     /// Makes room, so that `set` cannot fail.
     std::list<Built> make(std::vector<py::object> objects, std::vector<std::string> names) const {
-        (**this).check_memory();
         std::list<Built> made;
         made.emplace_back(**this, std::move(objects), std::move(names));
         return made;
@@ -203,7 +242,7 @@ public:
 
 private:
     std::list<Built> all_;
-    std::atomic<const Built*> now_;
+    std::atomic<Built*> now_;
 };
 
 class BorrowedNames {
@@ -226,15 +265,30 @@ private:
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
            const Names* names);
 
+/// Lets `core` and what was built follow memory that has moved.
+template <class Core>
+void follow(Core& core, Built& built) {
+    const std::vector<Built::Moved> moved = built.moved();
+    if (moved.empty()) return;
+    const std::vector<Tensor> tensors = built.tensors_with(moved);
+    {
+        const Unlocked unlocked;
+        core.rebind(tensors, built.builds());
+    }
+    built.follow(moved);
+}
+
 /// Takes a step of `core` without the GIL, with views of the gradients and of the variables that are given.
 template <class Core>
 bool apply(Core& core, const Current& current, const py::object& gradients, const py::object& variables) {
-    const Built& built = *current;
+    Built& built = *current;
     BorrowedStaging staging;
     // What holds them could change while the GIL is released.
     const BorrowedNames names(built, PyDict_CheckExact(gradients.ptr()));
     const py::tuple held =
         names.get() ? built.by_name(py::reinterpret_borrow<py::dict>(gradients), *names.get()) : py::tuple(gradients);
+    built.check_arrays();
+    follow(core, built);
     stage(staging, built, held, variables, names.get());
     const std::span<const Tensor> views(staging->gradients);
     const Unlocked unlocked;

@@ -2,7 +2,10 @@
 
 #include <pybind11/gil_safe_call_once.h>
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
+#include <string>
 
 #include "gil.hpp"
 #include "interned.hpp"
@@ -10,8 +13,8 @@
 namespace fusedopt::python {
 namespace {
 
-constexpr std::int32_t cpu = 1;           // kDLCPU
 constexpr std::uint8_t float_code = 2;    // kDLFloat
+constexpr std::uint8_t bfloat_code = 4;   // kDLBfloat
 constexpr std::uint32_t known_major = 1;  // of the table
 
 // What the capsule holds: DLPackExchangeAPI.
@@ -28,7 +31,6 @@ struct Table {
 
 struct Attributes {
     py::str exchange;
-    py::str requires_grad;
     py::str is_neg;
     py::str mask;
 };
@@ -36,14 +38,15 @@ struct Attributes {
 const Attributes& attributes() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Attributes> storage;
     const auto make = [] {
-        return Attributes{interned("__dlpack_c_exchange_api__"), interned("requires_grad"), interned("is_neg"),
-                          interned("mask")};
+        return Attributes{interned("__dlpack_c_exchange_api__"), interned("is_neg"), interned("mask")};
     };
     return storage.call_once_and_store_result(make).get_stored();
 }
 
 std::optional<DType> dtype_of(const Described& described) {
-    if (described.type_code != float_code || described.type_lanes != 1) return std::nullopt;
+    if (described.type_lanes != 1) return std::nullopt;
+    if (described.type_code == bfloat_code && described.type_bits == 16) return DType::bfloat16;
+    if (described.type_code != float_code) return std::nullopt;
     switch (described.type_bits) {
         case 16:
             return DType::float16;
@@ -56,11 +59,17 @@ std::optional<DType> dtype_of(const Described& described) {
     }
 }
 
-bool is_false(PyObject* answer) {
-    const auto held = py::reinterpret_steal<py::object>(answer);
-    if (!held) PyErr_Clear();
-    return held.ptr() == Py_False;
+// A subclass whose tensors are read as those of the class that it is derived from: it only says what they are for.
+bool is_known_subclass(py::handle type) {
+    const auto is = [&](const char* attribute, const char* text) {
+        const py::object found = py::getattr(type, attribute, py::none());
+        return py::isinstance<py::str>(found) && found.cast<std::string>() == text;
+    };
+    return is("__qualname__", "Parameter") && is("__module__", "torch.nn.parameter");
 }
+
+// Empty tensors may have no address.
+alignas(std::max_align_t) std::byte nothing[1];
 
 bool has_layout_of(const Tensor& tensor, const Exchange::Memory& memory) {
     const std::size_t rank = memory.shape.size();
@@ -75,53 +84,106 @@ bool has_layout_of(const Tensor& tensor, const Exchange::Memory& memory) {
 
 }  // namespace
 
-void Exchange::look_up(PyTypeObject* type) {
-    const auto held = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
-    describe_ = nullptr;
-    const py::object own = held.attr("__dict__");
+// kDLCPU, and what lies in the processor's memory for the sake of a card: kDLCUDAHost, kDLROCMHost.
+bool is_in_memory(std::int32_t device_type) {
+    return device_type == 1 || device_type == 3 || device_type == 11;
+}
+
+Exchange::Reader Exchange::reader_for(PyTypeObject* type) {
+    Reader reader;
+    reader.type = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
     // An attribute of this name says that elements are left out, and only the object's own array can tell which.
-    if (own.contains(attributes().exchange) && !py::hasattr(held, attributes().mask)) {
-        const py::object capsule = py::getattr(held, attributes().exchange, py::none());
+    if ((reader.type.attr("__dict__").contains(attributes().exchange) || is_known_subclass(reader.type)) &&
+        !py::hasattr(reader.type, attributes().mask)) {
+        const py::object capsule = py::getattr(reader.type, attributes().exchange, py::none());
         const Table* table = nullptr;
         if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
             table = static_cast<const Table*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
         }
         while (table && table->major != known_major) table = table->previous;
-        if (table) describe_ = table->describe;
+        if (table) reader.describe = table->describe;
     }
-    has_gradient_ = py::hasattr(held, attributes().requires_grad);
-    has_sign_ = py::hasattr(held, attributes().is_neg);
-    type_ = held;
+    reader.is_neg = py::getattr(reader.type, attributes().is_neg, py::object());
+    return reader;
+}
+
+// Another thread may use this object whenever Python code runs. So a reader is only good for what is read from it at
+// once.
+const Exchange::Reader& Exchange::reader_of(py::handle tensor) {
+    PyTypeObject* const type = Py_TYPE(tensor.ptr());
+    if (reinterpret_cast<PyObject*>(type) != reader_.type.ptr()) {
+        Reader reader = reader_for(type);
+        std::swap(reader, reader_);
+    }
+    return reader_;
 }
 
 std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
-    PyTypeObject* const type = Py_TYPE(tensor.ptr());
-    if (reinterpret_cast<PyObject*>(type) != type_.ptr()) look_up(type);
-    if (!describe_) return std::nullopt;
+    const auto describe = reader_of(tensor).describe;
+    if (!describe) return std::nullopt;
     Described found{};
-    if (outlasting([&] { return describe_(tensor.ptr(), &found); }) != 0) {
+    if (outlasting([&] { return describe(tensor.ptr(), &found); }) != 0) {
         PyErr_Clear();
         return std::nullopt;
     }
+    return memory_of(found);
+}
+
+std::optional<Exchange::Memory> memory_of(const Described& found) {
     const std::optional<DType> dtype = dtype_of(found);
-    // Without an address it has no memory of its own, and its array decides what that means.
-    if (!dtype || !found.data || found.device_type != cpu || found.rank < 0 ||
+    if (!dtype || !is_in_memory(found.device_type) || found.rank < 0 ||
         found.rank > static_cast<std::int32_t>(most_dimensions) || (found.rank > 0 && !found.strides)) {
         return std::nullopt;
     }
-    return Memory{static_cast<std::byte*>(found.data) + found.byte_offset,
-                  *dtype,
-                  {found.shape, static_cast<std::size_t>(found.rank)},
-                  found.strides};
+    const std::span<const std::int64_t> shape(found.shape, static_cast<std::size_t>(found.rank));
+    if (!found.data) {
+        // Elements without an address are not in memory, and its array decides what that means.
+        if (std::ranges::find(shape, 0) == shape.end()) return std::nullopt;
+        return Exchange::Memory{nothing, *dtype, shape, found.strides};
+    }
+    return Exchange::Memory{static_cast<std::byte*>(found.data) + found.byte_offset, *dtype, shape, found.strides};
 }
 
-std::optional<Exchange::Memory> Exchange::values(py::handle tensor) {
-    const std::optional<Memory> found = memory(tensor);
-    if (!found || (has_gradient_ && !is_false(PyObject_GetAttr(tensor.ptr(), attributes().requires_grad.ptr()))) ||
-        (has_sign_ && !is_false(PyObject_CallMethodNoArgs(tensor.ptr(), attributes().is_neg.ptr())))) {
-        return std::nullopt;
-    }
+std::optional<Exchange::Memory> Exchange::values(py::handle tensor, Sign& sign) {
+    std::optional<Memory> found = memory(tensor);
+    if (!found || sign.is_known(tensor, found->data)) return found;
+    const py::object is_neg = reader_of(tensor).is_neg;
+    if (!is_neg) return found;
+    PyObject* const argument = tensor.ptr();
+    const auto answer = py::reinterpret_steal<py::object>(
+        outlasting([&] { return PyObject_Vectorcall(is_neg.ptr(), &argument, 1, nullptr); }));
+    if (!answer) PyErr_Clear();
+    if (answer.ptr() != Py_False) return std::nullopt;
+    sign.note(tensor, found->data);
     return found;
+}
+
+bool Sign::is_known(py::handle tensor, const void* data) const {
+    return tensor.ptr() == tensor_ && data == data_ && reference_ && is_alive();
+}
+
+bool Sign::is_alive() const {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject* found = nullptr;
+    const bool is_there = PyWeakref_GetRef(reference_.ptr(), &found) == 1;
+    Py_XDECREF(found);
+    return is_there;
+#else
+    return PyWeakref_GetObject(reference_.ptr()) == tensor_;
+#endif
+}
+
+// A tensor that is given once would be noted in vain, so only the second time is noted.
+void Sign::note(py::handle tensor, const void* data) {
+    if (reference_) {
+        is_in_vain_ = !is_alive();
+        reference_ = py::object();
+    } else if (tensor.ptr() == tensor_ && !is_in_vain_) {
+        reference_ = py::reinterpret_steal<py::object>(PyWeakref_NewRef(tensor.ptr(), nullptr));
+        if (!reference_) PyErr_Clear();
+    }
+    tensor_ = tensor.ptr();
+    data_ = data;
 }
 
 bool is_same(const Tensor& tensor, const Exchange::Memory& memory) {

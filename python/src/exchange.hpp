@@ -1,6 +1,7 @@
 // Tensors of other libraries, read by the C functions that DLPack 1.3 lets a library offer with its type. To ask a
 // tensor for an array takes some ten times as long. Only objects of that very type are read so, because the elements of
-// a subclass may mean something else, which only its own conversion knows.
+// a subclass may mean something else, which only its own conversion knows. PyTorch's Parameter is known to be read as
+// its base.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -28,6 +29,22 @@ struct Described {
     std::uint64_t byte_offset;
 };
 
+/// Whether a tensor is known not to stand for what lies in its memory with the other sign. PyTorch says so in a call
+/// that takes longer than all else and lets other threads run, so a tensor that is given again is not asked again.
+class Sign {
+public:
+    bool is_known(py::handle tensor, const void* data) const;
+    void note(py::handle tensor, const void* data);
+
+private:
+    bool is_alive() const;
+
+    PyObject* tensor_ = nullptr;  // may be gone, and another in its place,
+    py::object reference_;        // but for as long as this weak reference lives
+    const void* data_ = nullptr;
+    bool is_in_vain_ = false;
+};
+
 /// Reads tensors whose type offers DLPack's functions; looks a type up once while the tensors have that type.
 class Exchange {
 public:
@@ -38,20 +55,37 @@ public:
         const std::int64_t* strides;  // in elements
     };
 
+    /// Whether a tensor's type offers the functions.
+    bool reads(py::handle tensor) { return reader_of(tensor).describe; }
+
     /// Where the elements of a tensor lie, or none if an array has to tell. It is valid until other code can run.
     std::optional<Memory> memory(py::handle tensor);
 
     /// The same, or none as well if the tensor's values are not simply what lies there.
-    std::optional<Memory> values(py::handle tensor);
+    std::optional<Memory> values(py::handle tensor, Sign& sign);
+    std::optional<Memory> values(py::handle tensor) {
+        Sign sign;
+        return values(tensor, sign);
+    }
 
 private:
-    void look_up(PyTypeObject* type);
+    struct Reader {
+        py::object type;  // kept, so that no other can come to lie in its place
+        int (*describe)(void* object, Described* described) = nullptr;
+        py::object is_neg;  // if the type has it
+    };
 
-    py::object type_;  // kept, so that no other can come to lie in its place
-    int (*describe_)(void* object, Described* described) = nullptr;
-    bool has_gradient_ = false;  // may be part of a computation that is being recorded
-    bool has_sign_ = false;      // may stand for what lies there with the other sign
+    static Reader reader_for(PyTypeObject* type);
+    const Reader& reader_of(py::handle tensor);
+
+    Reader reader_;
 };
+
+/// What is described, if the library can read it.
+std::optional<Exchange::Memory> memory_of(const Described& described);
+
+/// Whether a device of this number, as DLPack has them, is the processor's memory.
+bool is_in_memory(std::int32_t device_type);
 
 /// Makes `tensor`, left by an earlier call, a view of this memory.
 void renew(Tensor& tensor, const Exchange::Memory& memory);

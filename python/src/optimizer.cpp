@@ -90,6 +90,7 @@ class Common {
 public:
     virtual ~Common() = default;
     virtual const Current& built() const = 0;
+    virtual void follow() = 0;
     virtual std::vector<NamedTensor> variables() const = 0;
     virtual std::vector<NamedTensor> state() const = 0;
     virtual void set_weights(std::span<const Tensor> values) = 0;
@@ -108,6 +109,12 @@ public:
     virtual std::int64_t skipped_steps() const = 0;
 };
 
+/// Refuses variables that are no longer what they were at build, and follows those whose library has moved them.
+void check_memory(Common& held) {
+    held.built()->check_arrays();
+    held.follow();
+}
+
 template <class Core>
 class CommonOf : public Common {
 public:
@@ -116,6 +123,7 @@ public:
     bool apply(const py::object& gradients, const py::object& variables) {
         return python::apply(*core, built(), gradients, variables);
     }
+    void follow() final { python::follow(*core, *built()); }
     std::vector<NamedTensor> variables() const final { return core->variables(); }
     std::vector<NamedTensor> state() const final { return core->state(); }
     void set_weights(std::span<const Tensor> values) final { core->set_weights(values); }
@@ -154,6 +162,7 @@ public:
 
     void build(const py::sequence& objects, const std::vector<std::string>& names) {
         std::list<Built> made;
+        check_memory(*this);
         build_between_steps(
             *core, [&] { made = current.make(listed(objects), names); },
             [&] {
@@ -186,6 +195,8 @@ public:
                const std::vector<std::size_t>& assignment) {
         std::list<Built> made;
         std::vector<std::list<Built>> made_of_members;
+        check_memory(*this);
+        for (const auto& member : members) check_memory(*member);
         const auto prepare = [&] {
             made = current.make(listed(objects), names);
             const Built& all = made.back();
@@ -298,21 +309,29 @@ std::vector<py::array> copies(const std::vector<py::array>& arrays) {
     return copied;
 }
 
-/// The variables, if they still lie where they were built.
-std::vector<py::array> checked_arrays(const Common& held) {
-    held.built()->check_memory();
+/// The variables, if they still are what was built.
+std::vector<py::array> checked_arrays(Common& held) {
+    check_memory(held);
     return held.built()->arrays();
 }
 
 /// Puts the weights to evaluate with into the variables.
 void begin_evaluation(Common& held) {
-    held.built()->check_memory();
+    check_memory(held);
     const Unlocked unlocked;
     held.begin_evaluation();
 }
 
+/// Brings back those in training, also into variables that were made read-only meanwhile.
+void end_evaluation(Common& held) {
+    held.built()->check_places();
+    held.follow();
+    const Unlocked unlocked;
+    held.end_evaluation();
+}
+
 void finalize_variable_values(Common& held, const py::sequence& objects) {
-    held.built()->check_memory();
+    check_memory(held);
     std::vector<Tensor> tensors;
     std::vector<py::array> arrays;
     for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -364,8 +383,7 @@ void register_optimizers(py::module_& module) {
         .def("checked_arrays", &checked_arrays)
         .def("finalize_variable_values", &finalize_variable_values, py::arg("variables"))
         .def("begin_evaluation", &begin_evaluation)
-        // Also into variables that were made read-only meanwhile.
-        .def("end_evaluation", &Common::end_evaluation, CallUnlocked())
+        .def("end_evaluation", &end_evaluation)
         .def("set_global_norm", &Common::set_global_norm, CallUnlocked(), py::arg("global_norm"))
         .def_property_readonly("objects", [](const Common& self) { return self.built()->objects(); })
         .def_property_readonly("arrays", [](const Common& self) { return self.built()->arrays(); })

@@ -100,8 +100,7 @@ void fill(const std::vector<AnyField>& fields, const char* owner, const py::kwar
             throw py::type_error(std::string(field.name) + ": expected a value for each hyperparameter of " + owner +
                                  ", found none");
         }
-        const py::object value = values[field.name];
-        field.visit([&](auto& member) { convert(value, field.name, member); });
+        set_field(field, values[field.name]);
     }
     if (values.size() == fields.size()) return;
     for (const std::pair<py::handle, py::handle>& item : values) {
@@ -183,6 +182,10 @@ Hyperparameter hyperparameter(const py::object& value, const char* name) {
         convert(call(*function, py::int_(step)), name, result);
         return result;
     };
+}
+
+void set_field(const AnyField& field, const py::object& value) {
+    field.visit([&](auto& member) { convert(value, field.name, member); });
 }
 
 void register_rules(py::module_& module) {

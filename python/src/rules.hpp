@@ -5,6 +5,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include "rules/any_field.hpp"
+
 namespace fusedopt::python {
 
 namespace py = pybind11;
@@ -16,5 +18,8 @@ struct PyRule {
 
 /// A number, or a function of the step counter that is called with the GIL. TypeError, naming it, for anything else.
 Hyperparameter hyperparameter(const py::object& value, const char* name);
+
+/// Gives a hyperparameter this value. TypeError, naming it, for one of another type.
+void set_field(const AnyField& field, const py::object& value);
 
 }  // namespace fusedopt::python

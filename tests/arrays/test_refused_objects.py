@@ -62,7 +62,7 @@ OBJECTS: dict[str, tuple[Any, list[str]]] = {
     "object": (object(), ["found object", "give a numpy.ndarray"]),
     "sparse": (Sparse(), ["found Sparse", ".toarray()"]),
     "card": (OnGraphicsCard(), ["found OnGraphicsCard", "copy it to the CPU"]),
-    "dlpack": (Exchanged(), ["found Exchanged", "numpy.from_dlpack"]),
+    "dlpack": (Exchanged(), ["found Exchanged", "give a numpy.ndarray"]),
     "raises": (
         Raises(RuntimeError("It requires grad. Use .detach() instead.")),
         ["found Raises", "(RuntimeError: It requires grad. Use .detach() instead);", "convert it"],

@@ -18,6 +18,8 @@ def test_the_manual_is_short() -> None:
         ("README.md", ["rules"]),
         ("docs/performance.md", ["measurements"]),
         ("bench/results/results.md", ["results"]),
+        ("bench/results/hosts.md", ["hosts"]),
+        ("docs/hosts.md", ["hosts"]),
     ],
 )
 def test_a_run_finds_its_place(name: str, blocks: list[str]) -> None:

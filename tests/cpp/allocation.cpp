@@ -7,6 +7,7 @@
 
 #include "cases.hpp"
 #include "check.hpp"
+#include "hosted.hpp"
 #include "reference.hpp"
 
 namespace {
@@ -200,6 +201,35 @@ TEST(a_step_of_several_optimizers_allocates_nothing) {
             std::nullopt, 1.0, true);
         clipped.build(targets, assignment);
         CHECK_EQUAL(step(clipped), 0);
+    }
+    fusedopt::set_num_threads(1);
+}
+
+TEST(a_repeated_hosted_step_allocates_nothing) {
+    const Shape shapes[] = {{100, 100}, {20000}, {0}, {10, 1, 10, 1, 10, 1}, {}, {30000}};
+    std::vector<Kept> kept;
+    std::vector<Array> gradients;
+    for (std::size_t i = 0; i < std::size(shapes); ++i) {
+        kept.emplace_back(Array(all_dtypes[i % 4], shapes[i], numbers(all_dtypes[i % 4], count(shapes[i]), 1)));
+        gradients.emplace_back(DType::float32, shapes[i], numbers(DType::float32, count(shapes[i]), 2));
+    }
+    std::vector<fusedopt::HostedVariable> variables;
+    for (std::size_t i = 0; i < kept.size(); ++i) variables.push_back(kept[i].hosted(gradients[i].tensor(), 2));
+    variables[0].gradient = Tensor(static_cast<void*>(gradients[0].data()), DType::float32, shapes[0], Shape{4, 400});
+    for (const int threads : alone_and_together()) {
+        fusedopt::set_num_threads(threads);
+        for (const fusedopt::Rule& rule : {fusedopt::Rule(fusedopt::TorchAdamW{}), fusedopt::Rule(fusedopt::Nadam{})}) {
+            fusedopt::HostedStep step;
+            fusedopt::HostedGroup groups[] = {{.rule = rule, .variables = std::span(variables).first(2)},
+                                              {.rule = rule, .variables = std::span(variables).subspan(2)}};
+            for (int k = 0; k < 3; ++k) {
+                const long before = allocations;
+                groups[0].learning_rate = 0.1 * k;
+                for (fusedopt::HostedVariable& variable : variables) variable.step = k + 1;
+                step.run(groups, {.max_norm = 1.0, .skip_nonfinite = true});
+                if (k > 0) CHECK_EQUAL(allocations - before, 0);
+            }
+        }
     }
     fusedopt::set_num_threads(1);
 }

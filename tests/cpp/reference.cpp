@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "formulas.hpp"
+#include "torch_formulas.hpp"
 
 namespace reference {
 namespace {
@@ -52,12 +53,11 @@ Optimizer::Optimizer(fusedopt::Rule rule, fusedopt::Options options)
     const auto ask = [&](const auto& r) {
         slot_names_ = slot_names(r);
         learning_rate_ = default_rate(r);
+        weight_decay_ = options_.weight_decay.value_or(decoupled_decay(r));
+        keeps_product_ = factor_of_product(r, 1.0).has_value();
     };
     std::visit(ask, rule_);
     if (options_.learning_rate) learning_rate_ = *options_.learning_rate;
-    weight_decay_ = options_.weight_decay.value_or(0.0);
-    if (const auto* adamw = std::get_if<fusedopt::AdamW>(&rule_)) weight_decay_ = adamw->weight_decay;
-    if (const auto* muon = std::get_if<fusedopt::Muon>(&rule_)) weight_decay_ = muon->adam_weight_decay;
 }
 
 void Optimizer::add(DType dtype, const Values& values) {
@@ -88,7 +88,7 @@ void Optimizer::step(const std::vector<Gradient>& gradients) {
     if (interval > 1) accumulate(gradients, is_update);
     if (is_update) {
         Now now{learning_rate_(calls_), static_cast<double>(iteration + 1)};
-        if (const auto* nadam = std::get_if<fusedopt::Nadam>(&rule_)) product_ *= nadam_factor(*nadam, now.t);
+        product_ *= std::visit([&](const auto& r) { return factor_of_product(r, now.t).value_or(1.0); }, rule_);
         now.product = product_;
         update(gradients, now, interval);
     }
@@ -103,7 +103,7 @@ void Optimizer::step(const std::vector<Gradient>& gradients) {
 Values Optimizer::state(const std::string& name) const {
     if (name == "iteration") return {static_cast<double>(calls_)};
     if (name == "learning_rate") return {learning_rate_.value()};
-    if (name == "product") return {product_};
+    if (name == "product" || name == "mu_product") return {product_};
     const std::size_t slash = name.find('/');
     const std::string what = name.substr(0, slash);
     const Variable& variable = variables_[std::stoul(name.substr(slash + 1))];
@@ -115,7 +115,7 @@ Values Optimizer::state(const std::string& name) const {
 
 std::size_t Optimizer::state_count() const {
     const std::size_t arrays = slot_names_.size() + options_.use_ema + options_.gradient_accumulation_steps.has_value();
-    return 1 + learning_rate_.is_number() + std::holds_alternative<fusedopt::Nadam>(rule_) + arrays * variables_.size();
+    return 1 + learning_rate_.is_number() + keeps_product_ + arrays * variables_.size();
 }
 
 void Optimizer::accumulate(const std::vector<Gradient>& gradients, bool is_update) {

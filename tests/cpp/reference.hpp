@@ -60,7 +60,8 @@ private:
     fusedopt::Rule rule_;
     fusedopt::Options options_;
     double unscale_;
-    double weight_decay_;
+    double weight_decay_ = 0.0;
+    bool keeps_product_ = false;
     fusedopt::Hyperparameter learning_rate_ = 0.0;
     std::vector<std::string> slot_names_;
     std::vector<Variable> variables_;

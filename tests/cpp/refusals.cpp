@@ -245,3 +245,27 @@ TEST(settings) {
     CHECK_REFUSED(fusedopt::set_num_threads(-1), "num_threads");
     CHECK_REFUSED(fusedopt::set_num_threads(1 << 20), "num_threads");
 }
+
+TEST(coupled_weight_decay_reaches_every_variable) {
+    const Array a(DType::float32, Values{1, 2}), b(DType::float32, Values{3});
+    const std::vector<Tensor> excluded = {a.tensor()};
+    const fusedopt::Rule coupled[] = {fusedopt::TorchAdam{.weight_decay = 0.1},
+                                      fusedopt::TorchSGD{.momentum = 0.9, .weight_decay = 0.1}};
+    for (const fusedopt::Rule& rule : coupled) {
+        fusedopt::Optimizer refused(rule);
+        CHECK_REFUSED(refused.exclude_from_weight_decay(excluded),
+                      "expected decoupled weight decay, found that of Torch");
+        refused.exclude_from_weight_decay({});
+        refused.build({a.tensor(), b.tensor()});
+    }
+    fusedopt::Optimizer optimizer(fusedopt::TorchAdam{});
+    optimizer.exclude_from_weight_decay(excluded);
+    CHECK_REFUSED(optimizer.set_rule(fusedopt::TorchAdam{.weight_decay = 0.1}), "expected decoupled weight decay");
+    optimizer.build({a.tensor(), b.tensor()});
+    CHECK_REFUSED(optimizer.set_rule(fusedopt::TorchAdam{.weight_decay = 0.1}), "expected decoupled weight decay");
+    optimizer.set_rule(fusedopt::TorchAdam{.weight_decay = 0.1, .decoupled_weight_decay = true});
+    const Array gradient(DType::float32, Values{0, 0}), other(DType::float32, Values{0});
+    optimizer.apply({gradient.tensor(), other.tensor()});
+    CHECK_EQUAL(values_of(a.tensor())[1], 2.0);
+    CHECK(values_of(b.tensor())[0] < 3.0);
+}

@@ -17,18 +17,21 @@ import pytest
 from cases import RULES
 from schedule_cases import CLASSES
 
+HOSTS = {"torch_products": "torch", "torch": "torch", "keras": "keras", "thinc": "thinc"}
+
 
 def modules() -> Iterator[str]:
     yield "fusedopt"
     paths = [(fo.__path__, "fusedopt."), (fo.rules.__path__, "fusedopt.rules.")]
     for module in (each for path in paths for each in pkgutil.iter_modules(*path)):
-        needs_torch = module.name == "fusedopt.torch_products"
-        if module.name != "fusedopt._core" and (not needs_torch or find_spec("torch")):
+        host = HOSTS.get(module.name.removeprefix("fusedopt."))
+        if module.name != "fusedopt._core" and (host is None or find_spec(host)):
             yield module.name
 
 
 @pytest.mark.parametrize("name", [*modules()])
-def test_examples_of_the_docstrings(name: str) -> None:
+def test_examples_of_the_docstrings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch" if find_spec("torch") else "numpy")
     module = importlib.import_module(name)
     result = doctest.testmod(module, raise_on_error=False)
     assert result.failed == 0

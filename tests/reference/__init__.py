@@ -6,10 +6,12 @@ must be equal to the last bit.
 
 from reference.optimizers import OPTIONS, MultiReference, Reference, ScaledReference
 from reference.rule import RULES, Array, Rule
+from reference.torch_rules import TORCH_RULES
 
 __all__ = [
     "OPTIONS",
     "RULES",
+    "TORCH_RULES",
     "Array",
     "MultiReference",
     "Reference",

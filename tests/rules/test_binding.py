@@ -45,13 +45,30 @@ def stepped(optimizer: _core.Optimizer, variable: np.ndarray[Any, Any]) -> list[
 
 def test_every_rule_of_the_package_is_there() -> None:
     classes = {name for name in fo.__all__ if isinstance(getattr(fo, name), type)}
-    assert set(DEFAULTS) <= classes
-    assert {name for name in classes if issubclass(getattr(fo, name), fo.Optimizer)} - set(
-        DEFAULTS
-    ) == {"Optimizer", "MultiOptimizer", "LossScaleOptimizer"}
+    with_class = set(DEFAULTS) - reference.TORCH_RULES.keys()
+    assert with_class <= classes
+    assert {
+        name for name in classes if issubclass(getattr(fo, name), fo.Optimizer)
+    } - with_class == {
+        "Optimizer",
+        "MultiOptimizer",
+        "LossScaleOptimizer",
+    }
 
 
-@pytest.mark.parametrize("rule", DEFAULTS)
+def test_rules_in_the_numbers_of_pytorch_have_no_class() -> None:
+    assert reference.TORCH_RULES.keys() <= DEFAULTS.keys()
+    assert not reference.TORCH_RULES.keys() & set(dir(fo))
+
+
+@pytest.mark.parametrize("rule", reference.TORCH_RULES)
+def test_defaults_are_those_of_the_formulas(rule: str) -> None:
+    defaults = dict(reference.TORCH_RULES[rule].defaults)
+    del defaults["learning_rate"]
+    assert _core.rule_defaults()[rule] == defaults
+
+
+@pytest.mark.parametrize("rule", [rule for rule in DEFAULTS if hasattr(fo, rule)])
 def test_defaults_are_those_of_the_package(rule: str) -> None:
     given: dict[str, Any] = vars(getattr(fo, rule)())
     for name, value in _core.rule_defaults()[rule].items():

@@ -46,6 +46,9 @@ public:
     bool built() const;
     std::int64_t builds() const;
 
+    /// Follows variables whose memory their owner has moved; all of them, in the order of build.
+    void rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds = std::nullopt);
+
     /// One step on scaled gradients. False if it was skipped because a gradient was not finite.
     bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
     bool apply(std::initializer_list<Tensor> gradients) {

@@ -90,6 +90,13 @@ public:
     void build(std::initializer_list<Tensor> variables) { build(std::span(variables.begin(), variables.size())); }
     bool built() const;
 
+    /// Follows variables whose memory their owner has moved. The views are those of all built variables in their order,
+    /// where they lie now, with the types and shapes of the build. The state goes on, and what lies in the new memory
+    /// counts. An evaluation under way ends in the new memory.
+    ///
+    /// Another thread may build again meanwhile. If it may, give what `builds()` was when the views were made.
+    void rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds = std::nullopt);
+
     /// How many builds have given this optimizer its variables or changed them.
     std::int64_t builds() const;
 

@@ -304,7 +304,154 @@ struct Yogi {
     }
 };
 
+// Eight rules in PyTorch's numbers (torch/optim of PyTorch 2.13), for programs that go on where its optimizers stopped.
+// Names are Keras's, but slots have PyTorch's names. A weight_decay is coupled: the gradient takes it in before
+// anything else, g <- g + weight_decay w. No variable can be excluded from it. If it is decoupled, that is said.
+
+/// SGD. With momentum, the first gradient of a variable is its buffer. Default learning rate 0.001.
+struct TorchSGD {
+    double momentum = 0.0;
+    double dampening = 0.0;
+    bool nesterov = false;
+    double weight_decay = 0.0;
+
+    static constexpr const char* name = "TorchSGD";
+    static constexpr auto fields() {
+        return std::tuple(Field("momentum", &TorchSGD::momentum, domains::not_negative),
+                          Field("dampening", &TorchSGD::dampening, domains::finite),
+                          Field("nesterov", &TorchSGD::nesterov),
+                          Field("weight_decay", &TorchSGD::weight_decay, domains::not_negative));
+    }
+};
+
+/// RMSprop: epsilon is added to the root, and the learning rate is outside the momentum. `rho` is PyTorch's alpha.
+/// Default learning rate 0.01.
+struct TorchRMSprop {
+    double rho = 0.99;
+    double momentum = 0.0;
+    double epsilon = 1e-8;
+    bool centered = false;
+    double weight_decay = 0.0;
+
+    static constexpr const char* name = "TorchRMSprop";
+    static constexpr auto fields() {
+        return std::tuple(Field("rho", &TorchRMSprop::rho, domains::not_negative),
+                          Field("momentum", &TorchRMSprop::momentum, domains::not_negative),
+                          Field("epsilon", &TorchRMSprop::epsilon, domains::not_negative),
+                          Field("centered", &TorchRMSprop::centered),
+                          Field("weight_decay", &TorchRMSprop::weight_decay, domains::not_negative));
+    }
+};
+
+/// Adam: epsilon is added to the corrected root. decoupled_weight_decay makes it TorchAdamW.
+struct TorchAdam {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-8;
+    bool amsgrad = false;
+    double weight_decay = 0.0;
+    bool decoupled_weight_decay = false;
+
+    static constexpr const char* name = "TorchAdam";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &TorchAdam::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &TorchAdam::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &TorchAdam::epsilon, domains::not_negative),
+                          Field("amsgrad", &TorchAdam::amsgrad),
+                          Field("weight_decay", &TorchAdam::weight_decay, domains::not_negative),
+                          Field("decoupled_weight_decay", &TorchAdam::decoupled_weight_decay));
+    }
+};
+
+/// The same with decoupled weight decay.
+struct TorchAdamW {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-8;
+    bool amsgrad = false;
+    double weight_decay = 0.01;
+
+    static constexpr const char* name = "TorchAdamW";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &TorchAdamW::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &TorchAdamW::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &TorchAdamW::epsilon, domains::not_negative),
+                          Field("amsgrad", &TorchAdamW::amsgrad),
+                          Field("weight_decay", &TorchAdamW::weight_decay, domains::not_negative));
+    }
+};
+
+/// Adagrad: epsilon is added to the root, and the learning rate is divided by 1 + (t - 1) lr_decay. Default learning
+/// rate 0.01.
+struct TorchAdagrad {
+    double lr_decay = 0.0;
+    double initial_accumulator_value = 0.0;
+    double epsilon = 1e-10;
+    double weight_decay = 0.0;
+
+    static constexpr const char* name = "TorchAdagrad";
+    static constexpr auto fields() {
+        return std::tuple(
+            Field("lr_decay", &TorchAdagrad::lr_decay, domains::not_negative),
+            Field("initial_accumulator_value", &TorchAdagrad::initial_accumulator_value, domains::not_negative),
+            Field("epsilon", &TorchAdagrad::epsilon, domains::not_negative),
+            Field("weight_decay", &TorchAdagrad::weight_decay, domains::not_negative));
+    }
+};
+
+/// Adadelta. Default learning rate 1.
+struct TorchAdadelta {
+    double rho = 0.9;
+    double epsilon = 1e-6;
+    double weight_decay = 0.0;
+
+    static constexpr const char* name = "TorchAdadelta";
+    static constexpr auto fields() {
+        return std::tuple(Field("rho", &TorchAdadelta::rho, domains::from_0_to_1),
+                          Field("epsilon", &TorchAdadelta::epsilon, domains::not_negative),
+                          Field("weight_decay", &TorchAdadelta::weight_decay, domains::not_negative));
+    }
+};
+
+/// Adamax: epsilon is added to the gradient's magnitude. Default learning rate 0.002.
+struct TorchAdamax {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-8;
+    double weight_decay = 0.0;
+
+    static constexpr const char* name = "TorchAdamax";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &TorchAdamax::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &TorchAdamax::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &TorchAdamax::epsilon, domains::not_negative),
+                          Field("weight_decay", &TorchAdamax::weight_decay, domains::not_negative));
+    }
+};
+
+/// NAdam: the momentum of step t is beta_1 (1 - 0.96^(t momentum_decay) / 2). Its weight decay is coupled or decoupled.
+/// Default learning rate 0.002.
+struct TorchNAdam {
+    Hyperparameter beta_1 = 0.9;
+    Hyperparameter beta_2 = 0.999;
+    double epsilon = 1e-8;
+    double momentum_decay = 0.004;
+    double weight_decay = 0.0;
+    bool decoupled_weight_decay = false;
+
+    static constexpr const char* name = "TorchNAdam";
+    static constexpr auto fields() {
+        return std::tuple(Field("beta_1", &TorchNAdam::beta_1, domains::from_0_below_1),
+                          Field("beta_2", &TorchNAdam::beta_2, domains::from_0_below_1),
+                          Field("epsilon", &TorchNAdam::epsilon, domains::not_negative),
+                          Field("momentum_decay", &TorchNAdam::momentum_decay, domains::not_negative),
+                          Field("weight_decay", &TorchNAdam::weight_decay, domains::not_negative),
+                          Field("decoupled_weight_decay", &TorchNAdam::decoupled_weight_decay));
+    }
+};
+
 using Rule = std::variant<SGD, RMSprop, Adam, AdamW, Adagrad, Adadelta, Adamax, Nadam, Lion, Ftrl, Lamb,
-                          ScheduleFreeAdamW, Adafactor, Muon, Yogi>;
+                          ScheduleFreeAdamW, Adafactor, Muon, Yogi, TorchSGD, TorchRMSprop, TorchAdam, TorchAdamW,
+                          TorchAdagrad, TorchAdadelta, TorchAdamax, TorchNAdam>;
 
 }  // namespace fusedopt

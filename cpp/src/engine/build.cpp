@@ -49,7 +49,7 @@ Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span
                                         "optimizer");
         }
         layout.variables.push_back({nullptr, DType::float32, old ? old->decays : true,
-                                    static_cast<std::uint8_t>(branch), old ? old->tensor : given.tensors[i], name,
+                                    static_cast<std::uint16_t>(branch), old ? old->tensor : given.tensors[i], name,
                                     is_given});
     }
     for (const Tensor& tensor : excluded) {
@@ -134,6 +134,28 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
     }
     require_apart(given);
     adopt(construct(given, tensors));
+}
+
+void Optimizer::State::rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
+    require_built("rebind");
+    require_not_stepping("rebind");
+    require_latest("rebind", builds_then, builds);
+    std::vector<const Variable*> built;
+    for (const Variable& variable : variables) built.push_back(&variable);
+    const Given given = relocated(tensors, built);
+    require_apart(given);
+    move_to(given, sorted_ranges(given));
+}
+
+// A gradient that was known to be apart from the variables may not be so any more.
+void Optimizer::State::move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept {
+    for (std::size_t i = 0; i < variables.size(); ++i) {
+        void* const data = given.tensors[i].data();
+        variables[i].tensor.move_to(data);
+        variables[i].checked_gradient = nullptr;
+        (item_size(variables[i].tensor.dtype()) == 2 ? jobs[i].storage : jobs[i].weight) = data;
+    }
+    ranges = std::move(new_ranges);
 }
 
 void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Job& job) const {

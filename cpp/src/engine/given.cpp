@@ -171,6 +171,28 @@ Given recognize(std::span<const Tensor> tensors, std::span<const std::string> na
     return given;
 }
 
+Given relocated(std::span<const Tensor> tensors, std::span<const Variable* const> built) {
+    if (tensors.size() != built.size()) {
+        throw std::invalid_argument("rebind: expected " + std::to_string(built.size()) + " variables, found " +
+                                    std::to_string(tensors.size()));
+    }
+    Given given;
+    given.tensors.assign(tensors.begin(), tensors.end());
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const std::string who = who_is(i, built[i]->name);
+        if (tensors[i] && !is_like(built[i]->tensor, tensors[i])) {
+            throw std::invalid_argument(who + ": expected " + layout_of(built[i]->tensor) +
+                                        ", as it was built, found its memory moved and now " + layout_of(tensors[i]) +
+                                        "; make a new optimizer");
+        }
+        check_variable(tensors[i], who);
+        given.names.push_back({built[i]->name, built[i]->is_named});
+        given.built.push_back(tensors[i].data() == built[i]->tensor.data() ? i : unknown);
+    }
+    static_cast<void>(sorted_ranges(given));
+    return given;
+}
+
 std::vector<Range> sorted_ranges(const Given& given) {
     std::vector<Range> ranges;
     for (std::size_t i = 0; i < given.tensors.size(); ++i) {

@@ -18,7 +18,7 @@ struct Variable {
     const void* checked_gradient;  // the last contiguous gradient known to overlap nothing
     DType checked_dtype;
     bool decays;
-    std::uint8_t branch;  // of the rule
+    std::uint16_t branch;  // of the rule
     Tensor tensor;
     std::string name;
     bool is_named;  // or the name is its position
@@ -49,6 +49,10 @@ struct Given {
 /// built variable keeps its name, if it has one.
 Given recognize(std::span<const Tensor> tensors, std::span<const std::string> names,
                 std::span<const Variable* const> built, bool is_built);
+
+/// The built variables where they lie now, in their order. Those that have moved are not `built` in it. Refuses what
+/// cannot be updated in place, or is not as it was built.
+Given relocated(std::span<const Tensor> tensors, std::span<const Variable* const> built);
 
 /// Sorted by address, without empty variables. Refuses those that overlap.
 std::vector<Range> sorted_ranges(const Given& given);

@@ -86,6 +86,10 @@ std::int64_t LossScaleOptimizer::builds() const {
     return std::visit([](const auto& inner) { return inner->builds(); }, inner_);
 }
 
+void LossScaleOptimizer::rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds) {
+    std::visit([&](const auto& inner) { inner->rebind(variables, builds); }, inner_);
+}
+
 bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
     return step(gradients, {{}, builds});
 }

@@ -32,6 +32,11 @@ std::int64_t MultiOptimizer::builds() const {
     return state_->builds;
 }
 
+void MultiOptimizer::rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds) {
+    const std::lock_guard lock(state_->mutex);
+    state_->rebind(variables, builds);
+}
+
 bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {{}, builds}, {reciprocal(state_->loss_scale_factor), false});

@@ -84,8 +84,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     }
     const Locks locks = lock_all();
     for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("build");
-    std::vector<const Variable*> built;
-    for (const Place& place : places) built.push_back(&optimizers[place.optimizer]->state_->variables[place.index]);
+    const std::vector<const Variable*> built = built_variables();
     // All are checked together first, because a variable of one part could overlap one of another.
     const Given given = recognize(tensors, names, built, is_built);
     std::vector<Given> own(optimizers.size());
@@ -137,6 +136,33 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     participants = std::move(new_participants);
     is_built = true;
     ++builds;
+}
+
+std::vector<const Variable*> MultiOptimizer::State::built_variables() const {
+    std::vector<const Variable*> built;
+    for (const Place& place : places) built.push_back(&optimizers[place.optimizer]->state_->variables[place.index]);
+    return built;
+}
+
+void MultiOptimizer::State::rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
+    require_built("rebind");
+    const Locks locks = lock_all();
+    require_not_stepping("rebind");
+    require_latest("rebind", builds_then, builds);
+    const Given given = relocated(tensors, built_variables());
+    std::vector<Given> own(optimizers.size());
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        own[places[i].optimizer].tensors.push_back(tensors[i]);
+        own[places[i].optimizer].names.push_back(given.names[i]);
+    }
+    std::vector<std::vector<Range>> ranges;
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        optimizers[k]->state_->require_apart(given);
+        ranges.push_back(sorted_ranges(own[k]));
+    }
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        optimizers[k]->state_->move_to(own[k], std::move(ranges[k]));
+    }
 }
 
 bool MultiOptimizer::State::can_skip() const {

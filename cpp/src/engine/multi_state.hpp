@@ -23,6 +23,7 @@ struct MultiOptimizer::State {
 
     void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                std::span<const std::string> names);
+    void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
     bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice, const Scaling& scaling);
     void set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
                      bool skip_nonfinite);
@@ -84,6 +85,7 @@ private:
     };
 
     Locks lock_all() const { return Locks(in_lock_order); }
+    std::vector<const Variable*> built_variables() const;
     void count_skipped_step();
     bool can_skip() const;
     std::optional<double> measured_norm();

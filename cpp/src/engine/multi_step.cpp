@@ -71,7 +71,7 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimi
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     require_room("apply: iteration", calls);
-    choice.require_latest(builds);
+    require_latest("apply", choice.builds, builds);
     const std::size_t expected = choice.count(places.size());
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +

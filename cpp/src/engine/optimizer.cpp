@@ -1,7 +1,6 @@
 // The public class: locks, and hands on to its state.
 #include <fusedopt/optimizer.hpp>
 
-#include <stdexcept>
 #include <utility>
 
 #include "engine/state.hpp"
@@ -17,18 +16,17 @@ Optimizer::~Optimizer() = default;
 
 void Optimizer::exclude_from_weight_decay(std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
-    for (const Tensor& variable : variables) {
-        if (const std::size_t index = state_->find(variable); index != unknown) {
-            throw std::invalid_argument("exclude_from_weight_decay: expected before build, found " +
-                                        state_->describe(index) + " built");
-        }
-    }
-    state_->excluded.assign(variables.begin(), variables.end());
+    state_->exclude(variables);
 }
 
 void Optimizer::build(std::span<const Tensor> variables, std::span<const std::string> names) {
     const std::lock_guard lock(state_->mutex);
     state_->build(variables, names);
+}
+
+void Optimizer::rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds) {
+    const std::lock_guard lock(state_->mutex);
+    state_->rebind(variables, builds);
 }
 
 bool Optimizer::built() const {

@@ -38,6 +38,20 @@ void require_one_decay(const Options& options, std::span<const RuleSpec> branche
     }
 }
 
+/// Weight decay inside a formula reaches every variable.
+void require_decoupled(Rule& rule, std::span<const RuleSpec> branches) {
+    for (const AnyField& field : definition_of(rule).fields(rule)) {
+        const auto* decay = std::get_if<double*>(&field.place);
+        if (!decay || **decay == 0.0 || branches[0].weight_decay || std::string_view(field.name) != "weight_decay") {
+            continue;
+        }
+        throw std::invalid_argument(
+            std::string("exclude_from_weight_decay: expected decoupled weight decay, found that of ") +
+            definition_of(rule).name +
+            ", which the gradient takes in; give variables without it an optimizer of their own");
+    }
+}
+
 [[noreturn]] void refuse_built(const char* name) {
     throw BuiltError(std::string(name) +
                      ": expected no change after build, found one that needs other state; make a "
@@ -139,6 +153,7 @@ void Optimizer::State::set_rule(Rule& new_rule) {
     }
     std::vector<RuleSpec> new_branches = respecify(new_rule);
     require_one_decay(options, new_branches);
+    if (excludes_some()) require_decoupled(new_rule, new_branches);
     const std::vector<AnyField> fields = definition_of(rule).fields(rule);
     const std::vector<AnyField> new_fields = definition_of(rule).fields(new_rule);
     for (kernel::Job& job : jobs) {
@@ -154,6 +169,21 @@ void Optimizer::State::set_rule(Rule& new_rule) {
     for (std::size_t k = 0; k < fields.size(); ++k) {  // in place: a procedure refers to the rule
         fields[k].visit(new_fields[k], [](auto& value, auto& other) { std::swap(value, other); });
     }
+}
+
+bool Optimizer::State::excludes_some() const {
+    return !excluded.empty() || std::ranges::any_of(variables, [](const Variable& v) { return !v.decays; });
+}
+
+void Optimizer::State::exclude(std::span<const Tensor> tensors) {
+    for (const Tensor& tensor : tensors) {
+        if (const std::size_t index = find(tensor); index != unknown) {
+            throw std::invalid_argument("exclude_from_weight_decay: expected before build, found " + describe(index) +
+                                        " built");
+        }
+    }
+    if (!tensors.empty()) require_decoupled(rule, branches);
+    excluded.assign(tensors.begin(), tensors.end());
 }
 
 void Optimizer::State::set_options(Options& new_options) {

@@ -93,10 +93,10 @@ struct Optimizer::Choice {
         if (const auto* indices = std::get_if<Indices>(&by)) return indices->size();
         return all;
     }
-
-    /// Refuses gradients that were put in order before the last build.
-    void require_latest(std::int64_t latest) const;
 };
+
+/// Refuses what was put in order before the last build.
+void require_latest(const char* function, std::optional<std::int64_t> builds, std::int64_t latest);
 
 /// The index at this position of a call, if there is such a variable.
 std::size_t checked_index(std::span<const std::size_t> indices, std::size_t position, std::size_t variables);
@@ -136,6 +136,10 @@ struct Optimizer::State {
     /// Refuses new variables that lie in this optimizer's state.
     void require_apart(const Given& given) const;
 
+    /// Finds the variables in other memory, from now on.
+    void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
+    void move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept;
+
     void append_to(Listing& listing);
     void load(Listing listing, std::span<const Tensor> values) { fusedopt::load(*this, std::move(listing), values); }
     void require_loadable() const;
@@ -149,6 +153,8 @@ struct Optimizer::State {
 
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
+    void exclude(std::span<const Tensor> tensors);
+    bool excludes_some() const;
     void set_rule(Rule& new_rule);           // both leave the old one
     void set_options(Options& new_options);  // in its place
     void set_learning_rate(Hyperparameter& rate);

@@ -25,18 +25,13 @@ bool is_checked(const Variable& variable, const Tensor& gradient) {
            gradient.is_contiguous() && same_shape(gradient, variable.tensor);
 }
 
-// An infinite norm zeroes what is finite; a NaN stays NaN.
-double clip_factor(double norm, double limit) {
-    return norm <= limit ? 1.0 : limit / norm;
-}
-
 }  // namespace
 
-void Optimizer::Choice::require_latest(std::int64_t latest) const {
+void require_latest(const char* function, std::optional<std::int64_t> builds, std::int64_t latest) {
     if (builds.value_or(latest) == latest) return;
-    throw std::invalid_argument(
-        "apply: expected the variables as they were when the call began, found them built again meanwhile; "
-        "call it again");
+    throw std::invalid_argument(std::string(function) +
+                                ": expected the variables as they were when the call began, found them built again "
+                                "meanwhile; call it again");
 }
 
 std::size_t checked_index(std::span<const std::size_t> indices, std::size_t position, std::size_t variables) {
@@ -222,7 +217,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
 
 void Optimizer::State::check(std::span<const Tensor> gradients, const Choice& choice) {
     require_room("apply: iteration", calls);
-    choice.require_latest(builds);
+    require_latest("apply", choice.builds, builds);
     const std::size_t expected = choice.count(variables.size());
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +

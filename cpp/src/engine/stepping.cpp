@@ -17,6 +17,11 @@ float nearest_float(double value) {
     return static_cast<float>(compute_in(Subnormals::flushed, value, nearest));
 }
 
+// An infinite norm zeroes what is finite; a NaN stays NaN.
+double clip_factor(double norm, double limit) {
+    return norm <= limit ? 1.0 : limit / norm;
+}
+
 // A norm that is not finite makes every gradient NaN, as in Keras. A broken step must not be hidden.
 double global_clip_factor(double norm, double limit) {
     if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();

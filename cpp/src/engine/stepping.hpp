@@ -23,6 +23,9 @@ double reciprocal(double scale);
 /// The nearest float32, whatever the caller's rounding mode.
 float nearest_float(double value);
 
+/// What a clipnorm multiplies a gradient by.
+double clip_factor(double norm, double limit);
+
 /// What a global_clipnorm multiplies gradients by.
 double global_clip_factor(double norm, double limit);
 

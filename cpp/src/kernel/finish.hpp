@@ -48,28 +48,47 @@ FUSEDOPT_NOINLINE void reconcile(const Job& job, std::int64_t begin, std::int64_
     }
 }
 
+/// A piece of a variable in the compute type: in its own memory, or widened into `buffer`, and then a tile at most.
+template <class T>
+T* open_piece(const Job& job, std::int64_t begin, std::int64_t n, T* buffer) {
+    if constexpr (sizeof(T) == 4) {
+        if (!job.weight) {
+            widen(job.storage_element, static_cast<const std::uint16_t*>(job.storage) + begin, n, buffer);
+            return buffer;
+        }
+        if (job.storage) {
+            reconcile(job, begin, n);
+        }
+    }
+    return static_cast<T*>(job.weight) + begin;
+}
+
 /// What is left to do when a tile's average is up to date: the variable takes it, and a 16-bit one is stored.
 template <class T>
-void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
-    T* w = static_cast<T*>(job.weight) + begin;
+void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, T* w) {
     if (job.average && (step.overwrite || job.work == Work::restore)) {
         __builtin_memcpy(w, static_cast<const T*>(job.average) + begin, static_cast<unsigned long>(n) * sizeof(T));
     }
     if constexpr (sizeof(T) == 4) {
-        if (job.storage) {
-            narrow(job.storage_element, w, n, static_cast<std::uint16_t*>(job.storage) + begin);
+        if (!job.storage) return;
+        auto* storage = static_cast<std::uint16_t*>(job.storage) + begin;
+        if (job.weight) {
+            narrow(job.storage_element, w, n, storage);
+        } else {
+            const RandomBits random(step.seed, job.first_partial + static_cast<std::uint64_t>(begin / tile));
+            narrow_at_random(job.storage_element, w, n, random, storage);
         }
     }
 }
 
 /// All that follows the update of a tile.
 template <class T>
-void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n) {
+void finish_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, T* w) {
     if (job.average && job.work != Work::restore) {
         const Averaging<T> averaging(step, job);
-        average_elements(averaging, n, averaging.average + begin, static_cast<const T*>(job.weight) + begin);
+        average_elements(averaging, n, averaging.average + begin, w);
     }
-    store_tile<T>(step, job, begin, n);
+    store_tile(step, job, begin, n, w);
 }
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

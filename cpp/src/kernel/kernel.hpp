@@ -39,7 +39,7 @@ enum class Work : std::uint8_t {
 /// the time. So what all variables share is in Step.
 struct alignas(64) Job {
     std::int64_t size;
-    void* weight;  // in the compute type: the user's memory, or the master copy
+    void* weight;  // in the compute type: the user's memory, or the master copy; null: `storage` has none
     const void* gradient;
     void* slots[max_slots];
     double clip_factor;  // that of its own norm, or 1
@@ -47,14 +47,14 @@ struct alignas(64) Job {
     Element storage_element;
     Element gradient_element;
     bool computes_in_double;
+    std::uint16_t branch;  // of the rule, or in a hosted step the number of the Step
     bool decays;
-    std::uint8_t branch;  // of the rule
     Work work;
 
     std::size_t first_partial;  // where its tiles' partial sums begin
     void* average;
     void* accumulator;
-    void* storage;                // the user's float16 or bfloat16 memory, if `weight` is its master copy
+    void* storage;                // the user's float16 or bfloat16 memory, unless `weight` is the user's
     const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
     const std::int64_t* strides;  // null: contiguous and aligned
     double ratio;                 // on the update, if the rule has a procedure that measures it
@@ -74,7 +74,8 @@ struct Step {
     double scale;      // factor on what reaches the rule, but for the clip_factor
     double clipvalue;  // infinity: off
     double ema_momentum;
-    bool overwrite;  // the average replaces the variable
+    bool overwrite;      // the average replaces the variable
+    std::uint64_t seed;  // of the rounding of variables without a master copy; another one in each step
 };
 
 /// Sums of squares of a part of a variable, and of the rule's update of it.

@@ -8,6 +8,7 @@
 #include "kernel/rules/adagrad.hpp"
 #include "kernel/rules/adam.hpp"
 #include "kernel/rules/adamax.hpp"
+#include "kernel/rules/coupled.hpp"
 #include "kernel/rules/ftrl.hpp"
 #include "kernel/rules/lamb.hpp"
 #include "kernel/rules/lion.hpp"
@@ -16,6 +17,10 @@
 #include "kernel/rules/rmsprop.hpp"
 #include "kernel/rules/schedule_free_adamw.hpp"
 #include "kernel/rules/sgd.hpp"
+#include "kernel/rules/torch_adagrad.hpp"
+#include "kernel/rules/torch_adamax.hpp"
+#include "kernel/rules/torch_rmsprop.hpp"
+#include "kernel/rules/torch_sgd.hpp"
 #include "kernel/rules/yogi.hpp"
 #include "kernel/sweep.hpp"
 

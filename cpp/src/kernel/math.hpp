@@ -64,6 +64,12 @@ FUSEDOPT_INLINE T times_sign(T size, T x) {
     return x > 0 ? size : x < 0 ? -size : x;
 }
 
+/// g + decay w. Without decay an infinite w leaves g as it is. The code selects, so that nothing branches.
+template <class T>
+FUSEDOPT_INLINE T with_decay(T decay, T w, T g) {
+    return decay != 0 ? g + decay * w : g;
+}
+
 template <class T>
 struct Limits;
 template <>

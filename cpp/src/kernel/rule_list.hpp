@@ -2,23 +2,35 @@
 // rule whose procedure does everything has none.
 #pragma once
 
-#define FUSEDOPT_RULES(X) \
-    X(Sgd)                \
-    X(SgdMomentum)        \
-    X(SgdNesterov)        \
-    X(Rmsprop)            \
-    X(RmspropMomentum)    \
-    X(RmspropCentered)    \
-    X(RmspropFull)        \
-    X(Adam)               \
-    X(AdamAmsgrad)        \
-    X(Adagrad)            \
-    X(Adadelta)           \
-    X(Adamax)             \
-    X(Nadam)              \
-    X(Lion)               \
-    X(Ftrl)               \
-    X(FtrlPower)          \
-    X(ScheduleFreeAdamW)  \
-    X(Yogi)               \
-    X(Muon)
+#define FUSEDOPT_RULES(X)   \
+    X(Sgd)                  \
+    X(SgdMomentum)          \
+    X(SgdNesterov)          \
+    X(Rmsprop)              \
+    X(RmspropMomentum)      \
+    X(RmspropCentered)      \
+    X(RmspropFull)          \
+    X(Adam)                 \
+    X(AdamAmsgrad)          \
+    X(Adagrad)              \
+    X(Adadelta)             \
+    X(Adamax)               \
+    X(Nadam)                \
+    X(Lion)                 \
+    X(Ftrl)                 \
+    X(FtrlPower)            \
+    X(ScheduleFreeAdamW)    \
+    X(Yogi)                 \
+    X(Muon)                 \
+    X(CoupledSgd)           \
+    X(CoupledAdam)          \
+    X(CoupledAdamAmsgrad)   \
+    X(CoupledAdadelta)      \
+    X(CoupledNadam)         \
+    X(TorchSgdMomentum)     \
+    X(TorchRmsprop)         \
+    X(TorchRmspropMomentum) \
+    X(TorchRmspropCentered) \
+    X(TorchRmspropFull)     \
+    X(TorchAdagrad)         \
+    X(TorchAdamax)

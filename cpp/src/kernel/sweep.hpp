@@ -31,12 +31,25 @@ FUSEDOPT_INLINE void update_line(const Rule& rule, T scale, T keep, const Averag
     }
 }
 
+/// The moving average of what the rule has made of a line.
+template <class T>
+FUSEDOPT_INLINE void average_line(const Averaging<T>& averaging, std::int64_t n, T* __restrict average,
+                                  const T* __restrict w) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        average[i] = averaging(average[i], w[i]);
+    }
+}
+
 /// Elements that `at` below widens at once, at most.
 inline constexpr std::int64_t widened_at_once = 128;
 
-/// A piece's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all.
+/// A piece's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all. If it is a common
+/// one, steps without a moving average have a loop of their own, as a branch per line costs a few per cent of the time
+/// while arrays lie in a cache. In every loop more there are as many as rules, and a build takes longer.
 template <class T>
 struct WideGradient {
+    static constexpr bool is_common = sizeof(T) == 4;
     const T* g;
 
     FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
@@ -48,6 +61,7 @@ struct WideGradient {
 /// A piece's gradient in 16 bits, widened line by line. The compiler knows from what, or `batch` would lie in memory.
 template <Element element>
 struct NarrowGradient {
+    static constexpr bool is_common = false;
     const std::uint16_t* g;
 
     FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
@@ -73,6 +87,7 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 /// the rule's division, they would fill the processor's window of instructions, and it could not begin the next line
 /// early.
 struct NarrowGradient {
+    static constexpr bool is_common = false;
     const std::uint16_t* g;
     Element element;
 
@@ -106,13 +121,23 @@ void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64
         if constexpr (Rule::slot_count > 0) prefetch(a + i);
         if constexpr (Rule::slot_count > 1) prefetch(b + i);
         if constexpr (Rule::slot_count > 2) prefetch(c + i);
-        if constexpr (averages) prefetch(average + i);
-        update_line<averages>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch), a + i,
-                              b + i, c + i, average + i);
+        update_line<false>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch), a + i,
+                           b + i, c + i, average);
+        if (averages && __builtin_expect(average != nullptr, false)) {
+            prefetch(average + i);
+            average_line(averaging, line<T>, average + i, w + i);
+        }
     }
-    if (i < n) {
-        update_line<averages>(rule, scale, keep, averaging, n - i, w + i, gradient.at(i, n - i, n, batch), a + i, b + i,
-                              c + i, average + i);
+    if (i == n) return;
+    const T* g = gradient.at(i, n - i, n, batch);
+    if constexpr (averages && writes_by_mask) {
+        // What is written by mask cannot be read back at once, so the average is taken along, if only of scrap.
+        alignas(64) T scrap[line<T>] = {};
+        update_line<true>(rule, scale, keep, averaging, n - i, w + i, g, a + i, b + i, c + i,
+                          average ? average + i : scrap);
+    } else {
+        update_line<false>(rule, scale, keep, averaging, n - i, w + i, g, a + i, b + i, c + i, average);
+        if (averages && average) average_line(averaging, n - i, average + i, w + i);
     }
 }
 
@@ -129,20 +154,20 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
 /// prepared first.
 template <class Rule, class T>
 FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
-                                  std::int64_t n, const Averaging<T>& averaging, const void* source, T* buffer) {
+                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source, T* buffer) {
     const T keep = keep_of<T>(step, job);
-    T* w = static_cast<T*>(job.weight) + begin;
     T* slots[max_slots];
     for (int k = 0; k < max_slots; ++k)
         slots[k] = k < Rule::slot_count ? static_cast<T*>(job.slots[k]) + begin : nullptr;
     const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
-        if (averaging.average) {
-            update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                               averaging.average + begin);
-        } else {
-            update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                                static_cast<T*>(nullptr));
+        if constexpr (decltype(gradient)::is_common) {
+            if (!averaging.average) {
+                return update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                                           averaging.average);
+            }
         }
+        update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                           averaging.average ? averaging.average + begin : nullptr);
     };
     const T* g = static_cast<const T*>(source);
     T scale = static_cast<T>(scale_of(step, job));
@@ -164,7 +189,7 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
 template <template <class> class Rule, class T>
 void update(const Step& step, const Stretch& stretch) {
     const auto rule = with_scalars<Rule<T>, T>(step.scalars);
-    alignas(64) T buffer[tile];
+    alignas(64) T buffer[tile], widened[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const Averaging<T> averaging(step, *job);
@@ -176,12 +201,10 @@ void update(const Step& step, const Stretch& stretch) {
         for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {
             n = in_tiles && end - i > tile ? tile : end - i;
             const void* source = contiguous(*job, i, n, gathered);
-            if (job->storage) {
-                reconcile(*job, i, n);
-            }
-            update_piece(rule, step, *job, direct, i, n, averaging, source, buffer);
+            T* w = open_piece(*job, i, n, widened);
+            update_piece(rule, step, *job, direct, i, n, averaging, w, source, buffer);
             if (job->average || job->storage) {
-                store_tile<T>(step, *job, i, n);
+                store_tile(step, *job, i, n, w);
             }
         }
     }
@@ -204,10 +227,7 @@ void other_work(const Step& step, const Stretch& stretch) {
                 __builtin_memset(accumulator, 0, static_cast<unsigned long>(n) * sizeof(T));
             }
             if (job->average) {
-                if (job->storage) {
-                    reconcile(*job, i, n);
-                }
-                finish_tile<T>(step, *job, i, n);
+                finish_tile(step, *job, i, n, open_piece(*job, i, n, buffer));
             }
         }
     }

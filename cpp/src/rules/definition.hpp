@@ -21,7 +21,16 @@ kernel::Scalars pack(const Named<double>& scalars) {
     return packed;
 }
 
-/// The same, back from there.
+/// The same for a Coupled formula, or for the formula itself, which does not read that far.
+template <template <class> class Named>
+kernel::Scalars pack_coupled(const Named<double>& scalars, double weight_decay) {
+    static_assert(sizeof(scalars) < sizeof(kernel::Scalars), "make kernel::most_scalars larger");
+    kernel::Scalars packed = pack(scalars);
+    packed.values[sizeof(scalars) / sizeof(double)] = weight_decay;
+    return packed;
+}
+
+/// Scalars back from there.
 template <template <class> class Named>
 Named<double> unpack(const kernel::Scalars& packed) {
     Named<double> scalars;

@@ -69,7 +69,8 @@ struct Now {
     std::int64_t t;
     double beta_1;  // if the rule has betas
     double beta_2;
-    std::span<double> numbers;  // those of the spec; scalars_of moves them on
+    std::span<double> numbers;             // those of the spec; scalars_of moves them on
+    DType numbers_dtype = DType::float64;  // in which they are kept, if a host keeps them
 };
 
 /// What there is to know about rules of one kind. A rule's file in rules/ defines it, by functions that

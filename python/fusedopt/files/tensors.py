@@ -24,6 +24,7 @@ _PIECE = (
     1 << 20
 )  # bytes read or written at once: they stay in the caches while they are summed and copied
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
+_DTYPES["uint16"] = "BF16"  # the bits, of memory that NumPy has no type for
 
 
 def write(

@@ -121,23 +121,34 @@ class RuleOptimizer(Optimizer):
             raise AttributeError(
                 f"{name}: expected after {type(self).__name__}'s constructor, found before"
             )
-        self._core.between_steps(lambda: self._reconfigure(hyperparameter, value))
+        self._core.between_steps(lambda: self._reconfigure({name: value}))
 
-    def _reconfigure(self, hyperparameter: Hyperparameter, value: Any) -> None:
-        name = hyperparameter.name
-        values = self._values() | {name: value}
-        needs_build = (
+    def _reconfigure(self, changes: Mapping[str, Any]) -> None:
+        """Let checked values act, all of them or none."""
+        values = self._values() | dict(changes)
+        for name, value in changes.items():
+            is_fixed = self._hyperparameters[name].shapes_state and self.built
+            if is_fixed and value != vars(self)[name]:
+                raise AttributeError(self._needs_build(name))
+        try:
+            self._core.set_rule(self._core_rule(values))
+            try:
+                self._core.set_options(self._core_options(values, None))
+            except BaseException:
+                self._core.set_rule(self._core_rule(self._values()))
+                raise
+        except _core.BuiltError as error:
+            found = str(error).partition(":")[0]
+            name = found if found in changes else ", ".join(changes)
+            raise AttributeError(self._needs_build(name)) from None
+        vars(self).update(changes)
+
+    @staticmethod
+    def _needs_build(name: str) -> str:
+        return (
             f"{name}: expected before build, as it shapes the state, found the optimizer built; "
             "make a new optimizer with it"
         )
-        if hyperparameter.shapes_state and self.built and value != vars(self)[name]:
-            raise AttributeError(needs_build)
-        try:
-            self._core.set_rule(self._core_rule(values))
-            self._core.set_options(self._core_options(values, None))
-        except _core.BuiltError:
-            raise AttributeError(needs_build) from None
-        vars(self)[name] = value
 
     def _core_rule(self, values: Mapping[str, Any]) -> _core.Rule:
         """Make the core's rule of all values."""
@@ -198,7 +209,7 @@ class RuleOptimizer(Optimizer):
 
     def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
         if self.built:
-            built = {address(array) for array in self._core.arrays}
+            built = {address(array) for array in self._core.checked_arrays()}
             found = {address(as_array(w, "exclude_from_weight_decay")) for w in variables}
             if patterns or not variables or not built.isdisjoint(found):
                 raise ValueError(
@@ -218,7 +229,7 @@ class RuleOptimizer(Optimizer):
         are those of all optimizers that are built together.
         """
         excluded = list(self._excluded_variables)
-        built = [address(array) for array in self._core.arrays]
+        built = [address(array) for array in self._core.checked_arrays()]
         known = set(built)
         for pattern in self._excluded_names:
             excluded += [

@@ -230,7 +230,7 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
             settle_row(w + k * chunk.columns, keep, a, g + k * chunk.columns, {scale, rows[k], columns}, chunk.columns);
         }
         empty_accumulator<T>(job, chunk.begin, chunk.size());
-        finish_tile<T>(step, job, chunk.begin, chunk.size());
+        finish_tile(step, job, chunk.begin, chunk.size(), w);
     });
 }
 
@@ -291,7 +291,7 @@ void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& 
             w[j] = w[j] * keep - a * update[j];
         }
         empty_accumulator<T>(job, i, n);
-        finish_tile<T>(step, job, i, n);
+        finish_tile(step, job, i, n, w);
     }
 }
 

@@ -114,9 +114,10 @@ void lamb_settle(const Step& step, const Stretch& stretch) {
         const std::int64_t end = end_in(stretch, job);
         for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
             const std::int64_t n = end - i < tile ? end - i : tile;
-            lamb_settle_tile(rule, r * rule.s.lr, keep, n, static_cast<T*>(job->weight) + i,
-                             static_cast<const T*>(job->slots[0]) + i, static_cast<const T*>(job->slots[1]) + i);
-            finish_tile<T>(step, *job, i, n);
+            T* w = static_cast<T*>(job->weight) + i;
+            lamb_settle_tile(rule, r * rule.s.lr, keep, n, w, static_cast<const T*>(job->slots[0]) + i,
+                             static_cast<const T*>(job->slots[1]) + i);
+            finish_tile(step, *job, i, n, w);
         }
     }
 }
