@@ -133,7 +133,10 @@ def test_without_thinc_the_message_says_what_to_install() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
-    assert "fusedopt.thinc: expected thinc, found none; install the extra fusedopt[thinc]" in done.stderr
+    assert (
+        "fusedopt.thinc: expected thinc, found none; install the extra fusedopt[thinc]"
+        in done.stderr
+    )
 
 
 def halving(start: float) -> Iterator[float]:
