@@ -1,6 +1,7 @@
 // Steps on a host's objects: its parameters with their gradients, and its dict of state. What a step needs is collected
 // first, since that may run any Python code. Only then it is looked up where everything lies, and until the sweep is
 // over no code of the caller's runs on this thread. All that is read or written stays referenced for so long.
+// One file, though long: the two halves of a call share what is kept of every parameter between calls.
 #include <fusedopt/hosted.hpp>
 
 #include <pybind11/critical_section.h>

@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cases
 import pytest
-from cases import VARIANTS
 from once import Once, without_time_limit
 
 pytestmark = [
@@ -32,10 +32,9 @@ PROGRAMS = sorted(
 )
 RULES = re.findall(r"X\((\w+)\)", (ROOT / "cpp/src/kernel/rule_list.hpp").read_text())
 CASES = [
-    " ".join(
-        [case.rule, *(f"{name}={json.dumps(value)}" for name, value in case.arguments.items())]
-    )
-    for case in VARIANTS
+    " ".join([rule, *(f"{name}={json.dumps(value)}" for name, value in variant.items())])
+    for rule, variants in {**cases.RULES, **cases.TORCH_RULES}.items()
+    for variant in variants
 ]
 
 # What any compiler may call on its own; everything else in a level's object must be the level's.

@@ -1,5 +1,6 @@
 // A step on a host's state: every check, then the sums of squares if a norm or an overflow check is on, then the
 // scalars of each group and count, then one sweep.
+// One file, though long: its phases are read from top to bottom, in the order in which they run.
 #include "engine/hosted.hpp"
 
 #include <algorithm>

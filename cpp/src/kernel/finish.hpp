@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernel/gradient.hpp"
+#include "kernel/random_rounding.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 

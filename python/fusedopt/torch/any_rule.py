@@ -1,5 +1,8 @@
 # mypy: allow-subclassing-any, allow-untyped-decorators
-"""Any of fusedopt's optimizers for PyTorch's parameters, with fusedopt's numbers."""
+"""Any of fusedopt's optimizers for PyTorch's parameters, with fusedopt's numbers.
+
+One file, though long: it is one class, and half of it says what PyTorch calls and what a caller may rely on.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # mypy: allow-subclassing-any, allow-untyped-decorators
-"""What the optimizers have in common: construction, the step, and the parameters' averages."""
+"""What the optimizers have in common: construction, the step, and the parameters' averages.
+
+One file, though long: it is one class, which PyTorch calls in all these places.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,79 @@
+// To float16 and bfloat16, rounding at random, as a variable without a master copy needs it.
+#pragma once
+
+#include "kernel/convert.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+/// Random bits for the elements of a tile. Which they are depends on nothing but the seed, the tile and the element: a
+/// 32-bit hash of an element's place, with MurmurHash3's shifts and factors, keyed by a 64-bit one with SplitMix64's.
+class RandomBits {
+public:
+    RandomBits(std::uint64_t seed, std::uint64_t tile_number) {
+        const std::uint64_t key = mixed(mixed(seed) + tile_number);
+        first_ = static_cast<std::uint32_t>(key);
+        second_ = static_cast<std::uint32_t>(key >> 32);
+    }
+
+    /// The upper bits are the best ones.
+    FUSEDOPT_INLINE std::uint32_t at(std::int64_t i) const {
+        std::uint32_t x = static_cast<std::uint32_t>(i) + first_;
+        x = (x ^ (x >> 16)) * 0x85ebca6bu;
+        x = (x ^ (x >> 13) ^ second_) * 0xc2b2ae35u;
+        return x ^ (x >> 16);
+    }
+
+private:
+    static std::uint64_t mixed(std::uint64_t x) {
+        x += 0x9e3779b97f4a7c15u;
+        x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+        x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+        return x ^ (x >> 31);
+    }
+
+    std::uint32_t first_, second_;
+};
+
+// To one of the two neighbours, and to each the more often the nearer it is, so that the mean is the number itself.
+// Random bits are added below the last bit that stays, and the rest is cut off. Not beyond the largest finite number.
+
+inline constexpr std::uint32_t largest_float16 = 0x477fe000u, largest_bfloat16 = 0x7f7f0000u;  // as float32
+
+FUSEDOPT_INLINE std::uint32_t round_bfloat16(std::uint32_t magnitude, std::uint32_t random) {
+    return (magnitude + (random >> 16)) >> 16;
+}
+
+FUSEDOPT_INLINE std::uint32_t round_float16(std::uint32_t magnitude, std::uint32_t random) {
+    constexpr std::uint32_t smallest_normal = 113u << 23;  // 2^-14
+    const std::uint32_t normal = (magnitude + (random >> 19) - (112u << 23)) >> 13;
+    // In multiples of 2^-45. Float16's subnormal numbers are those of 2^-24.
+    const float small = magnitude < smallest_normal ? float_of(magnitude) : 0.0f;
+    const auto multiple = static_cast<std::uint32_t>(static_cast<std::int32_t>(small * 0x1p45f));
+    const std::uint32_t subnormal = (multiple + (random >> 11)) >> 21;
+    return magnitude < smallest_normal ? subnormal : normal;
+}
+
+template <class Round>
+FUSEDOPT_INLINE void narrow_at_random(const float* in, std::int64_t n, const RandomBits& random, std::uint32_t largest,
+                                      std::uint16_t* out, const Round& round) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        const std::uint32_t bits = bits_of(in[i]);
+        const std::uint32_t magnitude = bits & 0x7fffffffu;
+        const std::uint32_t rounded = ((bits >> 16) & 0x8000u) | round(magnitude, random.at(i));
+        out[i] = static_cast<std::uint16_t>(magnitude <= largest ? rounded : out[i]);
+    }
+}
+
+FUSEDOPT_NOINLINE void narrow_at_random(Element element, const float* in, std::int64_t n, RandomBits random,
+                                        void* out) {
+    narrow(element, in, n, out);  // stays what it is beyond the largest finite number
+    auto* bits = static_cast<std::uint16_t*>(out);
+    if (element == Element::float16) {
+        narrow_at_random(in, n, random, largest_float16, bits, round_float16);
+    } else {
+        narrow_at_random(in, n, random, largest_bfloat16, bits, round_bfloat16);
+    }
+}
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL
