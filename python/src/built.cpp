@@ -285,6 +285,10 @@ std::size_t Built::place_of(const py::object& variable, const std::string& who) 
         if (const auto place = find(view(variable_array(variable, subject), subject))) return *place;
         throw std::invalid_argument(subject + ": expected one that was given to build, found another");
     }
+    if (names_.empty()) {
+        throw std::invalid_argument(who + ": variable: expected an array, as build was given no names, found " +
+                                    py::repr(variable).cast<std::string>());
+    }
     const auto name = std::ranges::find(names_, variable.cast<std::string>());
     if (name == names_.end()) refuse_name(who + ": variable", names_, variable);
     return static_cast<std::size_t>(name - names_.begin());
