@@ -19,12 +19,8 @@ thread_local std::unique_ptr<Staging> idle_staging;
                                 ": expected the memory it was built with, found it moved; build a new optimizer on it");
 }
 
-std::string text(const std::vector<std::int64_t>& shape) {
-    return py::repr(py::tuple(py::cast(shape))).cast<std::string>();
-}
-
 std::string text(std::span<const std::int64_t> shape) {
-    return text(std::vector(shape.begin(), shape.end()));
+    return py::repr(py::tuple(py::cast(std::vector(shape.begin(), shape.end())))).cast<std::string>();
 }
 
 [[noreturn]] void refuse_name(const std::string& who, const std::vector<std::string>& names, py::handle found) {
@@ -130,7 +126,7 @@ void Built::check_array(std::size_t index, const py::array& array) const {
     const std::span<const py::ssize_t> shape(array.shape(), static_cast<std::size_t>(array.ndim()));
     if (!std::ranges::equal(shape, built.shape())) {
         refuse("expected shape " + text(built.shape()) + " as at build, found " +
-               text({shape.begin(), shape.end()}) + "; assign its shape back, or build a new optimizer on it");
+               text(std::vector<std::int64_t>(shape.begin(), shape.end())) + "; assign its shape back, or build a new optimizer on it");
     }
     if (!view(array, describe(index)).is_contiguous()) {
         refuse("expected C-contiguous memory as at build, found it strided; assign its strides back");
