@@ -19,12 +19,8 @@ thread_local std::unique_ptr<Staging> idle_staging;
                                 ": expected the memory it was built with, found it moved; build a new optimizer on it");
 }
 
-std::string text(const std::vector<std::int64_t>& shape) {
-    return py::repr(py::tuple(py::cast(shape))).cast<std::string>();
-}
-
 std::string text(std::span<const std::int64_t> shape) {
-    return text(std::vector(shape.begin(), shape.end()));
+    return py::repr(py::tuple(py::cast(std::vector(shape.begin(), shape.end())))).cast<std::string>();
 }
 
 [[noreturn]] void refuse_name(const std::string& who, const std::vector<std::string>& names, py::handle found) {
@@ -130,7 +126,7 @@ void Built::check_array(std::size_t index, const py::array& array) const {
     const std::span<const py::ssize_t> shape(array.shape(), static_cast<std::size_t>(array.ndim()));
     if (!std::ranges::equal(shape, built.shape())) {
         refuse("expected shape " + text(built.shape()) + " as at build, found " +
-               text({shape.begin(), shape.end()}) + "; assign its shape back, or build a new optimizer on it");
+               text(std::vector<std::int64_t>(shape.begin(), shape.end())) + "; assign its shape back, or build a new optimizer on it");
     }
     if (!view(array, describe(index)).is_contiguous()) {
         refuse("expected C-contiguous memory as at build, found it strided; assign its strides back");
@@ -284,6 +280,10 @@ std::size_t Built::place_of(const py::object& variable, const std::string& who) 
         const std::string subject = who + ": variable";
         if (const auto place = find(view(variable_array(variable, subject), subject))) return *place;
         throw std::invalid_argument(subject + ": expected one that was given to build, found another");
+    }
+    if (names_.empty()) {
+        throw std::invalid_argument(who + ": variable: expected an array, as build was given no names, found " +
+                                    py::repr(variable).cast<std::string>());
     }
     const auto name = std::ranges::find(names_, variable.cast<std::string>());
     if (name == names_.end()) refuse_name(who + ": variable", names_, variable);
