@@ -56,25 +56,29 @@ inline void plain_loop(const Moved& moved, std::int64_t begin, std::int64_t end)
     if (moved.updated_count == 5) plain_loop_updating<5>(moved, begin, end);
 }
 
-template <class T>
-FUSEDOPT_INLINE void prefetch_row(const T* row, std::int64_t size) {
-    for (std::int64_t i = 0; i < size; i += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(row + i);
-}
-
+/// Rows of some tables. With `ahead`, each line of a row is moved while the same line of a later row is fetched.
 template <int updated>
 void plain_loop_over_rows(const MovedRows& moved, std::int64_t begin, std::int64_t end) {
-    Moved row{};
-    for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t next = i + moved.ahead;
-        if (moved.ahead != 0 && next < moved.count) {
-            for (int k = 0; k < updated; ++k) {
-                prefetch_row(moved.updated[k] + moved.rows[next] * moved.row_size, moved.row_size);
-            }
-            prefetch_row(moved.read + moved.positions[next] * moved.row_size, moved.row_size);
-        }
+    constexpr std::int64_t line = 16;
+    const auto row_at = [&](std::int64_t i) {
+        Moved row{};
         for (int k = 0; k < updated; ++k) row.updated[k] = moved.updated[k] + moved.rows[i] * moved.row_size;
         row.read[0] = moved.read + moved.positions[i] * moved.row_size;
-        plain_loop_over<updated, 1, 0>(row, 0, moved.row_size);
+        return row;
+    };
+    for (std::int64_t i = begin; i < end; ++i) {
+        const Moved row = row_at(i);
+        if (moved.ahead == 0) {
+            plain_loop_over<updated, 1, 0>(row, 0, moved.row_size);
+            continue;
+        }
+        const std::int64_t next = i + moved.ahead;
+        const Moved later = row_at(next < moved.count ? next : i);
+        for (std::int64_t j = 0; j < moved.row_size; j += line) {
+            for (int k = 0; k < updated; ++k) __builtin_prefetch(later.updated[k] + j);
+            __builtin_prefetch(later.read[0] + j);
+            plain_loop_over<updated, 1, 0>(row, j, j + line < moved.row_size ? j + line : moved.row_size);
+        }
     }
 }
 
