@@ -233,7 +233,7 @@ def test_tensors_without_plain_values(make: Callable[[], Any], name: str) -> Non
     assert w.tolist() == [1.0] * 3
 
 
-# PyTorch's own, from 2.14 on.
+# PyTorch's own.
 @pytest.mark.filterwarnings(
     "ignore:torch.quantize_per_tensor, torch.quantize_per_channel and other"
 )
