@@ -59,6 +59,7 @@ Built::Built(const Built& old, std::vector<py::object> objects, std::vector<std:
 }
 
 void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays, std::vector<std::string> names) {
+    learned_ = py::list();
     objects_ = std::move(objects);
     names_ = std::move(names);
     const std::size_t count = objects_.size();
@@ -132,6 +133,7 @@ void Built::check_places() const {
 
 // An array cannot see that what it is a view of has other memory now, and that its own may be gone.
 void Built::check_view(const Shared& view) const {
+    const py::scoped_critical_section alone(learned_);
     const std::optional<Exchange::Memory> memory = of_variables_.memory(view.object);
     if (memory && memory->data == view.data) return;
     const auto type = py::type::handle_of(view.object).attr("__name__").cast<std::string>();

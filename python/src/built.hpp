@@ -3,6 +3,8 @@
 
 #include <fusedopt/tensor.hpp>
 
+#include <pybind11/critical_section.h>
+
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -137,6 +139,7 @@ public:
 
     /// Those of the variables that are no arrays.
     std::vector<Moved> moved() const {
+        const py::scoped_critical_section alone(learned_);
         std::vector<Moved> found;
         for (const Shared& variable : shared_) {
             const std::optional<Exchange::Memory> memory = of_variables_.memory(variable.object);
@@ -150,6 +153,7 @@ public:
 
     /// Where a gradient lies, if its type says so.
     std::optional<Exchange::Memory> gradient(std::size_t place, py::handle tensor) const {
+        const py::scoped_critical_section alone(learned_);
         Sign unknown_sign;
         return of_gradients_.values(tensor, place < signs_.size() ? signs_[place] : unknown_sign);
     }
@@ -210,6 +214,7 @@ private:
     std::vector<Memory> memory_;
     std::vector<Shared> shared_;
     std::vector<Shared> views_;
+    py::object learned_;  // locked while what follows is used, as without a GIL other threads may use it, too
     mutable Exchange of_variables_, of_gradients_;
     mutable std::vector<Sign> signs_;  // of the gradients at each place of a call
     // NumPy does not resize an array that has weak references. To ask for its size in each step made steps on many

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-with warnings.catch_warnings():
+with warnings.catch_warnings():  # of what Keras and its backend say when they are imported
     warnings.simplefilter("ignore")
     if os.environ["KERAS_BACKEND"] == "torch":
         pytest.importorskip("torch")
     keras: Any = pytest.importorskip("keras", minversion="3")
-    from fusedopt import keras as adapter
+
+from fusedopt import keras as adapter
 
 ON_TORCH = keras.backend.backend() == "torch"
 needs_fit = pytest.mark.skipif(not ON_TORCH, reason="Keras's NumPy backend has no fit")

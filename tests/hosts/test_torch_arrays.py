@@ -233,7 +233,10 @@ def test_tensors_without_plain_values(make: Callable[[], Any], name: str) -> Non
     assert w.tolist() == [1.0] * 3
 
 
-@pytest.mark.filterwarnings("ignore:.*[Qq]uantiz")
+# PyTorch's own.
+@pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel and other"
+)
 def test_quantized() -> None:
     tensor = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
     optimizer = fo.SGD()

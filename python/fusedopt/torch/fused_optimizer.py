@@ -6,6 +6,7 @@ One file, though long: it is one class, which PyTorch calls in all these places.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
@@ -50,11 +51,11 @@ class FusedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        defaults: dict[str, Any],
         *,
         max_norm: float | None,
         ema_decay: float | None,
         master_weights: bool,
+        **defaults: Any,
     ) -> None:
         check(defaults)
         self.max_norm = max_norm
@@ -140,6 +141,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         ValueError, TypeError
             If a gradient, a parameter or its state cannot be used, or an option is out of its range. The message
             names the group and the parameter. Nothing has changed then.
+        RuntimeError
+            Inside a block of `evaluation_weights`.
         """
         if self._is_evaluating:
             raise RuntimeError(
@@ -162,16 +165,20 @@ class FusedOptimizer(torch.optim.Optimizer):
         groups = [(group["params"], self._settings(group)) for group in self.param_groups]
 
         def run() -> tuple[bool, float | None, list[Any]]:
-            return self._core.run(
-                groups,
-                self.state,
-                max_norm=self._max_norm,
-                unscale=unscale,
-                skip_nonfinite=skip_nonfinite,
-                seed=self._seed(),
-                average_key=None if self._ema_decay is None else AVERAGE,
-                master_key=MASTER if self._master_weights else None,
-            )
+            try:
+                return self._core.run(
+                    groups,
+                    self.state,
+                    max_norm=self._max_norm,
+                    unscale=unscale,
+                    skip_nonfinite=skip_nonfinite,
+                    seed=self._seed(),
+                    average_key=None if self._ema_decay is None else AVERAGE,
+                    master_key=MASTER if self._master_weights else None,
+                )
+            except (TypeError, ValueError) as error:
+                error.args = (self._in_words_of_pytorch(str(error)),)
+                raise
 
         stepped, norm, missing = run()
         if missing:
@@ -211,6 +218,16 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self._ema_decay is not None:
             settings["ema_momentum"] = self._ema_decay
         return settings
+
+    def _in_words_of_pytorch(self, message: str) -> str:
+        """Let a message about an option of a group have the option's name here."""
+        names = {"beta_1": "betas[0]", "beta_2": "betas[1]", "ema_momentum": "ema_decay"}
+        names |= {str(core): name for name, core in (*self._numbers, *self._flags)}
+        return re.sub(
+            r"^(group \d+: )(\w+)",
+            lambda found: found[1] + names.get(found[2], found[2]),
+            message,
+        )
 
     # The seed of stochastic rounding lies in the first group, so that every checkpoint has it.
 
