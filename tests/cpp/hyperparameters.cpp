@@ -48,6 +48,10 @@ std::optional<Value> other(const std::optional<Value>& present, const fusedopt::
     if (present) return std::nullopt;
     return other(Value(2), domain);
 }
+fusedopt::RowUpdates other(fusedopt::RowUpdates present, const fusedopt::Domain&) {
+    using enum fusedopt::RowUpdates;
+    return present == lazy ? caught_up : lazy;
+}
 fusedopt::Muon::MatrixProduct other(const fusedopt::Muon::MatrixProduct&, const fusedopt::Domain&) {
     return [](const Tensor& a, const Tensor& b, const Tensor& product) {
         multiply(a, b, product);
@@ -144,8 +148,8 @@ TEST(every_member_has_a_field) {
             [[maybe_unused]] const auto& [a, b, c, d, e] = made;
         } else if constexpr (count == 6) {
             [[maybe_unused]] const auto& [a, b, c, d, e, f] = made;
-        } else if constexpr (count == 11) {
-            [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k] = made;
+        } else if constexpr (count == 12) {
+            [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k, l] = made;
         } else {
             [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = made;
         }
