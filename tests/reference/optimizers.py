@@ -14,8 +14,10 @@ from reference.rule import RULES, Array
 from reference.sums import sum_of_squares
 
 
-def empty_slot(name: str, w: Array) -> Array:
+def empty_slot(name: str, w: Array, is_rowwise: bool) -> Array:
     """Zeros of a slot's shape; Keras lists integers where a vector has no means."""
+    if is_rowwise and w.ndim > 1 and name in ("velocity", "velocity_hat", "accumulator"):
+        return np.zeros(len(w), w.dtype)
     if name not in ("r", "c"):
         return np.zeros_like(w)
     if w.ndim < 2:
@@ -82,7 +84,7 @@ class Reference:
         self.accumulators = [np.zeros_like(w) for w in self.weights]
         self.groups = [self.slot_groups(self.a, w) for w in self.weights]
         self.slots = [
-            {name: empty_slot(name, w) for group in groups for name in group}
+            {name: empty_slot(name, w, self.a.get("rowwise", False)) for group in groups for name in group}
             for w, groups in zip(self.weights, self.groups, strict=True)
         ]
         self.excluded = excluded

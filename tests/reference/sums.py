@@ -19,6 +19,23 @@ def sum_of_squares(g: Array) -> float:
     return total
 
 
+def sums_of_rows(x: Array) -> Array:
+    """Each row's sum of squares, as that of an array."""
+    squares = np.square(x, dtype=np.float64)
+    total = np.zeros(len(x))
+    for start in range(0, x.shape[1], TILE):
+        part = squares[:, start : start + TILE]
+        lanes = np.zeros((len(x), LANES))
+        for column in range(0, part.shape[1], LANES):
+            group = part[:, column : column + LANES]
+            lanes[:, : group.shape[1]] += group
+        while lanes.shape[1] > 1:
+            half = lanes.shape[1] // 2
+            lanes = lanes[:, :half] + lanes[:, half:]
+        total += lanes[:, 0]
+    return total
+
+
 def in_rows(x: Array) -> Array:
     """Rows of 32, the last one filled with zeros."""
     rows = np.zeros((-(-x.size // LANES), LANES))

@@ -248,12 +248,13 @@ private:
     Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
-    void initialize_means(const Tensor& variable, const kernel::Job& job) const;
+    void initialize_short_slots(const Tensor& variable, const kernel::Job& job) const;
     void begin_averages();
     void* derive(std::size_t index);
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     void sweep();
+    void sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction sweep) const;
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);

@@ -9,6 +9,7 @@
 
 #include "engine/bounds.hpp"
 #include "engine/check.hpp"
+#include "engine/row_jobs.hpp"
 #include "engine/state.hpp"
 #include "engine/stepping.hpp"
 #include "runtime/float_environment.hpp"
@@ -279,11 +280,25 @@ void Optimizer::State::sweep() {
     const kernel::Kernels& kernels = current_kernels();
     const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
     run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
-        const auto& functions = job.work == kernel::Work::update
-                                    ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)]
-                                    : kernels.other_work;
-        functions[job.computes_in_double](common[job.branch], stretch);
+        const bool updates = job.work == kernel::Work::update;
+        const auto& functions =
+            updates ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)] : kernels.other_work;
+        const kernel::SweepFunction sweep = functions[job.computes_in_double];
+        if (updates && branch_of(job).takes_rows) {
+            sweep_rows(stretch, sweep);
+        } else {
+            sweep(common[job.branch], stretch);
+        }
     });
+}
+
+void Optimizer::State::sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction sweep) const {
+    for (const kernel::Job* job = stretch.first; job <= stretch.last; ++job) {
+        const Tensor& variable = variables[static_cast<std::size_t>(job - jobs.data())].tensor;
+        run_rows(RowJobs(*job, variable.shape()[0], branch_of(*job).slots), job == stretch.first ? stretch.begin : 0,
+                 job == stretch.last ? stretch.end : job->size,
+                 [&](const kernel::Stretch& rows) { sweep(common[job->branch], rows); });
+    }
 }
 
 void Optimizer::State::commit() {

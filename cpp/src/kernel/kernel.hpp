@@ -20,7 +20,10 @@ enum class RuleId : std::uint8_t {
 #define FUSEDOPT_RULE_ID(name) name,
     FUSEDOPT_RULES(FUSEDOPT_RULE_ID)
 #undef FUSEDOPT_RULE_ID
-        count
+#define FUSEDOPT_RULE_ID(name) Rowwise##name,
+        FUSEDOPT_ROWWISE_RULES(FUSEDOPT_RULE_ID)
+#undef FUSEDOPT_RULE_ID
+            count
 };
 
 enum class Element : std::uint8_t { float16, bfloat16, float32, float64 };

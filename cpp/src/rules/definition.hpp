@@ -1,11 +1,14 @@
 // How a rule's file makes its Definition. It has some of these functions, static, so that one which is misspelt is
 // unused and an error, and ends with `template struct Definition<Rule>;`:
 //   specify(rule), scalars_of(rule, now)
+//   specify_rowwise(rule): if the rule can be rowwise
 //   specify_branches(rule), branch_of(rule, variable, name), scalars_of(rule, now, branch): if there are branches
 //   restore_numbers(rule, calls, updates, numbers), make_procedure(rule, variables, jobs): if there is anything to do
 #pragma once
 
+#include <cstddef>
 #include <cstring>
+#include <initializer_list>
 
 #include "rules/procedure.hpp"
 #include "rules/rule.hpp"
@@ -38,10 +41,20 @@ Named<double> unpack(const kernel::Scalars& packed) {
     return scalars;
 }
 
+/// The same rule for variables that have rows: these slots hold one number a row.
+inline RuleSpec rowwise(RuleSpec spec, kernel::RuleId kernel, std::initializer_list<std::size_t> slots) {
+    spec.kernel = kernel;
+    spec.takes_rows = true;
+    for (const std::size_t k : slots) spec.slots[k].form = Form::rowwise;
+    return spec;
+}
+
 template <class AnyRule>
 std::vector<RuleSpec> Definition<AnyRule>::branches(const AnyRule& rule) {
     if constexpr (requires { specify_branches(rule); }) {
         return specify_branches(rule);
+    } else if constexpr (requires { rule.rowwise; }) {
+        return rule.rowwise ? std::vector{specify(rule), specify_rowwise(rule)} : std::vector{specify(rule)};
     } else {
         return {specify(rule)};
     }
@@ -51,6 +64,8 @@ template <class AnyRule>
 std::size_t Definition<AnyRule>::branch(const AnyRule& rule, const Tensor& variable, const std::string& name) {
     if constexpr (requires { branch_of(rule, variable, name); }) {
         return branch_of(rule, variable, name);
+    } else if constexpr (requires { rule.rowwise; }) {
+        return rule.rowwise && variable.rank() > 1 ? 1 : 0;
     } else {
         return 0;
     }

@@ -21,20 +21,26 @@ static RuleSpec specify(const Nadam&) {
     return spec;
 }
 
-static kernel::NadamScalars<double> scalars_of(const Nadam& rule, const Now& now) {
+static RuleSpec specify_rowwise(const Nadam& rule) {
+    return rowwise(specify(rule), kernel::RuleId::RowwiseNadam, {1});
+}
+
+// The first branch moves the product on for all.
+static kernel::Scalars scalars_of(const Nadam& rule, const Now& now, std::size_t branch) {
     require_betas(now);
     const double beta_1 = now.beta_1, beta_2 = now.beta_2;
     const double mu = momentum_at(beta_1, now.t);
     const double next_mu = momentum_at(beta_1, now.t + 1);
-    const double product = now.numbers[0] *= mu;
-    return {
+    if (branch == 0) now.numbers[0] *= mu;
+    const double product = now.numbers[0];
+    return pack(kernel::NadamScalars<double>{
         .a = now.learning_rate * next_mu / (1.0 - product * next_mu),
         .b = now.learning_rate * (1.0 - mu) / (1.0 - product),
         .c = 1.0 / (1.0 - std::pow(beta_2, static_cast<double>(now.t))),
         .one_minus_beta_1 = 1.0 - beta_1,
         .one_minus_beta_2 = 1.0 - beta_2,
         .epsilon = rule.epsilon,
-    };
+    });
 }
 
 static void restore_numbers(const Nadam& rule, std::int64_t calls, std::int64_t updates, std::span<double> numbers) {

@@ -28,6 +28,7 @@ enum class Form : std::uint8_t {
     full,         // an array of the variable's shape
     rows,         // without the last dimension
     columns,      // without the last but one
+    rowwise,      // the first dimension alone: one number a row
     derived,      // of the variable's shape, but made only when it is listed; a step neither reads nor writes it
     placeholder,  // nothing; Keras lists an integer 0
     hidden,       // an array of the variable's shape that is of no use after the step, and is not listed
@@ -61,6 +62,7 @@ struct RuleSpec {
     std::vector<Slot> slots;
     std::vector<StateNumber> numbers = {};
     bool interpolates = false;  // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
+    bool takes_rows = false;    // a job of the kernel is one whole row
 };
 
 /// When a step's scalars are computed: `t` is the number of the update, from 1.
