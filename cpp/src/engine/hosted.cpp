@@ -50,8 +50,8 @@ struct Checks {
     }
 
     void require_floating(std::int32_t what, const Tensor& tensor) const {
-        if (tensor.dtype() != DType::int64) return;
-        refuse(what, "expected float16, bfloat16, float32 or float64, found int64");
+        if (is_floating(tensor.dtype())) return;
+        refuse(what, "expected float16, bfloat16, float32 or float64, found " + std::string(to_string(tensor.dtype())));
     }
 
     void require_shape(std::int32_t what, const Tensor& tensor) const {

@@ -240,6 +240,19 @@ void MultiOptimizer::State::end_evaluation() {
     is_evaluating = false;
 }
 
+void MultiOptimizer::State::catch_up() {
+    require_built("catch_up");
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("catch_up");
+    for (const auto& optimizer : optimizers) optimizer->state_->catch_up();
+}
+
+void MultiOptimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
+    require_built("catch_up");
+    const Locks locks = lock_all();
+    optimizers[place_of("catch_up", variable).optimizer]->state_->catch_up(variable, indices);
+}
+
 void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
     require_built("finalize_variable_values");
     if (tensors.size() != places.size()) {

@@ -153,6 +153,8 @@ struct Optimizer::State {
 
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
+    void catch_up();
+    void catch_up(const Tensor& variable, const Tensor& indices);
     void exclude(std::span<const Tensor> tensors);
     bool excludes_some() const;
     void set_rule(Rule& new_rule);           // both leave the old one
@@ -191,11 +193,11 @@ struct Optimizer::State {
     double current_learning_rate() const;
 
     /// One step of this optimizer alone. False if it was skipped because a gradient was not finite.
-    bool step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling);
+    bool step(Gradients gradients, const Choice& choice, const Scaling& scaling);
 
     // The phases of a step. If several optimizers step together, all finish a phase before any begins the next. Only
     // the last phase writes.
-    void check(std::span<const Tensor> gradients, const Choice& choice);
+    void check(Gradients gradients, const Choice& choice);
     bool measure(const Scaling& scaling);  // false: a gradient is not finite, and the step is to be skipped
     void evaluate(const Scaling& scaling);
     void commit();
@@ -258,9 +260,9 @@ private:
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
-    void assign_gradient(std::size_t index, const Tensor& gradient);
+    void assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices);
     template <class IndexAt>
-    void assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at);
+    void assign_gradients(Gradients gradients, const IndexAt& index_at);
     void set_factors(const Scaling& scaling, double learning_rate);
 
     // Of variables that no call has averaged yet. After the first update, an average begins at the variable's value.

@@ -94,8 +94,9 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
         throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
                                     to_string(gradient.shape()));
     }
-    if (gradient.dtype() == DType::int64) {
-        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found int64");
+    if (!is_floating(gradient.dtype())) {
+        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found " +
+                                    std::string(to_string(gradient.dtype())));
     }
     if (const std::size_t overlapped = overlapped_by(gradient); overlapped != unknown) {
         throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
@@ -110,7 +111,8 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
     }
 }
 
-void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient) {
+void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices) {
+    if (indices) throw std::invalid_argument("gradient of " + describe(index) + ": rows are not taken yet");
     kernel::Job& job = jobs[index];
     if (!gradient) {
         job.gradient = nullptr;
@@ -136,7 +138,7 @@ void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient
 }
 
 template <class IndexAt>
-void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at) {
+void Optimizer::State::assign_gradients(Gradients gradients, const IndexAt& index_at) {
     ++steps_begun;
     std::size_t assigned = 0;
     for (std::size_t position = 0; position < gradients.size(); ++position) {
@@ -148,12 +150,12 @@ void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const
             throw std::invalid_argument("apply: expected each variable once, found " + describe(index) + " twice");
         }
         last = steps_begun;
-        assign_gradient(index, gradients[position]);
+        assign_gradient(index, gradients.values(position), gradients.indices(position));
     }
     if (assigned == jobs.size()) return;
     const Tensor none;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-        if (last_step_with_gradient[i] != steps_begun) assign_gradient(i, none);
+        if (last_step_with_gradient[i] != steps_begun) assign_gradient(i, none, nullptr);
     }
 }
 
@@ -216,7 +218,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
     }
 }
 
-void Optimizer::State::check(std::span<const Tensor> gradients, const Choice& choice) {
+void Optimizer::State::check(Gradients gradients, const Choice& choice) {
     require_room("apply: iteration", calls);
     require_latest("apply", choice.builds, builds);
     const std::size_t expected = choice.count(variables.size());
@@ -233,7 +235,7 @@ void Optimizer::State::check(std::span<const Tensor> gradients, const Choice& ch
         assign_gradients(gradients,
                          [&](std::size_t position) { return checked_index(*indices, position, variables.size()); });
     } else {
-        for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients[i]);
+        for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients.values(i), gradients.indices(i));
     }
     if (!has_any_gradient) {
         throw std::invalid_argument("apply: No gradients provided for any variable.");
@@ -314,7 +316,7 @@ void Optimizer::State::commit() {
     ++calls;
 }
 
-bool Optimizer::State::step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling) {
+bool Optimizer::State::step(Gradients gradients, const Choice& choice, const Scaling& scaling) {
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     const Participant participant{this, gradients, choice, scaling};
@@ -325,6 +327,20 @@ bool Optimizer::State::step(std::span<const Tensor> gradients, const Choice& cho
     }
     step.finish();
     return true;
+}
+
+void Optimizer::State::catch_up() {
+    require_built("catch_up");
+    require_not_stepping("catch_up");
+    require_training_weights("catch_up");
+}
+
+void Optimizer::State::catch_up(const Tensor& variable, const Tensor&) {
+    catch_up();
+    if (find(variable) == unknown) {
+        throw std::invalid_argument("catch_up: expected a variable given to build, found an array of shape " +
+                                    to_string(variable.shape()) + " in other memory");
+    }
 }
 
 void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
