@@ -46,7 +46,7 @@ RuleSpec describe(Rule rule) {
     if (branches.size() != 1 || !branches[0].kernel) {
         throw std::invalid_argument(
             std::string("rule: expected one that is a formula for each element, found ") + definition.name +
-            (branches[0].kernel && branches.back().takes_rows ? " with one second moment for each row"
+            (branches[0].kernel && branches.back().is_rowwise ? " with one second moment for each row"
                                                               : ", which keeps state of its own") +
             "; make a fusedopt optimizer with it");
     }

@@ -256,7 +256,7 @@ private:
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     void sweep();
-    void sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction sweep) const;
+    void sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const;
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void check_gradient(std::size_t index, const Tensor& gradient);

@@ -285,21 +285,21 @@ void Optimizer::State::sweep() {
         const bool updates = job.work == kernel::Work::update;
         const auto& functions =
             updates ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)] : kernels.other_work;
-        const kernel::SweepFunction sweep = functions[job.computes_in_double];
-        if (updates && branch_of(job).takes_rows) {
-            sweep_rows(stretch, sweep);
+        const kernel::SweepFunction function = functions[job.computes_in_double];
+        if (updates && branch_of(job).is_rowwise) {
+            sweep_rows(stretch, function);
         } else {
-            sweep(common[job.branch], stretch);
+            function(common[job.branch], stretch);
         }
     });
 }
 
-void Optimizer::State::sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction sweep) const {
+void Optimizer::State::sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const {
     for (const kernel::Job* job = stretch.first; job <= stretch.last; ++job) {
         const Tensor& variable = variables[static_cast<std::size_t>(job - jobs.data())].tensor;
         run_rows(RowJobs(*job, variable.shape()[0], branch_of(*job).slots), job == stretch.first ? stretch.begin : 0,
                  job == stretch.last ? stretch.end : job->size,
-                 [&](const kernel::Stretch& rows) { sweep(common[job->branch], rows); });
+                 [&](const kernel::Stretch& rows) { update(common[job->branch], rows); });
     }
 }
 

@@ -44,7 +44,7 @@ Named<double> unpack(const kernel::Scalars& packed) {
 /// The same rule for variables that have rows: these slots hold one number a row.
 inline RuleSpec rowwise(RuleSpec spec, kernel::RuleId kernel, std::initializer_list<std::size_t> slots) {
     spec.kernel = kernel;
-    spec.takes_rows = true;
+    spec.is_rowwise = true;
     for (const std::size_t k : slots) spec.slots[k].form = Form::rowwise;
     return spec;
 }
