@@ -39,7 +39,7 @@ def squares_for(moment: Array, g: Array) -> Array:
     """Square the gradient; the mean of each row stands for its squares if the moment has one number per row."""
     if moment.shape == g.shape:
         return g * g
-    rows = g.reshape(len(g), -1)
+    rows = g.reshape(len(g), math.prod(g.shape[1:]))
     return (sums.sums_of_rows(rows) / rows.shape[1]).astype(g.dtype).reshape(moment.shape)
 
 

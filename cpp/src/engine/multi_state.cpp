@@ -113,7 +113,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     std::vector<Part> new_parts;
     for (const Given& part : own) {
         const std::vector<Tensor>& variables = part.tensors;
-        const std::vector<Tensor> places_of_part(
+        const std::vector<Gradient> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
         new_parts.push_back({places_of_part, std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
