@@ -2,24 +2,35 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "kernel/kernel.hpp"
 #include "rules/rule.hpp"
 
 namespace fusedopt {
 
+/// The elements of each slot that belong to a row.
+inline std::array<std::int64_t, kernel::max_slots> slot_sizes(const RuleSpec& branch, std::int64_t row_size) {
+    std::array<std::int64_t, kernel::max_slots> sizes;
+    sizes.fill(row_size);
+    for (std::size_t k = 0; k < branch.slots.size(); ++k) {
+        if (branch.slots[k].form == Form::rowwise) sizes[k] = 1;
+    }
+    return sizes;
+}
+
 class RowJobs {
 public:
-    RowJobs(const kernel::Job& variable, std::int64_t rows, const std::vector<Slot>& slots)
+    RowJobs(const kernel::Job& variable, std::int64_t rows, const RuleSpec& branch)
         : first_(variable), size_(variable.size / rows) {
         const std::int64_t item = variable.computes_in_double ? 8 : 4;
         first_.size = size_;
         weight_ = item * size_;
         storage_ = 2 * size_;
-        for (std::size_t k = 0; k < slots.size(); ++k) slots_[k] = slots[k].form == Form::rowwise ? item : weight_;
+        slots_ = slot_sizes(branch, size_);
+        for (std::int64_t& slot : slots_) slot *= item;
         if (variable.strides) {
             gradient_ = variable.strides[0];
             ++first_.shape;
@@ -54,7 +65,8 @@ private:
 
     kernel::Job first_;
     std::int64_t size_;
-    std::int64_t weight_, storage_, gradient_, slots_[kernel::max_slots] = {};  // bytes from one row to the next
+    std::int64_t weight_, storage_, gradient_;  // bytes from one row to the next
+    std::array<std::int64_t, kernel::max_slots> slots_;
 };
 
 /// Calls sweep(stretch) for the rows that begin in elements [begin, end) of a variable, some at a time.

@@ -17,6 +17,7 @@
 #include "engine/given.hpp"
 #include "engine/listing.hpp"
 #include "engine/plan.hpp"
+#include "engine/rows.hpp"
 #include "kernel/kernel.hpp"
 #include "rules/procedure.hpp"
 #include "rules/rule.hpp"
@@ -256,11 +257,14 @@ private:
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     void sweep();
-    void sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const;
+    void sweep_rows();
+    void sweep_by_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const;
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
+    void require_apart(std::size_t index, const Tensor& gradient) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices);
+    void assign_rows(std::size_t index, const Tensor& values, const Tensor& indices);
     template <class IndexAt>
     void assign_gradients(Gradients gradients, const IndexAt& index_at);
     void set_factors(const Scaling& scaling, double learning_rate);
@@ -274,6 +278,7 @@ private:
     std::optional<double> next_global_norm;
 
     bool has_any_gradient = false;
+    Rows rows;
     std::size_t sized_gradients = 0;  // those with elements: without any, a variable may be given twice
     SweepPlan whole;                  // all variables
     SweepPlan selected;               // some

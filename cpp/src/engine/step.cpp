@@ -87,6 +87,17 @@ bool Optimizer::State::owns(const Tensor& gradient) const {
     return std::ranges::any_of(arenas, [&](const Arena& arena) { return arena.contains(bounds.low, bounds.high); });
 }
 
+void Optimizer::State::require_apart(std::size_t index, const Tensor& gradient) const {
+    const auto who = [&] { return "gradient of " + describe(index); };
+    if (const std::size_t overlapped = overlapped_by(gradient); overlapped != unknown) {
+        throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
+                                    describe(overlapped));
+    }
+    if (owns(gradient)) {
+        throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
+    }
+}
+
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
     Variable& variable = variables[index];
     const auto who = [&] { return "gradient of " + describe(index); };
@@ -98,13 +109,7 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
         throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found " +
                                     std::string(to_string(gradient.dtype())));
     }
-    if (const std::size_t overlapped = overlapped_by(gradient); overlapped != unknown) {
-        throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
-                                    describe(overlapped));
-    }
-    if (owns(gradient)) {
-        throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
-    }
+    require_apart(index, gradient);
     if (gradient.is_contiguous()) {
         variable.checked_gradient = gradient.data();
         variable.checked_dtype = gradient.dtype();
@@ -112,7 +117,7 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
 }
 
 void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices) {
-    if (indices) throw std::invalid_argument("gradient of " + describe(index) + ": rows are not taken yet");
+    if (indices) return assign_rows(index, gradient, *indices);
     kernel::Job& job = jobs[index];
     if (!gradient) {
         job.gradient = nullptr;
@@ -135,6 +140,26 @@ void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient
     job.shape = is_plain ? nullptr : gradient.shape().data();
     job.strides = is_plain ? nullptr : gradient.strides().data();
     job.rank = static_cast<std::uint8_t>(gradient.rank());
+}
+
+void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, const Tensor& indices) {
+    kernel::Job& job = jobs[index];
+    const auto who = [&] { return "gradient of " + describe(index); };
+    if (const char* reason = branch_of(job).no_rows) {
+        throw std::invalid_argument(who() + ": expected a dense one, as " + reason + ", found one of rows");
+    }
+    if (options.gradient_accumulation_steps) {
+        throw std::invalid_argument(who() +
+                                    ": expected a dense one under gradient_accumulation_steps, found one of rows; give "
+                                    "the values and indices of all batches together, once, without accumulation");
+    }
+    Table& table = rows.add(index, variables[index].tensor, values, indices, who);
+    table.slot_sizes = slot_sizes(branch_of(job), table.row_size);
+    require_apart(index, values);
+    has_any_gradient = true;
+    job.gradient = nullptr;
+    job.strides = nullptr;
+    job.work = kernel::Work::rows;
 }
 
 template <class IndexAt>
@@ -177,6 +202,7 @@ double Optimizer::State::averaging_factor(const Scaling& scaling) const {
 double Optimizer::State::sum_of_squares(std::size_t index) const {
     const kernel::Job& job = jobs[index];
     double sum = 0.0;
+    if (job.work == kernel::Work::rows) return rows.sum_of_squares(index);
     if (!job.gradient) return sum;
     for (std::size_t k = 0; k < tile_count(job); ++k) sum += sums_of_squares[job.first_partial + k];
     return sum;
@@ -194,6 +220,7 @@ bool Optimizer::State::measure(const Scaling& scaling) {
             is_finite.store(false, std::memory_order_relaxed);
         }
     });
+    if (!rows.measure(scaling.unscale, jobs)) is_finite = false;
     return is_finite || !skips_overflow;
 }
 
@@ -201,7 +228,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
     const double factor = averaging_factor(scaling);
     if (options.clipnorm) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
-            if (!jobs[i].gradient) continue;
+            if (!jobs[i].gradient && jobs[i].work != kernel::Work::rows) continue;
             jobs[i].clip_factor = clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm);
         }
     }
@@ -229,6 +256,7 @@ void Optimizer::State::check(Gradients gradients, const Choice& choice) {
     is_update = (calls + 1) % accumulation_steps == 0;
     has_any_gradient = false;
     sized_gradients = 0;
+    rows.begin();
     if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) {
         assign_gradients(gradients, [&](std::size_t position) { return index_of(position, (*tensors)[position]); });
     } else if (const auto* indices = std::get_if<Choice::Indices>(&choice.by)) {
@@ -240,6 +268,7 @@ void Optimizer::State::check(Gradients gradients, const Choice& choice) {
     if (!has_any_gradient) {
         throw std::invalid_argument("apply: No gradients provided for any variable.");
     }
+    rows.prepare();
 }
 
 void Optimizer::State::evaluate(const Scaling& scaling) {
@@ -276,9 +305,12 @@ void Optimizer::State::sweep() {
     const auto is_done = [&](const kernel::Job& job) {
         return job.work == kernel::Work::update && !has_kernel(branch_of(job));
     };
+    const auto has_work = [](const kernel::Job& job) {
+        return job.average || (job.work != kernel::Work::none && job.work != kernel::Work::rows);
+    };
     const SweepPlan& plan = sweep_over(
         has_all_gradients() && std::ranges::all_of(branches, has_kernel),
-        [&](const kernel::Job& job) { return !is_done(job) && (job.work != kernel::Work::none || job.average); });
+        [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
     const kernel::Kernels& kernels = current_kernels();
     const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
     run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
@@ -287,20 +319,30 @@ void Optimizer::State::sweep() {
             updates ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)] : kernels.other_work;
         const kernel::SweepFunction function = functions[job.computes_in_double];
         if (updates && branch_of(job).is_rowwise) {
-            sweep_rows(stretch, function);
+            sweep_by_rows(stretch, function);
         } else {
             function(common[job.branch], stretch);
         }
     });
 }
 
-void Optimizer::State::sweep_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const {
+/// Dense gradients of rows of which each is a job of its own.
+void Optimizer::State::sweep_by_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const {
     for (const kernel::Job* job = stretch.first; job <= stretch.last; ++job) {
         const Tensor& variable = variables[static_cast<std::size_t>(job - jobs.data())].tensor;
-        run_rows(RowJobs(*job, variable.shape()[0], branch_of(*job).slots), job == stretch.first ? stretch.begin : 0,
-                 job == stretch.last ? stretch.end : job->size,
-                 [&](const kernel::Stretch& rows) { update(common[job->branch], rows); });
+        const RowJobs of_variable(*job, variable.shape()[0], branch_of(*job));
+        run_rows(of_variable, job == stretch.first ? stretch.begin : 0, job == stretch.last ? stretch.end : job->size,
+                 [&](const kernel::Stretch& some) { update(common[job->branch], some); });
     }
+}
+
+void Optimizer::State::sweep_rows() {
+    const kernel::Kernels& kernels = current_kernels();
+    rows.run(jobs, [&](const RowBatch& batch) {
+        const kernel::Job& table = jobs[batch.table.variable];
+        const auto& functions = kernels.update[static_cast<std::size_t>(*branch_of(table).kernel)];
+        functions[table.computes_in_double](common[table.branch], batch.stretch());
+    });
 }
 
 void Optimizer::State::commit() {
@@ -309,6 +351,7 @@ void Optimizer::State::commit() {
         const auto is_updated = [](const kernel::Job& job) { return job.work == kernel::Work::update; };
         procedure->commit(jobs, common, sweep_over(has_all_gradients(), is_updated));
     }
+    if (!rows.empty()) sweep_rows();  // before the averages, which take in what it makes of them
     const bool has_kernel = std::ranges::any_of(branches, [](const auto& b) { return b.kernel.has_value(); });
     if (!is_update || !has_all_gradients() || has_kernel) sweep();
     std::ranges::copy(next_numbers, numbers.begin());
@@ -335,12 +378,13 @@ void Optimizer::State::catch_up() {
     require_training_weights("catch_up");
 }
 
-void Optimizer::State::catch_up(const Tensor& variable, const Tensor&) {
+void Optimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
     catch_up();
     if (find(variable) == unknown) {
         throw std::invalid_argument("catch_up: expected a variable given to build, found an array of shape " +
                                     to_string(variable.shape()) + " in other memory");
     }
+    static_cast<void>(indices);
 }
 
 void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {

@@ -70,15 +70,30 @@ FUSEDOPT_INLINE void move_line(const Formula& rule, T keep, T moment, std::int64
     }
 }
 
+/// Fetches a row that comes later in a step that takes some rows.
+FUSEDOPT_NOINLINE void prefetch_row(const Job& row) {
+    const std::int64_t n = row.size < tile ? row.size : tile;
+    const std::int64_t bytes = row.computes_in_double ? 8 : 4;
+    const auto fetch = [](const void* first, std::int64_t size) {
+        if (!first) return;
+        for (std::int64_t i = 0; i < size; i += 64) prefetch_now(static_cast<const char*>(first) + i);
+        prefetch_now(static_cast<const char*>(first) + size - 1);
+    };
+    fetch(row.gradient, n * bytes_of(row.gradient_element));
+    fetch(row.weight, n * bytes);
+    fetch(row.storage, n * 2);
+    for (const void* slot : row.slots) fetch(slot, n * bytes);
+}
+
 template <class Formula, class T>
-void move_lines(Formula rule, T keep, T moment, std::int64_t n, T* w, const T* g, T* slot) {
+void move_lines(Formula rule, T keep, T moment, std::int64_t n, std::int64_t ahead, T* w, const T* g, T* slot) {
     const auto move = [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
         move_line(rule, keep, moment, count, w + i, g + i, has_slot<Formula> ? slot + i : slot);
     };
     std::int64_t i = 0;
     for (; i + line<T> <= n; i += line<T>) {
-        prefetch(w + i);
-        if constexpr (has_slot<Formula>) prefetch(slot + i);
+        prefetch_now(w + i + ahead);
+        if constexpr (has_slot<Formula>) prefetch_now(slot + i + ahead);
         move(i, line<T>);
     }
     if (i < n) move(i, n - i);
@@ -91,7 +106,9 @@ void update_rowwise(const Step& step, const Stretch& stretch) {
     const auto rule = with_scalars<Rule, T>(step.scalars);
     alignas(64) T g[tile], widened[tile];
     GatherBuffer gathered;
+    const std::int64_t ahead = stretch.ahead > 0 ? 0 : prefetch_bytes / static_cast<int>(sizeof(T));
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
+        if (stretch.ahead > 0) prefetch_row(job[stretch.ahead]);
         const T keep = keep_of<T>(step, *job);
         const T moment = move_moment(rule, *job, mean_square(step, *job, gathered, g));
         T* const slot = static_cast<T*>(job->slots[Rule::row_slot == 0 ? Rule::row_slots : 0]);
@@ -100,7 +117,7 @@ void update_rowwise(const Step& step, const Stretch& stretch) {
             if (job->size > tile) load_scaled(step, *job, i, n, gathered, g);
             empty_accumulator<T>(*job, i, n);
             T* const w = open_piece(*job, i, n, widened);
-            move_lines(rule, keep, moment, n, w, g, has_slot<Rule> ? slot + i : slot);
+            move_lines(rule, keep, moment, n, ahead, w, g, has_slot<Rule> ? slot + i : slot);
             finish_tile(step, *job, i, n, w);
         }
     }
