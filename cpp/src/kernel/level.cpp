@@ -33,7 +33,7 @@ const Kernels kernels = {
         FUSEDOPT_RULES(FUSEDOPT_UPDATE)
 #undef FUSEDOPT_UPDATE
 #define FUSEDOPT_UPDATE(name) {update_rowwise<name, float>, update_rowwise<name, double>},
-        FUSEDOPT_ROWWISE_RULES(FUSEDOPT_UPDATE)
+            FUSEDOPT_ROWWISE_RULES(FUSEDOPT_UPDATE)
 #undef FUSEDOPT_UPDATE
     },
     {other_work<float>, other_work<double>},

@@ -71,7 +71,7 @@ FUSEDOPT_INLINE void move_line(const Formula& rule, T keep, T moment, std::int64
 }
 
 /// Fetches a row that comes later in a step that takes some rows.
-FUSEDOPT_NOINLINE void prefetch_row(const Job& row) {
+FUSEDOPT_NOINLINE void prefetch_row(const Job& row, int row_slot, int row_slots) {
     const std::int64_t n = row.size < tile ? row.size : tile;
     const std::int64_t bytes = row.computes_in_double ? 8 : 4;
     const auto fetch = [](const void* first, std::int64_t size) {
@@ -82,7 +82,10 @@ FUSEDOPT_NOINLINE void prefetch_row(const Job& row) {
     fetch(row.gradient, n * bytes_of(row.gradient_element));
     fetch(row.weight, n * bytes);
     fetch(row.storage, n * 2);
-    for (const void* slot : row.slots) fetch(slot, n * bytes);
+    for (int k = 0; k < max_slots; ++k) {
+        const bool is_of_row = k >= row_slot && k < row_slot + row_slots;
+        fetch(row.slots[k], is_of_row ? bytes : n * bytes);
+    }
 }
 
 template <class Formula, class T>
@@ -108,7 +111,7 @@ void update_rowwise(const Step& step, const Stretch& stretch) {
     GatherBuffer gathered;
     const std::int64_t ahead = stretch.ahead > 0 ? 0 : prefetch_bytes / static_cast<int>(sizeof(T));
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
-        if (stretch.ahead > 0) prefetch_row(job[stretch.ahead]);
+        if (stretch.ahead > 0) prefetch_row(job[stretch.ahead], Rule::row_slot, Rule::row_slots);
         const T keep = keep_of<T>(step, *job);
         const T moment = move_moment(rule, *job, mean_square(step, *job, gathered, g));
         T* const slot = static_cast<T*>(job->slots[Rule::row_slot == 0 ? Rule::row_slots : 0]);

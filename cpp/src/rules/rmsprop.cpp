@@ -23,8 +23,8 @@ static RuleSpec specify(const RMSprop& rule) {
 
 static RuleSpec specify_rowwise(const RMSprop& rule) {
     const bool has_momentum = rule.momentum > 0.0;
-    return rowwise(specify(rule), has_momentum ? kernel::RuleId::RowwiseRmspropMomentum : kernel::RuleId::RowwiseRmsprop,
-                   {0});
+    return rowwise(specify(rule),
+                   has_momentum ? kernel::RuleId::RowwiseRmspropMomentum : kernel::RuleId::RowwiseRmsprop, {0});
 }
 
 static kernel::RmspropScalars<double> scalars_of(const RMSprop& rule, const Now& now) {
