@@ -60,6 +60,10 @@ void require_decoupled(Rule& rule, std::span<const RuleSpec> branches) {
 
 }  // namespace
 
+std::string_view to_string(RowUpdates row_updates) {
+    return row_updates == RowUpdates::lazy ? "lazy" : "caught_up";
+}
+
 void Takeovers::add(const std::shared_ptr<const Takeover>& takeover) {
     std::erase_if(takeovers_, [](const auto& other) { return other.expired(); });
     takeovers_.push_back(takeover);
@@ -196,6 +200,7 @@ void Optimizer::State::set_options(Options& new_options) {
     if (is_built && new_options.gradient_accumulation_steps != options.gradient_accumulation_steps) {
         refuse_built("gradient_accumulation_steps");
     }
+    if (is_built && new_options.row_updates != options.row_updates) refuse_built("row_updates");
     if (new_options.learning_rate) set_learning_rate(*new_options.learning_rate);
     std::swap(options, new_options);
     set_loss_scale_factor(options.loss_scale_factor);

@@ -32,6 +32,7 @@ enum class Work : std::uint8_t {
     accumulate,  // add the gradient to the accumulator
     discard,     // zero the accumulator
     restore,     // write the average into the variable
+    rows,        // the rule, to some rows, each of which is a job of its own; here only the average moves
 };
 
 /// One variable's part in a step. Null pointers stand for memory that does not exist. Kept to two cache lines. Whatever
@@ -90,6 +91,7 @@ struct Stretch {
     const Job* last;
     std::int64_t begin;
     std::int64_t end;
+    int ahead = 0;  // the job so many further on is fetched while one is updated; behind `last` are as many more
 };
 
 using SweepFunction = void (*)(const Step&, const Stretch&);

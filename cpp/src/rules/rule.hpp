@@ -60,6 +60,7 @@ struct RuleSpec {
     std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
     std::vector<StateNumber> numbers = {};
+    const char* no_rows = nullptr;  // why it takes no gradient of rows; null: it does
     bool interpolates = false;  // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
 };
 
