@@ -36,12 +36,17 @@ struct Gradient {
     }
 };
 
-/// A view of the gradients of a call, which somebody else holds: each a Tensor, or each a Gradient.
+/// A view of the gradients of a call, which somebody else holds: each a Tensor, or each a Gradient, or their values and
+/// their indices apart.
 class Gradients {
 public:
     Gradients() = default;
     Gradients(std::span<const Tensor> tensors) : tensors_(tensors.data()), size_(tensors.size()) {}
     Gradients(std::span<const Gradient> gradients) : gradients_(gradients.data()), size_(gradients.size()) {}
+
+    /// As many indices as values; none of a dense gradient.
+    Gradients(std::span<const Tensor> values, std::span<const Tensor> indices)
+        : tensors_(values.data()), indices_(indices.data()), size_(values.size()) {}
     Gradients(const std::vector<Tensor>& tensors) : Gradients(std::span(tensors)) {}
     Gradients(const std::vector<Gradient>& gradients) : Gradients(std::span(gradients)) {}
 
@@ -52,11 +57,13 @@ public:
 
     /// Null: a dense gradient, or none.
     const Tensor* indices(std::size_t i) const {
-        return gradients_ && gradients_[i].indices ? &gradients_[i].indices : nullptr;
+        const Tensor* const found = gradients_ ? &gradients_[i].indices : indices_ ? &indices_[i] : nullptr;
+        return found && *found ? found : nullptr;
     }
 
 private:
     const Tensor* tensors_ = nullptr;
+    const Tensor* indices_ = nullptr;
     const Gradient* gradients_ = nullptr;
     std::size_t size_ = 0;
 };
