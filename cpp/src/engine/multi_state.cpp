@@ -247,6 +247,11 @@ void MultiOptimizer::State::catch_up() {
     for (const auto& optimizer : optimizers) optimizer->state_->catch_up();
 }
 
+void MultiOptimizer::State::catch_up_all() {
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->catch_up_all();
+}
+
 void MultiOptimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
     require_built("catch_up");
     const Locks locks = lock_all();

@@ -21,7 +21,7 @@ namespace fusedopt {
 /// A variable of whose rows a step touches some, or all, but one by one.
 struct Table {
     std::size_t variable;   // its place among the jobs of the step
-    const Tensor* values;   // [given, ...row shape]
+    const Tensor* values;   // [given, ...row shape]; null: rows without gradients
     std::int64_t given;     // rows of `values`
     std::int64_t rows;      // different ones, once they are in order
     std::int64_t row_size;  // elements
@@ -49,6 +49,8 @@ struct Table {
 
 /// Rows that follow each other in a step's order.
 struct RowBatch {
+    static constexpr std::int64_t most = 32;  // of rows
+
     const Table& table;
     std::int64_t first;                 // the place of the first one among the rows that are touched
     std::span<kernel::Job> jobs;        // each a whole row
@@ -68,7 +70,7 @@ public:
     RowBatch next();
 
 private:
-    static constexpr std::int64_t most = 32, most_ahead = 16;
+    static constexpr std::int64_t most = RowBatch::most, most_ahead = 16;
 
     void fill(std::int64_t from, std::int64_t to);
 
@@ -91,10 +93,14 @@ public:
     void begin();
 
     bool empty() const { return tables_.empty(); }
+    std::span<const Table> tables() const { return tables_; }
 
     /// Takes the gradient of some rows. Indices are copied before they are checked: another thread may write them. The
     /// values must stay where they are until the step ends.
     Table& add(std::size_t variable, const Tensor& table, const Tensor& values, const Tensor& indices, const Who& who);
+
+    /// Takes rows without gradients, as they are to be caught up.
+    Table& add_indices(std::size_t variable, const Tensor& table, const Tensor& indices, const Who& who);
 
     /// Takes a dense gradient row by row. Its squares are not measured here.
     Table& add_whole(std::size_t variable, const Tensor& table, const Tensor& gradient);
@@ -127,7 +133,9 @@ private:
         });
     }
 
-    Table& add_table(std::size_t variable, const Tensor& table, const Tensor& values, std::int64_t given);
+    Table& add_table(std::size_t variable, const Tensor& table, const Tensor* values, std::int64_t given);
+    Table& add_keys(std::size_t variable, const Tensor& table, const Tensor* values, const Tensor& indices,
+                    const Who& who);
     void sort(Table& table);
     static bool has_equal(const Table& table);
     void join_equal(Table& table, std::size_t* begins);

@@ -321,15 +321,27 @@ void Optimizer::State::sweep() {
 
 void Optimizer::State::sweep_rows() {
     const kernel::Kernels& kernels = current_kernels();
+    const auto follows = [&](const Table& table) { return histories[table.variable].is_kept() && !table.is_whole; };
+    for (const Table& table : rows.tables()) {
+        if (follows(table)) histories[table.variable].begin_step();
+    }
     rows.run(jobs, [&](const RowBatch& batch) {
+        if (follows(batch.table)) {
+            catch_up_rows(batch);
+            for (const std::int64_t row : batch.rows) histories[batch.table.variable].mark(row);
+        }
         const kernel::Job& table = jobs[batch.table.variable];
         const auto& functions = kernels.update[static_cast<std::size_t>(*branch_of(table).kernel)];
         functions[table.computes_in_double](common[table.branch], batch.stretch());
     });
+    for (const Table& table : rows.tables()) {
+        if (follows(table)) histories[table.variable].add(missed_in_step(jobs[table.variable]));
+    }
 }
 
 void Optimizer::State::commit() {
     if (!without_average.empty()) begin_averages();
+    catch_up_before_step();
     if (is_update && procedure) {
         const auto is_updated = [](const kernel::Job& job) { return job.work == kernel::Work::update; };
         procedure->commit(jobs, common, sweep_over(has_all_gradients(), is_updated));
@@ -355,21 +367,6 @@ bool Optimizer::State::step(Gradients gradients, const Choice& choice, const Sca
     return true;
 }
 
-void Optimizer::State::catch_up() {
-    require_built("catch_up");
-    require_not_stepping("catch_up");
-    require_training_weights("catch_up");
-}
-
-void Optimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
-    catch_up();
-    if (find(variable) == unknown) {
-        throw std::invalid_argument("catch_up: expected a variable given to build, found an array of shape " +
-                                    to_string(variable.shape()) + " in other memory");
-    }
-    static_cast<void>(indices);
-}
-
 void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
     require_built("finalize_variable_values");
     require_not_stepping("finalize_variable_values");
@@ -390,6 +387,7 @@ void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
 
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     check_finalized(tensors);
+    catch_up_all();
     if (!options.use_ema) return;
     begin_averages();
     for (kernel::Job& job : jobs) {
