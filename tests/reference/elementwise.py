@@ -40,7 +40,8 @@ def squares_for(moment: Array, g: Array) -> Array:
     if moment.shape == g.shape:
         return g * g
     rows = g.reshape(len(g), math.prod(g.shape[1:]))
-    return (sums.sums_of_rows(rows) / rows.shape[1]).astype(g.dtype).reshape(moment.shape)
+    total = np.cumsum(sums.partial_sums(rows), axis=1)[:, -1]  # one tile after the other
+    return (total / rows.shape[1]).astype(g.dtype).reshape(moment.shape)
 
 
 @rule("SGD", sgd_slots, learning_rate=0.01, momentum=0.0, nesterov=False)

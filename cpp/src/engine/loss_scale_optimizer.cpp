@@ -212,6 +212,7 @@ void LossScaleOptimizer::Counters::append_to(Listing& listing) {
 std::vector<NamedTensor> LossScaleOptimizer::listed(Listing listing) const {
     return with_inner([&](auto& state) {
         counters_->append_to(listing);
+        state.catch_up_all();
         state.append_to(listing);
         return listing.tensors();
     });

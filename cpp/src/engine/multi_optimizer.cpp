@@ -110,6 +110,7 @@ double MultiOptimizer::loss_scale_factor() const {
 std::vector<NamedTensor> MultiOptimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::keras);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }
@@ -122,6 +123,7 @@ void MultiOptimizer::set_weights(std::span<const Tensor> values) {
 std::vector<NamedTensor> MultiOptimizer::state() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::complete);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }

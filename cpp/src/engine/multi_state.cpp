@@ -113,7 +113,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     std::vector<Part> new_parts;
     for (const Given& part : own) {
         const std::vector<Tensor>& variables = part.tensors;
-        const std::vector<Gradient> places_of_part(
+        const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
         new_parts.push_back({std::vector<Gradient>(places_of_part.begin(), places_of_part.end()), std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
@@ -245,6 +245,11 @@ void MultiOptimizer::State::catch_up() {
     const Locks locks = lock_all();
     for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("catch_up");
     for (const auto& optimizer : optimizers) optimizer->state_->catch_up();
+}
+
+void MultiOptimizer::State::catch_up_all() {
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->catch_up_all();
 }
 
 void MultiOptimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {

@@ -38,6 +38,7 @@ struct MultiOptimizer::State {
     void between_steps(const std::function<void()>& function) const;
     void catch_up();
     void catch_up(const Tensor& variable, const Tensor& indices);
+    void catch_up_all();
     void finalize(std::span<const Tensor> tensors);
     void begin_evaluation();
     void end_evaluation();

@@ -125,6 +125,7 @@ void Optimizer::set_global_norm(std::optional<double> global_norm) {
 std::vector<NamedTensor> Optimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::keras);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }
@@ -137,6 +138,7 @@ void Optimizer::set_weights(std::span<const Tensor> values) {
 std::vector<NamedTensor> Optimizer::state() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::complete);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }

@@ -25,17 +25,31 @@ std::int64_t product_of(std::span<const std::int64_t> extents) {
     return product;
 }
 
-/// Refuses a gradient of rows that does not fit its variable, whatever the indices are.
-void check_form(const Tensor& table, const Tensor& values, const Tensor& indices, const Rows::Who& who) {
+/// Refuses indices that are none of rows, whatever they are.
+void check_indices(const Tensor& table, const Tensor& indices, const Rows::Who& who) {
     const auto refuse = [&](const std::string& text) { throw std::invalid_argument(who() + ": " + text); };
     const auto name = [](const Tensor& tensor) { return std::string(to_string(tensor.dtype())); };
-    if (table.rank() == 0) refuse("expected a dense gradient, as the variable has no dimension to count rows by, found one of rows");
+    if (table.rank() == 0) {
+        refuse("expected a variable with rows, found one of rank 0, which has no dimension to count rows by");
+    }
+    if (!indices) refuse("expected indices, found none");
     if (indices.dtype() != DType::int32 && indices.dtype() != DType::int64) {
         refuse("expected indices of int32 or int64, found " + name(indices));
     }
     if (indices.rank() != 1) {
         refuse("expected indices of one dimension, found shape " + to_string(indices.shape()));
     }
+    if (indices.dtype() == DType::int32 && table.shape()[0] > std::int64_t{1} << 31) {
+        refuse("expected int64 indices, as the variable has " + std::to_string(table.shape()[0]) +
+               " rows, more than 2^31, found int32");
+    }
+}
+
+/// Refuses a gradient of rows that does not fit its variable.
+void check_form(const Tensor& table, const Tensor& values, const Tensor& indices, const Rows::Who& who) {
+    const auto refuse = [&](const std::string& text) { throw std::invalid_argument(who() + ": " + text); };
+    const auto name = [](const Tensor& tensor) { return std::string(to_string(tensor.dtype())); };
+    check_indices(table, indices, who);
     if (!is_floating(values.dtype())) {
         refuse("expected values of float16, bfloat16, float32 or float64, found " + name(values));
     }
@@ -50,10 +64,6 @@ void check_form(const Tensor& table, const Tensor& values, const Tensor& indices
         refuse("expected values of shape " + to_string(expected) + ", as there are " + std::to_string(indices.size()) +
                " indices into a variable of shape " + to_string(table.shape()) + ", found " +
                to_string(values.shape()));
-    }
-    if (indices.dtype() == DType::int32 && table.shape()[0] > std::int64_t{1} << 31) {
-        refuse("expected int64 indices, as the variable has " + std::to_string(table.shape()[0]) +
-               " rows, more than 2^31, found int32");
     }
 }
 
@@ -77,7 +87,9 @@ void for_parts(std::int64_t count, const Work& work) {
     const int threads = threads_for(count);
     const std::int64_t shares = shares_for(threads, count);
     run_on_threads(threads, shares, [&](std::int64_t k) {
-        const auto begin_of = [&](std::int64_t share) { return count / shares * share + std::min(share, count % shares); };
+        const auto begin_of = [&](std::int64_t share) {
+            return count / shares * share + std::min(share, count % shares);
+        };
         work(begin_of(k), begin_of(k + 1));
     });
 }
@@ -123,8 +135,8 @@ constexpr std::int64_t few = 64;          // keys, which std::sort sorts sooner
     const std::string expected =
         rows > 0 ? "row indices from 0 to " + std::to_string(rows - 1) : std::string("no row indices");
     throw std::invalid_argument(who() + ": expected " + expected + ", the variable having " + std::to_string(rows) +
-                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) +
-                                " at position " + std::to_string(wrong - keys.begin()));
+                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) + " at position " +
+                                std::to_string(wrong - keys.begin()));
 }
 
 /// How the rows of values lie, as a job describes a gradient.
@@ -148,6 +160,7 @@ std::int64_t bytes_of(kernel::Element element) {
 }
 
 std::size_t bytes_of_sums(const Table& table) {
+    if (!table.values) return 0;
     return static_cast<std::size_t>(table.sum_count * table.row_size * bytes_of(table.element) + 63) / 64 * 64;
 }
 
@@ -174,13 +187,33 @@ RowReader::RowReader(const Table& table, const kernel::Job& variable, std::int64
     for (std::size_t k = 0; k < slot_bytes_.size(); ++k) {
         slot_bytes_[k] = variable.slots[k] ? table.slot_sizes[k] * item : 0;
     }
-    gradient_bytes_ = table.values->strides()[0];
-    sum_bytes_ = table.row_size * bytes_of(table.element);
-    describe_rows(*table.values, whole_);
     whole_.size = table.row_size;
     whole_.work = kernel::Work::update;
+    if (table.is_whole) {
+        describe_dense();
+        average_bytes_ = variable.average ? row_bytes : 0;
+        accumulator_bytes_ = variable.accumulator ? row_bytes : 0;
+        return;
+    }
     whole_.average = nullptr;
     whole_.accumulator = nullptr;
+    whole_.gradient = nullptr;
+    whole_.strides = nullptr;
+    if (table.values) {
+        gradient_bytes_ = table.values->strides()[0];
+        sum_bytes_ = table.row_size * bytes_of(table.element);
+        describe_rows(*table.values, whole_);
+    }
+}
+
+void RowReader::describe_dense() {
+    if (!whole_.gradient) return;
+    gradient_bytes_ = whole_.size * bytes_of(whole_.gradient_element);
+    if (!whole_.strides) return;
+    gradient_bytes_ = whole_.strides[0];
+    ++whole_.shape;
+    ++whole_.strides;
+    --whole_.rank;
 }
 
 void RowReader::fill(std::int64_t from, std::int64_t to) {
@@ -201,6 +234,8 @@ void RowReader::fill(std::int64_t from, std::int64_t to) {
         }
         advance(job.weight, row * weight_bytes_);
         advance(job.storage, row * storage_bytes_);
+        advance(job.average, row * average_bytes_);
+        advance(job.accumulator, row * accumulator_bytes_);
         for (std::size_t k = 0; k < slot_bytes_.size(); ++k) advance(job.slots[k], row * slot_bytes_[k]);
         job.first_partial += static_cast<std::size_t>(row * tiles_);
         rows_[static_cast<std::size_t>(i)] = row;
@@ -235,6 +270,16 @@ void Rows::begin() {
 Table& Rows::add(std::size_t variable, const Tensor& table, const Tensor& values, const Tensor& indices,
                  const Who& who) {
     check_form(table, values, indices, who);
+    return add_keys(variable, table, &values, indices, who);
+}
+
+Table& Rows::add_indices(std::size_t variable, const Tensor& table, const Tensor& indices, const Who& who) {
+    check_indices(table, indices, who);
+    return add_keys(variable, table, nullptr, indices, who);
+}
+
+Table& Rows::add_keys(std::size_t variable, const Tensor& table, const Tensor* values, const Tensor& indices,
+                      const Who& who) {
     const std::int64_t count = indices.size(), rows = table.shape()[0];
     const int place_bits = bits_below(count), row_bits = bits_below(rows);
     const int shift = place_bits + 1;
@@ -270,23 +315,17 @@ Table& Rows::add(std::size_t variable, const Tensor& table, const Tensor& values
     return added;
 }
 
-Table& Rows::add_table(std::size_t variable, const Tensor& table, const Tensor& values, std::int64_t given) {
+Table& Rows::add_table(std::size_t variable, const Tensor& table, const Tensor* values, std::int64_t given) {
     if (numbers_.size() <= variable) numbers_.resize(variable + 1);
     numbers_[variable] = tables_.size();
     Table& added = tables_.emplace_back();
     added.variable = variable;
-    added.values = &values;
+    added.values = values;
     added.given = added.rows = given;
     added.row_size = product_of(table.shape().subspan(1));
     added.slot_sizes.fill(added.row_size);
-    const bool is_double = table.dtype() == DType::float64 || values.dtype() == DType::float64;
+    const bool is_double = table.dtype() == DType::float64 || (values && values->dtype() == DType::float64);
     added.element = is_double ? kernel::Element::float64 : kernel::Element::float32;
-    return added;
-}
-
-Table& Rows::add_whole(std::size_t variable, const Tensor& table, const Tensor& gradient) {
-    Table& added = add_table(variable, table, gradient, table.shape()[0]);
-    added.is_whole = true;
     return added;
 }
 
@@ -295,7 +334,6 @@ void Rows::prepare() {
     if (other_keys_.size() < used_keys_) other_keys_.resize(keys_.size());
     std::size_t repeated = 0, bytes = 0;
     for (Table& table : tables_) {
-        if (table.is_whole) continue;
         sort(table);
         if (!has_equal(table)) continue;
         table.sum_count = table.given / 2;  // at most; so that no later step with as many rows needs more memory
@@ -319,7 +357,7 @@ void Rows::prepare() {
             sums += bytes_of_sums(table);
             begins += table.sum_count;
             join_equal(table, begins - table.sum_count);
-            summed_.add(k, table.given * table.row_size);
+            if (table.values) summed_.add(k, table.given * table.row_size);
         }
         plan_.add(k, table.rows * table.row_size);
     }
@@ -415,7 +453,6 @@ bool Rows::measure(double unscale, std::span<const kernel::Job> jobs) {
     measured_.clear();
     for (std::size_t k = 0; k < tables_.size(); ++k) {
         Table& table = tables_[k];
-        if (table.is_whole) continue;
         table.first_partial = partials;
         partials += static_cast<std::size_t>(table.given * tiles_of(table));
         measured_.add(k, table.rows * table.row_size);

@@ -99,6 +99,18 @@ void require_no_clip(const Options& options, const std::string& where) {
     check("global_clipnorm", options.global_clipnorm);
 }
 
+// Muon has a branch that can, so it is not refused, though its matrices take no rows.
+void Optimizer::State::require_row_updates(const Options& wanted, std::span<const RuleSpec> of_branches) const {
+    if (wanted.row_updates == RowUpdates::lazy) return;
+    const auto refuse = [](const std::string& reason) {
+        throw std::invalid_argument("row_updates: expected \"lazy\", as " + reason + ", found \"caught_up\"");
+    };
+    if (wanted.use_ema) refuse("with use_ema the averages follow every row in every step");
+    if (std::ranges::all_of(of_branches, [](const RuleSpec& branch) { return branch.only_lazy; })) {
+        refuse(of_branches[0].only_lazy);
+    }
+}
+
 Optimizer::State::State(Rule rule_, Options options_)
     : rule(std::move(rule_)),
       branches(branches_of(rule)),
@@ -108,6 +120,7 @@ Optimizer::State::State(Rule rule_, Options options_)
       learning_rate(options.learning_rate.value_or(branches[0].learning_rate)) {
     check_options(options);
     require_one_decay(options, branches);
+    require_row_updates(options, branches);
     options.learning_rate.reset();
     for (const StateNumber& number : branches[0].numbers) numbers.push_back(number.initial);
     next_numbers = numbers;
@@ -168,6 +181,12 @@ void Optimizer::State::set_rule(Rule& new_rule) {
     if (excludes_some()) require_decoupled(new_rule, new_branches);
     const std::vector<AnyField> fields = definition_of(rule).fields(rule);
     const std::vector<AnyField> new_fields = definition_of(rule).fields(new_rule);
+    // Histories know slots by their order, and what moves the variable.
+    const auto is_same = [](const RuleSpec& a, const RuleSpec& b) { return a.slots == b.slots && a.mover == b.mover; };
+    if (!std::ranges::equal(branches, new_branches, is_same)) {
+        catch_up_all();
+        for (std::size_t i = 0; i < histories.size(); ++i) histories[i].set_mover(new_branches[jobs[i].branch].mover);
+    }
     for (kernel::Job& job : jobs) {
         const std::vector<Slot>& built = branches[job.branch].slots;
         std::array<void*, kernel::max_slots> arrays;
@@ -202,6 +221,7 @@ void Optimizer::State::set_options(Options& new_options) {
     require_not_stepping("set_options");
     check_options(new_options);
     require_one_decay(new_options, branches);
+    require_row_updates(new_options, branches);
     takeovers.require_loss_scale_factor(loss_scale_factor, new_options.loss_scale_factor);
     takeovers.require_no_clip(new_options);
     if (is_built && new_options.use_ema != options.use_ema) refuse_built("use_ema");

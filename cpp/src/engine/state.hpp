@@ -16,6 +16,7 @@
 
 #include "engine/given.hpp"
 #include "engine/listing.hpp"
+#include "engine/missed.hpp"
 #include "engine/plan.hpp"
 #include "engine/rows.hpp"
 #include "kernel/kernel.hpp"
@@ -125,6 +126,7 @@ struct Optimizer::State {
         std::vector<double> sums_of_squares;
         std::vector<std::int64_t> last_step_with_gradient;
         std::vector<kernel::Step> common;
+        std::vector<History> histories;
     };
 
     void build(std::span<const Tensor> tensors, std::span<const std::string> names);
@@ -141,6 +143,7 @@ struct Optimizer::State {
     void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
     void move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept;
 
+    /// What reads the list catches all rows up before; a load does so once its values are checked.
     void append_to(Listing& listing);
     void load(Listing listing, std::span<const Tensor> values) { fusedopt::load(*this, std::move(listing), values); }
     void require_loadable() const;
@@ -156,6 +159,7 @@ struct Optimizer::State {
     void finalize(std::span<const Tensor> tensors);
     void catch_up();
     void catch_up(const Tensor& variable, const Tensor& indices);
+    void catch_up_all() noexcept;  // the same as catch_up(), where nothing can be in its way
     void exclude(std::span<const Tensor> tensors);
     bool excludes_some() const;
     void set_rule(Rule& new_rule);           // both leave the old one
@@ -259,6 +263,13 @@ private:
     void sweep();
     void sweep_rows();
     void sweep_by_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const;
+    Table table_of(std::size_t index) const;
+    void set_slot_sizes(Table& table) const;
+    void catch_up_table(std::size_t index) noexcept;
+    void catch_up_rows(const RowBatch& batch) const;
+    void catch_up_before_step() noexcept;
+    kernel::Missed missed_in_step(const kernel::Job& job) const;
+    void require_row_updates(const Options& options, std::span<const RuleSpec> branches) const;
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     void require_apart(std::size_t index, const Tensor& gradient) const;
@@ -279,6 +290,7 @@ private:
 
     bool has_any_gradient = false;
     Rows rows;
+    std::vector<History> histories;   // of the variables, under RowUpdates::caught_up
     std::size_t sized_gradients = 0;  // those with elements: without any, a variable may be given twice
     SweepPlan whole;                  // all variables
     SweepPlan selected;               // some

@@ -9,7 +9,6 @@
 
 #include "engine/bounds.hpp"
 #include "engine/check.hpp"
-#include "engine/row_jobs.hpp"
 #include "engine/state.hpp"
 #include "engine/stepping.hpp"
 #include "runtime/float_environment.hpp"
@@ -153,8 +152,7 @@ void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, cons
                                     ": expected a dense one under gradient_accumulation_steps, found one of rows; give "
                                     "the values and indices of all batches together, once, without accumulation");
     }
-    Table& table = rows.add(index, variables[index].tensor, values, indices, who);
-    table.slot_sizes = slot_sizes(branch_of(job), table.row_size);
+    set_slot_sizes(rows.add(index, variables[index].tensor, values, indices, who));
     require_apart(index, values);
     has_any_gradient = true;
     job.gradient = nullptr;
@@ -294,7 +292,9 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
     }
     {
         const FloatEnvironment environment;
-        for (std::size_t k = 0; k < common.size(); ++k) common[k].scalars = definition.scalars(rule, now, k);
+        for (std::size_t k = 0; k < common.size(); ++k) {
+            common[k].scalars = branches[k].is_rowwise ? common[0].scalars : definition.scalars(rule, now, k);
+        }
         set_factors(scaling, now.learning_rate);
     }
     if (procedure) procedure->evaluate(jobs, common);
@@ -308,9 +308,8 @@ void Optimizer::State::sweep() {
     const auto has_work = [](const kernel::Job& job) {
         return job.average || (job.work != kernel::Work::none && job.work != kernel::Work::rows);
     };
-    const SweepPlan& plan = sweep_over(
-        has_all_gradients() && std::ranges::all_of(branches, has_kernel),
-        [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
+    const SweepPlan& plan = sweep_over(has_all_gradients() && std::ranges::all_of(branches, has_kernel),
+                                       [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
     const kernel::Kernels& kernels = current_kernels();
     const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
     run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
@@ -329,24 +328,37 @@ void Optimizer::State::sweep() {
 /// Dense gradients of rows of which each is a job of its own.
 void Optimizer::State::sweep_by_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const {
     for (const kernel::Job* job = stretch.first; job <= stretch.last; ++job) {
-        const Tensor& variable = variables[static_cast<std::size_t>(job - jobs.data())].tensor;
-        const RowJobs of_variable(*job, variable.shape()[0], branch_of(*job));
-        run_rows(of_variable, job == stretch.first ? stretch.begin : 0, job == stretch.last ? stretch.end : job->size,
-                 [&](const kernel::Stretch& some) { update(common[job->branch], some); });
+        const Table table = table_of(static_cast<std::size_t>(job - jobs.data()));
+        const std::int64_t begin = job == stretch.first ? stretch.begin : 0;
+        const std::int64_t end = job == stretch.last ? stretch.end : job->size;
+        RowReader reader(table, *job, rows_before(table, begin), rows_before(table, end));
+        while (!reader.is_at_end()) update(common[job->branch], reader.next().stretch());
     }
 }
 
 void Optimizer::State::sweep_rows() {
     const kernel::Kernels& kernels = current_kernels();
+    const auto follows = [&](const Table& table) { return histories[table.variable].is_kept(); };
+    for (const Table& table : rows.tables()) {
+        if (follows(table)) histories[table.variable].begin_step();
+    }
     rows.run(jobs, [&](const RowBatch& batch) {
+        if (follows(batch.table)) {
+            catch_up_rows(batch);
+            for (const std::int64_t row : batch.rows) histories[batch.table.variable].mark(row);
+        }
         const kernel::Job& table = jobs[batch.table.variable];
         const auto& functions = kernels.update[static_cast<std::size_t>(*branch_of(table).kernel)];
         functions[table.computes_in_double](common[table.branch], batch.stretch());
     });
+    for (const Table& table : rows.tables()) {
+        if (follows(table)) histories[table.variable].add(missed_in_step(jobs[table.variable]));
+    }
 }
 
 void Optimizer::State::commit() {
     if (!without_average.empty()) begin_averages();
+    catch_up_before_step();
     if (is_update && procedure) {
         const auto is_updated = [](const kernel::Job& job) { return job.work == kernel::Work::update; };
         procedure->commit(jobs, common, sweep_over(has_all_gradients(), is_updated));
@@ -372,21 +384,6 @@ bool Optimizer::State::step(Gradients gradients, const Choice& choice, const Sca
     return true;
 }
 
-void Optimizer::State::catch_up() {
-    require_built("catch_up");
-    require_not_stepping("catch_up");
-    require_training_weights("catch_up");
-}
-
-void Optimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
-    catch_up();
-    if (find(variable) == unknown) {
-        throw std::invalid_argument("catch_up: expected a variable given to build, found an array of shape " +
-                                    to_string(variable.shape()) + " in other memory");
-    }
-    static_cast<void>(indices);
-}
-
 void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
     require_built("finalize_variable_values");
     require_not_stepping("finalize_variable_values");
@@ -407,6 +404,7 @@ void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
 
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     check_finalized(tensors);
+    catch_up_all();
     if (!options.use_ema) return;
     begin_averages();
     for (kernel::Job& job : jobs) {

@@ -70,7 +70,7 @@ FUSEDOPT_INLINE void move_line(const Formula& rule, T keep, T moment, std::int64
     }
 }
 
-/// Fetches a row that comes later in a step that takes some rows.
+/// Fetches a row before its turn comes.
 FUSEDOPT_NOINLINE void prefetch_row(const Job& row, int row_slot, int row_slots) {
     const std::int64_t n = row.size < tile ? row.size : tile;
     const std::int64_t bytes = row.computes_in_double ? 8 : 4;
@@ -89,14 +89,12 @@ FUSEDOPT_NOINLINE void prefetch_row(const Job& row, int row_slot, int row_slots)
 }
 
 template <class Formula, class T>
-void move_lines(Formula rule, T keep, T moment, std::int64_t n, std::int64_t ahead, T* w, const T* g, T* slot) {
+void move_lines(Formula rule, T keep, T moment, std::int64_t n, T* w, const T* g, T* slot) {
     const auto move = [&](std::int64_t i, std::int64_t count) __attribute__((always_inline)) {
         move_line(rule, keep, moment, count, w + i, g + i, has_slot<Formula> ? slot + i : slot);
     };
     std::int64_t i = 0;
     for (; i + line<T> <= n; i += line<T>) {
-        prefetch_now(w + i + ahead);
-        if constexpr (has_slot<Formula>) prefetch_now(slot + i + ahead);
         move(i, line<T>);
     }
     if (i < n) move(i, n - i);
@@ -109,9 +107,8 @@ void update_rowwise(const Step& step, const Stretch& stretch) {
     const auto rule = with_scalars<Rule, T>(step.scalars);
     alignas(64) T g[tile], widened[tile];
     GatherBuffer gathered;
-    const std::int64_t ahead = stretch.ahead > 0 ? 0 : prefetch_bytes / static_cast<int>(sizeof(T));
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
-        if (stretch.ahead > 0) prefetch_row(job[stretch.ahead], Rule::row_slot, Rule::row_slots);
+        prefetch_row(job[stretch.ahead], Rule::row_slot, Rule::row_slots);
         const T keep = keep_of<T>(step, *job);
         const T moment = move_moment(rule, *job, mean_square(step, *job, gathered, g));
         T* const slot = static_cast<T*>(job->slots[Rule::row_slot == 0 ? Rule::row_slots : 0]);
@@ -120,7 +117,7 @@ void update_rowwise(const Step& step, const Stretch& stretch) {
             if (job->size > tile) load_scaled(step, *job, i, n, gathered, g);
             empty_accumulator<T>(*job, i, n);
             T* const w = open_piece(*job, i, n, widened);
-            move_lines(rule, keep, moment, n, ahead, w, g, has_slot<Rule> ? slot + i : slot);
+            move_lines(rule, keep, moment, n, w, g, has_slot<Rule> ? slot + i : slot);
             finish_tile(step, *job, i, n, w);
         }
     }

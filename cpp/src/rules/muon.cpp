@@ -286,6 +286,10 @@ static std::unique_ptr<Procedure> make_procedure(const Muon& rule, std::span<con
     return std::make_unique<MuonProcedure>(rule, variables, jobs);
 }
 
+static kernel::Missed missed_of(const Muon& rule, const kernel::Scalars& scalars, std::size_t) {
+    return Definition<Adam>::missed(adam_of(rule), scalars, 0);  // of Adam's branch, as matrices take no rows
+}
+
 template struct Definition<Muon>;
 
 }  // namespace fusedopt

@@ -25,22 +25,20 @@ static RuleSpec specify_rowwise(const Nadam& rule) {
     return rowwise(specify(rule), kernel::RuleId::RowwiseNadam, {1});
 }
 
-// The first branch moves the product on for all.
-static kernel::Scalars scalars_of(const Nadam& rule, const Now& now, std::size_t branch) {
+static kernel::NadamScalars<double> scalars_of(const Nadam& rule, const Now& now) {
     require_betas(now);
     const double beta_1 = now.beta_1, beta_2 = now.beta_2;
     const double mu = momentum_at(beta_1, now.t);
     const double next_mu = momentum_at(beta_1, now.t + 1);
-    if (branch == 0) now.numbers[0] *= mu;
-    const double product = now.numbers[0];
-    return pack(kernel::NadamScalars<double>{
+    const double product = now.numbers[0] *= mu;
+    return {
         .a = now.learning_rate * next_mu / (1.0 - product * next_mu),
         .b = now.learning_rate * (1.0 - mu) / (1.0 - product),
         .c = 1.0 / (1.0 - std::pow(beta_2, static_cast<double>(now.t))),
         .one_minus_beta_1 = 1.0 - beta_1,
         .one_minus_beta_2 = 1.0 - beta_2,
         .epsilon = rule.epsilon,
-    });
+    };
 }
 
 static void restore_numbers(const Nadam& rule, std::int64_t calls, std::int64_t updates, std::span<double> numbers) {
@@ -49,6 +47,10 @@ static void restore_numbers(const Nadam& rule, std::int64_t calls, std::int64_t 
         for (std::int64_t t = 1; t <= updates && product != 0.0; ++t) product *= momentum_at(beta_1, t);
         return product;
     });
+}
+
+static kernel::Missed missed_of(const Nadam&, const kernel::NadamScalars<double>& s) {
+    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0 - s.one_minus_beta_2, 1.0}, 0};
 }
 
 template struct Definition<Nadam>;
