@@ -111,7 +111,7 @@ OF_ADAM = [
     Case("AdamW", {"amsgrad": True}, "beta_2"),
     Case("Adamax", {}, "beta_2"),
     Case("Nadam", {}, "beta_1"),
-    Case("Yogi", {}, "beta_2"),
+    Case("Yogi", {"initial_accumulator_value": 0.0}, "beta_2"),
 ]
 """Equal to dense steps in their slots, and in the decay of rows without a momentum."""
 OPTIONS: list[dict[str, Any]] = [
@@ -233,7 +233,7 @@ def close(dtype: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("options", "dtype"), zip(OPTIONS, [np.float64, np.float64, np.float32], strict=True)
+    ("options", "dtype"), list(zip(OPTIONS, [np.float64, np.float64, np.float32], strict=True))
 )
 @pytest.mark.parametrize("case", EXACT, ids=str)
 @given(program=Programs)

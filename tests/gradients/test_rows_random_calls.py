@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import fusedopt as fo
@@ -222,7 +224,7 @@ class Calls(RuleBasedStateMachine):
     @rule(
         number=st.integers(0, 1),
         name=st.sampled_from(["learning_rate", "weight_decay"]),
-        value=st.floats(0, 0.5),
+        value=st.sampled_from([0.0, 0.01, 0.3]),
     )
     def assign(self, number: int, name: str, value: float) -> None:
         number %= len(self.references)
@@ -249,12 +251,13 @@ class Calls(RuleBasedStateMachine):
 
     @rule()
     def go_on_with_what_was_saved(self) -> None:
-        store: dict[str, Any] = {}
-        self.optimizer.save_own_variables(store)
-        self.weights = {name: w.copy() for name, w in self.weights.items()}
-        self.optimizer = self._another()
-        self.optimizer.build(self.weights)
-        self.optimizer.load_own_variables(store)
+        # Of 16-bit tables, a file has the master copies, too.
+        with tempfile.TemporaryDirectory() as folder:
+            self.optimizer.save(Path(folder) / "state")
+            self.weights = {name: w.copy() for name, w in self.weights.items()}
+            self.optimizer = self._another()
+            self.optimizer.build(self.weights)
+            self.optimizer.load(Path(folder) / "state")
         self.expected.catch_up()
 
     @precondition(lambda self: self.kind != "averages")
