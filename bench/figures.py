@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fusedopt.bench.report import absences, notes, paragraph
 from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
@@ -33,21 +33,21 @@ HOW_TO_READ = (
 )
 
 
-def goal_table(results: Results) -> Table:
-    """Put the goals next to what was measured."""
+def goal_table(found: Iterable[Goal], counts: list[int]) -> Table:
+    """Put goals next to what was measured on these numbers of threads."""
     rows = []
-    for goal in goals(results):
-        cells = [_verdict(goal, threads) for threads in results.threads]
+    for goal in found:
+        cells = [_verdict(goal, threads) for threads in counts]
         rows.append([goal.text, f"<= {goal.bound} {goal.unit}", *cells])
-    return Table("Goals", ["what", "goal", *map(thread_count, results.threads)], rows)
+    return Table("Goals", ["what", "goal", *map(thread_count, counts)], rows)
 
 
 def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
     """Yield each section's title and tables, and the goals at the end, which a console shows last."""
     yield from _measured(results)
-    goals = goal_table(results)
-    if goals.rows:
-        yield "Goals", [goals]
+    table = goal_table(goals(results), results.threads)
+    if table.rows:
+        yield "Goals", [table]
 
 
 def _measured(results: Results) -> Iterator[tuple[str, list[Table]]]:
@@ -62,15 +62,27 @@ def _measured(results: Results) -> Iterator[tuple[str, list[Table]]]:
 
 def page(results: Results) -> str:
     """Write everything as one page."""
-    shown = [table for _, found in tables(results) for table in found]
-    parts = ["# Results\n", "Written by `python bench/run.py --markdown`; not edited by hand.\n"]
+    measured = list(_measured(results))
+    return page_of(results, "python bench/run.py", goals(results), HOW_TO_READ, measured)
+
+
+def page_of(
+    results: Results,
+    program: str,
+    found: Iterable[Goal],
+    how_to_read: str,
+    titled: list[tuple[str, list[Table]]],
+) -> str:
+    """Write a page with goals at its head and tables under titles."""
+    shown = [goal_table(found, results.threads), *(one for _, several in titled for one in several)]
+    parts = ["# Results\n", f"Written by `{program} --markdown`; not edited by hand.\n"]
     parts += [paragraph(f"**{doubt}**") for doubt in results.doubts]
     parts.append("".join(f"- {name}: {value}\n" for name, value in results.environment.items()))
-    parts += [absences(results), "## Goals\n", goal_table(results).markdown()]
-    parts += map(paragraph, (ABOUT_GOALS, HOW_TO_READ, *notes(shown)))
-    for title, found in _measured(results):
+    parts += [absences(results), "## Goals\n", shown[0].markdown()]
+    parts += map(paragraph, (ABOUT_GOALS, how_to_read, *notes(shown)))
+    for title, tables in titled:
         parts.append(f"## {title}\n")
-        for table in found:
+        for table in tables:
             parts += [f"**{table.title}**\n", table.markdown()]
     return "\n".join(parts)
 
@@ -87,19 +99,22 @@ def _section(results: Results, section: str) -> Iterator[Table]:
         if is_one_rule_a_table:
             for label in dict.fromkeys(one.label for one in results.of(section)):
                 found = [one for one in results.of(section) if one.label == label]
-                yield _compared(f"{label}, {thread_count(threads)}", found, threads)
+                yield compared(f"{label}, {thread_count(threads)}", found, threads)
         elif results.of(section):
-            yield _compared(thread_count(threads), results.of(section), threads)
+            yield compared(thread_count(threads), results.of(section), threads)
 
 
-def _compared(title: str, measurements: list[Measurement], threads: int) -> Table:
+def compared(
+    title: str, measurements: list[Measurement], threads: int, subjects: str = "elements"
+) -> Table:
+    """Put workloads below each other, and everybody's times and ratios into columns."""
     names = list(dict.fromkeys(name for one in measurements for name in one.names))
     labels = {one.label for one in measurements}
     rows = []
     for one in measurements:
         subject = one.name if len(labels) == 1 else f"{one.label}, {one.name}"
         rows.append([subject, _bytes(one), *(_cell(one, name, threads) for name in names)])
-    return Table(title, ["elements", "bytes per element", *names], rows)
+    return Table(title, [subjects, "bytes per element", *names], rows)
 
 
 def _values(results: Results) -> Iterator[Table]:

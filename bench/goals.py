@@ -82,7 +82,7 @@ def _large(results: Results) -> Iterator[Goal]:
         bound = _bound_of_limit(_rule(one), one.elements)
         if bound is not None:
             text = f"{one.label}, {one.name} elements"
-            yield Goal(text, bound, "times the limit", _by_threads(results, _ratios([one])))
+            yield Goal(text, bound, "times the limit", by_threads(results, ratios([one])))
 
 
 def _bound_of_limit(rule: str, elements: int) -> float | None:
@@ -99,7 +99,7 @@ def _foreach(results: Results) -> Iterator[Goal]:
     for one in results.of("sizes"):
         if one.elements >= LARGE and _rule(one) in FOREACH_RULES and FOREACH in one.names:
             text = f"{one.label}, {one.name} elements"
-            measured = _by_threads(results, _ratios([replace(one, baseline=FOREACH)]))
+            measured = by_threads(results, ratios([replace(one, baseline=FOREACH)]))
             yield Goal(text, FOREACH_BOUND, f"times {FOREACH}'s time", measured)
 
 
@@ -108,7 +108,7 @@ def _mixed(results: Results) -> Iterator[Goal]:
         if one.name in MIXED:
             name = one.name if one.tensors > 1 else f"{one.name} elements"
             text = f"mixed pipeline, {one.label}, {name}"
-            measured = _by_threads(results, _ratios([one]))
+            measured = by_threads(results, ratios([one]))
             yield Goal(text, MIXED[one.name], "times the limit", measured)
 
 
@@ -116,7 +116,7 @@ def _reading(results: Results) -> Iterator[Goal]:
     for one in results.of("reading"):
         if one.elements >= LARGEST:
             text = f"reading gradients, {one.name} elements"
-            measured = _by_threads(results, _ratios([one]))
+            measured = by_threads(results, ratios([one]))
             yield Goal(text, LARGEST_BOUND, f"times a {one.baseline}", measured)
 
 
@@ -124,7 +124,7 @@ def _matrices(results: Results) -> Iterator[Goal]:
     for one in results.of("matrices"):
         text = f"{one.label}, {one.name}"
         if text in MATRICES:
-            measured = _by_threads(results, _ratios([one]))
+            measured = by_threads(results, ratios([one]))
             yield Goal(text, MATRICES[text], f"times {one.baseline}", measured)
 
 
@@ -132,17 +132,17 @@ def _small(results: Results) -> Iterator[Goal]:
     many = [one for one in results.of("tensors") if one.elements == SMALL * one.tensors]
     for one in many:
         text, bound = f"{one.label}, {one.name}", SMALL_TENSORS[one.label]
-        yield Goal(text, bound, "us per tensor", _by_threads(results, _times([one])))
+        yield Goal(text, bound, "us per tensor", by_threads(results, _times([one])))
     # Products of matrices are no one sweep, however small.
     swept = [one for one in results.of("sizes") if one.bytes is not None]
     single = [one for one in swept if one.elements == SMALL]
     for one in single:
         if one.label == FLAGSHIP:
             text = f"{one.label}, one tensor of {SMALL}"
-            yield Goal(text, SMALL_CALL, "us per call", _by_threads(results, _times([one])))
+            yield Goal(text, SMALL_CALL, "us per call", by_threads(results, _times([one])))
     if single:
         text = f"the slowest rule, one tensor of {SMALL}"
-        measured = _by_threads(results, _times(single))
+        measured = by_threads(results, _times(single))
         yield Goal(text, SLOWEST_SMALL_CALL, "us per call", measured)
 
 
@@ -151,12 +151,12 @@ def _threads(results: Results) -> Iterator[Goal]:
     pairs = [
         (threads, replace(measured, who=one.name))
         for one in results.of("threads")
-        for threads, measured in _ratios([one])
+        for threads, measured in ratios([one])
         if threads > 1
     ]
     if pairs:
         text = f"{FLAGSHIP}, the worst of all sizes"
-        measured = _by_threads(results, pairs)
+        measured = by_threads(results, pairs)
         yield Goal(text, THREADS_BOUND, "times one thread's time", measured)
 
 
@@ -164,7 +164,7 @@ def _values(results: Results) -> Iterator[Goal]:
     ours = [one for one in results.of("values") if one.name.startswith(FUSEDOPT)]
     if ours:
         text = "the worst rule, zero, subnormal and huge numbers"
-        measured = _by_threads(results, [pair for one in ours for pair in _kinds(one)])
+        measured = by_threads(results, [pair for one in ours for pair in _kinds(one)])
         yield Goal(text, VALUES_BOUND, "times that of ordinary ones", measured)
 
 
@@ -180,7 +180,7 @@ def _memory(results: Results) -> Iterator[Goal]:
 _Pair = tuple[int, Measured]
 
 
-def _by_threads(results: Results, pairs: list[_Pair]) -> dict[int, Measured]:
+def by_threads(results: Results, pairs: list[_Pair]) -> dict[int, Measured]:
     """Find the worst per number of threads, and its name if there are several."""
     found = {}
     for threads in results.threads:
@@ -208,7 +208,7 @@ def _times(measurements: list[Measurement]) -> list[_Pair]:
     ]
 
 
-def _ratios(measurements: list[Measurement], name: str = FUSEDOPT) -> list[_Pair]:
+def ratios(measurements: list[Measurement], name: str = FUSEDOPT) -> list[_Pair]:
     return [
         (
             threads,
@@ -228,7 +228,7 @@ def _ratios(measurements: list[Measurement], name: str = FUSEDOPT) -> list[_Pair
 
 
 def _kinds(one: Measurement) -> list[_Pair]:
-    return [pair for name in one.names for pair in _ratios([one], name)]
+    return [pair for name in one.names for pair in ratios([one], name)]
 
 
 def _rule(one: Measurement) -> str:

@@ -31,6 +31,17 @@ class PlainLoop:
     ) -> None: ...
     def __call__(self) -> None: ...
 
+class PlainRowLoop:
+    def __init__(
+        self,
+        tables: Sequence[npt.NDArray[np.float32]],
+        values: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        positions: npt.NDArray[np.int64],
+        ahead: int,
+    ) -> None: ...
+    def __call__(self) -> None: ...
+
 def exponential_decay(
     step: _Steps,
     *,

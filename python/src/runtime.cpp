@@ -68,6 +68,57 @@ private:
     PlainLoop loop_;
 };
 
+using Indices = py::array_t<std::int64_t, py::array::c_style>;
+
+/// With the tables and values it runs on, and its own copy of the indices, which nobody changes after they are checked.
+class PlainRowLoopOfArrays {
+public:
+    PlainRowLoopOfArrays(const std::vector<Floats>& tables, const Floats& values, const Indices& rows,
+                         const Indices& positions, std::int64_t ahead)
+        : arrays_(tables),
+          rows_(rows.data(), rows.data() + rows.size()),
+          positions_(positions.data(), positions.data() + positions.size()),
+          loop_(checked(values), values.data(), rows_, positions_, row_size_of(values), ahead) {
+        arrays_.push_back(values);
+    }
+
+    void operator()() const {
+        const Unlocked unlocked;
+        loop_.run();
+    }
+
+private:
+    static py::ssize_t row_size_of(const Floats& array) {
+        if (array.ndim() != 2 || array.shape(1) == 0)
+            throw std::invalid_argument("PlainRowLoop: expected arrays of rows, with two dimensions");
+        return array.shape(1);
+    }
+
+    std::vector<float*> checked(const Floats& values) {
+        std::vector<float*> written;
+        for (Floats& table : arrays_) {
+            if (row_size_of(table) != row_size_of(values))
+                throw std::invalid_argument("PlainRowLoop: expected tables with rows as long as those of the values");
+            check(rows_, table.shape(0));
+            written.push_back(table.mutable_data());
+        }
+        check(positions_, values.shape(0));
+        return written;
+    }
+
+    static void check(const std::vector<std::int64_t>& indices, std::int64_t count) {
+        for (const std::int64_t index : indices) {
+            if (index < 0 || index >= count)
+                throw std::invalid_argument("PlainRowLoop: expected indices from 0 to " + std::to_string(count - 1) +
+                                            ", found " + std::to_string(index));
+        }
+    }
+
+    std::vector<Floats> arrays_;
+    std::vector<std::int64_t> rows_, positions_;
+    PlainRowLoop loop_;
+};
+
 }  // namespace
 
 void warn_of_environment() {
@@ -104,6 +155,11 @@ void register_runtime(py::module_& module) {
         .def(py::init<const std::vector<std::pair<std::vector<Floats>, std::vector<py::array>>>&>(),
              py::arg("tensors").noconvert())
         .def("__call__", &PlainLoopOfArrays::operator());
+    py::class_<PlainRowLoopOfArrays>(module, "PlainRowLoop")
+        .def(py::init<const std::vector<Floats>&, const Floats&, const Indices&, const Indices&, std::int64_t>(),
+             py::arg("tables").noconvert(), py::arg("values").noconvert(), py::arg("rows").noconvert(),
+             py::arg("positions").noconvert(), py::arg("ahead"))
+        .def("__call__", &PlainRowLoopOfArrays::operator());
 }
 
 }  // namespace fusedopt::python

@@ -20,6 +20,8 @@ def test_the_manual_is_short() -> None:
         ("bench/results/results.md", ["results"]),
         ("bench/results/hosts.md", ["hosts"]),
         ("docs/hosts.md", ["hosts"]),
+        ("bench/results/rows.md", ["rows"]),
+        ("docs/rows.md", ["row_goals"]),
     ],
 )
 def test_a_run_finds_its_place(name: str, blocks: list[str]) -> None:

@@ -17,6 +17,7 @@ PROGRAMS = {
     "train_characters.py": (["torch"], 2),
     "train_federated.py": ([], 3),
     "train_keras.py": (["torch", "keras", "sklearn"], 2),
+    "train_recommender.py": ([], 3),
     "train_spacy.py": (["spacy"], 2),
 }
 

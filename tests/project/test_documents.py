@@ -142,9 +142,12 @@ def test_contributing_has_every_folder_of_tests_in_its_map() -> None:
     assert [folder.name for folder in sorted(folders) if f"`{folder.name}/`" not in text] == []
 
 
-def test_the_hosted_step_of_the_cpp_readme_is_one_that_runs() -> None:
+@pytest.mark.parametrize(
+    ("mark", "program"), [("hosted step", "hosted.cpp"), ("row gradient", "row_example.cpp")]
+)
+def test_an_example_of_the_cpp_readme_is_one_that_runs(mark: str, program: str) -> None:
     readme = (ROOT / "cpp" / "README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"<!-- hosted step -->\n```cpp\n(.*?)```", readme, re.DOTALL)
-    program = (ROOT / "tests" / "cpp" / "hosted.cpp").read_text(encoding="utf-8")
+    (snippet,) = re.findall(rf"<!-- {mark} -->\n```cpp\n(.*?)```", readme, re.DOTALL)
+    tested = (ROOT / "tests" / "cpp" / program).read_text(encoding="utf-8")
     assert snippet
-    assert [line for line in snippet.splitlines() if line not in program] == []
+    assert [line for line in snippet.splitlines() if line not in tested] == []

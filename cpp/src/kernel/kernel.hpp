@@ -124,6 +124,7 @@ struct AdafactorKernels;
 struct LambKernels;
 struct MuonKernels;
 struct Moved;
+struct MovedRows;
 
 /// One level's kernels. `begin` is always a multiple of the tile, `sums` those of all variables. An index or a
 /// pointer's element is 1 for what computes in double.
@@ -137,6 +138,7 @@ struct Kernels {
     const LambKernels* lamb;
     const MuonKernels* muon;
     void (*plain_loop)(const Moved&, std::int64_t begin, std::int64_t end);
+    void (*plain_row_loop)(const MovedRows&, std::int64_t begin, std::int64_t end);
 };
 
 }  // namespace fusedopt::kernel

@@ -44,6 +44,7 @@ const Kernels kernels = {
     lamb_kernels,
     muon_kernels,
     plain_loop,
+    plain_row_loop,
 };
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

@@ -9,7 +9,7 @@
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <int updated, int read, int narrow>
-void plain_loop_over(const Moved& moved, std::int64_t begin, std::int64_t end) {
+FUSEDOPT_INLINE void plain_loop_over(const Moved& moved, std::int64_t begin, std::int64_t end) {
     float* w[updated > 0 ? updated : 1];
     const float* r[read > 0 ? read : 1];
     const std::uint16_t* n = moved.narrow;
@@ -54,6 +54,42 @@ inline void plain_loop(const Moved& moved, std::int64_t begin, std::int64_t end)
     if (moved.updated_count == 3) plain_loop_updating<3>(moved, begin, end);
     if (moved.updated_count == 4) plain_loop_updating<4>(moved, begin, end);
     if (moved.updated_count == 5) plain_loop_updating<5>(moved, begin, end);
+}
+
+/// Rows of some tables. With `ahead`, each line of a row is moved while the same line of a later row is fetched.
+template <int updated>
+void plain_loop_over_rows(const MovedRows& moved, std::int64_t begin, std::int64_t end) {
+    constexpr std::int64_t line = 16;
+    const auto row_at = [&](std::int64_t i) {
+        Moved row{};
+        for (int k = 0; k < updated; ++k) row.updated[k] = moved.updated[k] + moved.rows[i] * moved.row_size;
+        row.read[0] = moved.read + moved.positions[i] * moved.row_size;
+        return row;
+    };
+    for (std::int64_t i = begin; i < end; ++i) {
+        const Moved row = row_at(i);
+        if (moved.ahead == 0) {
+            plain_loop_over<updated, 1, 0>(row, 0, moved.row_size);
+            continue;
+        }
+        const std::int64_t next = i + moved.ahead;
+        const Moved later = row_at(next < moved.count ? next : i);
+        for (std::int64_t j = 0; j < moved.row_size; j += line) {
+            for (int k = 0; k < updated; ++k) __builtin_prefetch(later.updated[k] + j);
+            __builtin_prefetch(later.read[0] + j);
+            plain_loop_over<updated, 1, 0>(row, j, j + line < moved.row_size ? j + line : moved.row_size);
+        }
+    }
+}
+
+/// The same for the rows [begin, end) of those that are moved.
+inline void plain_row_loop(const MovedRows& moved, std::int64_t begin, std::int64_t end) {
+    static_assert(most_updated == 5);
+    if (moved.updated_count == 1) plain_loop_over_rows<1>(moved, begin, end);
+    if (moved.updated_count == 2) plain_loop_over_rows<2>(moved, begin, end);
+    if (moved.updated_count == 3) plain_loop_over_rows<3>(moved, begin, end);
+    if (moved.updated_count == 4) plain_loop_over_rows<4>(moved, begin, end);
+    if (moved.updated_count == 5) plain_loop_over_rows<5>(moved, begin, end);
 }
 
 }  // namespace fusedopt::kernel::FUSEDOPT_LEVEL

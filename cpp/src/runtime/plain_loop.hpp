@@ -24,4 +24,19 @@ private:
     SweepPlan plan_;
 };
 
+/// Reads and writes the same rows of some tables, and reads values for them, in the plainest possible loop.
+class PlainRowLoop {
+public:
+    /// `rows` of the tables in the order of the loop, and in the same order the `positions` of their values. Both must
+    /// outlive this. The next rows are prefetched `ahead` rows early, or not at all with 0.
+    PlainRowLoop(std::span<float* const> updated, const float* read, std::span<const std::int64_t> rows,
+                 std::span<const std::int64_t> positions, std::int64_t row_size, std::int64_t ahead);
+
+    void run() const;
+
+private:
+    kernel::MovedRows moved_{};
+    SweepPlan plan_;
+};
+
 }  // namespace fusedopt

@@ -17,4 +17,16 @@ struct Moved {
     int read_count;
 };
 
+/// Rows of tables that the plain loop updates, and the values that it reads for them.
+struct MovedRows {
+    float* updated[most_updated];
+    const float* read;
+    int updated_count;
+    std::int64_t row_size;
+    std::int64_t count;
+    const std::int64_t* rows;       // of the tables, in the order of the loop
+    const std::int64_t* positions;  // of the values, in the same order
+    std::int64_t ahead;             // rows from what is moved to what is prefetched; 0: nothing is
+};
+
 }  // namespace fusedopt::kernel
