@@ -511,7 +511,8 @@ void register_hosted(py::module_& module) {
         .def(py::init<const std::string&>(), py::arg("rule"))
         .def("run", &PyHostedStep::run, py::arg("groups"), py::arg("state"), py::kw_only(),
              py::arg("max_norm") = py::none(), py::arg("unscale") = 1.0, py::arg("skip_nonfinite") = false,
-             py::arg("seed") = 0, py::arg("average_key") = py::none(), py::arg("master_key") = py::none());
+             py::arg("seed") = 0, py::arg("average_key") = py::none(), py::arg("master_key") = py::none(),
+             py::arg("on_update") = py::none());
     module.def("hosted_update", &hosted_update, py::arg("rule"), py::arg("variable"), py::arg("gradient"),
                py::arg("slots"), py::arg("settings"), py::arg("step"), py::kw_only(), py::arg("average") = py::none(),
                py::arg("clipnorm") = py::none());
