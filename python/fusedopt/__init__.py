@@ -20,6 +20,7 @@ from fusedopt.loss_scale_optimizer import LossScaleOptimizer
 from fusedopt.multi_optimizer import MultiOptimizer
 from fusedopt.optimizer import Optimizer
 from fusedopt.optimizer_map import OptimizerMap
+from fusedopt.row_gradient import RowGradient
 from fusedopt.rules.adadelta import Adadelta
 from fusedopt.rules.adafactor import Adafactor
 from fusedopt.rules.adagrad import Adagrad
@@ -55,6 +56,7 @@ __all__ = [
     "Optimizer",
     "OptimizerMap",
     "RMSprop",
+    "RowGradient",
     "ScheduleFreeAdamW",
     "Yogi",
     "__version__",

@@ -9,7 +9,7 @@ import numbers
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,19 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, found {value!r}")
     return value
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of some strings; ValueError for another string, TypeError for everything else."""
+    known = " or ".join(map(repr, choices))
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected {known}, found {value!r}")
+    if value not in choices:
+        alike = re.sub(r"[^a-z]+", "_", value.lower())
+        meant = difflib.get_close_matches(alike, choices, n=1)
+        way_out = f"; did you mean {meant[0]!r}?" if meant else ""
+        raise ValueError(f"{name}: expected {known}, found {value!r}{way_out}")
+    return str(value)
 
 
 def patterns(name: str, value: Any) -> list[str]:
@@ -197,4 +210,6 @@ _MEANT = {
     "ema_decay": ("ema_momentum",),
     "loss_scale": ("loss_scale_factor",),
     "accumulation_steps": ("gradient_accumulation_steps",),
+    "lazy": ("row_updates",),
+    "caught_up": ("row_updates",),
 }

@@ -74,7 +74,9 @@ def named(variables: Any) -> tuple[list[str], list[Any]]:
 
 def require_iterable(name: str, value: Any, expected: str = "a sequence of arrays") -> None:
     """Refuse what has no arrays for items; an array itself would fall into its rows."""
-    is_array = not isinstance(value, (str, bytes)) and _core.offers_memory(value)
+    is_array = not isinstance(value, (str, bytes)) and (
+        _core.offers_memory(value) or hasattr(value, "indices")  # which sparse gradients have
+    )
     if (
         is_array
         or not isinstance(value, Iterable)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fusedopt import arguments
@@ -202,6 +203,12 @@ def optional_integer(default: int | None, text: str, **how: Any) -> Any:
 def flag(default: bool, text: str, **how: Any) -> Any:
     """Declare True or False."""
     return Hyperparameter(default, arguments.flag, "bool", text, **how)
+
+
+def choice(default: str, choices: Sequence[str], text: str, **how: Any) -> Any:
+    """Declare one of some strings."""
+    kind = "{" + ", ".join(f'"{each}"' for each in choices) + "}"
+    return Hyperparameter(default, partial(arguments.choice, choices=choices), kind, text, **how)
 
 
 def decay(default: float, text: str, **how: Any) -> Any:

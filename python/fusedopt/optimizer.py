@@ -241,10 +241,12 @@ class Optimizer(Stepping, Declared):
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
         """Overwrite the variables with their moving averages, at the end of training.
 
+        Under ``row_updates="caught_up"`` all rows are given what they have missed; see `catch_up`.
+
         Parameters
         ----------
         var_list : sequence of numpy.ndarray
-            All built variables, in their order. Without ``use_ema`` nothing happens.
+            All built variables, in their order. Without ``use_ema`` and ``row_updates="caught_up"`` nothing happens.
 
         Raises
         ------
@@ -257,6 +259,9 @@ class Optimizer(Stepping, Declared):
         variables = var_list.values() if isinstance(var_list, Mapping) else var_list
         require_iterable("var_list", variables)
         self._core.finalize_variable_values(list(variables))
+
+    def _new_arguments(self) -> dict[str, Any]:
+        return {name: each.default for name, each in self._hyperparameters.items() if each.is_keyword}
 
     # Configuration
 

@@ -11,7 +11,8 @@
 namespace fusedopt::python {
 namespace {
 
-// NumPy's numbers of element types, fixed by its C API.
+// NumPy's numbers of element types, fixed by its C API. Those of C's int, long and long long are distinct.
+constexpr int int_number = 5, long_number = 7, long_long_number = 9;
 constexpr int uint16_number = 4, float32_number = 11, float64_number = 12, float16_number = 23, first_user_number = 256;
 
 // ml_dtypes registers bfloat16 at run time, so its number is found out once, by name.
@@ -41,6 +42,21 @@ bool is_bfloat16(const py::dtype& dtype, int number) {
     }
     bfloat16_number.store(number, std::memory_order_relaxed);
     return true;
+}
+
+bool is_native(PyObject* descriptor) {
+    // '<' or '>' may stand for the native order as well, for example in what ctypes or newbyteorder give.
+    constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
+    const char order = py::detail::array_descriptor_proxy(descriptor)->byteorder;
+    return order == '=' || order == '|' || order == native;
+}
+
+std::string advice_on_indices(const py::dtype& dtype) {
+    const char kind = dtype.kind();
+    if (kind == 'b') return "give numpy.flatnonzero of it";
+    if (kind == 'i' && dtype.itemsize() == 8) return "convert them with .astype('int64')";
+    return kind == 'i' || kind == 'u' || kind == 'f' || kind == 'O' ? "convert them with .astype(numpy.int64)"
+                                                                    : "give an array of integers";
 }
 
 std::string advice_on_dtype(const py::dtype& dtype) {
@@ -73,12 +89,8 @@ Tensor view_as(const py::array& array, DType dtype) {
 }  // namespace
 
 std::optional<DType> KnownDTypes::find(PyObject* object) {
-    const auto* descriptor = py::detail::array_descriptor_proxy(object);
-    // '<' or '>' may stand for the native order as well, for example in what ctypes or newbyteorder give.
-    constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
-    const char order = descriptor->byteorder;
-    if (order != '=' && order != '|' && order != native) return std::nullopt;
-    const int number = descriptor->type_num;
+    if (!is_native(object)) return std::nullopt;
+    const int number = py::detail::array_descriptor_proxy(object)->type_num;
     if (number == float32_number) return DType::float32;
     if (number == float64_number) return DType::float64;
     if (number == float16_number) return DType::float16;
@@ -86,10 +98,27 @@ std::optional<DType> KnownDTypes::find(PyObject* object) {
                                                                           : std::nullopt;
 }
 
-void refuse_dtype(py::handle array, const std::string& who) {
+std::optional<DType> index_dtype_of(py::handle array) {
+    PyObject* const descriptor = py::detail::array_proxy(array.ptr())->descr;
+    if (!is_native(descriptor)) return std::nullopt;
+    const auto of_size = [](std::size_t size) { return size == 8 ? DType::int64 : DType::int32; };
+    switch (py::detail::array_descriptor_proxy(descriptor)->type_num) {
+        case int_number:
+            return of_size(sizeof(int));
+        case long_number:
+            return of_size(sizeof(long));
+        case long_long_number:
+            return of_size(sizeof(long long));
+        default:
+            return std::nullopt;
+    }
+}
+
+void refuse_dtype(py::handle array, const std::string& who, Elements elements) {
     const py::dtype dtype = array.attr("dtype");
-    throw py::type_error(who + ": expected float16, bfloat16, float32 or float64 in native byte order, found dtype " +
-                         py::str(dtype).cast<std::string>() + "; " + advice_on_dtype(dtype));
+    throw py::type_error(who + ": expected " + words_of(elements).types + " in native byte order, found dtype " +
+                         py::str(dtype).cast<std::string>() + "; " +
+                         (elements == Elements::indices ? advice_on_indices(dtype) : advice_on_dtype(dtype)));
 }
 
 void renew(Tensor& tensor, py::handle array, DType dtype) {

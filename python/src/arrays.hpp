@@ -36,13 +36,16 @@ private:
     std::optional<DType> dtype_;
 };
 
+/// int32 or int64, if the array has elements of that type.
+std::optional<DType> index_dtype_of(py::handle array);
+
 /// A view of an array. TypeError, naming `who`, if its element type is not known.
 Tensor view(const py::array& array, const std::string& who);
 
 /// Makes `tensor`, left by an earlier call, a view of an array: in the steady state only the memory is another.
 void renew(Tensor& tensor, py::handle array, DType dtype);
 
-[[noreturn]] void refuse_dtype(py::handle array, const std::string& who);
+[[noreturn]] void refuse_dtype(py::handle array, const std::string& who, Elements elements = Elements::numbers);
 
 /// True for numpy.ndarray itself. Of anything else, a subclass too, it must be asked what its memory leaves out.
 inline bool is_plain_array(py::handle object) {

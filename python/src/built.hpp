@@ -1,11 +1,13 @@
 // The variables an optimizer was built on, and a call of apply on its way from Python objects to the core.
 #pragma once
 
+#include <fusedopt/gradients.hpp>
 #include <fusedopt/tensor.hpp>
 
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -25,8 +27,12 @@ namespace fusedopt::python {
 /// The staging area of a call, kept by its thread so that a step allocates nothing.
 struct Staging {
     std::vector<Tensor> gradients;  // those of the last call, until they are renewed
+    std::vector<Tensor> indices;    // of gradients of rows; if the call has any, as many as gradients
+    bool has_rows = false;
     std::vector<Tensor> variables;
-    std::vector<py::array> converted;  // arrays made from other objects, alive until the step is done
+    std::vector<py::object> held;  // what lies behind the tensors, alive until the step is done
+
+    Gradients views() const { return has_rows ? Gradients(gradients, indices) : Gradients(gradients); }
 };
 
 class BorrowedStaging {
@@ -153,6 +159,14 @@ public:
         Sign unknown_sign;
         return of_gradients_.values(tensor, place < signs_.size() ? signs_[place] : unknown_sign);
     }
+
+    /// Makes `tensor` a view of row indices. What it views lies in the object, or in an array that is added to `held`.
+    /// TypeError, naming `who()`, if these are no indices.
+    void read_indices(py::handle object, Tensor& tensor, std::vector<py::object>& held,
+                      const std::function<std::string()>& who) const;
+
+    /// The place of a variable that is given by its name or as an object; ValueError if it is not one of these.
+    std::size_t place_of(const py::object& variable, const std::string& who) const;
 
     /// Takes these places for those of the build.
     void follow(const std::vector<Moved>& moved);
@@ -290,11 +304,34 @@ bool apply(Core& core, const Current& current, const py::object& gradients, cons
     built.check_arrays();
     follow(core, built);
     stage(staging, built, held, variables, names.get());
-    const std::span<const Tensor> views(staging->gradients);
+    const Gradients views = staging->views();
     const Unlocked unlocked;
     if (!variables.is_none()) return core.apply(views, std::span<const Tensor>(staging->variables));
     if (!names.get() || !names.get()->are_some) return core.apply(views, built.builds());
     return core.apply(views, std::span<const std::size_t>(names.get()->indices), built.builds());
+}
+
+/// Gives rows of `core` what they have missed: all of them, those of a variable, or some of it.
+template <class Core>
+void catch_up(Core& core, const Current& current, const py::object& variable, const py::object& indices) {
+    Built& built = *current;
+    built.check_arrays();
+    follow(core, built);
+    if (variable.is_none()) {
+        const Unlocked unlocked;
+        core.catch_up();
+        return;
+    }
+    const std::size_t place = built.place_of(variable, "catch_up");
+    std::vector<py::object> held;
+    Tensor rows;
+    if (!indices.is_none()) {
+        held.push_back(indices);
+        built.read_indices(indices, rows, held, [&] { return "catch_up: " + built.describe(place) + ", indices"; });
+    }
+    const Tensor tensor = built.tensors()[place];
+    const Unlocked unlocked;
+    core.catch_up(tensor, rows);
 }
 
 }  // namespace fusedopt::python

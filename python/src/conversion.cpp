@@ -48,7 +48,7 @@ std::string type_name(py::handle object) {
 
 // Elements under a mask are no values to update or to update by. An array with no element masked is refused as well,
 // because it must not depend on the data whether a call works.
-void refuse_mask(py::handle object, const std::string& who) {
+void refuse_mask(py::handle object, const std::string& who, Elements elements) {
     // To see that there is no such attribute is far cheaper than to let the look-up fail.
     const auto attribute = [&](const py::str& name) {
         return py::hasattr(object, name) ? py::getattr(object, name, py::none()) : py::object(py::none());
@@ -60,25 +60,30 @@ void refuse_mask(py::handle object, const std::string& who) {
     }
     if (mask.is_none() || PyCallable_Check(mask.ptr())) return;  // pandas has a method of this name
     throw py::type_error(who + ": expected an array without a mask, found " + type_name(object) +
-                         "; give .data to use every element, or .filled(0) for a copy with zeros under the mask");
+                         (elements == Elements::indices
+                              ? "; give .data to use every index, or .compressed() with the values of these indices only"
+                              : "; give .data to use every element, or .filled(0) for a copy with zeros under the mask"));
 }
 
-const char* advice(py::handle object) {
+std::string advice(py::handle object, Elements elements) {
     if (PyDict_Check(object.ptr())) return "give one array here, in a flat dict if there are names";
     if (py::hasattr(object, "toarray")) return "give its .toarray(), which is dense";
+    if (py::hasattr(object, "todense")) return "give its .todense(), which is dense";
     if (py::hasattr(object, "__cuda_array_interface__")) return "copy it to the CPU";
     if (PyUnicode_Check(object.ptr())) return "give the array itself";
     if (PyIter_Check(object.ptr())) return "collect its items into a numpy.ndarray";
     if (PySequence_Check(object.ptr()) || PyNumber_Check(object.ptr())) {
-        return "give numpy.array of it, with dtype=numpy.float32";
+        return std::string("give numpy.array of it, with dtype=numpy.") + words_of(elements).dtype;
     }
     return "give a numpy.ndarray";
 }
 
 // Keeps what another library says of the cause, which mostly says what to do as well.
-[[noreturn]] void refuse_conversion(py::error_already_set& error, py::handle object, const std::string& who) {
+[[noreturn]] void refuse_conversion(py::error_already_set& error, py::handle object, const std::string& who,
+                                    Elements elements) {
     if (const std::string found = explained(object); !found.empty()) {
-        const std::string message = who + ": expected a dense array of floating numbers in CPU memory, found " + found;
+        const std::string message = who + ": expected a dense array of " + words_of(elements).kind +
+                                    " in CPU memory, found " + found;
         py::raise_from(error, PyExc_TypeError, message.c_str());
         throw py::error_already_set();
     }
@@ -99,17 +104,17 @@ py::object detached(py::handle object) {
                : py::reinterpret_borrow<py::object>(object);
 }
 
-py::array exchanged(py::handle object, const std::string& who) {
+py::array exchanged(py::handle object, const std::string& who, Elements elements) {
     try {
-        return dlpack_array(detached(object), who);
+        return dlpack_array(detached(object), who, elements);
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
-        refuse_conversion(error, object, who);
+        refuse_conversion(error, object, who, elements);
     }
 }
 
-py::array converted(py::handle object, const std::string& who) {
-    refuse_mask(object, who);
+py::array converted(py::handle object, const std::string& who, Elements elements) {
+    refuse_mask(object, who, elements);
     py::object array;
     try {
         array = call(protocols().asanyarray, detached(object));
@@ -117,31 +122,34 @@ py::array converted(py::handle object, const std::string& who) {
         if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
         if (explained(object).empty() && offers_dlpack(object)) {  // NumPy has no bfloat16
             try {
-                return dlpack_array(detached(object), who);
+                return dlpack_array(detached(object), who, elements);
             } catch (const py::error_already_set& other) {
                 if (!other.matches(PyExc_Exception)) throw;
             } catch (const py::type_error&) {
             }
         }
-        refuse_conversion(error, object, who);
+        refuse_conversion(error, object, who, elements);
     }
-    if (!is_plain_array(array)) refuse_mask(array, who);
+    if (!is_plain_array(array)) refuse_mask(array, who, elements);
     return array;
 }
 
-py::array as_array(py::handle object, const std::string& who) {
+py::array as_array(py::handle object, const std::string& who, Elements elements) {
     if (!offers_memory(object)) {
-        if (offers_dlpack(object)) return exchanged(object, who);
+        if (offers_dlpack(object)) return exchanged(object, who, elements);
         throw py::type_error(who + ": expected a numpy.ndarray or an object that shares CPU memory (buffer protocol, " +
-                             "__array_interface__ or __array__), found " + type_name(object) + "; " + advice(object));
+                             "__array_interface__ or __array__), found " + type_name(object) + "; " +
+                             advice(object, elements));
     }
-    const py::array array = converted(object, who);
+    const py::array array = converted(object, who, elements);
     // Tensors have no such method; NumPy's advice is not for them.
-    if (!KnownDTypes().of(array) && py::hasattr(object, protocols().dtype) && !py::hasattr(object, "astype")) {
+    const auto dtype = elements == Elements::indices ? index_dtype_of(array) : KnownDTypes().of(array);
+    if (!dtype && py::hasattr(object, protocols().dtype) && !py::hasattr(object, "astype")) {
         const std::string found = explained(object);
-        throw py::type_error(who + ": expected float16, bfloat16, float32 or float64, found " +
+        throw py::type_error(who + ": expected " + words_of(elements).types + ", found " +
                              (found.empty() ? type_name(object) + " of dtype " +
-                                                  py::str(array.dtype()).cast<std::string>() + "; convert it to float32"
+                                                  py::str(array.dtype()).cast<std::string>() + "; convert it to " +
+                                                  words_of(elements).dtype
                                             : found));
     }
     return array;
@@ -157,23 +165,29 @@ bool offers_memory(py::handle object) {
 py::array gradient_array(py::handle object, const std::string& who) {
     if (is_plain_array(object)) return py::reinterpret_borrow<py::array>(object);
     const auto memory = Exchange().values(object);
-    return memory ? array_over(*memory, object) : as_array(object, who);
+    return memory ? array_over(*memory, object) : as_array(object, who, Elements::numbers);
+}
+
+py::array index_array(py::handle object, const std::string& who) {
+    if (is_plain_array(object)) return py::reinterpret_borrow<py::array>(object);
+    const auto memory = Exchange().values(object, Elements::indices);
+    return memory ? array_over(*memory, object) : as_array(object, who, Elements::indices);
 }
 
 py::array value_array(py::handle object, const std::string& who) {
     if (is_plain_array(object)) return py::reinterpret_borrow<py::array>(object);
     const auto memory = Exchange().values(object);
-    return memory ? array_over(*memory, object) : converted(object, who);
+    return memory ? array_over(*memory, object) : converted(object, who, Elements::numbers);
 }
 
 py::array variable_array(py::handle object, const std::string& who) {
     if (py::isinstance<py::array>(object) || Exchange().values(object)) return gradient_array(object, who);
     // Two arrays of shared memory have one address; two copies, both alive, have two.
-    py::array first = as_array(object, who);
-    py::array second = as_array(object, who);
+    py::array first = as_array(object, who, Elements::numbers);
+    py::array second = as_array(object, who, Elements::numbers);
     if (first.data() != second.data() && offers_dlpack(object)) {
-        first = exchanged(object, who);
-        second = exchanged(object, who);
+        first = exchanged(object, who, Elements::numbers);
+        second = exchanged(object, who, Elements::numbers);
     }
     if (first.data() != second.data()) {
         throw py::type_error(who + ": expected an object that shares its memory, but this " + type_name(object) +

@@ -19,6 +19,9 @@ py::array variable_array(py::handle object, const std::string& who);
 /// The array behind a gradient: itself, or whatever its protocol gives. TypeError for an array with a mask.
 py::array gradient_array(py::handle object, const std::string& who);
 
+/// The array behind row indices: itself, or whatever its protocol gives. TypeError for an array with a mask.
+py::array index_array(py::handle object, const std::string& who);
+
 /// The array behind values that are to be copied: a gradient's, or whatever NumPy makes of lists and numbers.
 py::array value_array(py::handle object, const std::string& who);
 

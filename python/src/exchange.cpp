@@ -13,6 +13,7 @@
 namespace fusedopt::python {
 namespace {
 
+constexpr std::uint8_t integer_code = 0;  // kDLInt
 constexpr std::uint8_t float_code = 2;    // kDLFloat
 constexpr std::uint8_t bfloat_code = 4;   // kDLBfloat
 constexpr std::uint32_t known_major = 1;  // of the table
@@ -43,8 +44,15 @@ const Attributes& attributes() {
     return storage.call_once_and_store_result(make).get_stored();
 }
 
-std::optional<DType> dtype_of(const Described& described) {
+std::optional<DType> index_dtype_of(const Described& described) {
+    if (described.type_code != integer_code) return std::nullopt;
+    if (described.type_bits == 32) return DType::int32;
+    return described.type_bits == 64 ? std::optional(DType::int64) : std::nullopt;
+}
+
+std::optional<DType> dtype_of(const Described& described, Elements elements) {
     if (described.type_lanes != 1) return std::nullopt;
+    if (elements == Elements::indices) return index_dtype_of(described);
     if (described.type_code == bfloat_code && described.type_bits == 16) return DType::bfloat16;
     if (described.type_code != float_code) return std::nullopt;
     switch (described.type_bits) {
@@ -84,6 +92,12 @@ bool has_layout_of(const Tensor& tensor, const Exchange::Memory& memory) {
 
 }  // namespace
 
+const Words& words_of(Elements elements) {
+    static constexpr Words numbers{"float16, bfloat16, float32 or float64", "floating numbers", "float32"};
+    static constexpr Words indices{"int32 or int64", "integers", "int64"};
+    return elements == Elements::indices ? indices : numbers;
+}
+
 // kDLCPU, and what lies in the processor's memory for the sake of a card: kDLCUDAHost, kDLROCMHost.
 bool is_in_memory(std::int32_t device_type) {
     return device_type == 1 || device_type == 3 || device_type == 11;
@@ -118,7 +132,7 @@ const Exchange::Reader& Exchange::reader_of(py::handle tensor) {
     return reader_;
 }
 
-std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
+std::optional<Exchange::Memory> Exchange::memory(py::handle tensor, Elements elements) {
     const auto describe = reader_of(tensor).describe;
     if (!describe) return std::nullopt;
     Described found{};
@@ -126,11 +140,11 @@ std::optional<Exchange::Memory> Exchange::memory(py::handle tensor) {
         PyErr_Clear();
         return std::nullopt;
     }
-    return memory_of(found);
+    return memory_of(found, elements);
 }
 
-std::optional<Exchange::Memory> memory_of(const Described& found) {
-    const std::optional<DType> dtype = dtype_of(found);
+std::optional<Exchange::Memory> memory_of(const Described& found, Elements elements) {
+    const std::optional<DType> dtype = dtype_of(found, elements);
     if (!dtype || !is_in_memory(found.device_type) || found.rank < 0 ||
         found.rank > static_cast<std::int32_t>(most_dimensions) || (found.rank > 0 && !found.strides)) {
         return std::nullopt;
@@ -144,8 +158,8 @@ std::optional<Exchange::Memory> memory_of(const Described& found) {
     return Exchange::Memory{static_cast<std::byte*>(found.data) + found.byte_offset, *dtype, shape, found.strides};
 }
 
-std::optional<Exchange::Memory> Exchange::values(py::handle tensor, Sign& sign) {
-    std::optional<Memory> found = memory(tensor);
+std::optional<Exchange::Memory> Exchange::values(py::handle tensor, Sign& sign, Elements elements) {
+    std::optional<Memory> found = memory(tensor, elements);
     if (!found || sign.is_known(tensor, found->data)) return found;
     const py::object is_neg = reader_of(tensor).is_neg;
     if (!is_neg) return found;

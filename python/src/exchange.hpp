@@ -29,6 +29,17 @@ struct Described {
     std::uint64_t byte_offset;
 };
 
+/// What the elements of an array are for, which decides what types they may have.
+enum class Elements : std::uint8_t { numbers, indices };
+
+/// What messages say of them.
+struct Words {
+    const char* types;  // that they may have
+    const char* kind;
+    const char* dtype;  // that others can be converted to
+};
+const Words& words_of(Elements elements);
+
 /// Whether a tensor is known not to stand for what lies in its memory with the other sign. PyTorch says so in a call
 /// that takes longer than all else and lets other threads run, so a tensor that is given again is not asked again.
 class Sign {
@@ -59,13 +70,13 @@ public:
     bool reads(py::handle tensor) { return reader_of(tensor).describe; }
 
     /// Where the elements of a tensor lie, or none if an array has to tell. It is valid until other code can run.
-    std::optional<Memory> memory(py::handle tensor);
+    std::optional<Memory> memory(py::handle tensor, Elements elements = Elements::numbers);
 
     /// The same, or none as well if the tensor's values are not simply what lies there.
-    std::optional<Memory> values(py::handle tensor, Sign& sign);
-    std::optional<Memory> values(py::handle tensor) {
+    std::optional<Memory> values(py::handle tensor, Sign& sign, Elements elements = Elements::numbers);
+    std::optional<Memory> values(py::handle tensor, Elements elements = Elements::numbers) {
         Sign sign;
-        return values(tensor, sign);
+        return values(tensor, sign, elements);
     }
 
 private:
@@ -82,7 +93,7 @@ private:
 };
 
 /// What is described, if the library can read it.
-std::optional<Exchange::Memory> memory_of(const Described& described);
+std::optional<Exchange::Memory> memory_of(const Described& described, Elements elements);
 
 /// Whether a device of this number, as DLPack has them, is the processor's memory.
 bool is_in_memory(std::int32_t device_type);

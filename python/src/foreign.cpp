@@ -64,10 +64,10 @@ bool offers_dlpack(py::handle object) {
     return py::hasattr(object, "__dlpack__") && py::hasattr(object, "__dlpack_device__") && !is_true(object, "is_neg");
 }
 
-py::array dlpack_array(py::handle object, const std::string& who) {
+py::array dlpack_array(py::handle object, const std::string& who, Elements elements) {
     const auto refuse = [&](const std::string& what) {
-        throw py::type_error(who + ": expected float16, bfloat16, float32 or float64 in CPU memory, found " +
-                             type_of(object) + " " + what);
+        throw py::type_error(who + ": expected " + words_of(elements).types + " in CPU memory, found " + type_of(object) +
+                             " " + what);
     };
     const auto device = py::sequence(object.attr("__dlpack_device__")())[0].cast<std::int32_t>();
     if (!is_in_memory(device))
@@ -90,7 +90,7 @@ py::array dlpack_array(py::handle object, const std::string& who) {
         for (std::size_t d = strides.size() - 1; d-- > 0;) strides[d] = strides[d + 1] * described.shape[d + 1];
         described.strides = strides.data();
     }
-    const std::optional<Exchange::Memory> memory = memory_of(described);
+    const std::optional<Exchange::Memory> memory = memory_of(described, elements);
     if (!memory) refuse("of another element type, or without memory; give a numpy.ndarray");
     py::array array = array_over(*memory, capsule);
     if (!is_writable) array.attr("setflags")(py::arg("write") = false);

@@ -7,6 +7,8 @@
 
 #include <string>
 
+#include "exchange.hpp"
+
 namespace fusedopt::python {
 
 namespace py = pybind11;
@@ -16,7 +18,7 @@ bool offers_dlpack(py::handle object);
 
 /// The array that `__dlpack__` gives; read-only if it may not be written, or if that cannot be told. TypeError, naming
 /// `who`, for another device or element type.
-py::array dlpack_array(py::handle object, const std::string& who);
+py::array dlpack_array(py::handle object, const std::string& who, Elements elements);
 
 /// What an object is, if it cannot give an array for a reason that is known, and what to do: "a Tensor of layout
 /// torch.sparse_coo; give its .to_dense()". Otherwise empty.

@@ -96,6 +96,7 @@ public:
     virtual void set_weights(std::span<const Tensor> values) = 0;
     virtual void set_state(std::span<const Tensor> values) = 0;
     virtual void between_steps(const std::function<void()>& function) const = 0;
+    virtual void catch_up(const py::object& variable, const py::object& indices) = 0;
     virtual void finalize_variable_values(std::span<const Tensor> variables) = 0;
     virtual void begin_evaluation() = 0;
     virtual void end_evaluation() = 0;
@@ -129,6 +130,9 @@ public:
     void set_weights(std::span<const Tensor> values) final { core->set_weights(values); }
     void set_state(std::span<const Tensor> values) final { core->set_state(values); }
     void between_steps(const std::function<void()>& function) const final { core->between_steps(function); }
+    void catch_up(const py::object& variable, const py::object& indices) final {
+        python::catch_up(*core, built(), variable, indices);
+    }
     void finalize_variable_values(std::span<const Tensor> variables) final {
         core->finalize_variable_values(variables);
     }
@@ -381,6 +385,7 @@ void register_optimizers(py::module_& module) {
         .def("set_state", &set_state, py::arg("values"))
         .def("between_steps", &between_steps, py::arg("function"))
         .def("checked_arrays", &checked_arrays)
+        .def("catch_up", &Common::catch_up, py::arg("variable"), py::arg("indices"))
         .def("finalize_variable_values", &finalize_variable_values, py::arg("variables"))
         .def("begin_evaluation", &begin_evaluation)
         .def("end_evaluation", &end_evaluation)

@@ -65,6 +65,15 @@ void convert(const py::object& value, const char* name, DType& dtype) {
     refuse(name, "the name of a dtype", value);
 }
 
+void convert(const py::object& value, const char* name, RowUpdates& row_updates) {
+    for (const RowUpdates each : {RowUpdates::lazy, RowUpdates::caught_up}) {
+        if (!value.equal(py::str(std::string(to_string(each))))) continue;
+        row_updates = each;
+        return;
+    }
+    refuse(name, "'lazy' or 'caught_up'", value);
+}
+
 void convert(const py::object& value, const char* name, Hyperparameter& hyperparameter) {
     hyperparameter = python::hyperparameter(value, name);
 }
@@ -126,6 +135,9 @@ py::object shown(const Hyperparameter& number) {
 }
 py::object shown(DType dtype) {
     return py::str(std::string(to_string(dtype)));
+}
+py::object shown(RowUpdates row_updates) {
+    return py::str(std::string(to_string(row_updates)));
 }
 template <class Value>
 py::object shown(const std::optional<Value>& value) {

@@ -48,6 +48,10 @@ std::optional<Value> other(const std::optional<Value>& present, const fusedopt::
     if (present) return std::nullopt;
     return other(Value(2), domain);
 }
+fusedopt::RowUpdates other(fusedopt::RowUpdates present, const fusedopt::Domain&) {
+    using enum fusedopt::RowUpdates;
+    return present == lazy ? caught_up : lazy;
+}
 fusedopt::Muon::MatrixProduct other(const fusedopt::Muon::MatrixProduct&, const fusedopt::Domain&) {
     return [](const Tensor& a, const Tensor& b, const Tensor& product) {
         multiply(a, b, product);

@@ -6,6 +6,7 @@
 
 #include <fusedopt/excluding.hpp>
 #include <fusedopt/fields.hpp>
+#include <fusedopt/gradients.hpp>
 #include <fusedopt/hosted.hpp>
 #include <fusedopt/loss_scale_optimizer.hpp>
 #include <fusedopt/multi_optimizer.hpp>

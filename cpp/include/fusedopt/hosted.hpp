@@ -20,6 +20,7 @@ namespace fusedopt {
 struct HostedVariable {
     Tensor variable = {};              // float16, bfloat16, float32 or float64
     Tensor gradient = {};              // none: the rule leaves the variable as it is
+    Tensor indices = {};               // of the rows that the gradient is for, as in RowGradient; none: it is dense
     std::array<Tensor, 3> slots = {};  // those of the rule, in its order; float64 if the variable is, else float32
     Tensor average = {};               // the moving average, of the same dtype as the slots; none: not kept
     Tensor master = {};     // a float32 copy of a variable of 16 bits, which a value written to the variable wins over

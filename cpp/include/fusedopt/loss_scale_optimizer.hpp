@@ -50,12 +50,12 @@ public:
     void rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds = std::nullopt);
 
     /// One step on scaled gradients. False if it was skipped because a gradient was not finite.
-    bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
-    bool apply(std::initializer_list<Tensor> gradients) {
+    bool apply(Gradients gradients, std::optional<std::int64_t> builds = std::nullopt);
+    bool apply(std::initializer_list<Gradient> gradients) {
         return apply(std::span(gradients.begin(), gradients.size()));
     }
-    bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
-    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+    bool apply(Gradients gradients, std::span<const Tensor> variables);
+    bool apply(Gradients gradients, std::span<const std::size_t> indices,
                std::optional<std::int64_t> builds = std::nullopt);
 
     /// The wrapped Optimizer. Throws std::invalid_argument if it is a MultiOptimizer.
@@ -97,6 +97,10 @@ public:
     void between_steps(const std::function<void()>& function) const;
 
     /// The inner optimizer's.
+    void catch_up();
+    void catch_up(const Tensor& variable, const Tensor& indices);
+
+    /// The inner optimizer's.
     void begin_evaluation();
     void end_evaluation();
     bool evaluating() const;
@@ -106,7 +110,7 @@ private:
     using Inner = std::variant<std::shared_ptr<Optimizer>, std::shared_ptr<MultiOptimizer>>;
 
     LossScaleOptimizer(LossScaleOptions options, Inner inner);
-    bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice);
+    bool step(Gradients gradients, const Optimizer::Choice& choice);
     std::vector<NamedTensor> listed(Listing listing) const;
     void load(Listing listing, std::span<const Tensor> values);
     template <class Function>

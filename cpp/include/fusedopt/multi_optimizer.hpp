@@ -49,12 +49,12 @@ public:
     void rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds = std::nullopt);
 
     /// False if the step was skipped because a gradient was not finite.
-    bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
-    bool apply(std::initializer_list<Tensor> gradients) {
+    bool apply(Gradients gradients, std::optional<std::int64_t> builds = std::nullopt);
+    bool apply(std::initializer_list<Gradient> gradients) {
         return apply(std::span(gradients.begin(), gradients.size()));
     }
-    bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
-    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+    bool apply(Gradients gradients, std::span<const Tensor> variables);
+    bool apply(Gradients gradients, std::span<const std::size_t> indices,
                std::optional<std::int64_t> builds = std::nullopt);
 
     std::span<const std::shared_ptr<Optimizer>> optimizers() const;
@@ -96,6 +96,10 @@ public:
     /// `state()` and from the variables themselves is then all of one moment. Steps on other threads wait. It may call
     /// this object, but must not wait for another thread that does.
     void between_steps(const std::function<void()>& function) const;
+
+    /// Gives rows what they have missed under RowUpdates::caught_up: all rows of all variables, or some of one.
+    void catch_up();
+    void catch_up(const Tensor& variable, const Tensor& indices);
 
     /// Writes the averages of the optimizers that keep them into their variables; all built ones, in their order.
     void finalize_variable_values(std::span<const Tensor> variables);

@@ -12,14 +12,25 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
 #include <fusedopt/fields.hpp>
+#include <fusedopt/gradients.hpp>
 #include <fusedopt/rules.hpp>
 #include <fusedopt/tensor.hpp>
 
 namespace fusedopt {
+
+/// What a step with a RowGradient means for the rows of the variable that it leaves out.
+enum class RowUpdates : std::uint8_t {
+    lazy,       // nothing: they stand still, decay and slots too
+    caught_up,  // what a gradient of zero does to them, all at once when they are touched or read next
+};
+
+/// "lazy" or "caught_up".
+std::string_view to_string(RowUpdates row_updates);
 
 /// What every rule can do besides its formula. Names and meaning are Keras 3's.
 struct Options {
@@ -35,6 +46,7 @@ struct Options {
     std::optional<std::int64_t> gradient_accumulation_steps = {};
     bool skip_nonfinite =
         false;  // not Keras's: a step with a NaN or infinity in a gradient changes nothing but a count
+    RowUpdates row_updates = RowUpdates::lazy;  // not Keras's
 
     static constexpr const char* name = "Options";
     static constexpr auto fields() {
@@ -48,7 +60,7 @@ struct Options {
             Field("ema_overwrite_frequency", &Options::ema_overwrite_frequency, domains::integer_from_1),
             Field("loss_scale_factor", &Options::loss_scale_factor, domains::positive),
             Field("gradient_accumulation_steps", &Options::gradient_accumulation_steps, domains::integer_from_2),
-            Field("skip_nonfinite", &Options::skip_nonfinite));
+            Field("skip_nonfinite", &Options::skip_nonfinite), Field("row_updates", &Options::row_updates));
     }
 };
 
@@ -103,18 +115,23 @@ public:
     /// One step: a gradient for each built variable, in order; an empty Tensor if there is none. False if
     /// skip_nonfinite is on and the step was skipped because a gradient was not finite.
     ///
+    /// A RowGradient costs what its rows cost, whatever the size of the table. Its values count for norms, clips and
+    /// the overflow check once those of equal rows are summed. Rows that it leaves out stand still, or follow later:
+    /// see RowUpdates. With use_ema every step passes over the whole table, for its average. Lamb, Adafactor and Muon's
+    /// matrices take no RowGradient, as they need the whole variable; nor does gradient_accumulation_steps.
+    ///
     /// Another thread may build again while the gradients are put in order. If it may, give what `builds()` was before;
     /// std::invalid_argument if it is another now.
-    bool apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds = std::nullopt);
-    bool apply(std::initializer_list<Tensor> gradients) {
+    bool apply(Gradients gradients, std::optional<std::int64_t> builds = std::nullopt);
+    bool apply(std::initializer_list<Gradient> gradients) {
         return apply(std::span(gradients.begin(), gradients.size()));
     }
 
     /// One step for these variables only, recognised by their memory.
-    bool apply(std::span<const Tensor> gradients, std::span<const Tensor> variables);
+    bool apply(Gradients gradients, std::span<const Tensor> variables);
 
     /// The same, for variables given by their places in build, in any order. Nothing has to be looked up.
-    bool apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+    bool apply(Gradients gradients, std::span<const std::size_t> indices,
                std::optional<std::int64_t> builds = std::nullopt);
 
     /// Updates done so far: calls() divided by gradient_accumulation_steps, if that is set.
@@ -176,6 +193,12 @@ public:
     /// themselves is then all of one moment. Steps on other threads wait. It may call this object, but must not wait
     /// for another thread that does.
     void between_steps(const std::function<void()>& function) const;
+
+    /// Gives rows what they have missed under RowUpdates::caught_up: all rows of all variables, or some of one variable.
+    /// Before a forward pass, that is the rows which it will read. `indices` are as in RowGradient; none: all of its
+    /// rows. With RowUpdates::lazy there is nothing to do.
+    void catch_up();
+    void catch_up(const Tensor& variable, const Tensor& indices);
 
     /// Writes the averages into the variables, which must be the built ones in their order. Does nothing without EMA.
     void finalize_variable_values(std::span<const Tensor> variables);

@@ -4,9 +4,9 @@
 #include <fusedopt/language.hpp>
 
 #include <array>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <ranges>
 #include <span>
 #include <string_view>
@@ -15,13 +15,30 @@
 
 namespace fusedopt {
 
-/// Element types. Variables and gradients hold any of the four floating types; int64 occurs in optimizer state only.
-enum class DType : std::uint8_t { float16, bfloat16, float32, float64, int64 };
+/// Element types. Variables and gradients hold any of the four floating types, row indices one of the two integers.
+/// int64 occurs in optimizer state, too.
+enum class DType : std::uint8_t { float16, bfloat16, float32, float64, int32, int64 };
+
+constexpr bool is_floating(DType dtype) {
+    return dtype <= DType::float64;
+}
 
 /// The bytes that an element of `dtype` takes.
 constexpr std::size_t item_size(DType dtype) {
-    return dtype <= DType::bfloat16 ? 2 : dtype == DType::float32 ? 4 : 8;
+    return dtype <= DType::bfloat16 ? 2 : dtype == DType::float32 || dtype == DType::int32 ? 4 : 8;
 }
+
+/// Of C++'s numbers that have one.
+template <class Number>
+inline constexpr std::optional<DType> dtype_of = std::nullopt;
+template <>
+inline constexpr std::optional<DType> dtype_of<float> = DType::float32;
+template <>
+inline constexpr std::optional<DType> dtype_of<double> = DType::float64;
+template <>
+inline constexpr std::optional<DType> dtype_of<std::int32_t> = DType::int32;
+template <>
+inline constexpr std::optional<DType> dtype_of<std::int64_t> = DType::int64;
 
 /// As many as NumPy's arrays can have.
 inline constexpr std::size_t most_dimensions = 64;
@@ -43,15 +60,13 @@ public:
     Tensor(const void* data, DType dtype, std::span<const std::int64_t> shape,
            std::span<const std::int64_t> strides = {});
 
-    /// Views a std::vector, std::array, std::span ... of float or double as one dimension.
+    /// Views a std::vector, std::array, std::span ... of float, double or integers as one dimension.
     template <std::ranges::contiguous_range Range>
         requires std::ranges::sized_range<Range> &&
                  (std::is_lvalue_reference_v<Range> || std::ranges::borrowed_range<Range>) &&
-                 (std::same_as<std::ranges::range_value_t<Range>, float> ||
-                  std::same_as<std::ranges::range_value_t<Range>, double>)
+                 (dtype_of<std::ranges::range_value_t<Range>>.has_value())
     explicit Tensor(Range&& elements)
-        : Tensor(std::ranges::data(elements),
-                 sizeof(std::ranges::range_value_t<Range>) == 4 ? DType::float32 : DType::float64,
+        : Tensor(std::ranges::data(elements), *dtype_of<std::ranges::range_value_t<Range>>,
                  std::array{static_cast<std::int64_t>(std::ranges::size(elements))}) {}
 
     /// False for "no gradient".

@@ -95,13 +95,22 @@ Optimizer::State::Construction Optimizer::State::construct(const Given& given, s
     made.sums_of_squares.resize(tiles);
     made.last_step_with_gradient.assign(made.jobs.size(), 0);
     made.common.resize(branches.size());
+    made.histories.resize(made.jobs.size());
+    for (std::size_t i = 0; i < made.jobs.size() && options.row_updates == RowUpdates::caught_up; ++i) {
+        const Tensor& tensor = made.layout.variables[i].tensor;
+        const RuleSpec& branch = branch_of(made.jobs[i]);
+        if (built[i] != unknown || branch.only_lazy || tensor.rank() == 0 || tensor.size() == 0) continue;
+        made.histories[i] = History(tensor.shape()[0], branch.mover);
+    }
     return made;
 }
 
 // Views of the state may be in use, so no array moves and none is freed.
 void Optimizer::State::adopt(Construction&& made) noexcept {
     for (std::size_t i = 0; i < made.derived.size(); ++i) {
-        if (made.layout.built[i] != unknown) made.derived[i] = std::move(derived[made.layout.built[i]]);
+        if (made.layout.built[i] == unknown) continue;
+        made.derived[i] = std::move(derived[made.layout.built[i]]);
+        made.histories[i] = std::move(histories[made.layout.built[i]]);
     }
     for (Arena& arena : arenas) made.arenas.push_back(std::move(arena));
     arenas = std::move(made.arenas);
@@ -116,6 +125,7 @@ void Optimizer::State::adopt(Construction&& made) noexcept {
     sums_of_squares = std::move(made.sums_of_squares);
     last_step_with_gradient = std::move(made.last_step_with_gradient);
     common = std::move(made.common);
+    histories = std::move(made.histories);
     excluded.clear();
     is_built = true;
     ++builds;

@@ -11,6 +11,7 @@
 #include <string>
 
 #include <fusedopt/fields.hpp>
+#include <fusedopt/optimizer.hpp>
 #include <fusedopt/rules.hpp>
 
 namespace fusedopt {
@@ -43,6 +44,7 @@ inline void require_below_one(const char* name, double value) {
 // A hyperparameter by its type. One that is a function of the step is checked when it is called.
 inline void require_field(const char*, bool, const Domain&) {}
 inline void require_field(const char*, DType, const Domain&) {}
+inline void require_field(const char*, RowUpdates, const Domain&) {}
 inline void require_field(const char* name, double value, const Domain& domain) {
     require(name, value, domain);
 }

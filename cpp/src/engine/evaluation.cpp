@@ -66,6 +66,7 @@ void Optimizer::State::prepare_evaluation() {
 }
 
 void Optimizer::State::begin_evaluation() noexcept {
+    catch_up_all();
     const FloatEnvironment environment;
     const bool has_any = has_evaluation_weights() && calls > 0;  // before the first step there is nothing to average
     std::byte* aside = evaluation.training.get();

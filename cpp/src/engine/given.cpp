@@ -11,8 +11,9 @@ namespace {
 
 void check_variable(const Tensor& tensor, const std::string& who) {
     if (!tensor) throw std::invalid_argument(who + ": expected an array, found none");
-    if (tensor.dtype() == DType::int64) {
-        throw std::invalid_argument(who + ": expected float16, bfloat16, float32 or float64, found int64");
+    if (!is_floating(tensor.dtype())) {
+        throw std::invalid_argument(who + ": expected float16, bfloat16, float32 or float64, found " +
+                                    std::string(to_string(tensor.dtype())));
     }
     if (!tensor.is_writable()) {
         throw std::invalid_argument(who + ": expected writable memory, found a read-only array; pass a writable copy");

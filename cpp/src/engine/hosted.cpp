@@ -50,8 +50,8 @@ struct Checks {
     }
 
     void require_floating(std::int32_t what, const Tensor& tensor) const {
-        if (tensor.dtype() != DType::int64) return;
-        refuse(what, "expected float16, bfloat16, float32 or float64, found int64");
+        if (is_floating(tensor.dtype())) return;
+        refuse(what, "expected float16, bfloat16, float32 or float64, found " + std::string(to_string(tensor.dtype())));
     }
 
     void require_shape(std::int32_t what, const Tensor& tensor) const {
@@ -113,6 +113,8 @@ void HostedStep::State::check(std::span<const HostedGroup> groups, const HostedO
     kinds_.clear();
     plan_.clear();
     updated_.clear();
+    rows_.begin();
+    tiles_ = row_tiles_ = 0;
     memory_.begin();
     products_.clear();
     std::size_t dimensions = 0;
@@ -125,6 +127,7 @@ void HostedStep::State::check(std::span<const HostedGroup> groups, const HostedO
         check_group(groups[k]);
         for (std::size_t i = 0; i < groups[k].variables.size(); ++i) add(groups[k].variables[i], k, i);
     }
+    rows_.prepare();
     const HostedMemory::Overlap overlap = memory_.find_overlap();
     if (!overlap.one) return;
     const auto text = [&](const HostedMemory::Part& part) {
@@ -185,6 +188,9 @@ void HostedStep::State::add(HostedVariable& variable, std::size_t group, std::si
     const Tensor& tensor = variable.variable;
     const RuleSpec& spec = *specs_[group];
     const Checks checks{variable, spec, group, index};
+    if (variable.indices && !variable.gradient) {
+        checks.refuse(of_gradient, "expected values with the indices, found none");
+    }
     if (!variable.gradient && !variable.average) return;
     if (!tensor) checks.refuse(of_variable, "expected an array, found none");
     checks.require_floating(of_variable, tensor);
@@ -232,19 +238,43 @@ void HostedStep::State::add(HostedVariable& variable, std::size_t group, std::si
             checks.refuse(of_variable, "step: expected the number of an update, from 1 to 2^53, found " +
                                            std::to_string(variable.step));
         }
-        checks.require_floating(of_gradient, variable.gradient);
-        checks.require_shape(of_gradient, variable.gradient);
-        set_gradient(job, variable.gradient);
-        if (job.size > 0) memory_.add_read(variable.gradient, part(of_gradient));
+        if (variable.indices) {
+            set_rows(job, variable, group, index);
+        } else {
+            checks.require_floating(of_gradient, variable.gradient);
+            checks.require_shape(of_gradient, variable.gradient);
+            set_gradient(job, variable.gradient);
+        }
+        if (variable.gradient.size() > 0) memory_.add_read(variable.gradient, part(of_gradient));
     }
     const std::size_t kind = kind_of(group, variable);
     job.branch = static_cast<std::uint16_t>(kind);
     if (variable.gradient && !spec.numbers.empty()) products_.push_back({&variable.product, kind});
     if (job.size == 0) return;
-    job.first_partial = jobs_.empty() ? 0 : jobs_.back().first_partial + tile_count(jobs_.back());
-    if (variable.gradient) updated_.add(jobs_.size(), job.size);
-    plan_.add(jobs_.size(), job.size);
+    if (job.work != kernel::Work::rows) {
+        job.first_partial = tiles_;
+        tiles_ += tile_count(job);
+    }
+    if (job.gradient) updated_.add(jobs_.size(), job.size);
+    if (job.gradient || job.average) plan_.add(jobs_.size(), job.size);
     jobs_.push_back(job);
+}
+
+void HostedStep::State::set_rows(kernel::Job& job, const HostedVariable& variable, std::size_t group,
+                                 std::size_t index) {
+    const auto who = [&] { return parameter_name(group, index) + ": gradient"; };
+    if (!order_.is_plain()) {
+        throw std::invalid_argument(who() + ": expected a dense one, as the variable is not C-contiguous, found one of "
+                                            "rows; give a contiguous variable");
+    }
+    rows_.add(jobs_.size(), variable.variable, variable.gradient, variable.indices, who);
+    job.work = kernel::Work::rows;
+    // Far from the numbers of all other tiles.
+    job.first_partial = (std::size_t{1} << (std::numeric_limits<std::size_t>::digits - 2)) + row_tiles_;
+    if (job.size > 0) {
+        const std::int64_t row_size = job.size / variable.variable.shape()[0];
+        row_tiles_ += static_cast<std::size_t>((row_size + kernel::tile - 1) / kernel::tile * variable.variable.shape()[0]);
+    }
 }
 
 void HostedStep::State::set_gradient(kernel::Job& job, const Tensor& gradient) {
@@ -263,8 +293,7 @@ bool HostedStep::State::measure(const HostedOptions& options) {
     norm_.reset();
     const bool needs_norm = options.max_norm || options.clipnorm;
     if (!needs_norm && !options.skip_nonfinite) return true;
-    const std::size_t tiles = jobs_.empty() ? 0 : jobs_.back().first_partial + tile_count(jobs_.back());
-    if (sums_of_squares_.size() < tiles) sums_of_squares_.resize(tiles);
+    if (sums_of_squares_.size() < tiles_) sums_of_squares_.resize(tiles_);
     const auto measure_stretch = current_kernels().measure;
     std::atomic<bool> is_finite = true;
     updated_.run_stretches(updated_.threads(), jobs_, [&](const kernel::Stretch& stretch) {
@@ -272,13 +301,14 @@ bool HostedStep::State::measure(const HostedOptions& options) {
             is_finite.store(false, std::memory_order_relaxed);
         }
     });
+    if (!rows_.measure(options.unscale, jobs_)) is_finite = false;
     if (needs_norm) {
         const FloatEnvironment environment;
         double sum = 0.0;
-        for (kernel::Job& job : jobs_) {
-            if (!job.gradient) continue;
-            double of_job = 0.0;
-            for (std::size_t k = 0; k < tile_count(job); ++k) of_job += sums_of_squares_[job.first_partial + k];
+        for (std::size_t i = 0; i < jobs_.size(); ++i) {
+            kernel::Job& job = jobs_[i];
+            if (!job.gradient && job.work != kernel::Work::rows) continue;
+            const double of_job = sum_of_squares(i);
             if (options.clipnorm) {
                 job.clip_factor = clip_factor(options.unscale * std::sqrt(of_job), *options.clipnorm);
             }
@@ -287,6 +317,14 @@ bool HostedStep::State::measure(const HostedOptions& options) {
         norm_ = options.unscale * std::sqrt(sum);
     }
     return is_finite || !options.skip_nonfinite;
+}
+
+double HostedStep::State::sum_of_squares(std::size_t i) const {
+    const kernel::Job& job = jobs_[i];
+    if (job.work == kernel::Work::rows) return rows_.sum_of_squares(i);
+    double sum = 0.0;
+    for (std::size_t k = 0; k < tile_count(job); ++k) sum += sums_of_squares_[job.first_partial + k];
+    return sum;
 }
 
 void HostedStep::State::evaluate(std::span<const HostedGroup> groups, const HostedOptions& options) {
@@ -325,6 +363,12 @@ void HostedStep::State::evaluate(std::span<const HostedGroup> groups, const Host
 
 void HostedStep::State::commit() {
     const kernel::Kernels& kernels = current_kernels();
+    rows_.run(jobs_, [&](const RowBatch& batch) {
+        const kernel::Job& table = jobs_[batch.table.variable];
+        const RuleSpec& spec = *specs_[kinds_[table.branch].group];
+        const auto& functions = kernels.update[static_cast<std::size_t>(*spec.kernel)];
+        functions[table.computes_in_double](steps_[table.branch], batch.stretch());
+    });
     run_kinds(plan_, plan_.threads(), jobs_, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
         const RuleSpec& spec = *specs_[kinds_[job.branch].group];
         const auto& functions = job.work == kernel::Work::update

@@ -13,6 +13,7 @@
 #include "engine/hosted_memory.hpp"
 #include "engine/hosted_rules.hpp"
 #include "engine/plan.hpp"
+#include "engine/rows.hpp"
 #include "kernel/kernel.hpp"
 
 namespace fusedopt {
@@ -39,6 +40,8 @@ private:
     void check_group(const HostedGroup& group);
     void add(HostedVariable& variable, std::size_t group, std::size_t index);
     void set_gradient(kernel::Job& job, const Tensor& gradient);
+    void set_rows(kernel::Job& job, const HostedVariable& variable, std::size_t group, std::size_t index);
+    double sum_of_squares(std::size_t i) const;
     std::size_t kind_of(std::size_t group, const HostedVariable& variable);
     bool measure(const HostedOptions& options);
     void evaluate(std::span<const HostedGroup> groups, const HostedOptions& options);
@@ -52,7 +55,10 @@ private:
     std::vector<std::size_t> sorted_kinds_;  // those of the group at hand, by count and product
     std::vector<Product> products_;
     SweepPlan plan_;
-    SweepPlan updated_;                  // without those of which only the average moves
+    SweepPlan updated_;                  // those with a dense gradient
+    Rows rows_;
+    std::size_t tiles_ = 0;
+    std::size_t row_tiles_ = 0;          // of tables, which random rounding numbers apart from all others
     std::vector<std::int64_t> extents_;  // of gradients that are not contiguous in their variable's order
     std::vector<double> sums_of_squares_;
     MemoryOrder order_;

@@ -86,6 +86,7 @@ void load(State& state, Listing listing, std::span<const Tensor> values) {
     state.append_to(listing);
     const Loading loading(std::move(listing), values);
     const auto numbers = state.numbers_after(loading);
+    state.catch_up_all();
     loading.copy();
     state.settle(loading, numbers);
 }

@@ -90,20 +90,20 @@ void LossScaleOptimizer::rebind(std::span<const Tensor> variables, std::optional
     std::visit([&](const auto& inner) { inner->rebind(variables, builds); }, inner_);
 }
 
-bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
+bool LossScaleOptimizer::apply(Gradients gradients, std::optional<std::int64_t> builds) {
     return step(gradients, {{}, builds});
 }
 
-bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
+bool LossScaleOptimizer::apply(Gradients gradients, std::span<const Tensor> variables) {
     return step(gradients, {variables});
 }
 
-bool LossScaleOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+bool LossScaleOptimizer::apply(Gradients gradients, std::span<const std::size_t> indices,
                                std::optional<std::int64_t> builds) {
     return step(gradients, {indices, builds});
 }
 
-bool LossScaleOptimizer::step(std::span<const Tensor> gradients, const Optimizer::Choice& choice) {
+bool LossScaleOptimizer::step(Gradients gradients, const Optimizer::Choice& choice) {
     return with_inner([&](auto& state) {
         Counters& own = *counters_;
         require_scale("dynamic_scale", static_cast<double>(own.dynamic_scale));
@@ -212,6 +212,7 @@ void LossScaleOptimizer::Counters::append_to(Listing& listing) {
 std::vector<NamedTensor> LossScaleOptimizer::listed(Listing listing) const {
     return with_inner([&](auto& state) {
         counters_->append_to(listing);
+        state.catch_up_all();
         state.append_to(listing);
         return listing.tensors();
     });
@@ -228,6 +229,14 @@ void LossScaleOptimizer::load(Listing listing, std::span<const Tensor> values) {
 
 void LossScaleOptimizer::between_steps(const std::function<void()>& function) const {
     std::visit([&](const auto& inner) { inner->between_steps(function); }, inner_);
+}
+
+void LossScaleOptimizer::catch_up() {
+    std::visit([](const auto& inner) { inner->catch_up(); }, inner_);
+}
+
+void LossScaleOptimizer::catch_up(const Tensor& variable, const Tensor& indices) {
+    std::visit([&](const auto& inner) { inner->catch_up(variable, indices); }, inner_);
 }
 
 void LossScaleOptimizer::begin_evaluation() {

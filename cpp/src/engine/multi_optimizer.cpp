@@ -37,17 +37,17 @@ void MultiOptimizer::rebind(std::span<const Tensor> variables, std::optional<std
     state_->rebind(variables, builds);
 }
 
-bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
+bool MultiOptimizer::apply(Gradients gradients, std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {{}, builds}, {reciprocal(state_->loss_scale_factor), false});
 }
 
-bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
+bool MultiOptimizer::apply(Gradients gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
 }
 
-bool MultiOptimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+bool MultiOptimizer::apply(Gradients gradients, std::span<const std::size_t> indices,
                            std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {indices, builds}, {reciprocal(state_->loss_scale_factor), false});
@@ -110,6 +110,7 @@ double MultiOptimizer::loss_scale_factor() const {
 std::vector<NamedTensor> MultiOptimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::keras);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }
@@ -122,6 +123,7 @@ void MultiOptimizer::set_weights(std::span<const Tensor> values) {
 std::vector<NamedTensor> MultiOptimizer::state() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::complete);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }
@@ -134,6 +136,16 @@ void MultiOptimizer::set_state(std::span<const Tensor> values) {
 void MultiOptimizer::between_steps(const std::function<void()>& function) const {
     const std::lock_guard lock(state_->mutex);
     state_->between_steps(function);
+}
+
+void MultiOptimizer::catch_up() {
+    const std::lock_guard lock(state_->mutex);
+    state_->catch_up();
+}
+
+void MultiOptimizer::catch_up(const Tensor& variable, const Tensor& indices) {
+    const std::lock_guard lock(state_->mutex);
+    state_->catch_up(variable, indices);
 }
 
 void MultiOptimizer::finalize_variable_values(std::span<const Tensor> variables) {

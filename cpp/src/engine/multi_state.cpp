@@ -115,7 +115,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
         const std::vector<Tensor>& variables = part.tensors;
         const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
-        new_parts.push_back({places_of_part, std::vector<std::size_t>(variables.size()), 0, 0.0});
+        new_parts.push_back({std::vector<Gradient>(places_of_part.begin(), places_of_part.end()), std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
     std::vector<Participant> new_participants;
     new_participants.reserve(optimizers.size());
@@ -238,6 +238,24 @@ void MultiOptimizer::State::end_evaluation() {
         if (optimizer->state_->is_evaluating) optimizer->state_->end_evaluation();
     }
     is_evaluating = false;
+}
+
+void MultiOptimizer::State::catch_up() {
+    require_built("catch_up");
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("catch_up");
+    for (const auto& optimizer : optimizers) optimizer->state_->catch_up();
+}
+
+void MultiOptimizer::State::catch_up_all() {
+    const Locks locks = lock_all();
+    for (const auto& optimizer : optimizers) optimizer->state_->catch_up_all();
+}
+
+void MultiOptimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
+    require_built("catch_up");
+    const Locks locks = lock_all();
+    optimizers[place_of("catch_up", variable).optimizer]->state_->catch_up(variable, indices);
 }
 
 void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {

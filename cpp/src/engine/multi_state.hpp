@@ -24,7 +24,7 @@ struct MultiOptimizer::State {
     void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                std::span<const std::string> names);
     void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
-    bool step(std::span<const Tensor> gradients, const Optimizer::Choice& choice, const Scaling& scaling);
+    bool step(Gradients gradients, const Optimizer::Choice& choice, const Scaling& scaling);
     void set_options(std::optional<double> loss_scale_factor, std::optional<double> global_clipnorm,
                      bool skip_nonfinite);
     void set_loss_scale_factor(std::optional<double> factor);
@@ -36,6 +36,9 @@ struct MultiOptimizer::State {
     std::vector<std::vector<double>> numbers_after(const Loading& loading) const;  // of each optimizer
     void settle(const Loading& loading, const std::vector<std::vector<double>>& loaded_numbers) noexcept;
     void between_steps(const std::function<void()>& function) const;
+    void catch_up();
+    void catch_up(const Tensor& variable, const Tensor& indices);
+    void catch_up_all();
     void finalize(std::span<const Tensor> tensors);
     void begin_evaluation();
     void end_evaluation();
@@ -64,7 +67,7 @@ private:
 
     /// An optimizer's part of a call.
     struct Part {
-        std::vector<Tensor> gradients;
+        std::vector<Gradient> gradients;
         std::vector<std::size_t> indices;  // which of its variables they are for
         std::size_t count;                 // how many of both belong to the call
         double factor;                     // on its sums of squares, in a norm; 0: it has no part in it
@@ -89,7 +92,7 @@ private:
     void count_skipped_step();
     bool can_skip() const;
     std::optional<double> measured_norm();
-    Place place_of(const Tensor& tensor) const;
+    Place place_of(const char* function, const Tensor& tensor) const;
     Place place_at(std::size_t position, const Optimizer::Choice& choice) const;
     void check_apart(const Tensor& gradient, std::size_t owner) const;
 

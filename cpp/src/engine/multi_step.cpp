@@ -9,19 +9,19 @@
 
 namespace fusedopt {
 
-MultiOptimizer::State::Place MultiOptimizer::State::place_of(const Tensor& tensor) const {
+MultiOptimizer::State::Place MultiOptimizer::State::place_of(const char* function, const Tensor& tensor) const {
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         const std::size_t index = optimizers[k]->state_->find(tensor);
         if (index != unknown) return {k, index};
     }
-    throw std::invalid_argument("apply: expected variables given to build, found an array of shape " +
+    throw std::invalid_argument(std::string(function) + ": expected variables given to build, found an array of shape " +
                                 to_string(tensor.shape()) + " in other memory");
 }
 
 MultiOptimizer::State::Place MultiOptimizer::State::place_at(std::size_t position,
                                                              const Optimizer::Choice& choice) const {
     using Choice = Optimizer::Choice;
-    if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) return place_of((*tensors)[position]);
+    if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) return place_of("apply", (*tensors)[position]);
     const auto* indices = std::get_if<Choice::Indices>(&choice.by);
     return places[indices ? checked_index(*indices, position, places.size()) : position];
 }
@@ -66,7 +66,7 @@ std::optional<double> MultiOptimizer::State::measured_norm() {
     return unit * std::sqrt(sum);
 }
 
-bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimizer::Choice& choice,
+bool MultiOptimizer::State::step(Gradients gradients, const Optimizer::Choice& choice,
                                  const Scaling& scaling) {
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
@@ -83,13 +83,14 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimi
     for (Part& part : parts) part.count = 0;
     for (std::size_t i = 0; i < gradients.size(); ++i) {
         const Place place = place_at(i, choice);
-        check_apart(gradients[i], place.optimizer);
+        check_apart(gradients.values(i), place.optimizer);
         Part& part = parts[place.optimizer];
         if (part.count == part.indices.size()) {  // some variable is there twice
             part.gradients.emplace_back();
             part.indices.emplace_back();
         }
-        part.gradients[part.count] = gradients[i];
+        part.gradients[part.count].values = gradients.values(i);
+        part.gradients[part.count].indices = gradients.indices(i) ? *gradients.indices(i) : Tensor();
         part.indices[part.count] = place.index;
         ++part.count;
     }
@@ -100,7 +101,7 @@ bool MultiOptimizer::State::step(std::span<const Tensor> gradients, const Optimi
         const Part& part = parts[k];
         if (part.count == 0) continue;
         participants.push_back({optimizers[k]->state_.get(),
-                                std::span(part.gradients).first(part.count),
+                                std::span<const Gradient>(part.gradients).first(part.count),
                                 {std::span(part.indices).first(part.count)},
                                 scaling_of_all});
     }

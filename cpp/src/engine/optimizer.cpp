@@ -39,17 +39,17 @@ std::int64_t Optimizer::builds() const {
     return state_->builds;
 }
 
-bool Optimizer::apply(std::span<const Tensor> gradients, std::optional<std::int64_t> builds) {
+bool Optimizer::apply(Gradients gradients, std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {{}, builds}, {reciprocal(state_->loss_scale_factor), false});
 }
 
-bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const Tensor> variables) {
+bool Optimizer::apply(Gradients gradients, std::span<const Tensor> variables) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
 }
 
-bool Optimizer::apply(std::span<const Tensor> gradients, std::span<const std::size_t> indices,
+bool Optimizer::apply(Gradients gradients, std::span<const std::size_t> indices,
                       std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {indices, builds}, {reciprocal(state_->loss_scale_factor), false});
@@ -125,6 +125,7 @@ void Optimizer::set_global_norm(std::optional<double> global_norm) {
 std::vector<NamedTensor> Optimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::keras);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }
@@ -137,6 +138,7 @@ void Optimizer::set_weights(std::span<const Tensor> values) {
 std::vector<NamedTensor> Optimizer::state() const {
     const std::lock_guard lock(state_->mutex);
     Listing listing(Extent::complete);
+    state_->catch_up_all();
     state_->append_to(listing);
     return listing.tensors();
 }
@@ -170,6 +172,16 @@ void Optimizer::end_evaluation() {
 bool Optimizer::evaluating() const {
     const std::lock_guard lock(state_->mutex);
     return state_->is_evaluating;
+}
+
+void Optimizer::catch_up() {
+    const std::lock_guard lock(state_->mutex);
+    state_->catch_up();
+}
+
+void Optimizer::catch_up(const Tensor& variable, const Tensor& indices) {
+    const std::lock_guard lock(state_->mutex);
+    state_->catch_up(variable, indices);
 }
 
 void Optimizer::finalize_variable_values(std::span<const Tensor> variables) {

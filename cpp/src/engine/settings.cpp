@@ -60,6 +60,10 @@ void require_decoupled(Rule& rule, std::span<const RuleSpec> branches) {
 
 }  // namespace
 
+std::string_view to_string(RowUpdates row_updates) {
+    return row_updates == RowUpdates::lazy ? "lazy" : "caught_up";
+}
+
 void Takeovers::add(const std::shared_ptr<const Takeover>& takeover) {
     std::erase_if(takeovers_, [](const auto& other) { return other.expired(); });
     takeovers_.push_back(takeover);
@@ -95,6 +99,18 @@ void require_no_clip(const Options& options, const std::string& where) {
     check("global_clipnorm", options.global_clipnorm);
 }
 
+// Muon has a branch that can, so it is not refused, though its matrices take no rows.
+void Optimizer::State::require_row_updates(const Options& wanted, std::span<const RuleSpec> of_branches) const {
+    if (wanted.row_updates == RowUpdates::lazy) return;
+    const auto refuse = [](const std::string& reason) {
+        throw std::invalid_argument("row_updates: expected \"lazy\", as " + reason + ", found \"caught_up\"");
+    };
+    if (wanted.use_ema) refuse("with use_ema the averages follow every row in every step");
+    if (std::ranges::all_of(of_branches, [](const RuleSpec& branch) { return branch.only_lazy; })) {
+        refuse(of_branches[0].only_lazy);
+    }
+}
+
 Optimizer::State::State(Rule rule_, Options options_)
     : rule(std::move(rule_)),
       branches(branches_of(rule)),
@@ -104,6 +120,7 @@ Optimizer::State::State(Rule rule_, Options options_)
       learning_rate(options.learning_rate.value_or(branches[0].learning_rate)) {
     check_options(options);
     require_one_decay(options, branches);
+    require_row_updates(options, branches);
     options.learning_rate.reset();
     for (const StateNumber& number : branches[0].numbers) numbers.push_back(number.initial);
     next_numbers = numbers;
@@ -156,6 +173,12 @@ void Optimizer::State::set_rule(Rule& new_rule) {
     if (excludes_some()) require_decoupled(new_rule, new_branches);
     const std::vector<AnyField> fields = definition_of(rule).fields(rule);
     const std::vector<AnyField> new_fields = definition_of(rule).fields(new_rule);
+    // Histories know slots by their order, and what moves the variable.
+    const auto is_same = [](const RuleSpec& a, const RuleSpec& b) { return a.slots == b.slots && a.mover == b.mover; };
+    if (!std::ranges::equal(branches, new_branches, is_same)) {
+        catch_up_all();
+        for (std::size_t i = 0; i < histories.size(); ++i) histories[i].set_mover(new_branches[jobs[i].branch].mover);
+    }
     for (kernel::Job& job : jobs) {
         const std::vector<Slot>& built = branches[job.branch].slots;
         std::array<void*, kernel::max_slots> arrays;
@@ -190,12 +213,14 @@ void Optimizer::State::set_options(Options& new_options) {
     require_not_stepping("set_options");
     check_options(new_options);
     require_one_decay(new_options, branches);
+    require_row_updates(new_options, branches);
     takeovers.require_loss_scale_factor(loss_scale_factor, new_options.loss_scale_factor);
     takeovers.require_no_clip(new_options);
     if (is_built && new_options.use_ema != options.use_ema) refuse_built("use_ema");
     if (is_built && new_options.gradient_accumulation_steps != options.gradient_accumulation_steps) {
         refuse_built("gradient_accumulation_steps");
     }
+    if (is_built && new_options.row_updates != options.row_updates) refuse_built("row_updates");
     if (new_options.learning_rate) set_learning_rate(*new_options.learning_rate);
     std::swap(options, new_options);
     set_loss_scale_factor(options.loss_scale_factor);

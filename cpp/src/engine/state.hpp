@@ -16,7 +16,9 @@
 
 #include "engine/given.hpp"
 #include "engine/listing.hpp"
+#include "engine/missed.hpp"
 #include "engine/plan.hpp"
+#include "engine/rows.hpp"
 #include "kernel/kernel.hpp"
 #include "rules/procedure.hpp"
 #include "rules/rule.hpp"
@@ -124,6 +126,7 @@ struct Optimizer::State {
         std::vector<double> sums_of_squares;
         std::vector<std::int64_t> last_step_with_gradient;
         std::vector<kernel::Step> common;
+        std::vector<History> histories;
     };
 
     void build(std::span<const Tensor> tensors, std::span<const std::string> names);
@@ -140,6 +143,7 @@ struct Optimizer::State {
     void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
     void move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept;
 
+    /// What reads the list catches all rows up before; a load does so once its values are checked.
     void append_to(Listing& listing);
     void load(Listing listing, std::span<const Tensor> values) { fusedopt::load(*this, std::move(listing), values); }
     void require_loadable() const;
@@ -153,6 +157,9 @@ struct Optimizer::State {
 
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
+    void catch_up();
+    void catch_up(const Tensor& variable, const Tensor& indices);
+    void catch_up_all() noexcept;  // the same as catch_up(), where nothing can be in its way
     void exclude(std::span<const Tensor> tensors);
     bool excludes_some() const;
     void set_rule(Rule& new_rule);           // both leave the old one
@@ -191,11 +198,11 @@ struct Optimizer::State {
     double current_learning_rate() const;
 
     /// One step of this optimizer alone. False if it was skipped because a gradient was not finite.
-    bool step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling);
+    bool step(Gradients gradients, const Choice& choice, const Scaling& scaling);
 
     // The phases of a step. If several optimizers step together, all finish a phase before any begins the next. Only
     // the last phase writes.
-    void check(std::span<const Tensor> gradients, const Choice& choice);
+    void check(Gradients gradients, const Choice& choice);
     bool measure(const Scaling& scaling);  // false: a gradient is not finite, and the step is to be skipped
     void evaluate(const Scaling& scaling);
     void commit();
@@ -254,12 +261,21 @@ private:
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     void sweep();
+    void sweep_rows();
+    Table table_of(std::size_t index) const;
+    void catch_up_table(std::size_t index) noexcept;
+    void catch_up_rows(const RowBatch& batch) const;
+    void catch_up_before_step() noexcept;
+    kernel::Missed missed_in_step(const kernel::Job& job) const;
+    void require_row_updates(const Options& options, std::span<const RuleSpec> branches) const;
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
+    void require_apart(std::size_t index, const Tensor& gradient) const;
     void check_gradient(std::size_t index, const Tensor& gradient);
-    void assign_gradient(std::size_t index, const Tensor& gradient);
+    void assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices);
+    void assign_rows(std::size_t index, const Tensor& values, const Tensor& indices);
     template <class IndexAt>
-    void assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at);
+    void assign_gradients(Gradients gradients, const IndexAt& index_at);
     void set_factors(const Scaling& scaling, double learning_rate);
 
     // Of variables that no call has averaged yet. After the first update, an average begins at the variable's value.
@@ -271,6 +287,8 @@ private:
     std::optional<double> next_global_norm;
 
     bool has_any_gradient = false;
+    Rows rows;
+    std::vector<History> histories;   // of the variables, under RowUpdates::caught_up
     std::size_t sized_gradients = 0;  // those with elements: without any, a variable may be given twice
     SweepPlan whole;                  // all variables
     SweepPlan selected;               // some

@@ -86,16 +86,8 @@ bool Optimizer::State::owns(const Tensor& gradient) const {
     return std::ranges::any_of(arenas, [&](const Arena& arena) { return arena.contains(bounds.low, bounds.high); });
 }
 
-void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
-    Variable& variable = variables[index];
+void Optimizer::State::require_apart(std::size_t index, const Tensor& gradient) const {
     const auto who = [&] { return "gradient of " + describe(index); };
-    if (!same_shape(gradient, variable.tensor)) {
-        throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
-                                    to_string(gradient.shape()));
-    }
-    if (gradient.dtype() == DType::int64) {
-        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found int64");
-    }
     if (const std::size_t overlapped = overlapped_by(gradient); overlapped != unknown) {
         throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
                                     describe(overlapped));
@@ -103,13 +95,28 @@ void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient)
     if (owns(gradient)) {
         throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
     }
+}
+
+void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
+    Variable& variable = variables[index];
+    const auto who = [&] { return "gradient of " + describe(index); };
+    if (!same_shape(gradient, variable.tensor)) {
+        throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
+                                    to_string(gradient.shape()));
+    }
+    if (!is_floating(gradient.dtype())) {
+        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found " +
+                                    std::string(to_string(gradient.dtype())));
+    }
+    require_apart(index, gradient);
     if (gradient.is_contiguous()) {
         variable.checked_gradient = gradient.data();
         variable.checked_dtype = gradient.dtype();
     }
 }
 
-void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient) {
+void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices) {
+    if (indices) return assign_rows(index, gradient, *indices);
     kernel::Job& job = jobs[index];
     if (!gradient) {
         job.gradient = nullptr;
@@ -134,8 +141,27 @@ void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient
     job.rank = static_cast<std::uint8_t>(gradient.rank());
 }
 
+void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, const Tensor& indices) {
+    kernel::Job& job = jobs[index];
+    const auto who = [&] { return "gradient of " + describe(index); };
+    if (const char* reason = branch_of(job).no_rows) {
+        throw std::invalid_argument(who() + ": expected a dense one, as " + reason + ", found one of rows");
+    }
+    if (options.gradient_accumulation_steps) {
+        throw std::invalid_argument(who() +
+                                    ": expected a dense one under gradient_accumulation_steps, found one of rows; give "
+                                    "the values and indices of all batches together, once, without accumulation");
+    }
+    rows.add(index, variables[index].tensor, values, indices, who);
+    require_apart(index, values);
+    has_any_gradient = true;
+    job.gradient = nullptr;
+    job.strides = nullptr;
+    job.work = kernel::Work::rows;
+}
+
 template <class IndexAt>
-void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const IndexAt& index_at) {
+void Optimizer::State::assign_gradients(Gradients gradients, const IndexAt& index_at) {
     ++steps_begun;
     std::size_t assigned = 0;
     for (std::size_t position = 0; position < gradients.size(); ++position) {
@@ -147,12 +173,12 @@ void Optimizer::State::assign_gradients(std::span<const Tensor> gradients, const
             throw std::invalid_argument("apply: expected each variable once, found " + describe(index) + " twice");
         }
         last = steps_begun;
-        assign_gradient(index, gradients[position]);
+        assign_gradient(index, gradients.values(position), gradients.indices(position));
     }
     if (assigned == jobs.size()) return;
     const Tensor none;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-        if (last_step_with_gradient[i] != steps_begun) assign_gradient(i, none);
+        if (last_step_with_gradient[i] != steps_begun) assign_gradient(i, none, nullptr);
     }
 }
 
@@ -174,6 +200,7 @@ double Optimizer::State::averaging_factor(const Scaling& scaling) const {
 double Optimizer::State::sum_of_squares(std::size_t index) const {
     const kernel::Job& job = jobs[index];
     double sum = 0.0;
+    if (job.work == kernel::Work::rows) return rows.sum_of_squares(index);
     if (!job.gradient) return sum;
     for (std::size_t k = 0; k < tile_count(job); ++k) sum += sums_of_squares[job.first_partial + k];
     return sum;
@@ -191,6 +218,7 @@ bool Optimizer::State::measure(const Scaling& scaling) {
             is_finite.store(false, std::memory_order_relaxed);
         }
     });
+    if (!rows.measure(scaling.unscale, jobs)) is_finite = false;
     return is_finite || !skips_overflow;
 }
 
@@ -198,7 +226,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
     const double factor = averaging_factor(scaling);
     if (options.clipnorm) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
-            if (!jobs[i].gradient) continue;
+            if (!jobs[i].gradient && jobs[i].work != kernel::Work::rows) continue;
             jobs[i].clip_factor = clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm);
         }
     }
@@ -215,7 +243,7 @@ void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
     }
 }
 
-void Optimizer::State::check(std::span<const Tensor> gradients, const Choice& choice) {
+void Optimizer::State::check(Gradients gradients, const Choice& choice) {
     require_room("apply: iteration", calls);
     require_latest("apply", choice.builds, builds);
     const std::size_t expected = choice.count(variables.size());
@@ -226,17 +254,19 @@ void Optimizer::State::check(std::span<const Tensor> gradients, const Choice& ch
     is_update = (calls + 1) % accumulation_steps == 0;
     has_any_gradient = false;
     sized_gradients = 0;
+    rows.begin();
     if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) {
         assign_gradients(gradients, [&](std::size_t position) { return index_of(position, (*tensors)[position]); });
     } else if (const auto* indices = std::get_if<Choice::Indices>(&choice.by)) {
         assign_gradients(gradients,
                          [&](std::size_t position) { return checked_index(*indices, position, variables.size()); });
     } else {
-        for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients[i]);
+        for (std::size_t i = 0; i < jobs.size(); ++i) assign_gradient(i, gradients.values(i), gradients.indices(i));
     }
     if (!has_any_gradient) {
         throw std::invalid_argument("apply: No gradients provided for any variable.");
     }
+    rows.prepare();
 }
 
 void Optimizer::State::evaluate(const Scaling& scaling) {
@@ -273,9 +303,12 @@ void Optimizer::State::sweep() {
     const auto is_done = [&](const kernel::Job& job) {
         return job.work == kernel::Work::update && !has_kernel(branch_of(job));
     };
+    const auto has_work = [](const kernel::Job& job) {
+        return job.average || (job.work != kernel::Work::none && job.work != kernel::Work::rows);
+    };
     const SweepPlan& plan = sweep_over(
         has_all_gradients() && std::ranges::all_of(branches, has_kernel),
-        [&](const kernel::Job& job) { return !is_done(job) && (job.work != kernel::Work::none || job.average); });
+        [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
     const kernel::Kernels& kernels = current_kernels();
     const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
     run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
@@ -286,12 +319,34 @@ void Optimizer::State::sweep() {
     });
 }
 
+void Optimizer::State::sweep_rows() {
+    const kernel::Kernels& kernels = current_kernels();
+    const auto follows = [&](const Table& table) { return histories[table.variable].is_kept() && !table.is_whole; };
+    for (const Table& table : rows.tables()) {
+        if (follows(table)) histories[table.variable].begin_step();
+    }
+    rows.run(jobs, [&](const RowBatch& batch) {
+        if (follows(batch.table)) {
+            catch_up_rows(batch);
+            for (const std::int64_t row : batch.rows) histories[batch.table.variable].mark(row);
+        }
+        const kernel::Job& table = jobs[batch.table.variable];
+        const auto& functions = kernels.update[static_cast<std::size_t>(*branch_of(table).kernel)];
+        functions[table.computes_in_double](common[table.branch], batch.stretch());
+    });
+    for (const Table& table : rows.tables()) {
+        if (follows(table)) histories[table.variable].add(missed_in_step(jobs[table.variable]));
+    }
+}
+
 void Optimizer::State::commit() {
     if (!without_average.empty()) begin_averages();
+    catch_up_before_step();
     if (is_update && procedure) {
         const auto is_updated = [](const kernel::Job& job) { return job.work == kernel::Work::update; };
         procedure->commit(jobs, common, sweep_over(has_all_gradients(), is_updated));
     }
+    if (!rows.empty()) sweep_rows();  // before the averages, which take in what it makes of them
     const bool has_kernel = std::ranges::any_of(branches, [](const auto& b) { return b.kernel.has_value(); });
     if (!is_update || !has_all_gradients() || has_kernel) sweep();
     std::ranges::copy(next_numbers, numbers.begin());
@@ -299,7 +354,7 @@ void Optimizer::State::commit() {
     ++calls;
 }
 
-bool Optimizer::State::step(std::span<const Tensor> gradients, const Choice& choice, const Scaling& scaling) {
+bool Optimizer::State::step(Gradients gradients, const Choice& choice, const Scaling& scaling) {
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     const Participant participant{this, gradients, choice, scaling};
@@ -332,6 +387,7 @@ void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
 
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
     check_finalized(tensors);
+    catch_up_all();
     if (!options.use_ema) return;
     begin_averages();
     for (kernel::Job& job : jobs) {

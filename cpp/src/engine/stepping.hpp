@@ -10,7 +10,7 @@ namespace fusedopt {
 /// One optimizer's part in a step.
 struct Participant {
     Optimizer::State* state;
-    std::span<const Tensor> gradients;
+    Gradients gradients;
     Optimizer::Choice choice;
     Scaling scaling;
 

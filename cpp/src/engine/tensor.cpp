@@ -20,6 +20,8 @@ std::string_view to_string(DType dtype) {
             return "float32";
         case DType::float64:
             return "float64";
+        case DType::int32:
+            return "int32";
         case DType::int64:
             return "int64";
     }

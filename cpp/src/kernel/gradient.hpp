@@ -36,6 +36,11 @@ FUSEDOPT_INLINE void prefetch(const T* address) {
     __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);
 }
 
+/// The same for an address that is ahead already.
+FUSEDOPT_INLINE void prefetch_now(const void* address) {
+    __builtin_prefetch(address);
+}
+
 /// For a sweep that does little with each line of memory: a processor's own prefetching, which ends with a page, is
 /// late.
 template <class T>

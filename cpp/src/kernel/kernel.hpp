@@ -32,6 +32,7 @@ enum class Work : std::uint8_t {
     accumulate,  // add the gradient to the accumulator
     discard,     // zero the accumulator
     restore,     // write the average into the variable
+    rows,        // the rule, to some rows, each of which is a job of its own; here only the average moves
 };
 
 /// One variable's part in a step. Null pointers stand for memory that does not exist. Kept to two cache lines. Whatever
@@ -90,9 +91,30 @@ struct Stretch {
     const Job* last;
     std::int64_t begin;
     std::int64_t end;
+    int ahead = 0;  // the job so many further on is fetched while one is updated; behind `last` are as many more
 };
 
 using SweepFunction = void (*)(const Step&, const Stretch&);
+
+/// What steps with a gradient of zero do to a row, all together: w <- keep w + move x, and each slot is multiplied by its
+/// factor. x is one of the slots before these steps, or its sign.
+struct Missed {
+    double keep;
+    double move;
+    double factors[max_slots];
+    std::int32_t entry;  // of the table's history, at which the row was up to date
+};
+
+/// What rows of one table that are caught up have in common.
+struct CatchUp {
+    const Missed* missed;                // by each job's row
+    std::int64_t slot_sizes[max_slots];  // elements of a row's slot
+    int moving_slot;                     // x; below 0: there is none, and `move` is 0
+    bool moves_by_sign;
+    /// The part of `move` for an element whose slot became zero on the way, by underflow, so that it has no sign since.
+    double (*move_until_zero)(const void* history, std::int32_t entry, double slot);
+    const void* history;
+};
 
 // Kernels of a rule that is more than a formula, and of the benchmarks; each has a header in border/.
 struct AdafactorKernels;
@@ -105,6 +127,7 @@ struct Moved;
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];
     SweepFunction other_work[2];  // than an update
+    void (*catch_up[2])(const CatchUp&, const Stretch&);
     /// Each tile's sum of squares. False if an element of a gradient is not finite.
     bool (*measure)(double unscale, const Stretch&, double* sums);
     const AdafactorKernels* adafactor;

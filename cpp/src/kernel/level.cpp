@@ -1,6 +1,7 @@
 // Compiled once per level with FUSEDOPT_LEVEL set: the level's table of kernels.
 #include "kernel/levels.hpp"
 
+#include "kernel/catch_up.hpp"
 #include "kernel/measure.hpp"
 #include "kernel/plain_loop.hpp"
 #include "kernel/rules/adadelta.hpp"
@@ -33,6 +34,7 @@ const Kernels kernels = {
 #undef FUSEDOPT_UPDATE
     },
     {other_work<float>, other_work<double>},
+    {catch_up<float>, catch_up<double>},
     measure,
     adafactor_kernels,
     lamb_kernels,

@@ -51,8 +51,9 @@ template <class T>
 struct WideGradient {
     static constexpr bool is_common = sizeof(T) == 4;
     const T* g;
+    const T* ahead;  // where it is fetched
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_now(ahead + i); }
     FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t, std::int64_t, T*) const { return g + i; }
 };
 
@@ -63,8 +64,9 @@ template <Element element>
 struct NarrowGradient {
     static constexpr bool is_common = false;
     const std::uint16_t* g;
+    const std::uint16_t* ahead;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_now(ahead + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t, float* batch) const {
         widen_line<element>(g + i, count, batch);
         return batch;
@@ -72,12 +74,13 @@ struct NarrowGradient {
 };
 
 template <class Use>
-FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, const Use& use) {
+FUSEDOPT_INLINE void with_narrow_gradient(const void* source, const void* ahead, Element element, const Use& use) {
     const auto* g = static_cast<const std::uint16_t*>(source);
+    const auto* g_ahead = static_cast<const std::uint16_t*>(ahead);
     if (element == Element::float16) {
-        use(NarrowGradient<Element::float16>{g});
+        use(NarrowGradient<Element::float16>{g, g_ahead});
     } else {
-        use(NarrowGradient<Element::bfloat16>{g});
+        use(NarrowGradient<Element::bfloat16>{g, g_ahead});
     }
 }
 
@@ -89,9 +92,10 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 struct NarrowGradient {
     static constexpr bool is_common = false;
     const std::uint16_t* g;
+    const std::uint16_t* ahead;
     Element element;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch(g + i); }
+    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_now(ahead + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t, std::int64_t end, float* batch) const {
         if (i % widened_at_once == 0) {
             widen_here(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
@@ -101,26 +105,67 @@ struct NarrowGradient {
 };
 
 template <class Use>
-FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, const Use& use) {
-    use(NarrowGradient{static_cast<const std::uint16_t*>(source), element});
+FUSEDOPT_INLINE void with_narrow_gradient(const void* source, const void* ahead, Element element, const Use& use) {
+    use(NarrowGradient{static_cast<const std::uint16_t*>(source), static_cast<const std::uint16_t*>(ahead), element});
 }
 
 #endif
+
+/// Where arrays are fetched while others of their elements are in use: further on in a large variable, or in the row
+/// that follows.
+struct Ahead {
+    std::int64_t elements;        // of all arrays but the gradient
+    std::int64_t gradient_bytes;  // of a direct gradient
+};
+
+/// What the loop over a row's lines does not fetch of it.
+template <class T>
+FUSEDOPT_NOINLINE void prefetch_rest(const Job& row, bool direct) {
+    const auto lines = [](const void* first, std::int64_t bytes) {
+        for (std::int64_t i = 0; i < bytes; i += 64) prefetch_now(static_cast<const char*>(first) + i);
+    };
+    // The last line, where the row is not as long as some lines or does not begin with one.
+    const std::int64_t last = row.size - 1;
+    if (row.weight) prefetch_now(static_cast<const T*>(row.weight) + last);
+    for (const void* slot : row.slots) {
+        if (slot) prefetch_now(static_cast<const T*>(slot) + last);
+    }
+    const std::int64_t most = row.size < tile ? row.size : tile;
+    const std::int64_t bytes = bytes_of(row.gradient_element);
+    if (direct) {
+        prefetch_now(static_cast<const char*>(row.gradient) + last * bytes);
+    } else {
+        lines(row.gradient, most * bytes);
+    }
+    if (row.storage) lines(row.storage, most * 2);
+}
+
+template <class T>
+FUSEDOPT_INLINE Ahead ahead_of(const Stretch& stretch, const Job* job, bool direct) {
+    if (stretch.ahead == 0) return {prefetch_bytes / static_cast<int>(sizeof(T)), prefetch_bytes};
+    const Job& next = job[stretch.ahead];
+    prefetch_rest<T>(next, direct && !job->strides);
+    return {job->weight ? static_cast<const T*>(next.weight) - static_cast<const T*>(job->weight) : 0,
+            direct && !job->strides
+                ? static_cast<const char*>(next.gradient) - static_cast<const char*>(job->gradient)
+                : 0};
+}
 
 /// A piece of a variable, a cache line of every array at a time: each is prefetched once, and memory and arithmetic
 /// work side by side. The rule comes by value: a reference could alias the arrays, and its scalars would be loaded
 /// again and again.
 template <bool averages, class Rule, class T, class Gradient>
 void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64_t n, T* w, Gradient gradient, T* a,
-                  T* b, T* c, T* average) {
+                  T* b, T* c, T* average, std::int64_t ahead) {
     alignas(64) T batch[widened_at_once];
     std::int64_t i = 0;
     for (; i + line<T> <= n; i += line<T>) {
-        prefetch(w + i);
+        const std::int64_t j = i + ahead;
+        prefetch_now(w + j);
         gradient.prefetch_at(i);
-        if constexpr (Rule::slot_count > 0) prefetch(a + i);
-        if constexpr (Rule::slot_count > 1) prefetch(b + i);
-        if constexpr (Rule::slot_count > 2) prefetch(c + i);
+        if constexpr (Rule::slot_count > 0) prefetch_now(a + j);
+        if constexpr (Rule::slot_count > 1) prefetch_now(b + j);
+        if constexpr (Rule::slot_count > 2) prefetch_now(c + j);
         update_line<false>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch), a + i,
                            b + i, c + i, average);
         if (averages && __builtin_expect(average != nullptr, false)) {
@@ -154,7 +199,8 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
 /// prepared first.
 template <class Rule, class T>
 FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
-                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source, T* buffer) {
+                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source, T* buffer,
+                                  const Ahead& ahead) {
     const T keep = keep_of<T>(step, job);
     T* slots[max_slots];
     for (int k = 0; k < max_slots; ++k)
@@ -163,11 +209,11 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
         if constexpr (decltype(gradient)::is_common) {
             if (!averaging.average) {
                 return update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                                           averaging.average);
+                                           averaging.average, ahead.elements);
             }
         }
         update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                           averaging.average ? averaging.average + begin : nullptr);
+                           averaging.average ? averaging.average + begin : nullptr, ahead.elements);
     };
     const T* g = static_cast<const T*>(source);
     T scale = static_cast<T>(scale_of(step, job));
@@ -176,14 +222,16 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
             const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
                 update(scale, gradient);
             };
-            return with_narrow_gradient(source, job.gradient_element, update_narrow);
+            return with_narrow_gradient(source, static_cast<const char*>(source) + ahead.gradient_bytes,
+                                        job.gradient_element, update_narrow);
         }
     }
     if (!direct) {
         scale = prepare(step, job, source, begin, n, g, buffer);
         empty_accumulator<T>(job, begin, n);
     }
-    update(scale, WideGradient<T>{g});
+    const T* const g_ahead = g + ahead.gradient_bytes / static_cast<std::int64_t>(sizeof(T));
+    update(scale, WideGradient<T>{g, g_ahead});
 }
 
 template <template <class> class Rule, class T>
@@ -197,12 +245,13 @@ void update(const Step& step, const Stretch& stretch) {
         // Works in tiles only if a buffer is used, or if a later stage should find the data in the cache. Each border
         // of a tile costs 10 to 20 ns, so otherwise the whole variable is updated in one go.
         const bool in_tiles = !direct || job->strides || job->storage || step.overwrite;
+        const Ahead ahead = ahead_of<T>(stretch, job, direct);
         const std::int64_t end = end_in(stretch, job);
         for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {
             n = in_tiles && end - i > tile ? tile : end - i;
             const void* source = contiguous(*job, i, n, gathered);
             T* w = open_piece(*job, i, n, widened);
-            update_piece(rule, step, *job, direct, i, n, averaging, w, source, buffer);
+            update_piece(rule, step, *job, direct, i, n, averaging, w, source, buffer, ahead);
             if (job->average || job->storage) {
                 store_tile(step, *job, i, n, w);
             }

@@ -17,6 +17,10 @@ static kernel::AdagradScalars<double> scalars_of(const Adagrad& rule, const Now&
     };
 }
 
+static kernel::Missed missed_of(const Adagrad&, const kernel::AdagradScalars<double>&) {
+    return nothing_missed;
+}
+
 template struct Definition<Adagrad>;
 
 }  // namespace fusedopt

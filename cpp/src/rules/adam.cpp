@@ -30,6 +30,11 @@ kernel::AdamScalars<double> adam_scalars_of(const AdamLike& rule, const Now& now
     };
 }
 
+// The moves that follow from momentum are lost: velocity is in a root there, so that they have no closed form.
+kernel::Missed adam_missed_of(const kernel::AdamScalars<double>& s) {
+    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0 - s.one_minus_beta_2, 1.0}, 0};
+}
+
 }  // namespace
 
 static RuleSpec specify(const Adam& rule) {
@@ -46,6 +51,14 @@ static kernel::AdamScalars<double> scalars_of(const Adam& rule, const Now& now) 
 
 static kernel::AdamScalars<double> scalars_of(const AdamW& rule, const Now& now) {
     return adam_scalars_of(rule, now);
+}
+
+static kernel::Missed missed_of(const Adam&, const kernel::AdamScalars<double>& s) {
+    return adam_missed_of(s);
+}
+
+static kernel::Missed missed_of(const AdamW&, const kernel::AdamScalars<double>& s) {
+    return adam_missed_of(s);
 }
 
 template struct Definition<Adam>;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <fusedopt/fields.hpp>
+#include <fusedopt/optimizer.hpp>
 #include <fusedopt/rules.hpp>
 #include <fusedopt/tensor.hpp>
 
@@ -18,7 +19,7 @@ namespace fusedopt {
 struct AnyField {
     using Place = std::variant<bool*, double*, std::int64_t*, DType*, Hyperparameter*, std::optional<double>*,
                                std::optional<std::int64_t>*, std::optional<Hyperparameter>*, Muon::MatrixProduct*,
-                               Muon::Exclusion*>;
+                               Muon::Exclusion*, RowUpdates*>;
 
     const char* name;
     Domain domain;

@@ -2,10 +2,12 @@
 // unused and an error, and ends with `template struct Definition<Rule>;`:
 //   specify(rule), scalars_of(rule, now)
 //   specify_branches(rule), branch_of(rule, variable, name), scalars_of(rule, now, branch): if there are branches
+//   missed_of(rule, scalars), or missed_of(rule, scalars, branch) with packed ones: unless the spec says `only_lazy`
 //   restore_numbers(rule, calls, updates, numbers), make_procedure(rule, variables, jobs): if there is anything to do
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "rules/procedure.hpp"
 #include "rules/rule.hpp"
@@ -38,13 +40,27 @@ Named<double> unpack(const kernel::Scalars& packed) {
     return scalars;
 }
 
+/// Whether the rule's file has missed_of.
+template <class AnyRule>
+concept says_what_is_missed = requires(const AnyRule& rule, const kernel::Scalars& scalars) {
+    missed_of(rule, scalars, std::size_t{});
+} || requires(const AnyRule& rule, const Now& now) { missed_of(rule, scalars_of(rule, now)); };
+
 template <class AnyRule>
 std::vector<RuleSpec> Definition<AnyRule>::branches(const AnyRule& rule) {
+    std::vector<RuleSpec> specs;
     if constexpr (requires { specify_branches(rule); }) {
-        return specify_branches(rule);
+        specs = specify_branches(rule);
     } else {
-        return {specify(rule)};
+        specs.push_back(specify(rule));
     }
+    for (RuleSpec& spec : specs) {
+        if (spec.no_rows) spec.only_lazy = spec.no_rows;
+        if (!says_what_is_missed<AnyRule> && !spec.only_lazy) {
+            spec.only_lazy = "PyTorch, whose numbers these are, leaves rows without a gradient as they are";
+        }
+    }
+    return specs;
 }
 
 template <class AnyRule>
@@ -62,6 +78,19 @@ kernel::Scalars Definition<AnyRule>::scalars(const AnyRule& rule, const Now& now
         return scalars_of(rule, now, branch);
     } else {
         return pack(scalars_of(rule, now));
+    }
+}
+
+template <class AnyRule>
+kernel::Missed Definition<AnyRule>::missed(const AnyRule& rule, const kernel::Scalars& scalars, std::size_t branch) {
+    if constexpr (requires { missed_of(rule, scalars, branch); }) {
+        return missed_of(rule, scalars, branch);
+    } else if constexpr (says_what_is_missed<AnyRule>) {
+        decltype(scalars_of(rule, std::declval<const Now&>())) own;
+        std::memcpy(&own, &scalars, sizeof(own));
+        return missed_of(rule, own);
+    } else {
+        return nothing_missed;
     }
 }
 

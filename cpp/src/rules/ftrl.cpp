@@ -8,6 +8,7 @@ static RuleSpec specify(const Ftrl& rule) {
     RuleSpec spec{kernel::RuleId::Ftrl, 0.001, {}, {{"accumulator", 0}, {"linear", 0}}};
     if (rule.learning_rate_power != -0.5) spec.kernel = kernel::RuleId::FtrlPower;
     spec.slots[0].initial = rule.initial_accumulator_value;
+    spec.only_lazy = "Ftrl computes a variable anew from its slots, at the learning rate of the time";
     return spec;
 }
 

@@ -49,7 +49,9 @@ private:
 }  // namespace
 
 static RuleSpec specify(const Lamb&) {
-    return {{}, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
+    RuleSpec spec{{}, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
+    spec.no_rows = "Lamb's ratio takes the norms of the whole variable";
+    return spec;
 }
 
 static kernel::LambScalars<double> scalars_of(const Lamb& rule, const Now& now) {

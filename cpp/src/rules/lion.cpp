@@ -6,7 +6,9 @@
 namespace fusedopt {
 
 static RuleSpec specify(const Lion&) {
-    return {kernel::RuleId::Lion, 0.001, {}, {{"momentum", 0}}};
+    RuleSpec spec{kernel::RuleId::Lion, 0.001, {}, {{"momentum", 0}}};
+    spec.mover = {0, true};
+    return spec;
 }
 
 static kernel::LionScalars<double> scalars_of(const Lion&, const Now& now) {
@@ -21,6 +23,10 @@ static kernel::LionScalars<double> scalars_of(const Lion&, const Now& now) {
         .beta_2 = beta_2,
         .one_minus_beta_2 = 1.0 - beta_2,
     };
+}
+
+static kernel::Missed missed_of(const Lion&, const kernel::LionScalars<double>& s) {
+    return {1.0, -s.lr, {s.beta_2, 1.0, 1.0}, 0};
 }
 
 template struct Definition<Lion>;

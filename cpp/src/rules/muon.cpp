@@ -255,6 +255,7 @@ static std::vector<RuleSpec> specify_branches(const Muon& rule) {
     }
     RuleSpec of_matrices{kernel::RuleId::Muon, 0.001, rule.weight_decay, {{"momentum", 0}, {"direction", 0}}};
     of_matrices.slots[1].form = Form::hidden;
+    of_matrices.no_rows = "Muon's products take the whole matrix (exclude it from Muon's, and Adam's formula takes rows)";
     RuleSpec of_others = Definition<Adam>::branches(adam_of(rule)).front();
     of_others.weight_decay = rule.adam_weight_decay;
     return {of_matrices, of_others};
@@ -282,6 +283,10 @@ static kernel::Scalars scalars_of(const Muon& rule, const Now& now, std::size_t 
 static std::unique_ptr<Procedure> make_procedure(const Muon& rule, std::span<const Variable> variables,
                                                  std::span<const kernel::Job> jobs) {
     return std::make_unique<MuonProcedure>(rule, variables, jobs);
+}
+
+static kernel::Missed missed_of(const Muon& rule, const kernel::Scalars& scalars, std::size_t) {
+    return Definition<Adam>::missed(adam_of(rule), scalars, 0);  // of Adam's branch, as matrices take no rows
 }
 
 template struct Definition<Muon>;

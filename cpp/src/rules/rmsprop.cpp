@@ -10,6 +10,7 @@ static RuleSpec specify(const RMSprop& rule) {
     if (has_momentum) spec.slots.push_back({"momentum", 1});
     if (rule.centered) spec.slots.push_back({"average_gradient", 2});
     if (has_momentum) spec.kernel = kernel::RuleId::RmspropMomentum;
+    if (has_momentum) spec.mover = {1};
     if (rule.centered) spec.kernel = has_momentum ? kernel::RuleId::RmspropFull : kernel::RuleId::RmspropCentered;
     return spec;
 }
@@ -22,6 +23,11 @@ static kernel::RmspropScalars<double> scalars_of(const RMSprop& rule, const Now&
         .epsilon = rule.epsilon,
         .mu = rule.momentum,
     };
+}
+
+static kernel::Missed missed_of(const RMSprop& rule, const kernel::RmspropScalars<double>& s) {
+    if (rule.momentum > 0.0) return {1.0, -s.mu, {s.rho, s.mu, rule.centered ? s.rho : 1.0}, 0};
+    return {1.0, 0.0, {s.rho, rule.centered ? s.rho : 1.0, 1.0}, 0};
 }
 
 template struct Definition<RMSprop>;

@@ -15,6 +15,7 @@
 #include <fusedopt/tensor.hpp>
 
 #include "engine/check.hpp"
+#include "engine/missed.hpp"
 #include "kernel/kernel.hpp"
 #include "rules/any_field.hpp"
 
@@ -60,6 +61,9 @@ struct RuleSpec {
     std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
     std::vector<StateNumber> numbers = {};
+    const char* no_rows = nullptr;  // why it takes no gradient of rows; null: it does
+    const char* only_lazy = nullptr;  // why rows that a step leaves out cannot follow later; null: they can
+    Mover mover = {};                 // if they can
     bool interpolates = false;  // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
 };
 
@@ -85,6 +89,10 @@ struct Definition {
 
     static kernel::Scalars scalars(const AnyRule&, const Now&, std::size_t branch);
 
+    /// What a step with these scalars does to slots, and through them to the variable, if the gradient is zero. Weight
+    /// decay is not the rule's to know.
+    static kernel::Missed missed(const AnyRule&, const kernel::Scalars&, std::size_t branch);
+
     /// Sets the numbers to what they are after so many updates, for state that was stored without them.
     static void restore(const AnyRule&, std::int64_t calls, std::int64_t updates, std::span<double> numbers);
 
@@ -107,6 +115,7 @@ struct AnyDefinition {
     std::vector<RuleSpec> (*branches)(const Rule&);
     std::size_t (*branch)(const Rule&, const Tensor& variable, const std::string& name);
     kernel::Scalars (*scalars)(const Rule&, const Now&, std::size_t branch);
+    kernel::Missed (*missed)(const Rule&, const kernel::Scalars&, std::size_t branch);
     void (*restore)(const Rule&, std::int64_t calls, std::int64_t updates, std::span<double> numbers);
     std::unique_ptr<Procedure> (*procedure)(const Rule&, std::span<const Variable>, std::span<const kernel::Job>);
 };

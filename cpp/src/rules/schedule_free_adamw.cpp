@@ -12,6 +12,7 @@ static RuleSpec specify(const ScheduleFreeAdamW&) {
     RuleSpec spec{kernel::RuleId::ScheduleFreeAdamW, 0.0025, {}, {{"momentum", 0}, {"velocity", 0}}};
     spec.slots[0].copies_variable = true;
     spec.interpolates = true;
+    spec.only_lazy = "schedule-free AdamW moves every row in every step, along with its average";
     return spec;
 }
 

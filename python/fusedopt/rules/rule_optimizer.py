@@ -6,12 +6,13 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Literal
 
 from fusedopt import arguments
 from fusedopt.arrays import address, as_array
 from fusedopt.hyperparameters import (
     Hyperparameter,
+    choice,
     flag,
     optional_integer,
     optional_real,
@@ -80,6 +81,21 @@ class RuleOptimizer(Optimizer):
         reading sweep over the gradients. Keras does not have this option, so configurations hold it only if
         it is on.
         """,
+        is_keyword=True,
+    )
+    row_updates: Literal["lazy", "caught_up"] = choice(
+        "lazy",
+        ("lazy", "caught_up"),
+        """
+        What becomes of the rows that a `RowGradient` leaves out. "lazy": nothing. Their slots and their weight decay
+        stand still until a gradient touches them again. "caught_up": zero gradients. What these would have done to a
+        row is done at once, when a gradient touches it again, in `catch_up` and in `finalize_variable_values`, and
+        for all rows whenever variables or state are listed, saved, loaded or copied. A step in which the variable
+        has no gradient at all (None) counts for neither. With ``use_ema`` it must be "lazy". The rules that take no
+        row gradients say so in `apply`. `RowGradient` shows the difference. Keras does not have this option, so
+        configurations hold it only if it is not "lazy".
+        """,
+        shapes_state=True,
         is_keyword=True,
     )
 

@@ -127,7 +127,7 @@ def _assemble(optimizer: Stateful, state: Mapping[str, Any]) -> None:
     for part, state_of_part in state["parts"]:
         if "_core" not in vars(part):  # another owner may have filled it
             _assemble(part, state_of_part)
-    vars(optimizer).update(state["attributes"])
+    vars(optimizer).update(optimizer._new_arguments() | state["attributes"])
     for name, value in state["slots"].items():
         setattr(optimizer, name, value)
     optimizer._connect()

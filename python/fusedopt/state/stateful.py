@@ -66,6 +66,8 @@ class Stateful(ABC):
         The iteration counter, the learning rate if it is a number, moving averages, gradient
         accumulators, then the rule's slots. Writing into a view changes the optimizer. While another
         thread steps, the views change one after the other; `save_own_variables` copies all of one moment.
+        Under ``row_updates="caught_up"`` all rows are caught up first, and slots of rows that later steps
+        leave out lag behind again.
         """
         return list(self.named_variables().values())
 
@@ -206,6 +208,10 @@ class Stateful(ABC):
         """Make an optimizer with state of its own, on the same variables."""
         copied: Self = copying.shallow(self)
         return copied
+
+    @abstractmethod
+    def _new_arguments(self) -> dict[str, Any]:
+        """Return what a copy lacks that was made before the class had all of its arguments."""
 
     @abstractmethod
     def _connect(self) -> None:
