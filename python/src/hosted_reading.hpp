@@ -49,10 +49,10 @@ public:
     }
 
     template <class Who>
-    void read_gradient(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
+    void read_gradient(Exchange& exchange, py::object& object, Sign& sign, Tensor& tensor, const Who& who) {
         if (is_array(object)) {
             renew(tensor, object, dtype_of(object, who));
-        } else if (const auto memory = exchange.values(object)) {
+        } else if (const auto memory = exchange.values(object, sign)) {
             python::renew(tensor, *memory);
         } else {
             object = gradient_array(object, who());

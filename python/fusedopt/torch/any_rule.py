@@ -6,7 +6,7 @@ One file, though long: it is one class, and half of it says what PyTorch calls a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch  # type: ignore[import-not-found, unused-ignore]
@@ -25,6 +25,7 @@ from fusedopt.torch.joint import (
     template_of,
 )
 from fusedopt.torch.memory import require_apart, require_updatable
+from fusedopt.torch.stepping import Stepping, note_changes
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import (  # type: ignore[import-not-found, unused-ignore]
@@ -46,7 +47,7 @@ class _Exact:
         self.value = value
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Stepping):
     r"""Any of fusedopt's optimizers on PyTorch's parameters, with fusedopt's numbers.
 
     A step computes, bit for bit, what the given optimizer computes on NumPy arrays of the same values. So the formula
@@ -116,9 +117,6 @@ class Optimizer(torch.optim.Optimizer):
     >>> list(optimizer.state[model.weight])
     ['iteration', 'momentum']
     """
-
-    # GradScaler leaves unscaling, and skipping a step, to this class.
-    _step_supports_amp_scaling = True
 
     def __init__(self, params: ParamsT, optimizer: FusedoptOptimizer) -> None:
         self._template = template_of(optimizer)
@@ -244,39 +242,8 @@ class Optimizer(torch.optim.Optimizer):
 
     # Steps
 
-    @torch.compiler.disable
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Computes the loss, and the gradients by ``backward``. It is called first, with gradients enabled.
-
-        Returns
-        -------
-        object
-            What the closure returned.
-
-        Raises
-        ------
-        ValueError, TypeError, AttributeError
-            If a gradient, a parameter or its state cannot be used, or a hyperparameter is not allowed or shapes a state
-            that is there. Also between `eval` and `train`. Nothing has changed then.
-        """
-        self._require_training("step")
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        scaler = vars(self)
-        if not float(scaler.get("found_inf", 0.0) or 0.0):
-            scale = scaler.get("grad_scale")
-            self._update(1.0 if scale is None else float(scale))
-        return loss
-
-    def _update(self, scale: float) -> None:
-        binding = self._ready(scale)
+    def _update(self, scale: float | None) -> None:
+        binding = self._ready(1.0 if scale is None else scale)
         gradients = [parameter.grad for parameter in binding.parameters]
         new = [i for i in binding.others if gradients[i] is not None]
         before = [(p, self.state.get(p)) for p in (binding.parameters[i] for i in new)]
@@ -288,10 +255,9 @@ class Optimizer(torch.optim.Optimizer):
             self._part_from(before)
             raise
         if updated:
-            # A backward pass that needs the old values must fail.
             overwrites = any(group["ema_overwrite_frequency"] for group in self.param_groups)
             written = binding.members if overwrites else updated
-            torch.autograd.graph.increment_version([binding.parameters[i] for i in written])
+            note_changes([binding.parameters[i] for i in written])
 
     def _join(self, binding: Binding, new: list[int]) -> None:
         for i in new:
@@ -460,10 +426,10 @@ class Optimizer(torch.optim.Optimizer):
         if self._binding is not None:
             self._binding.note(self.state)
 
-    def _require_training(self, who: str) -> None:
+    def _require_training(self) -> None:
         if self._is_evaluating:
             raise ValueError(
-                f"{who}: expected the weights in training, found those to evaluate; call train() first"
+                "step: expected the weights in training, found those to evaluate; call train() first"
             )
 
 
