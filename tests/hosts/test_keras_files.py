@@ -25,6 +25,7 @@ from in_keras import (
     keras,
     model,
     needs_fit,
+    needs_multi,
     same_bits,
     theirs,
     value,
@@ -98,7 +99,9 @@ BOTH: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("to_ours", [True, False], ids=["to fusedopt", "to Keras"])
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=needs_multi if each == "several" else ()) for each in BOTH]
+)
 def test_weights_go_both_ways(name: str, to_ours: bool, tmp_path: Path) -> None:
     makers = [(theirs, keras.optimizers), (fused, fo)]
     here, there = makers if to_ours else makers[::-1]

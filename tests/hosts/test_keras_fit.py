@@ -19,6 +19,7 @@ from in_keras import (
     keras,
     model,
     needs_fit,
+    needs_multi,
     same_bits,
     theirs,
     value,
@@ -104,7 +105,7 @@ def several() -> Any:
     return fused("MultiOptimizer", fo.OptimizerMap(fo.SGD(0.01), {".*bias": fo.SGD(0.02)}))
 
 
-@pytest.mark.parametrize("wrap", ["none", "scale", "several"])
+@pytest.mark.parametrize("wrap", ["none", "scale", pytest.param("several", marks=needs_multi)])
 def test_plateau(wrap: str) -> None:
     made = {
         "none": lambda: fused("SGD", 0.01),

@@ -326,6 +326,8 @@ def test_two_optimizers_step_in_two_threads() -> None:
     assert [given.everything(one) for one in optimizers[1:]] == [expected, expected]
 
 
+# PyTorch's own.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_zero_redundancy_optimizer_makes_it_from_its_class(tmp_path: Any) -> None:
     from torch import distributed
     from torch.distributed.optim import ZeroRedundancyOptimizer
