@@ -120,6 +120,10 @@ void Optimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
             "catch_up: expected a variable given to build, found " +
             (variable ? "an array of shape " + to_string(variable.shape()) + " in other memory" : std::string("none")));
     }
+    if (!indices) {
+        catch_up_table(index);
+        return;
+    }
     rows.begin();
     rows.add_indices(index, variables[index].tensor, indices, [&] { return "catch_up: " + describe(index); });
     History& history = histories[index];
