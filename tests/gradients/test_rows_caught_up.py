@@ -23,9 +23,10 @@ settings.load_profile("rows")
 
 
 class Touch(NamedTuple):
-    """A step with a gradient of these rows."""
+    """Steps with a gradient of these rows."""
 
     rows: list[int]
+    times: int
 
 
 class Dense(NamedTuple):
@@ -64,9 +65,12 @@ class SaveAndLoad(NamedTuple):
 
 
 SomeRows = st.lists(st.integers(0, ROWS - 1), max_size=4)
-Steps = [st.builds(Touch, SomeRows), st.builds(Dense), st.builds(Without)]
+Times = st.sampled_from([1, 1, 1, 1, 5, 40])
 Events = st.one_of(
-    *Steps,
+    st.builds(Touch, SomeRows, Times),
+    st.builds(Touch, SomeRows, Times),
+    st.builds(Dense),
+    st.builds(Without),
     st.builds(Assign, st.integers(0, 2), st.sampled_from([0.3, 0.7, 0.99])),
     st.builds(CatchUp, st.none() | SomeRows),
     st.builds(Read),
@@ -84,7 +88,9 @@ class Case(NamedTuple):
     momentum: str
 
     def __str__(self) -> str:
-        return f"{self.rule}({','.join(f'{name}={value}' for name, value in self.arguments.items())})"
+        return (
+            f"{self.rule}({','.join(f'{name}={value}' for name, value in self.arguments.items())})"
+        )
 
 
 EXACT = [
@@ -105,12 +111,16 @@ OF_ADAM = [
     Case("AdamW", {"amsgrad": True}, "beta_2"),
     Case("Adamax", {}, "beta_2"),
     Case("Nadam", {}, "beta_1"),
-    Case("Yogi", {}, "beta_2"),
+    Case("Yogi", {"initial_accumulator_value": 0.0}, "beta_2"),
 ]
 """Equal to dense steps in their slots, and in the decay of rows without a momentum."""
 OPTIONS: list[dict[str, Any]] = [
     {"learning_rate": 0.1, "weight_decay": 0.1},
-    {"learning_rate": fo.schedules.ExponentialDecay(0.1, 4, 0.5), "weight_decay": 0.3, "clipnorm": 1.0},
+    {
+        "learning_rate": fo.schedules.ExponentialDecay(0.1, 4, 0.5),
+        "weight_decay": 0.3,
+        "clipnorm": 1.0,
+    },
     {"learning_rate": 0.1, "global_clipnorm": 1.0},
 ]
 
@@ -120,7 +130,10 @@ class Model:
 
     def __init__(self, case: Case, dtype: Any, **options: Any) -> None:
         rng = np.random.default_rng(0)
-        self.weights = {"table": rng.standard_normal(SHAPE).astype(dtype), "other": np.ones(2, dtype)}
+        self.weights = {
+            "table": rng.standard_normal(SHAPE).astype(dtype),
+            "other": np.ones(2, dtype),
+        }
         self.optimizer = getattr(fo, case.rule)(**case.arguments, **options)
         self.optimizer.exclude_from_weight_decay(var_names=["other"])
         self.optimizer.build(self.weights)
@@ -161,7 +174,8 @@ class Pair:
         for number, event in enumerate(program):
             rng = np.random.default_rng(number)
             if isinstance(event, Touch | Dense | Without):
-                self._step(event, rng)
+                for _ in range(event.times if isinstance(event, Touch) else 1):
+                    self._step(event, rng)
             elif isinstance(event, Assign):
                 self._assign(event)
             elif isinstance(event, CatchUp):
@@ -169,7 +183,11 @@ class Pair:
                 for model in self.models:
                     model.optimizer.catch_up(*([] if rows is None else ["table", rows]))
             elif isinstance(event, Copy):
-                way = copy.deepcopy if not event.pickled else lambda model: pickle.loads(pickle.dumps(model))
+                way = (
+                    copy.deepcopy
+                    if not event.pickled
+                    else lambda model: pickle.loads(pickle.dumps(model))
+                )
                 self.models.append(way(self.models[0]))
             elif isinstance(event, SaveAndLoad):
                 self.models.append(self.models[0].loaded())
@@ -214,10 +232,14 @@ def close(dtype: Any) -> dict[str, float]:
     return {"rtol": 1e-9, "atol": 1e-11} if dtype == np.float64 else {"rtol": 2e-4, "atol": 2e-5}
 
 
-@pytest.mark.parametrize(("options", "dtype"), zip(OPTIONS, [np.float64, np.float64, np.float32], strict=True))
+@pytest.mark.parametrize(
+    ("options", "dtype"), list(zip(OPTIONS, [np.float64, np.float64, np.float32], strict=True))
+)
 @pytest.mark.parametrize("case", EXACT, ids=str)
 @given(program=Programs)
-def test_equal_to_dense_steps(case: Case, options: dict[str, Any], dtype: Any, program: list[Any]) -> None:
+def test_equal_to_dense_steps(
+    case: Case, options: dict[str, Any], dtype: Any, program: list[Any]
+) -> None:
     pair = Pair(case, dtype, options)
     pair.play(program)
     pair.compare_copies()
@@ -229,7 +251,9 @@ def test_equal_to_dense_steps(case: Case, options: dict[str, Any], dtype: Any, p
 @pytest.mark.parametrize("options", OPTIONS[:2])
 @pytest.mark.parametrize("case", OF_ADAM, ids=str)
 @given(program=Programs)
-def test_slots_and_decay_of_adam_and_its_kin(case: Case, options: dict[str, Any], program: list[Any]) -> None:
+def test_slots_and_decay_of_adam_and_its_kin(
+    case: Case, options: dict[str, Any], program: list[Any]
+) -> None:
     pair = Pair(case, np.float64, options)
     pair.play(program)
     pair.compare_copies()
@@ -237,4 +261,17 @@ def test_slots_and_decay_of_adam_and_its_kin(case: Case, options: dict[str, Any]
     for x, y in zip(mine.optimizer.variables, its.optimizer.variables, strict=True):
         np.testing.assert_allclose(x, y, **close(np.float64))
     rest = ~pair.touched
-    np.testing.assert_allclose(mine.weights["table"][rest], its.weights["table"][rest], **close(np.float64))
+    np.testing.assert_allclose(
+        mine.weights["table"][rest], its.weights["table"][rest], **close(np.float64)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_sign_lasts_until_the_momentum_is_zero(dtype: Any) -> None:
+    """Numbers below the smallest normal one are zero in a step, and Lion then moves no longer."""
+    case = Case("Lion", {"beta_2": 0.1}, "beta_2")
+    pair = Pair(case, dtype, {"learning_rate": 0.1, "weight_decay": 0.01})
+    pair.play([Touch([0, 1, 2], 1), Touch([1], 30), Touch([], 330), Touch([3], 5)])
+    mine, its = pair.models[0].everything(), pair.whole.everything()
+    for x, y in zip(mine, its, strict=True):
+        np.testing.assert_allclose(x, y, **close(dtype))

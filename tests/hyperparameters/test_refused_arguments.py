@@ -68,6 +68,7 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "gradient_accumulation_steps": ([0, 1, -3, 2.5, 2.0, True, math.inf, 2**70], NO_INTEGERS),
     "name": ([], [5, b"adam", True]),
     "skip_nonfinite": ([], NO_FLAGS),
+    "row_updates": (["", "catch_up", "LAZY"], [None, True, 1, b"lazy", ["lazy"], object()]),
     "initial_scale": ([*POSITIVE, 2.0**-127, 2.0**127 * 1.5, 2.0**128], [*NO_NUMBERS, None]),
     "dynamic_growth_steps": ([0, -1, 2.5, True, math.nan, 2**70], [*NO_INTEGERS, None]),
     "inner_optimizer": (

@@ -11,9 +11,8 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from cases import RULES
+from cases import LAZY_ONLY, RULES
 
-LAZY_ONLY = {"Adafactor", "Ftrl", "Lamb", "Muon", "ScheduleFreeAdamW"}
 BOTH = sorted(set(RULES) - LAZY_ONLY)
 
 

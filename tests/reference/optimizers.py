@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from reference.elementwise import nadam, nadam_product, schedule_free_adamw
 from reference.matrices import muon
-from reference.missed import CATCHING_UP, History
+from reference.missed import CATCHING_UP, History, narrowing
 from reference.rows import Gradient, Summed, SummedRows, each_summed, numbers_of, sum_of_squares
 from reference.rule import RULES, Array
 
@@ -173,6 +173,9 @@ class Reference:
             norm = self.global_norm = factor * math.sqrt(total)
             global_factor = global_clip_factor(norm, a["global_clipnorm"])
         lr = a["learning_rate"]
+        for i, history in enumerate(self.histories):
+            if history.is_full:
+                self.catch_up(i)
         for i, g in enumerate(raw):
             if g is None:
                 continue
@@ -200,8 +203,9 @@ class Reference:
             for name, slot in slots.items():
                 self.slots[i][name][where] = slot
             if rows is not None and a["row_updates"] == "caught_up":
-                missed = CATCHING_UP[self.rule](a, lr)._replace(keep=keep)
-                self.histories[i].add(missed, rows)
+                narrow = narrowing(w)
+                missed = CATCHING_UP[self.rule](a, lr, narrow)
+                self.histories[i].add(missed._replace(keep=narrow(keep)), rows)
         if self.steps > 1:
             self.accumulators = [np.zeros_like(w) for w in self.weights]
 
@@ -298,7 +302,6 @@ class MultiReference:
                 self.global_norm, self.global_clipnorm or 0
             )
 
-
     def catch_up(self) -> None:
         for member in self.members:
             member.catch_up()
@@ -307,7 +310,9 @@ class MultiReference:
 class ScaledReference:
     """Dynamic loss scaling around a `Reference` or several."""
 
-    def __init__(self, inner: Reference | MultiReference, initial_scale: float, dynamic_growth_steps: int) -> None:
+    def __init__(
+        self, inner: Reference | MultiReference, initial_scale: float, dynamic_growth_steps: int
+    ) -> None:
         self.inner = inner
         self.scale = initial_scale
         self.growth = dynamic_growth_steps

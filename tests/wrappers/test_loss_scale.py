@@ -229,6 +229,7 @@ BASE_ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "loss_scale_factor": (None, 2.0),
     "gradient_accumulation_steps": (None, 2),
     "skip_nonfinite": (False, True),
+    "row_updates": ("lazy", "caught_up"),
 }
 
 

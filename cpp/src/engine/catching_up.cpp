@@ -125,6 +125,10 @@ void Optimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
             "catch_up: expected a variable given to build, found " +
             (variable ? "an array of shape " + to_string(variable.shape()) + " in other memory" : std::string("none")));
     }
+    if (!indices) {
+        catch_up_table(index);
+        return;
+    }
     rows.begin();
     set_slot_sizes(
         rows.add_indices(index, variables[index].tensor, indices, [&] { return "catch_up: " + describe(index); }));
