@@ -218,7 +218,9 @@ def test_rows_of_nothing(case: Case) -> None:
 
 
 def test_the_centered_form_has_no_rows() -> None:
-    with pytest.raises(ValueError, match="^centered, rowwise: expected at most one of them, found both"):
+    with pytest.raises(
+        ValueError, match="^centered, rowwise: expected at most one of them, found both"
+    ):
         fo.RMSprop(centered=True, rowwise=True)
     optimizer = fo.RMSprop(rowwise=True)
     with pytest.raises(ValueError, match="^centered, rowwise: expected at most one of them"):
