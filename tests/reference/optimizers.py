@@ -101,9 +101,7 @@ class Reference:
             self.groups.append(self.slot_groups(self.a, w))
             is_rowwise = self.a.get("rowwise", False)
             slots = {
-                name: empty_slot(name, w, is_rowwise)
-                for group in self.groups[-1]
-                for name in group
+                name: empty_slot(name, w, is_rowwise) for group in self.groups[-1] for name in group
             }
             for name in self.starting:
                 slots[name][...] = w.dtype.type(self.a["initial_accumulator_value"])

@@ -79,6 +79,54 @@ def test_bits_of_the_reference(case: Case, option: str, dtype: Any) -> None:
         _core.set_level(level)
 
 
+TABLES = [(50, 1), (50, 7), (40, 16), (30, 5, 7), (20, 1100), (60,)]
+ROW_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clipnorm": {"weight_decay": 0.02, "clipnorm": 0.5, "loss_scale_factor": 64.0},
+    "clipvalue": {"weight_decay": 0.02, "clipvalue": 0.3},
+    "global_clipnorm": {"weight_decay": 0.02, "global_clipnorm": 0.7},
+}
+
+
+def row_gradients(step: int, dtype: Any) -> list[Any]:
+    random = np.random.default_rng(step)
+    grads: list[Any] = []
+    for shape in TABLES:
+        indices = random.integers(0, shape[0], random.integers(1, shape[0] // 2))
+        values = random.standard_normal((len(indices), *shape[1:])).astype(dtype)
+        grads.append(fo.RowGradient(values, indices))
+    if step == 3:
+        grads[1] = numbers(TABLES[1], dtype)  # a dense one
+    return grads
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("option", ROW_OPTIONS)
+@pytest.mark.parametrize("row_updates", ["lazy", "caught_up"])
+@every_case
+def test_gradients_of_rows(case: Case, row_updates: Any, option: str, dtype: Any) -> None:
+    arguments = {**case.arguments, **ROW_OPTIONS[option], "row_updates": row_updates}
+    initial = [numbers(shape, dtype, seed=k) for k, shape in enumerate(TABLES)]
+    reference = Reference(case.rule, **arguments)
+    reference.build(initial)
+    for step in range(STEPS):
+        reference.apply(row_gradients(step, dtype))
+    for number in (1, 3):
+        with_threads, weights = getattr(fo, case.rule)(**arguments), [w.copy() for w in initial]
+        with_threads.build(weights)
+        before = fo.get_num_threads()
+        try:
+            fo.set_num_threads(number)
+            for step in range(STEPS):
+                with_threads.apply(row_gradients(step, dtype))
+        finally:
+            fo.set_num_threads(before)
+        for mine, expected in zip(with_threads.variables, reference.variables(), strict=True):
+            assert same_bits(mine, expected)
+        for mine, expected in zip(weights, reference.stored(), strict=True):
+            assert same_bits(mine, expected)
+
+
 @every_case
 def test_a_row_has_one_moment(case: Case) -> None:
     optimizer = made(case)
@@ -170,7 +218,9 @@ def test_rows_of_nothing(case: Case) -> None:
 
 
 def test_the_centered_form_has_no_rows() -> None:
-    with pytest.raises(ValueError, match="^centered, rowwise: expected at most one of them, found both"):
+    with pytest.raises(
+        ValueError, match="^centered, rowwise: expected at most one of them, found both"
+    ):
         fo.RMSprop(centered=True, rowwise=True)
     optimizer = fo.RMSprop(rowwise=True)
     with pytest.raises(ValueError, match="^centered, rowwise: expected at most one of them"):

@@ -94,9 +94,7 @@ void move_lines(Formula rule, T keep, T moment, std::int64_t n, T* w, const T* g
         move_line(rule, keep, moment, count, w + i, g + i, has_slot<Formula> ? slot + i : slot);
     };
     std::int64_t i = 0;
-    for (; i + line<T> <= n; i += line<T>) {
-        move(i, line<T>);
-    }
+    for (; i + line<T> <= n; i += line<T>) move(i, line<T>);
     if (i < n) move(i, n - i);
 }
 

@@ -76,7 +76,8 @@ class Optimizer(Stepping):
     exact types, and training resumes with the same bits. ``deepcopy`` and ``pickle`` go on with the same bits, too.
 
     float16 and bfloat16 parameters have a float32 copy, ``"master"``. A parameter whose dimensions lie in memory in
-    another order, such as a channels_last weight, is updated where it lies, except by `fusedopt.Adafactor`.
+    another order, such as a channels_last weight, is updated where it lies, except by `fusedopt.Adafactor` and with
+    ``rowwise``.
 
     Parameters
     ----------
@@ -175,10 +176,11 @@ class Optimizer(Stepping):
             )
         for i, parameter in enumerate(group["params"]):
             require_updatable(parameter, who_is(number, i))
-            if isinstance(self._template, Adafactor) and not parameter.is_contiguous():
+            means = self._means_over()
+            if means and not parameter.is_contiguous():
                 raise ValueError(
-                    f"{who_is(number, i)}: expected C-contiguous memory, because Adafactor takes means over rows and "
-                    f"columns, found the strides {parameter.stride()}; give a .contiguous() copy"
+                    f"{who_is(number, i)}: expected C-contiguous memory, because {means}, "
+                    f"found the strides {parameter.stride()}; give a .contiguous() copy"
                 )
         found = {
             id(parameter): (parameter, who_is(k, i))
@@ -186,6 +188,12 @@ class Optimizer(Stepping):
             for i, parameter in enumerate(each["params"])
         }
         require_apart(list(found.values()))
+
+    def _means_over(self) -> str:
+        """Tell what of a parameter its optimizer takes means over, if it does."""
+        if isinstance(self._template, Adafactor):
+            return "Adafactor takes means over rows and columns"
+        return "rowwise takes means over rows" if getattr(self._template, "rowwise", False) else ""
 
     def _refuse_slip(self, name: str, value: Any, group: int) -> None:
         """Refuse what a group holds under a name that means something else here, or nothing."""
