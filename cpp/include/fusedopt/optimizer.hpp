@@ -194,8 +194,8 @@ public:
     /// for another thread that does.
     void between_steps(const std::function<void()>& function) const;
 
-    /// Gives rows what they have missed under RowUpdates::caught_up: all rows of all variables, or some of one variable.
-    /// Before a forward pass, that is the rows which it will read. `indices` are as in RowGradient. With
+    /// Gives rows what they have missed under RowUpdates::caught_up: all rows of all variables, or some of one
+    /// variable. Before a forward pass, that is the rows which it will read. `indices` are as in RowGradient. With
     /// RowUpdates::lazy there is nothing to do.
     void catch_up();
     void catch_up(const Tensor& variable, const Tensor& indices);
