@@ -275,7 +275,7 @@ TEST(the_refusal_names_the_hyperparameter) {
     refuse(Adam{}, Adam{.beta_1 = 0.5, .epsilon = 1e-3, .amsgrad = true}, "amsgrad: expected no change after build");
     refuse(RMSprop{}, RMSprop{.rho = 0.5, .momentum = 0.5, .epsilon = 1e-3}, "momentum: ");
     refuse(RMSprop{.momentum = 0.5}, RMSprop{.rho = 0.5, .momentum = 0.2, .centered = true}, "centered: ");
-    refuse(RMSprop{.centered = true}, RMSprop{.rowwise = true}, "centered: ");
+    refuse(RMSprop{.centered = true}, RMSprop{.rowwise = true}, "rowwise: ");
     refuse(Adam{}, Adam{.beta_1 = 0.5, .rowwise = true}, "rowwise: ");
     refuse(Yogi{.rowwise = true}, Yogi{.epsilon = 0.5}, "rowwise: ");
     refuse(Adagrad{}, Adagrad{.initial_accumulator_value = 0.5, .epsilon = 1e-3}, "initial_accumulator_value: ");
