@@ -29,8 +29,9 @@ std::int64_t product_of(std::span<const std::int64_t> extents) {
 void check_indices(const Tensor& table, const Tensor& indices, const Rows::Who& who) {
     const auto refuse = [&](const std::string& text) { throw std::invalid_argument(who() + ": " + text); };
     const auto name = [](const Tensor& tensor) { return std::string(to_string(tensor.dtype())); };
-    if (table.rank() == 0)
-        refuse("expected a dense gradient, as the variable has no dimension to count rows by, found one of rows");
+    if (table.rank() == 0) {
+        refuse("expected a variable with rows, found one of rank 0, which has no dimension to count rows by");
+    }
     if (!indices) refuse("expected indices, found none");
     if (indices.dtype() != DType::int32 && indices.dtype() != DType::int64) {
         refuse("expected indices of int32 or int64, found " + name(indices));
