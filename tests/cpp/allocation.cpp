@@ -267,6 +267,7 @@ TEST(a_step_that_makes_rows_catch_up_allocates_nothing) {
             CHECK_EQUAL(allocations - before, 0);
         }
     }
+    fusedopt::set_num_threads(1);
 }
 
 // Buffers are as large as the most rows that were given need, whichever of them are equal.

@@ -101,7 +101,7 @@ def test_steps_go_on_alike(make: Callable[[], Any]) -> None:
     for each in (optimizer, plain):
         each.apply({"table": rows, "other": rows})
         each.catch_up()
-    assert column(table) == column(other) == [-3.125, -1.75, -1.25, -1.0]
+    assert column(table) == column(other) == [-2.875, -1.75, -1.5, -1.0]
 
 
 @every_optimizer
