@@ -49,6 +49,9 @@ void check_indices(const Tensor& table, const Tensor& indices, const Rows::Who& 
 void check_form(const Tensor& table, const Tensor& values, const Tensor& indices, const Rows::Who& who) {
     const auto refuse = [&](const std::string& text) { throw std::invalid_argument(who() + ": " + text); };
     const auto name = [](const Tensor& tensor) { return std::string(to_string(tensor.dtype())); };
+    if (table.rank() == 0) {
+        refuse("expected a dense gradient, as the variable has no dimension to count rows by, found one of rows");
+    }
     check_indices(table, indices, who);
     if (!is_floating(values.dtype())) {
         refuse("expected values of float16, bfloat16, float32 or float64, found " + name(values));
