@@ -106,13 +106,6 @@ FUSEDOPT_INLINE void for_each_row(const G* g, std::int64_t n, const Add& add) {
     }
 }
 
-/// Makes what follows n numbers zero, up to the end of a row of lanes, and returns where that is.
-template <class T>
-FUSEDOPT_INLINE std::int64_t pad(T* numbers, std::int64_t n) {
-    for (; n % lanes != 0; ++n) numbers[n] = 0;
-    return n;
-}
-
 /// Adds the squares of n numbers, which are whole rows.
 template <class G>
 FUSEDOPT_INLINE void add_rows(const G* g, std::int64_t n, Lanes& squares) {

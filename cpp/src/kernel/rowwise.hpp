@@ -6,6 +6,7 @@
 #include "kernel/finish.hpp"
 #include "kernel/gradient.hpp"
 #include "kernel/measure.hpp"
+#include "kernel/sweep.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
@@ -21,16 +22,39 @@ FUSEDOPT_NOINLINE void load_scaled(const Step& step, const Job& job, std::int64_
     }
 }
 
+/// Adds squares as `measure` does.
+template <class T>
+FUSEDOPT_INLINE double sum_of_squares(const T* g, std::int64_t n) {
+    Lanes squares;
+    const std::int64_t whole = n / lanes * lanes;
+    add_rows(g, whole, squares);
+    if (whole < n) {
+        alignas(64) T row[lanes];
+        copy_part(g + whole, n - whole, row);
+        add_rows(row, lanes, squares);
+    }
+    return squares.sum();
+}
+
 /// The mean of g^2 over a row. The buffer then holds the row's last tile.
 template <class T>
 FUSEDOPT_NOINLINE T mean_square(const Step& step, const Job& job, GatherBuffer& gathered, T* buffer) {
+    const bool is_plain =
+        is_direct<T>(step, job) && job.gradient_element == ElementOf<T>::value && !job.strides && job.size <= tile;
     double sum = 0.0;
     for (std::int64_t i = 0; i < job.size; i += tile) {
         const std::int64_t n = job.size - i < tile ? job.size - i : tile;
-        load_scaled(step, job, i, n, gathered, buffer);
-        Lanes squares;
-        add_rows(buffer, pad(buffer, n), squares);
-        sum += squares.sum();
+        if (is_plain) {
+            const T* g = static_cast<const T*>(job.gradient);
+            const T scale = static_cast<T>(scale_of(step, job));
+#pragma omp simd
+            for (std::int64_t k = 0; k < n; ++k) {
+                buffer[k] = g[k] * scale;
+            }
+        } else {
+            load_scaled(step, job, i, n, gathered, buffer);
+        }
+        sum += sum_of_squares(buffer, n);
     }
     return static_cast<T>(sum / static_cast<double>(job.size));
 }
@@ -116,7 +140,7 @@ void update_rowwise(const Step& step, const Stretch& stretch) {
             empty_accumulator<T>(*job, i, n);
             T* const w = open_piece(*job, i, n, widened);
             move_lines(rule, keep, moment, n, w, g, has_slot<Rule> ? slot + i : slot);
-            finish_tile(step, *job, i, n, w);
+            if (job->average || job->storage) finish_tile(step, *job, i, n, w);
         }
     }
 }

@@ -60,6 +60,13 @@ FUSEDOPT_INLINE void for_each_span(std::int64_t n, const Body& body) {
     if (i < n) body(i, n);
 }
 
+/// Makes what follows n numbers zero, up to the end of a row of lanes, and returns where that is.
+template <class T>
+FUSEDOPT_INLINE std::int64_t pad(T* numbers, std::int64_t n) {
+    for (; n % lanes != 0; ++n) numbers[n] = 0;
+    return n;
+}
+
 template <class T>
 FUSEDOPT_INLINE Doubles add_square(Doubles sum, Doubles x) {
     return sizeof(T) == 4 ? add_exact_square(sum, x) : sum + x * x;
