@@ -40,6 +40,8 @@ def squares_for(moment: Array, g: Array) -> Array:
     if moment.shape == g.shape:
         return g * g
     rows = g.reshape(len(g), math.prod(g.shape[1:]))
+    if not rows.size:
+        return np.zeros_like(moment)
     total = np.cumsum(sums.partial_sums(rows), axis=1)[:, -1]  # one tile after the other
     return (total / rows.shape[1]).astype(g.dtype).reshape(moment.shape)
 
