@@ -49,6 +49,9 @@ void check_indices(const Tensor& table, const Tensor& indices, const Rows::Who& 
 void check_form(const Tensor& table, const Tensor& values, const Tensor& indices, const Rows::Who& who) {
     const auto refuse = [&](const std::string& text) { throw std::invalid_argument(who() + ": " + text); };
     const auto name = [](const Tensor& tensor) { return std::string(to_string(tensor.dtype())); };
+    if (table.rank() == 0) {
+        refuse("expected a dense gradient, as the variable has no dimension to count rows by, found one of rows");
+    }
     check_indices(table, indices, who);
     if (!is_floating(values.dtype())) {
         refuse("expected values of float16, bfloat16, float32 or float64, found " + name(values));
@@ -87,7 +90,9 @@ void for_parts(std::int64_t count, const Work& work) {
     const int threads = threads_for(count);
     const std::int64_t shares = shares_for(threads, count);
     run_on_threads(threads, shares, [&](std::int64_t k) {
-        const auto begin_of = [&](std::int64_t share) { return count / shares * share + std::min(share, count % shares); };
+        const auto begin_of = [&](std::int64_t share) {
+            return count / shares * share + std::min(share, count % shares);
+        };
         work(begin_of(k), begin_of(k + 1));
     });
 }
@@ -133,8 +138,8 @@ constexpr std::int64_t few = 64;          // keys, which std::sort sorts sooner
     const std::string expected =
         rows > 0 ? "row indices from 0 to " + std::to_string(rows - 1) : std::string("no row indices");
     throw std::invalid_argument(who() + ": expected " + expected + ", the variable having " + std::to_string(rows) +
-                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) +
-                                " at position " + std::to_string(wrong - keys.begin()));
+                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) + " at position " +
+                                std::to_string(wrong - keys.begin()));
 }
 
 /// How the rows of values lie, as a job describes a gradient.
