@@ -42,9 +42,7 @@ def parts_of(gradient: Any, who: str) -> Parts | None:
 
 
 def _has(gradient: Any, *names: str) -> bool:
-    return all(
-        hasattr(gradient, name) and not callable(getattr(gradient, name)) for name in names
-    )
+    return all(hasattr(gradient, name) and not callable(getattr(gradient, name)) for name in names)
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:
@@ -70,7 +68,9 @@ def _of_sparse_coo(tensor: Any, who: str) -> Parts:
 # JAX pads with the index that follows the last row.
 def _of_bcoo(matrix: Any, who: str) -> Parts:
     if matrix.n_batch != 0 or matrix.n_sparse != 1:
-        found = f"{type(matrix).__name__} with n_batch {matrix.n_batch} and n_sparse {matrix.n_sparse}"
+        found = (
+            f"{type(matrix).__name__} with n_batch {matrix.n_batch} and n_sparse {matrix.n_sparse}"
+        )
         raise _refused(who, found, ".todense(), or one with n_batch 0 and n_sparse 1")
     shape = _sizes(matrix.shape)
     indices = as_array(matrix.indices, who)[:, 0]

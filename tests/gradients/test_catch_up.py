@@ -243,7 +243,10 @@ def test_inside_an_evaluation() -> None:
     table = np.zeros((4, 1))
     optimizer = fo.SGD(1.0, use_ema=True)
     optimizer.build([table])
-    with optimizer.evaluation_weights(), pytest.raises(ValueError, match="catch_up: expected the w"):
+    with (
+        optimizer.evaluation_weights(),
+        pytest.raises(ValueError, match="catch_up: expected the w"),
+    ):
         optimizer.catch_up()
 
 

@@ -169,5 +169,7 @@ def test_what_else_is_refused() -> None:
 
 
 def test_as_a_variable_it_is_refused() -> None:
-    with pytest.raises(TypeError, match="variable 0: expected .*found csr_array; give its .toarray"):
+    with pytest.raises(
+        TypeError, match="variable 0: expected .*found csr_array; give its .toarray"
+    ):
         fo.Adam().build([sparse.csr_array((6, 5))])
