@@ -34,7 +34,7 @@ def parts_of(gradient: Any, who: str) -> Parts | None:
     if _has(gradient, "values", "indices"):
         shape = getattr(gradient, "dense_shape", None)
         return gradient.values, gradient.indices, None if shape is None else _sizes(shape)
-    if _has(gradient, "data", "indices", "n_batch", "n_sparse"):
+    if _has(gradient, "data", "indices", "n_batch", "n_sparse") and not hasattr(gradient, "indptr"):
         return _of_bcoo(gradient, who)
     if isinstance(getattr(gradient, "format", None), str) and hasattr(gradient, "tocsr"):
         return _of_scipy(gradient, who)
@@ -113,4 +113,4 @@ def _fit(ends: Array, columns: Array, data: Array, shape: tuple[int, ...]) -> bo
     if ends[0] != 0 or np.any(np.diff(ends) < 0) or ends[-1] > min(columns.size, data.size):
         return False
     used = columns[: ends[-1]]
-    return not used.size or bool(0 <= used.min() and used.max() < shape[-1])
+    return not used.size or bool(used.min() >= 0 and used.max() < shape[-1])
