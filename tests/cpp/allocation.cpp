@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 #include <set>
 
 #include "cases.hpp"
@@ -232,4 +233,37 @@ TEST(a_repeated_hosted_step_allocates_nothing) {
         }
     }
     fusedopt::set_num_threads(1);
+}
+
+// A history of a table this small has room for 64 steps.
+TEST(a_step_that_makes_rows_catch_up_allocates_nothing) {
+    for (const int threads : alone_and_together()) {
+        fusedopt::set_num_threads(threads);
+        for (const auto& [rule_name, rule] : rule_cases()) {
+            std::vector<Array> variables;
+            for (const DType dtype : all_dtypes) variables.emplace_back(dtype, Shape{40, 300}, Values());
+            std::optional<fusedopt::Optimizer> optimizer;
+            try {
+                optimizer.emplace(rule, fusedopt::Options{.row_updates = fusedopt::RowUpdates::caught_up});
+            } catch (const std::invalid_argument&) {
+                continue;  // the rule does not make rows catch up
+            }
+            const std::vector<std::string> names{"embedding_0", "embedding_1", "embedding_2", "embedding_3"};
+            optimizer->build(tensors(variables), names);
+            const Array values(DType::float32, {3, 300}, numbers(DType::float32, 900, 1));
+            const Array dense(DType::float32, {40, 300}, numbers(DType::float32, 12000, 2));
+            const std::vector<std::int64_t> indices{7, 39, 7};
+            const fusedopt::Gradient rows = fusedopt::RowGradient{values.tensor(), Tensor(indices)};
+            const auto step = [&] { optimizer->apply({rows, rows, rows, rows}); };
+            step();  // buffers grow with the number of rows
+            const long before = allocations;
+            for (int t = 0; t < 150; ++t) step();
+            optimizer->apply({rows, dense.tensor(), Tensor(), rows});
+            step();
+            optimizer->catch_up();
+            optimizer->catch_up(variables[0].tensor(), Tensor(indices));
+            step();
+            CHECK_EQUAL(allocations - before, 0);
+        }
+    }
 }

@@ -307,13 +307,14 @@ auto formula(const fusedopt::ScheduleFreeAdamW& rule, const Now& now) {
     };
 }
 
-/// Sums of 1024 elements each, in 32 lanes that are added in halves; then the sums in their order.
-inline double sum_of_squares(const Values& values) {
+/// Sums of 1024 elements of a row each, in 32 lanes that are added in halves; then the sums in their order.
+inline double sum_of_squares(const Values& values, std::size_t row_size) {
     constexpr std::size_t tile = 1024, lanes = 32;
     double sum = 0.0;
-    for (std::size_t begin = 0; begin < values.size(); begin += tile) {
+    for (std::size_t begin = 0, end; begin < values.size(); begin = end) {
+        end = std::min(begin + tile, begin - begin % row_size + row_size);
         double lane[lanes] = {};
-        for (std::size_t i = begin; i < std::min(begin + tile, values.size()); ++i) {
+        for (std::size_t i = begin; i < end; ++i) {
             lane[(i - begin) % lanes] += values[i] * values[i];
         }
         for (std::size_t half = lanes / 2; half > 0; half /= 2) {
@@ -322,6 +323,10 @@ inline double sum_of_squares(const Values& values) {
         sum += lane[0];
     }
     return sum;
+}
+
+inline double sum_of_squares(const Values& values) {
+    return sum_of_squares(values, values.size());
 }
 
 /// A rule on a whole variable, which is decayed already; numbers are of type T and kept in double.

@@ -148,8 +148,8 @@ TEST(every_member_has_a_field) {
             [[maybe_unused]] const auto& [a, b, c, d, e] = made;
         } else if constexpr (count == 6) {
             [[maybe_unused]] const auto& [a, b, c, d, e, f] = made;
-        } else if constexpr (count == 11) {
-            [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k] = made;
+        } else if constexpr (count == 12) {
+            [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k, l] = made;
         } else {
             [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = made;
         }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <utility>
 #include <variant>
 
@@ -46,6 +47,37 @@ Values clipped(DType dtype, Values gradient, double scale, std::optional<double>
     return gradient;
 }
 
+/// A gradient of rows with each row once, in ascending order: equal ones are summed in the order in which they occur.
+Gradient summed(const Gradient& given, DType variable) {
+    if (given.row_size == 0) return given;
+    std::map<std::int64_t, std::vector<std::size_t>> places;
+    for (std::size_t k = 0; k < given.rows.size(); ++k) places[given.rows[k]].push_back(k);
+    const bool is_double = variable == DType::float64 || given.dtype == DType::float64;
+    Gradient sum{given.dtype, Values(), {}, given.row_size};
+    for (const auto& [row, equal] : places) {
+        sum.rows.push_back(row);
+        for (std::size_t i = 0; i < given.row_size; ++i) {
+            const auto at = [&](std::size_t k) { return (*given.values)[k * given.row_size + i]; };
+            double total = equal.size() == 1 ? at(equal[0]) : 0.0;
+            for (std::size_t k = 0; k < equal.size() && equal.size() > 1; ++k) {
+                total = is_double ? total + at(equal[k])
+                                  : static_cast<double>(static_cast<float>(total) + static_cast<float>(at(equal[k])));
+            }
+            sum.values->push_back(total);
+        }
+    }
+    return sum;
+}
+
+/// Calls copy(element of the whole, element of the rows) for each element of some rows.
+template <class Copy>
+void for_each_element(const Gradient& gradient, const Copy& copy) {
+    for (std::size_t k = 0; k < gradient.rows.size() * gradient.row_size; ++k) {
+        const auto row = static_cast<std::size_t>(gradient.rows[k / gradient.row_size]);
+        copy(row * gradient.row_size + k % gradient.row_size, k);
+    }
+}
+
 }  // namespace
 
 Optimizer::Optimizer(fusedopt::Rule rule, fusedopt::Options options)
@@ -81,7 +113,9 @@ void Optimizer::add(DType dtype, const Values& values) {
     std::visit(start, rule_);
 }
 
-void Optimizer::step(const std::vector<Gradient>& gradients) {
+void Optimizer::step(const std::vector<Gradient>& given) {
+    std::vector<Gradient> gradients;
+    for (std::size_t i = 0; i < given.size(); ++i) gradients.push_back(summed(given[i], variables_[i].dtype));
     const std::int64_t interval = options_.gradient_accumulation_steps.value_or(1);
     const std::int64_t iteration = calls_ / interval;
     const bool is_update = (calls_ + 1) % interval == 0;
@@ -106,7 +140,7 @@ Values Optimizer::state(const std::string& name) const {
     if (name == "product" || name == "mu_product") return {product_};
     const std::size_t slash = name.find('/');
     const std::string what = name.substr(0, slash);
-    const Variable& variable = variables_[std::stoul(name.substr(slash + 1))];
+    const Variable& variable = variables_[std::stoul(name.substr(name.find_last_not_of("0123456789") + 1))];
     if (what == "average") return variable.average;
     if (what == "gradient_accumulator") return variable.accumulator;
     const auto slot = std::find(slot_names_.begin(), slot_names_.end(), what);
@@ -138,7 +172,9 @@ void Optimizer::accumulate(const std::vector<Gradient>& gradients, bool is_updat
 void Optimizer::update(const std::vector<Gradient>& gradients, const Now& now, std::int64_t interval) {
     const double factor = interval > 1 ? 1.0 / static_cast<double>(interval) : unscale_;
     const auto measured = [&](std::size_t i) {
-        return sum_of_squares(interval > 1 ? variables_[i].sum : *gradients[i].values);
+        const Gradient& g = gradients[i];
+        if (g.row_size > 0) return sum_of_squares(*g.values, g.row_size);
+        return sum_of_squares(interval > 1 ? variables_[i].sum : *g.values);
     };
     double clip = 1.0;
     if (options_.global_clipnorm) {
@@ -164,11 +200,28 @@ void Optimizer::update(const std::vector<Gradient>& gradients, const Now& now, s
             const DType of_sum = sizeof(T) == 8 ? DType::float64 : DType::float32;
             const Values g = clipped<T>(is_sum ? of_sum : gradients[i].dtype,
                                         is_sum ? variable.sum : *gradients[i].values, scale, options_.clipvalue);
-            const T keep = static_cast<T>(1.0 - weight_decay_ * now.rate);
-            for (double& w : variable.weight) w = static_cast<double>(static_cast<T>(w) * keep);
-            std::visit([&](const auto& r) { apply_rule<T>(r, now, variable.weight, g, variable.slots); }, rule_);
+            if (gradients[i].row_size == 0) return update(variable, now, g);
+            Variable rows{variable.dtype, Values(g.size()), {}, {}, {}, {}};
+            for (Values& slot : rows.slots) slot.resize(g.size());
+            for_each_element(gradients[i], [&](std::size_t whole, std::size_t part) {
+                rows.weight[part] = variable.weight[whole];
+                for (std::size_t k = 0; k < 3; ++k) rows.slots[k][part] = variable.slots[k][whole];
+            });
+            update(rows, now, g);
+            for_each_element(gradients[i], [&](std::size_t whole, std::size_t part) {
+                variable.weight[whole] = rows.weight[part];
+                for (std::size_t k = 0; k < 3; ++k) variable.slots[k][whole] = rows.slots[k][part];
+            });
         });
     }
+}
+
+void Optimizer::update(Variable& variable, const Now& now, const Values& gradient) {
+    compute(variable.dtype, [&]<class T>(T) {
+        const T keep = static_cast<T>(1.0 - weight_decay_ * now.rate);
+        for (double& w : variable.weight) w = static_cast<double>(static_cast<T>(w) * keep);
+        std::visit([&](const auto& r) { apply_rule<T>(r, now, variable.weight, gradient, variable.slots); }, rule_);
+    });
 }
 
 void Optimizer::average(double momentum, bool overwrite) {

@@ -16,10 +16,12 @@ namespace reference {
 
 struct Now;  // formulas.hpp
 
-/// A gradient as the library is given it; none without values.
+/// A gradient as the library is given it; none without values. That of rows has their indices and their size.
 struct Gradient {
     DType dtype;
     std::optional<Values> values;
+    std::vector<std::int64_t> rows = {};
+    std::size_t row_size = 0;  // 0: dense
 };
 
 /// Of Adafactor and Muon only what they do to vectors.
@@ -55,6 +57,7 @@ private:
 
     void accumulate(const std::vector<Gradient>& gradients, bool is_update);
     void update(const std::vector<Gradient>& gradients, const Now& now, std::int64_t interval);
+    void update(Variable& variable, const Now& now, const Values& gradient);
     void average(double momentum, bool overwrite);
 
     fusedopt::Rule rule_;

@@ -87,7 +87,9 @@ void for_parts(std::int64_t count, const Work& work) {
     const int threads = threads_for(count);
     const std::int64_t shares = shares_for(threads, count);
     run_on_threads(threads, shares, [&](std::int64_t k) {
-        const auto begin_of = [&](std::int64_t share) { return count / shares * share + std::min(share, count % shares); };
+        const auto begin_of = [&](std::int64_t share) {
+            return count / shares * share + std::min(share, count % shares);
+        };
         work(begin_of(k), begin_of(k + 1));
     });
 }
@@ -133,8 +135,8 @@ constexpr std::int64_t few = 64;          // keys, which std::sort sorts sooner
     const std::string expected =
         rows > 0 ? "row indices from 0 to " + std::to_string(rows - 1) : std::string("no row indices");
     throw std::invalid_argument(who() + ": expected " + expected + ", the variable having " + std::to_string(rows) +
-                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) +
-                                " at position " + std::to_string(wrong - keys.begin()));
+                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) + " at position " +
+                                std::to_string(wrong - keys.begin()));
 }
 
 /// How the rows of values lie, as a job describes a gradient.

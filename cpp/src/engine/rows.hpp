@@ -33,7 +33,7 @@ struct Table {
     // A key is a row, then a bit that is set if its gradient is a sum, then the place of its gradient among `values` or
     // the sums. Keys in order are rows in order, and equal rows as they were given.
     std::size_t first_key;
-    int shift;                     // to the row
+    int shift;  // to the row
     int row_bits;
     const std::uint64_t* sorted;   // of all that is given
     const std::uint64_t* touched;  // of each row
@@ -52,8 +52,8 @@ struct RowBatch {
     static constexpr std::int64_t most = 32;  // of rows
 
     const Table& table;
-    std::int64_t first;                 // the place of the first one among the rows that are touched
-    std::span<kernel::Job> jobs;        // each a whole row
+    std::int64_t first;                  // the place of the first one among the rows that are touched
+    std::span<kernel::Job> jobs;         // each a whole row
     std::span<const std::int64_t> rows;  // which row each of the jobs is
     int ahead;  // behind the jobs and rows are so many more: of the rows that follow, or of the last one again
 

@@ -306,9 +306,8 @@ void Optimizer::State::sweep() {
     const auto has_work = [](const kernel::Job& job) {
         return job.average || (job.work != kernel::Work::none && job.work != kernel::Work::rows);
     };
-    const SweepPlan& plan = sweep_over(
-        has_all_gradients() && std::ranges::all_of(branches, has_kernel),
-        [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
+    const SweepPlan& plan = sweep_over(has_all_gradients() && std::ranges::all_of(branches, has_kernel),
+                                       [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
     const kernel::Kernels& kernels = current_kernels();
     const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
     run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {

@@ -61,10 +61,10 @@ struct RuleSpec {
     std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
     std::vector<StateNumber> numbers = {};
-    const char* no_rows = nullptr;  // why it takes no gradient of rows; null: it does
+    const char* no_rows = nullptr;    // why it takes no gradient of rows; null: it does
     const char* only_lazy = nullptr;  // why rows that a step leaves out cannot follow later; null: they can
     Mover mover = {};                 // if they can
-    bool interpolates = false;  // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
+    bool interpolates = false;        // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
 };
 
 /// When a step's scalars are computed: `t` is the number of the update, from 1.
