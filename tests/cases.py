@@ -50,7 +50,7 @@ RULES = _with_variants(reference.RULES)
 TORCH_RULES = _with_variants(reference.TORCH_RULES)
 """The same of the rules in PyTorch's numbers, which have no class of their own."""
 
-LAZY_ONLY = {"Adafactor", "Ftrl", "Lamb", "Muon", "ScheduleFreeAdamW"}
+LAZY_ONLY = {"Adafactor", "Ftrl", "Lamb", "ScheduleFreeAdamW"}
 """The rules that cannot give rows what they have missed."""
 
 KERAS_RULES = [rule for rule, known in reference.RULES.items() if known.model == "keras"]

@@ -126,7 +126,8 @@ void Built::check_array(std::size_t index, const py::array& array) const {
     const std::span<const py::ssize_t> shape(array.shape(), static_cast<std::size_t>(array.ndim()));
     if (!std::ranges::equal(shape, built.shape())) {
         refuse("expected shape " + text(built.shape()) + " as at build, found " +
-               text(std::vector<std::int64_t>(shape.begin(), shape.end())) + "; assign its shape back, or build a new optimizer on it");
+               text(std::vector<std::int64_t>(shape.begin(), shape.end())) +
+               "; assign its shape back, or build a new optimizer on it");
     }
     if (!view(array, describe(index)).is_contiguous()) {
         refuse("expected C-contiguous memory as at build, found it strided; assign its strides back");

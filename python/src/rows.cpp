@@ -31,7 +31,8 @@ const Package& package() {
 // What gives an array is dense, but for PyTorch's sparse tensors, which only promise one.
 bool may_be_sparse(py::handle object) {
     if (py::isinstance<py::array>(object)) return false;
-    return !offers_memory(object) || py::object(py::getattr(object, package().is_sparse, py::none())).is(py::bool_(true));
+    return !offers_memory(object) ||
+           py::object(py::getattr(object, package().is_sparse, py::none())).is(py::bool_(true));
 }
 
 }  // namespace

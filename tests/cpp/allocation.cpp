@@ -10,6 +10,7 @@
 #include "check.hpp"
 #include "hosted.hpp"
 #include "reference.hpp"
+#include "row_gradients.hpp"
 
 namespace {
 
@@ -266,4 +267,37 @@ TEST(a_step_that_makes_rows_catch_up_allocates_nothing) {
             CHECK_EQUAL(allocations - before, 0);
         }
     }
+    fusedopt::set_num_threads(1);
+}
+
+// Buffers are as large as the most rows that were given need, whichever of them are equal.
+TEST(a_step_with_rows_allocates_nothing_once_as_many_were_given) {
+    std::vector<Array> tables;
+    for (const DType dtype : all_dtypes) {
+        tables.emplace_back(dtype, Shape{500, 64}, numbers(dtype, 500 * 64, 1));
+    }
+    const auto gradients_of = [&](std::int64_t given, unsigned seed) {
+        std::vector<Rowwise> list;
+        for (std::size_t i = 0; i < tables.size(); ++i) {
+            list.emplace_back(all_dtypes[(i + seed) % 2], Shape{500, 64}, some_rows(500, given, seed + 10), seed);
+        }
+        return list;
+    };
+    for (const int threads : alone_and_together()) {
+        fusedopt::set_num_threads(threads);
+        for (const auto& [option_name, options] : option_cases()) {
+            if (options.gradient_accumulation_steps) continue;
+            fusedopt::Optimizer optimizer(fusedopt::AdamW{.weight_decay = {}}, options);
+            optimizer.build(tensors(tables));
+            for (unsigned k = 0; k < 6; ++k) {
+                const std::vector<Rowwise> list = gradients_of(k < 2 ? 700 : 700 - 100 * k, k);
+                std::vector<fusedopt::Gradient> given;
+                for (const Rowwise& gradient : list) given.push_back(gradient.given());
+                const long before = allocations;
+                optimizer.apply(given);
+                if (k > 1) CHECK_EQUAL(allocations - before, 0);
+            }
+        }
+    }
+    fusedopt::set_num_threads(1);
 }

@@ -57,7 +57,9 @@ def test_padding_is_left_out() -> None:
 
 def test_the_sparse_gradient_of_a_lookup() -> None:
     table = jax.numpy.ones((5, 2))
-    looked_up = sparse.BCOO((table[jax.numpy.array([3, 1])], jax.numpy.array([[3], [1]])), shape=(5, 2))
+    looked_up = sparse.BCOO(
+        (table[jax.numpy.array([3, 1])], jax.numpy.array([[3], [1]])), shape=(5, 2)
+    )
     gradient = jax.grad(lambda x: (x.data**2).sum(), allow_int=True)(looked_up)
     w = np.ones((5, 2), np.float32)
     optimizer = fo.SGD(0.5)

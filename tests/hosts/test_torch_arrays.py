@@ -210,7 +210,7 @@ def tensors_without_plain_values() -> dict[str, tuple[Any, str]]:
         "integer": (ones.int(), "dtype int32; convert it to float32"),
         "bool": (ones.bool(), "dtype bool; convert it to float32"),
         "float8": (ones.to(torch.float8_e4m3fn), "float8_e4m3fn; convert it to float32"),
-        "sparse": (ones.to_sparse(), "layout torch.sparse_coo; give its .to_dense"),
+        "sparse": (torch.eye(3).to_sparse(), "layout torch.sparse_coo.*; give its .to_dense"),
         "meta": (torch.ones(3, device="meta"), "on the device meta, where it has no values"),
         "zero": (torch._efficientzerotensor(3), "ZeroTensor"),
     }

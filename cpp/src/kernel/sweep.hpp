@@ -146,9 +146,8 @@ FUSEDOPT_INLINE Ahead ahead_of(const Stretch& stretch, const Job* job, bool dire
     const Job& next = job[stretch.ahead];
     prefetch_rest<T>(next, direct && !job->strides);
     return {job->weight ? static_cast<const T*>(next.weight) - static_cast<const T*>(job->weight) : 0,
-            direct && !job->strides
-                ? static_cast<const char*>(next.gradient) - static_cast<const char*>(job->gradient)
-                : 0};
+            direct && !job->strides ? static_cast<const char*>(next.gradient) - static_cast<const char*>(job->gradient)
+                                    : 0};
 }
 
 /// A piece of a variable, a cache line of every array at a time: each is prefetched once, and memory and arithmetic
