@@ -8,6 +8,7 @@
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -53,6 +54,7 @@ py::object item(PyObject* dict, const py::object& key) {
 struct Parameter {
     py::object object;
     py::object gradient;
+    py::object indices;  // of the rows that the gradient is for, if it is of rows
     py::object state;
     std::array<py::object, 3> slots;
     py::object average;
@@ -289,6 +291,18 @@ void Work::locate_number(KeptNumber& number, py::object& object, const Who& who)
     if (reader_.read_written(of_state_, object, number_, who)) number.take(number_, who);
 }
 
+/// Refuses a gradient of rows that claims to be of another shape than the variable; nothing if that must be read again.
+template <class Who>
+void require_shape(const Tensor& variable, const py::object& shape, const Who& who) {
+    const auto found = shape.cast<std::vector<std::int64_t>>();
+    if (!variable || std::ranges::equal(found, variable.shape())) return;
+    const std::vector<std::int64_t> expected(variable.shape().begin(), variable.shape().end());
+    const auto text = [](const auto& sizes) {
+        return py::repr(py::tuple(py::cast(sizes))).template cast<std::string>();
+    };
+    throw std::invalid_argument(who() + ": expected shape " + text(expected) + ", found " + text(found));
+}
+
 bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     const Group& group = groups_[g];
     Parameter& parameter = parameters_[group.first + i];
@@ -306,6 +320,7 @@ bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     read(of_state_, parameter.average, variable.average, "average");
     if (!parameter.gradient) {
         if (variable.gradient) variable.gradient = Tensor();
+        if (variable.indices) variable.indices = Tensor();
         if (!parameter.average) return true;
     }
     read(of_parameters_, parameter.object, variable.variable, "");
@@ -314,8 +329,14 @@ bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     py::object none;
     read(of_state_, is_narrow ? parameter.master : none, variable.master, "master copy");
     if (!parameter.gradient) return true;
-    reader_.read_gradient(of_gradients_, parameter.gradient, signs_[group.first + i], variable.gradient,
-                          named("gradient"));
+    const py::object shape = reader_.read_gradient(of_gradients_, parameter.gradient, signs_[group.first + i],
+                                                   variable.gradient, parameter.indices, named("gradient"));
+    if (!shape.is_none()) require_shape(variable.variable, shape, named("gradient"));
+    if (parameter.indices) {
+        reader_.read_indices(of_gradients_, parameter.indices, variable.indices, named("gradient, indices"));
+    } else if (variable.indices) {
+        variable.indices = Tensor();
+    }
     for (std::size_t k = 0; k < parameter.slots.size(); ++k) {
         read(of_state_, parameter.slots[k], variable.slots[k], k < group.slot_count ? group.slots[k].name : "");
     }

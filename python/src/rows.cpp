@@ -52,4 +52,9 @@ std::optional<Rows> sparse_parts_of(py::handle object, const std::string& who) {
     return Rows{parts[py::int_(0)], parts[py::int_(1)], parts[py::int_(2)]};
 }
 
+std::optional<Rows> rows_of(py::handle object, const std::string& who) {
+    if (py::type::handle_of(object).is(row_gradient_type())) return parts_of(object);
+    return sparse_parts_of(object, who);
+}
+
 }  // namespace fusedopt::python
