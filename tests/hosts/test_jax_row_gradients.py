@@ -74,12 +74,12 @@ def test_refused() -> None:
     optimizer = fo.SGD()
     optimizer.build({"table": w})
     for value, message in (
-        (sparse.BCOO.fromdense(full), "a BCOO with n_batch 0 and n_sparse 2; give its .todense()"),
+        (sparse.BCOO.fromdense(full), r"a BCOO with n_batch 0 and n_sparse 2; give its .todense\(\)"),
         (sparse.BCOO.fromdense(full, n_batch=1), "a BCOO with n_batch 1 and n_sparse 1"),
-        (sparse.BCSR.fromdense(full), "found BCSR; give its .todense(), which is dense"),
-        (sparse.COO.fromdense(full), "found COO; give its .todense(), which is dense"),
-        (sparse.CSR.fromdense(full), "found CSR; give its .todense(), which is dense"),
-        (sparse.CSC.fromdense(full), "found CSC; give its .todense(), which is dense"),
+        (sparse.BCSR.fromdense(full), r"found BCSR; give its .todense\(\), which is dense"),
+        (sparse.COO.fromdense(full), r"found COO; give its .todense\(\), which is dense"),
+        (sparse.CSR.fromdense(full), r"found CSR; give its .todense\(\), which is dense"),
+        (sparse.CSC.fromdense(full), r"found CSC; give its .todense\(\), which is dense"),
         (fo.RowGradient(full[:1], full[0, :1]), "indices: expected int32 or int64 .*float32"),
     ):
         with pytest.raises(TypeError, match=rf"^gradient of variable 0 \('table'\).*{message}"):
