@@ -48,7 +48,7 @@ def main() -> None:
     axes = figure.subplots()
     for step in TOUCHED:
         axes.axvspan(step - 1, step, color="#f0f0f0")
-        axes.text(step - 0.5, 1.0, "touched", ha="center", va="top", color="#777777")
+        axes.text(step - 0.5, 1.03, "touched", ha="center", va="bottom", color="#777777")
     for kind, style in STYLES.items():
         axes.plot(*zip(*weights(kind), strict=True), markersize=4, **style)
     axes.set(xlabel="step", ylabel="a weight of the row", xlim=(0, STEPS))

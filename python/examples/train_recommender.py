@@ -75,8 +75,9 @@ def train(rule: str, kind: str, batches: list[Batch]) -> tuple[list[float], floa
         losses.append(float(np.square(error).mean()))
         error = error[:, None]
 
+        gradients = {"users": gradient(error * item, who), "items": gradient(error * user, what)}
         ready = perf_counter()
-        opt.apply({"users": gradient(error * item, who), "items": gradient(error * user, what)})
+        opt.apply(gradients)
         step_seconds += perf_counter() - ready
     seconds = perf_counter() - start
     print(
