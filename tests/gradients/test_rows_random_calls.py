@@ -149,7 +149,8 @@ class Calls(RuleBasedStateMachine):
         dtype = GRADIENT_DTYPES[rng.integers(4)]
         factor = self.optimizer.dynamic_scale if self.scaled else 1.0
         if pick == "dense" or w.ndim == 0:
-            return np.array(rng.standard_normal(w.shape) * factor, dtype)
+            with np.errstate(over="ignore"):
+                return np.array(rng.standard_normal(w.shape) * factor, dtype)
         return row_gradient(
             rng, w.shape, pick, dtype, (np.int32, np.int64)[rng.integers(2)], factor
         )

@@ -39,7 +39,8 @@ def summed(gradient: Gradient, w: Array) -> Summed:
     wide = np.float64 in (values.dtype, w.dtype)
     rows, place, counts = np.unique(gradient.indices, return_inverse=True, return_counts=True)
     total = np.zeros((len(rows), *w.shape[1:]), np.float64 if wide else np.float32)
-    np.add.at(total, place, values.astype(total.dtype))
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.add.at(total, place, values.astype(total.dtype))
     once = counts[place] == 1
     total[place[once]] = values[once]
     return SummedRows(rows, total)
