@@ -37,7 +37,7 @@ namespace {
 /// Reads the objects of one call into the staging area.
 class Reading {
 public:
-    Reading(BorrowedStaging& staging, const Built& built, const py::object& variables, const Names* names)
+    Reading(BorrowedStaging& staging, const Built& built, const py::object& variables, const python::Names* names)
         : staging_(staging), built_(built), names_(names), are_given_(!variables.is_none()) {
         if (!are_given_) return;
         const py::tuple objects(variables);
@@ -146,7 +146,7 @@ private:
 
     BorrowedStaging& staging_;
     const Built& built_;
-    const Names* names_;
+    const python::Names* names_;
     bool are_given_;
     KnownDTypes dtypes_;
 };
@@ -154,7 +154,7 @@ private:
 }  // namespace
 
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
-           const Names* names) {
+           const python::Names* names) {
     Reading(staging, built, variables, names).read(gradients);
 }
 

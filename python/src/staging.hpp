@@ -39,7 +39,7 @@ private:
 
 /// Reads the objects of a call into the staging area; warns of gradients that are None.
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
-           const Names* names);
+           const python::Names* names);
 
 /// Takes a step of `core` without the GIL, with views of the gradients and of the variables that are given.
 template <class Core>

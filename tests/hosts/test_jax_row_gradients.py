@@ -74,7 +74,10 @@ def test_refused() -> None:
     optimizer = fo.SGD()
     optimizer.build({"table": w})
     for value, message in (
-        (sparse.BCOO.fromdense(full), r"a BCOO with n_batch 0 and n_sparse 2; give its .todense\(\)"),
+        (
+            sparse.BCOO.fromdense(full),
+            r"a BCOO with n_batch 0 and n_sparse 2; give its .todense\(\)",
+        ),
         (sparse.BCOO.fromdense(full, n_batch=1), "a BCOO with n_batch 1 and n_sparse 1"),
         (sparse.BCSR.fromdense(full), r"found BCSR; give its .todense\(\), which is dense"),
         (sparse.COO.fromdense(full), r"found COO; give its .todense\(\), which is dense"),
