@@ -110,10 +110,11 @@ void sort_by(Digit digit, const Key* from, Key* to, std::int64_t count, int thre
     const std::int64_t shares = threads;
     const std::size_t digits = std::size_t{1} << digit.bits;
     const auto begin_of = [&](std::int64_t share) { return count / shares * share + std::min(share, count % shares); };
+    const auto part = [&](std::int64_t share) { return std::span(from + begin_of(share), from + begin_of(share + 1)); };
     run_on_threads(threads, shares, [&](std::int64_t share) {
         std::size_t* const own = counts + static_cast<std::size_t>(share) * digits;
         std::fill(own, own + digits, 0);
-        for (std::int64_t i = begin_of(share); i < begin_of(share + 1); ++i) ++own[digit.of(from[i])];
+        for (const Key key : part(share)) ++own[digit.of(key)];
     });
     std::size_t before = 0;
     for (std::size_t k = 0; k < digits; ++k) {
@@ -124,7 +125,7 @@ void sort_by(Digit digit, const Key* from, Key* to, std::int64_t count, int thre
     }
     run_on_threads(threads, shares, [&](std::int64_t share) {
         std::size_t* const own = counts + static_cast<std::size_t>(share) * digits;
-        for (std::int64_t i = begin_of(share); i < begin_of(share + 1); ++i) to[own[digit.of(from[i])]++] = from[i];
+        for (const Key key : part(share)) to[own[digit.of(key)]++] = key;
     });
 }
 
