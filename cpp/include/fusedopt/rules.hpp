@@ -161,8 +161,7 @@ struct Nadam {
     static constexpr auto fields() {
         return std::tuple(Field("beta_1", &Nadam::beta_1, domains::from_0_below_1),
                           Field("beta_2", &Nadam::beta_2, domains::from_0_below_1),
-                          Field("epsilon", &Nadam::epsilon, domains::normal),
-                          Field("rowwise", &Nadam::rowwise));
+                          Field("epsilon", &Nadam::epsilon, domains::normal), Field("rowwise", &Nadam::rowwise));
     }
 };
 
