@@ -268,6 +268,7 @@ RowBatch RowReader::next() {
 
 void Rows::begin() {
     tables_.clear();
+    plan_.clear();
     used_keys_ = 0;
 }
 
@@ -351,7 +352,6 @@ void Rows::prepare() {
     }
     std::byte* sums = sums_.get();
     std::size_t* begins = begins_.data();
-    plan_.clear();
     summed_.clear();
     for (std::size_t k = 0; k < tables_.size(); ++k) {
         Table& table = tables_[k];

@@ -267,6 +267,62 @@ class Optimizer(Stepping):
             written = binding.members if overwrites else updated
             note_changes([binding.parameters[i] for i in written])
 
+    def catch_up(
+        self, parameter: torch.Tensor | None = None, indices: torch.Tensor | None = None
+    ) -> None:
+        """Give rows what they have missed, before a forward pass or an evaluation reads them.
+
+        With ``row_updates="caught_up"`` a row that sparse gradients have left out is updated only when it is needed.
+        Call this before the model looks rows up, and before its parameters are evaluated or saved. Inside a closure it
+        comes before the forward pass. `state_dict`, copies and `eval` do it for all rows. With ``row_updates="lazy"``
+        nothing changes. See `fusedopt.Optimizer.catch_up`.
+
+        Parameters
+        ----------
+        parameter : torch.Tensor, optional
+            One of the parameters. Default: all of them.
+        indices : torch.Tensor, optional
+            int32 or int64 of one dimension, such as a flattened batch. The rows that will be read, in any order, also
+            several times. Default: all rows.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the tensor is not one of the parameters, indices are given without one or are not those of its rows, or
+            between `eval` and `train`. Nothing has changed then.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fusedopt as fo
+        >>> import fusedopt.torch
+        >>> table = torch.nn.Embedding(3, 1, sparse=True)
+        >>> _ = torch.nn.init.zeros_(table.weight)
+        >>> rule = fo.SGD(1.0, momentum=0.5, row_updates="caught_up")
+        >>> optimizer = fusedopt.torch.Optimizer(table.parameters(), rule)
+        >>> for row in (0, 1, 1):
+        ...     optimizer.zero_grad()
+        ...     table(torch.tensor([row])).sum().backward()
+        ...     optimizer.step()
+        >>> table.weight.T.tolist()
+        [[-1.0, -2.5, 0.0]]
+        >>> optimizer.catch_up(table.weight, torch.tensor([0]))
+        >>> table.weight.T.tolist()
+        [[-1.75, -2.5, 0.0]]
+        """
+        self._require_training("catch_up")
+        if parameter is None and indices is not None:
+            raise ValueError(
+                "catch_up: indices: expected with a parameter, found without; give the parameter too"
+            )
+        binding = self._ready()
+        chosen = binding.members if parameter is None else [binding.position(parameter)]
+        changed = [i for i in chosen if i in binding.members]  # others have had no gradient
+        if changed:
+            binding.catch_up(None if parameter is None else changed[0], indices)
+            if self._catches_up:
+                note_changes([binding.parameters[i] for i in changed])
+
     def _join(self, binding: Binding, new: list[int]) -> None:
         for i in new:
             self.state[binding.parameters[i]] = dict(self.state.get(binding.parameters[i], {}))
@@ -288,6 +344,7 @@ class Optimizer(Stepping):
         settings = [self._settings(group, k) for k, group in enumerate(self.param_groups)]
         binding = self._binding
         if binding is None or not binding.fits(self.param_groups, self.state):
+            self._settle()
             binding = self._bound(settings)
             self._binding = binding
         binding.joint.configure(settings, scale)
@@ -302,6 +359,23 @@ class Optimizer(Stepping):
         return binding
 
     # State
+
+    @property
+    def _catches_up(self) -> bool:
+        return self._template.row_updates == "caught_up"
+
+    def _settle(self) -> None:
+        """Give all rows what they have missed, before the state is read or goes on in another optimizer."""
+        if self._binding is not None and self._catches_up and not self._is_evaluating:
+            self._binding.catch_up(None, None)
+
+    def state_dict(self) -> StateDict:
+        """Return the hyperparameters and the state, as PyTorch's optimizers do.
+
+        With ``row_updates="caught_up"`` all rows are caught up first.
+        """
+        self._settle()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take the hyperparameters and the state of another optimizer of the same rule and options.
@@ -349,6 +423,7 @@ class Optimizer(Stepping):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what `copy.deepcopy` and `pickle` take along."""
+        self._settle()
         return {**super().__getstate__(), "_template": self._template}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -392,6 +467,7 @@ class Optimizer(Stepping):
         if self._is_evaluating:
             return
         binding = self._ready()
+        self._settle()
         chosen = [
             binding.parameters[i]
             for i in binding.members
@@ -434,10 +510,10 @@ class Optimizer(Stepping):
         if self._binding is not None:
             self._binding.note(self.state)
 
-    def _require_training(self) -> None:
+    def _require_training(self, who: str = "step") -> None:
         if self._is_evaluating:
             raise ValueError(
-                "step: expected the weights in training, found those to evaluate; call train() first"
+                f"{who}: expected the weights in training, found those to evaluate; call train() first"
             )
 
 
