@@ -50,7 +50,7 @@ RULES = _with_variants(reference.RULES)
 TORCH_RULES = _with_variants(reference.TORCH_RULES)
 """The same of the rules in PyTorch's numbers, which have no class of their own."""
 
-LAZY_ONLY = {"Adafactor", "Ftrl", "Lamb", "Muon", "ScheduleFreeAdamW"}
+LAZY_ONLY = {"Adafactor", "Ftrl", "Lamb", "ScheduleFreeAdamW"}
 """The rules that cannot give rows what they have missed."""
 
 KERAS_RULES = [rule for rule, known in reference.RULES.items() if known.model == "keras"]
@@ -103,10 +103,27 @@ def _label(rule: str, variant: dict[str, Any], option: str) -> str:
     return f"{rule}({own})-{option}"
 
 
-VARIANTS: list[Case] = [
+ROWWISE: list[Case] = [
     Case(rule, variant, _label(rule, variant, "plain"))
-    for rule, variants in RULES.items()
-    for variant in variants
+    for rule, variant in [
+        ("RMSprop", {"rowwise": True}),
+        ("RMSprop", {"rowwise": True, "momentum": 0.9}),
+        ("Adam", {"rowwise": True}),
+        ("AdamW", {"rowwise": True, "amsgrad": True}),
+        ("Adagrad", {"rowwise": True}),
+        ("Nadam", {"rowwise": True}),
+        ("Yogi", {"rowwise": True}),
+    ]
+]
+"""Variants with one second moment per row. No other library has them, so there are no recordings."""
+
+VARIANTS: list[Case] = [
+    *(
+        Case(rule, variant, _label(rule, variant, "plain"))
+        for rule, variants in RULES.items()
+        for variant in variants
+    ),
+    *ROWWISE,
 ]
 """Every variant of every rule, without common options."""
 

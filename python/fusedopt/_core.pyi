@@ -209,6 +209,7 @@ class HostedStep:
         seed: int = 0,
         average_key: str | None = None,
         master_key: str | None = None,
+        on_update: Callable[[list[Any]], object] | None = None,
     ) -> tuple[bool, float | None, list[Any]]:
         """Step every parameter that has a gradient.
 
@@ -222,7 +223,8 @@ class HostedStep:
         step removes it again.
 
         Returns whether the step was taken, the norm if it was needed, and the parameters whose
-        state is incomplete. If there are any of these, nothing was done.
+        state is incomplete. If there are any of these, nothing was done. After a step, `on_update`
+        is called with the parameters that have a gradient.
         """
 
 def hosted_update(

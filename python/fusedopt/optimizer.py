@@ -261,7 +261,9 @@ class Optimizer(Stepping, Declared):
         self._core.finalize_variable_values(list(variables))
 
     def _new_arguments(self) -> dict[str, Any]:
-        return {name: each.default for name, each in self._hyperparameters.items() if each.is_keyword}
+        return {
+            name: each.default for name, each in self._hyperparameters.items() if each.is_keyword
+        }
 
     # Configuration
 

@@ -34,7 +34,7 @@ def parts_of(gradient: Any, who: str) -> Parts | None:
     if _has(gradient, "values", "indices"):
         shape = getattr(gradient, "dense_shape", None)
         return gradient.values, gradient.indices, None if shape is None else _sizes(shape)
-    if _has(gradient, "data", "indices", "n_batch", "n_sparse"):
+    if _has(gradient, "data", "indices", "n_batch", "n_sparse") and not hasattr(gradient, "indptr"):
         return _of_bcoo(gradient, who)
     if isinstance(getattr(gradient, "format", None), str) and hasattr(gradient, "tocsr"):
         return _of_scipy(gradient, who)
@@ -42,9 +42,7 @@ def parts_of(gradient: Any, who: str) -> Parts | None:
 
 
 def _has(gradient: Any, *names: str) -> bool:
-    return all(
-        hasattr(gradient, name) and not callable(getattr(gradient, name)) for name in names
-    )
+    return all(hasattr(gradient, name) and not callable(getattr(gradient, name)) for name in names)
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:
@@ -70,7 +68,9 @@ def _of_sparse_coo(tensor: Any, who: str) -> Parts:
 # JAX pads with the index that follows the last row.
 def _of_bcoo(matrix: Any, who: str) -> Parts:
     if matrix.n_batch != 0 or matrix.n_sparse != 1:
-        found = f"{type(matrix).__name__} with n_batch {matrix.n_batch} and n_sparse {matrix.n_sparse}"
+        found = (
+            f"{type(matrix).__name__} with n_batch {matrix.n_batch} and n_sparse {matrix.n_sparse}"
+        )
         raise _refused(who, found, ".todense(), or one with n_batch 0 and n_sparse 1")
     shape = _sizes(matrix.shape)
     indices = as_array(matrix.indices, who)[:, 0]
@@ -113,4 +113,4 @@ def _fit(ends: Array, columns: Array, data: Array, shape: tuple[int, ...]) -> bo
     if ends[0] != 0 or np.any(np.diff(ends) < 0) or ends[-1] > min(columns.size, data.size):
         return False
     used = columns[: ends[-1]]
-    return not used.size or bool(0 <= used.min() and used.max() < shape[-1])
+    return not used.size or bool(used.min() >= 0 and used.max() < shape[-1])

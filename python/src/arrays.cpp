@@ -159,6 +159,12 @@ py::array array_over(const Exchange::Memory& memory, py::handle tensor) {
     return py::array(dtype, shape, strides, memory.data, owner);
 }
 
+std::string shape_text(std::span<const std::int64_t> shape) {
+    py::tuple sizes(shape.size());
+    for (std::size_t d = 0; d < shape.size(); ++d) sizes[d] = py::int_(shape[d]);
+    return py::repr(sizes).cast<std::string>();
+}
+
 py::array live_view(const Tensor& tensor, py::handle owner) {
     const char* format = tensor.dtype() == DType::int64      ? "int64"
                          : tensor.dtype() == DType::float64  ? "float64"

@@ -4,7 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -55,6 +57,9 @@ inline bool is_plain_array(py::handle object) {
 
 /// An array over the memory of a tensor. That of bfloat16 has the bits as elements, and says so.
 py::array array_over(const Exchange::Memory& memory, py::handle tensor);
+
+/// A shape as Python writes it.
+std::string shape_text(std::span<const std::int64_t> shape);
 
 /// An array over the core's memory that keeps `owner` alive.
 py::array live_view(const Tensor& tensor, py::handle owner);

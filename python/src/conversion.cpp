@@ -59,10 +59,11 @@ void refuse_mask(py::handle object, const std::string& who, Elements elements) {
         if (py::isinstance<py::dict>(interface)) mask = interface.attr("get")(protocols().mask);
     }
     if (mask.is_none() || PyCallable_Check(mask.ptr())) return;  // pandas has a method of this name
-    throw py::type_error(who + ": expected an array without a mask, found " + type_name(object) +
-                         (elements == Elements::indices
-                              ? "; give .data to use every index, or .compressed() with the values of these indices only"
-                              : "; give .data to use every element, or .filled(0) for a copy with zeros under the mask"));
+    throw py::type_error(
+        who + ": expected an array without a mask, found " + type_name(object) +
+        (elements == Elements::indices
+             ? "; give .data to use every index, or .compressed() with the values of these indices only"
+             : "; give .data to use every element, or .filled(0) for a copy with zeros under the mask"));
 }
 
 std::string advice(py::handle object, Elements elements) {
@@ -82,8 +83,8 @@ std::string advice(py::handle object, Elements elements) {
 [[noreturn]] void refuse_conversion(py::error_already_set& error, py::handle object, const std::string& who,
                                     Elements elements) {
     if (const std::string found = explained(object); !found.empty()) {
-        const std::string message = who + ": expected a dense array of " + words_of(elements).kind +
-                                    " in CPU memory, found " + found;
+        const std::string message =
+            who + ": expected a dense array of " + words_of(elements).kind + " in CPU memory, found " + found;
         py::raise_from(error, PyExc_TypeError, message.c_str());
         throw py::error_already_set();
     }
@@ -147,10 +148,10 @@ py::array as_array(py::handle object, const std::string& who, Elements elements)
     if (!dtype && py::hasattr(object, protocols().dtype) && !py::hasattr(object, "astype")) {
         const std::string found = explained(object);
         throw py::type_error(who + ": expected " + words_of(elements).types + ", found " +
-                             (found.empty() ? type_name(object) + " of dtype " +
-                                                  py::str(array.dtype()).cast<std::string>() + "; convert it to " +
-                                                  words_of(elements).dtype
-                                            : found));
+                             (found.empty()
+                                  ? type_name(object) + " of dtype " + py::str(array.dtype()).cast<std::string>() +
+                                        "; convert it to " + words_of(elements).dtype
+                                  : found));
     }
     return array;
 }

@@ -8,6 +8,7 @@
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -53,6 +54,7 @@ py::object item(PyObject* dict, const py::object& key) {
 struct Parameter {
     py::object object;
     py::object gradient;
+    py::object indices;  // of the rows that the gradient is for, if it is of rows
     py::object state;
     std::array<py::object, 3> slots;
     py::object average;
@@ -69,6 +71,7 @@ struct Request {
     HostedOptions options;
     std::optional<py::object> average_key;
     std::optional<py::object> master_key;
+    std::optional<py::object> on_update;
 };
 
 using Answer = std::tuple<bool, std::optional<double>, py::list>;
@@ -80,7 +83,7 @@ public:
         : settings_(definition), counts_(std::string_view(definition.name) != TorchSGD::name) {}
 
     Answer run(const Request& request) {
-        collect(request.groups);
+        const py::list updated = collect(request.groups);
         py::list missing = locate(request);
         if (!missing.empty()) return {false, std::nullopt, missing};
         HostedResult result{};
@@ -89,7 +92,10 @@ public:
             result = core_.run(std::span(hosted_).first(group_count_), request.options);
             if (result.stepped) write_numbers();
         }
-        if (result.stepped) replace_numbers();
+        if (result.stepped) {
+            replace_numbers();
+            if (request.on_update) call(*request.on_update, updated);
+        }
         return {result.stepped, result.norm, missing};
     }
 
@@ -155,8 +161,8 @@ private:
         return parameters_[used_++];
     }
 
-    // The caller's code may run in the first of these.
-    void collect(const py::list& groups);
+    // The caller's code may run in the first of these. It returns the parameters that have a gradient.
+    py::list collect(const py::list& groups);
     py::list locate(const Request& request);  // the parameters whose state is incomplete
     bool collect_state(const Request& request, StateOf& states, std::size_t g, std::size_t i);
     bool locate_parameter(bool has_masters, std::size_t g, std::size_t i);
@@ -184,6 +190,7 @@ private:
     std::vector<Parameter> parameters_;
     std::size_t used_ = 0;
     std::vector<HostedVariable> variables_;
+    std::vector<Sign> signs_;  // of the gradients
     Reader reader_;
     Exchange of_parameters_, of_gradients_, of_state_;
     Tensor number_;
@@ -222,7 +229,8 @@ py::object given(const py::list& groups, std::size_t g, std::size_t i) {
     return py::list(py::tuple(groups[g])[0])[i];
 }
 
-void Work::collect(const py::list& groups) {
+py::list Work::collect(const py::list& groups) {
+    py::list with_gradients;
     prepare_groups(groups.size());
     for (std::size_t g = 0; g < group_count_; ++g) {
         const py::object pair = groups[g];
@@ -241,14 +249,22 @@ void Work::collect(const py::list& groups) {
             parameter.gradient = py::reinterpret_steal<py::object>(
                 outlasting([&] { return PyObject_GetAttr(parameter.object.ptr(), names().grad.ptr()); }));
             if (!parameter.gradient) throw py::error_already_set();
-            if (parameter.gradient.is_none()) parameter.gradient = py::object();
+            if (parameter.gradient.is_none()) {
+                parameter.gradient = py::object();
+            } else {
+                with_gradients.append(parameter.object);
+            }
         }
         groups_[g].count = used_ - groups_[g].first;
     }
-    if (variables_.size() < used_) variables_.resize(used_);
+    if (variables_.size() < used_) {
+        variables_.resize(used_);
+        signs_.resize(used_);
+    }
     for (std::size_t g = 0; g < group_count_; ++g) {
         hosted_[g].variables = std::span(variables_).subspan(groups_[g].first, groups_[g].count);
     }
+    return with_gradients;
 }
 
 py::list Work::locate(const Request& request) {
@@ -275,6 +291,18 @@ void Work::locate_number(KeptNumber& number, py::object& object, const Who& who)
     if (reader_.read_written(of_state_, object, number_, who)) number.take(number_, who);
 }
 
+/// Refuses a gradient of rows that claims to be of another shape than the variable; nothing if that must be read again.
+template <class Who>
+void require_shape(const Tensor& variable, const py::object& shape, const Who& who) {
+    const auto found = shape.cast<std::vector<std::int64_t>>();
+    if (!variable || std::ranges::equal(found, variable.shape())) return;
+    const std::vector<std::int64_t> expected(variable.shape().begin(), variable.shape().end());
+    const auto text = [](const auto& sizes) {
+        return py::repr(py::tuple(py::cast(sizes))).template cast<std::string>();
+    };
+    throw std::invalid_argument(who() + ": expected shape " + text(expected) + ", found " + text(found));
+}
+
 bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     const Group& group = groups_[g];
     Parameter& parameter = parameters_[group.first + i];
@@ -292,6 +320,7 @@ bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     read(of_state_, parameter.average, variable.average, "average");
     if (!parameter.gradient) {
         if (variable.gradient) variable.gradient = Tensor();
+        if (variable.indices) variable.indices = Tensor();
         if (!parameter.average) return true;
     }
     read(of_parameters_, parameter.object, variable.variable, "");
@@ -300,7 +329,14 @@ bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     py::object none;
     read(of_state_, is_narrow ? parameter.master : none, variable.master, "master copy");
     if (!parameter.gradient) return true;
-    reader_.read_gradient(of_gradients_, parameter.gradient, variable.gradient, named("gradient"));
+    const py::object shape = reader_.read_gradient(of_gradients_, parameter.gradient, signs_[group.first + i],
+                                                   variable.gradient, parameter.indices, named("gradient"));
+    if (!shape.is_none()) require_shape(variable.variable, shape, named("gradient"));
+    if (parameter.indices) {
+        reader_.read_indices(of_gradients_, parameter.indices, variable.indices, named("gradient, indices"));
+    } else if (variable.indices) {
+        variable.indices = Tensor();
+    }
     for (std::size_t k = 0; k < parameter.slots.size(); ++k) {
         read(of_state_, parameter.slots[k], variable.slots[k], k < group.slot_count ? group.slots[k].name : "");
     }
@@ -362,7 +398,10 @@ std::optional<double> Work::update(Parameter&& parameter, const py::dict& settin
     new_parameter() = std::move(parameter);
     groups_[0].first = 0;
     groups_[0].count = 1;
-    if (variables_.empty()) variables_.resize(1);
+    if (variables_.empty()) {
+        variables_.resize(1);
+        signs_.resize(1);
+    }
     hosted_[0].variables = std::span(variables_).first(1);
     reader_.begin(false);
     locate_parameter(false, 0, 0);
@@ -429,13 +468,14 @@ public:
 
     Answer run(const py::list& groups, const py::dict& state, std::optional<double> max_norm, double unscale,
                bool skip_nonfinite, std::uint64_t seed, std::optional<py::object> average_key,
-               std::optional<py::object> master_key) {
+               std::optional<py::object> master_key, std::optional<py::object> on_update) {
         const Request request{
             groups,
             state,
             {.max_norm = max_norm, .unscale = unscale, .skip_nonfinite = skip_nonfinite, .seed = seed},
             std::move(average_key),
-            std::move(master_key)};
+            std::move(master_key),
+            std::move(on_update)};
         return pool_.use([&](Work& work) { return work.run(request); });
     }
 
@@ -492,7 +532,8 @@ void register_hosted(py::module_& module) {
         .def(py::init<const std::string&>(), py::arg("rule"))
         .def("run", &PyHostedStep::run, py::arg("groups"), py::arg("state"), py::kw_only(),
              py::arg("max_norm") = py::none(), py::arg("unscale") = 1.0, py::arg("skip_nonfinite") = false,
-             py::arg("seed") = 0, py::arg("average_key") = py::none(), py::arg("master_key") = py::none());
+             py::arg("seed") = 0, py::arg("average_key") = py::none(), py::arg("master_key") = py::none(),
+             py::arg("on_update") = py::none());
     module.def("hosted_update", &hosted_update, py::arg("rule"), py::arg("variable"), py::arg("gradient"),
                py::arg("slots"), py::arg("settings"), py::arg("step"), py::kw_only(), py::arg("average") = py::none(),
                py::arg("clipnorm") = py::none());

@@ -12,8 +12,10 @@
 #include <string>
 
 #include "arrays.hpp"
+#include "conversion.hpp"
 #include "exchange.hpp"
 #include "gil.hpp"
+#include "rows.hpp"
 
 namespace fusedopt::python {
 
@@ -48,14 +50,40 @@ public:
         return true;
     }
 
+    /// A gradient. One of rows is taken apart first: its values take its place, and `indices` becomes what says which
+    /// rows they are. The result is the shape that it claims to have, or None.
     template <class Who>
-    void read_gradient(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
+    py::object read_gradient(Exchange& exchange, py::object& object, Sign& sign, Tensor& tensor, py::object& indices,
+                             const Who& who) {
         if (is_array(object)) {
             renew(tensor, object, dtype_of(object, who));
-        } else if (const auto memory = exchange.values(object)) {
+        } else if (const auto memory = exchange.values(object, sign)) {
             python::renew(tensor, *memory);
         } else {
-            object = gradient_array(object, who());
+            tensor = Tensor();
+            has_converted_ = true;
+            std::optional<Rows> rows;
+            if (!indices) rows = rows_of(object, who());
+            if (rows) {
+                object = rows->values;
+                indices = rows->indices;
+            }
+            if (!exchange.values(object)) object = gradient_array(object, who() + (indices ? ", values" : ""));
+            if (rows) return rows->shape;
+        }
+        return py::none();
+    }
+
+    template <class Who>
+    void read_indices(Exchange& exchange, py::object& object, Tensor& tensor, const Who& who) {
+        if (is_array(object)) {
+            const std::optional<DType> dtype = index_dtype_of(object);
+            if (!dtype) refuse_dtype(object, who(), Elements::indices);
+            renew(tensor, object, *dtype);
+        } else if (const auto memory = exchange.values(object, Elements::indices)) {
+            python::renew(tensor, *memory);
+        } else {
+            object = index_array(object, who());
             tensor = Tensor();
             has_converted_ = true;
         }

@@ -22,6 +22,7 @@
 #include "gil.hpp"
 #include "register.hpp"
 #include "rules.hpp"
+#include "staging.hpp"
 
 namespace fusedopt::python {
 namespace {

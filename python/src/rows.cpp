@@ -31,7 +31,8 @@ const Package& package() {
 // What gives an array is dense, but for PyTorch's sparse tensors, which only promise one.
 bool may_be_sparse(py::handle object) {
     if (py::isinstance<py::array>(object)) return false;
-    return !offers_memory(object) || py::object(py::getattr(object, package().is_sparse, py::none())).is(py::bool_(true));
+    return !offers_memory(object) ||
+           py::object(py::getattr(object, package().is_sparse, py::none())).is(py::bool_(true));
 }
 
 }  // namespace
@@ -49,6 +50,11 @@ std::optional<Rows> sparse_parts_of(py::handle object, const std::string& who) {
     const py::object parts = call(package().parts_of, object, py::str(who));
     if (parts.is_none()) return std::nullopt;
     return Rows{parts[py::int_(0)], parts[py::int_(1)], parts[py::int_(2)]};
+}
+
+std::optional<Rows> rows_of(py::handle object, const std::string& who) {
+    if (py::type::handle_of(object).is(row_gradient_type())) return parts_of(object);
+    return sparse_parts_of(object, who);
 }
 
 }  // namespace fusedopt::python

@@ -27,4 +27,7 @@ Rows parts_of(py::handle row_gradient);
 /// if it is sparse in another way.
 std::optional<Rows> sparse_parts_of(py::handle object, const std::string& who);
 
+/// Those of either kind.
+std::optional<Rows> rows_of(py::handle object, const std::string& who);
+
 }  // namespace fusedopt::python

@@ -3,12 +3,14 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 #include <set>
 
 #include "cases.hpp"
 #include "check.hpp"
 #include "hosted.hpp"
 #include "reference.hpp"
+#include "row_gradients.hpp"
 
 namespace {
 
@@ -228,6 +230,72 @@ TEST(a_repeated_hosted_step_allocates_nothing) {
                 for (fusedopt::HostedVariable& variable : variables) variable.step = k + 1;
                 step.run(groups, {.max_norm = 1.0, .skip_nonfinite = true});
                 if (k > 0) CHECK_EQUAL(allocations - before, 0);
+            }
+        }
+    }
+    fusedopt::set_num_threads(1);
+}
+
+// A history of a table this small has room for 64 steps.
+TEST(a_step_that_makes_rows_catch_up_allocates_nothing) {
+    for (const int threads : alone_and_together()) {
+        fusedopt::set_num_threads(threads);
+        for (const auto& [rule_name, rule] : rule_cases()) {
+            std::vector<Array> variables;
+            for (const DType dtype : all_dtypes) variables.emplace_back(dtype, Shape{40, 300}, Values());
+            std::optional<fusedopt::Optimizer> optimizer;
+            try {
+                optimizer.emplace(rule, fusedopt::Options{.row_updates = fusedopt::RowUpdates::caught_up});
+            } catch (const std::invalid_argument&) {
+                continue;  // the rule does not make rows catch up
+            }
+            const std::vector<std::string> names{"embedding_0", "embedding_1", "embedding_2", "embedding_3"};
+            optimizer->build(tensors(variables), names);
+            const Array values(DType::float32, {3, 300}, numbers(DType::float32, 900, 1));
+            const Array dense(DType::float32, {40, 300}, numbers(DType::float32, 12000, 2));
+            const std::vector<std::int64_t> indices{7, 39, 7};
+            const fusedopt::Gradient rows = fusedopt::RowGradient{values.tensor(), Tensor(indices)};
+            const auto step = [&] { optimizer->apply({rows, rows, rows, rows}); };
+            step();  // buffers grow with the number of rows
+            const long before = allocations;
+            for (int t = 0; t < 150; ++t) step();
+            optimizer->apply({rows, dense.tensor(), Tensor(), rows});
+            step();
+            optimizer->catch_up();
+            optimizer->catch_up(variables[0].tensor(), Tensor(indices));
+            step();
+            CHECK_EQUAL(allocations - before, 0);
+        }
+    }
+    fusedopt::set_num_threads(1);
+}
+
+// Buffers are as large as the most rows that were given need, whichever of them are equal.
+TEST(a_step_with_rows_allocates_nothing_once_as_many_were_given) {
+    std::vector<Array> tables;
+    for (const DType dtype : all_dtypes) {
+        tables.emplace_back(dtype, Shape{500, 64}, numbers(dtype, 500 * 64, 1));
+    }
+    const auto gradients_of = [&](std::int64_t given, unsigned seed) {
+        std::vector<Rowwise> list;
+        for (std::size_t i = 0; i < tables.size(); ++i) {
+            list.emplace_back(all_dtypes[(i + seed) % 2], Shape{500, 64}, some_rows(500, given, seed + 10), seed);
+        }
+        return list;
+    };
+    for (const int threads : alone_and_together()) {
+        fusedopt::set_num_threads(threads);
+        for (const auto& [option_name, options] : option_cases()) {
+            if (options.gradient_accumulation_steps) continue;
+            fusedopt::Optimizer optimizer(fusedopt::AdamW{.weight_decay = {}}, options);
+            optimizer.build(tensors(tables));
+            for (unsigned k = 0; k < 6; ++k) {
+                const std::vector<Rowwise> list = gradients_of(k < 2 ? 700 : 700 - 100 * k, k);
+                std::vector<fusedopt::Gradient> given;
+                for (const Rowwise& gradient : list) given.push_back(gradient.given());
+                const long before = allocations;
+                optimizer.apply(given);
+                if (k > 1) CHECK_EQUAL(allocations - before, 0);
             }
         }
     }

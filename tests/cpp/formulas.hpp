@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -95,7 +96,14 @@ T larger(T a, T b) {
 struct Now {
     double rate, t;
     double product = 1.0;
+    std::optional<double> mean_square = {};  // of a row, if it has one second moment
 };
+
+/// What a second moment moves by: the square of a gradient's element, or the mean of its row's.
+template <class T>
+auto squaring(const Now& now) {
+    return [mean = now.mean_square](T g) { return mean ? static_cast<T>(*mean) : g * g; };
+}
 
 template <class T>
 T square_root_of(double scalar, T v) {
@@ -120,6 +128,7 @@ auto formula(const fusedopt::SGD& rule, const Now& now) {
 
 template <class T>
 auto formula(const fusedopt::RMSprop& rule, const Now& now) {
+    const auto square = squaring<T>(now);
     const T lr = static_cast<T>(now.rate), mu = static_cast<T>(rule.momentum);
     const T rho = static_cast<T>(rule.rho), one_minus_rho = static_cast<T>(1.0 - rule.rho);
     const T epsilon = static_cast<T>(rule.epsilon);
@@ -127,7 +136,7 @@ auto formula(const fusedopt::RMSprop& rule, const Now& now) {
         T& v = slots[0];
         T& p = slots[1];
         T& a = slots[rule.momentum > 0.0 ? 2 : 1];
-        v = rho * v + one_minus_rho * (g * g);
+        v = rho * v + one_minus_rho * square(g);
         T denominator = v;
         if (rule.centered) {
             a = rho * a + one_minus_rho * g;
@@ -146,6 +155,7 @@ auto formula(const fusedopt::RMSprop& rule, const Now& now) {
 
 template <class T, class AdamLike>
 auto formula(const AdamLike& rule, const Now& now) {
+    const auto square = squaring<T>(now);
     const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
     const T alpha =
         static_cast<T>(now.rate * std::sqrt(1.0 - std::pow(beta_2, now.t)) / (1.0 - std::pow(beta_1, now.t)));
@@ -156,7 +166,7 @@ auto formula(const AdamLike& rule, const Now& now) {
         T& v = slots[1];
         T& u = slots[2];
         m = m + (g - m) * one_minus_beta_1;
-        v = v + (g * g - v) * one_minus_beta_2;
+        v = v + (square(g) - v) * one_minus_beta_2;
         if (amsgrad) u = larger(u, v);
         w = w - (alpha * m) / (std::sqrt(amsgrad ? u : v) + epsilon);
     };
@@ -164,10 +174,11 @@ auto formula(const AdamLike& rule, const Now& now) {
 
 template <class T>
 auto formula(const fusedopt::Adagrad& rule, const Now& now) {
+    const auto square = squaring<T>(now);
     const T lr = static_cast<T>(now.rate), epsilon = static_cast<T>(rule.epsilon);
     return [=](T& w, T g, T* slots) {
         T& a = slots[0];
-        a = a + g * g;
+        a = a + square(g);
         w = w - (lr * g) / std::sqrt(a + epsilon);
     };
 }
@@ -209,6 +220,7 @@ inline double initial_value(const fusedopt::Yogi& rule, std::size_t) {
 }
 template <class T>
 auto formula(const fusedopt::Yogi& rule, const Now& now) {
+    const auto square = squaring<T>(now);
     const double beta_1 = rule.beta_1.value(), beta_2 = rule.beta_2.value();
     const T alpha = static_cast<T>(now.rate / (1.0 - std::pow(beta_1, now.t)));
     const double c = 1.0 / (1.0 - std::pow(beta_2, now.t));
@@ -218,7 +230,7 @@ auto formula(const fusedopt::Yogi& rule, const Now& now) {
         T& m = slots[0];
         T& v = slots[1];
         m = m + (g - m) * one_minus_beta_1;
-        const T difference = v - g * g, move = one_minus_beta_2 * (g * g);
+        const T difference = v - square(g), move = one_minus_beta_2 * square(g);
         if (difference > 0) v = v - move;
         if (difference < 0) v = v + move;
         if (std::isnan(difference)) v = difference;
@@ -233,6 +245,7 @@ inline double nadam_factor(const fusedopt::Nadam& rule, double t) {
 
 template <class T>
 auto formula(const fusedopt::Nadam& rule, const Now& now) {
+    const auto square = squaring<T>(now);
     const double factor = nadam_factor(rule, now.t), next = nadam_factor(rule, now.t + 1.0);
     const double c = 1.0 / (1.0 - std::pow(rule.beta_2.value(), now.t));
     const T a = static_cast<T>(now.rate * next / (1.0 - now.product * next));
@@ -244,7 +257,7 @@ auto formula(const fusedopt::Nadam& rule, const Now& now) {
         T& m = slots[0];
         T& v = slots[1];
         m = m + (g - m) * one_minus_beta_1;
-        v = v + (g * g - v) * one_minus_beta_2;
+        v = v + (square(g) - v) * one_minus_beta_2;
         w = w - (a * m + b * g) / (square_root_of(c, v) + epsilon);
     };
 }

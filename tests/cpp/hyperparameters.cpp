@@ -167,6 +167,9 @@ TEST(every_hyperparameter_acts_from_the_next_step_on_or_is_refused) {
             needing_state.insert(numbers + one);
         }
     }
+    for (const std::string one : {"RMSprop", "Adam", "AdamW", "Adagrad", "Nadam", "Yogi"}) {
+        needing_state.insert(one + ".rowwise");
+    }
     for (const RuleCase& rule_case : rule_cases()) {
         const auto check = [&](const auto& rule) {
             for_each_change(rule, [&](const std::string& field, const auto& changed) {
@@ -181,6 +184,7 @@ TEST(every_hyperparameter_acts_from_the_next_step_on_or_is_refused) {
         std::visit(check, rule_case.rule);
     }
     CHECK(built == needing_state);
+    acting.merge(built);  // the centered RMSprop refuses rowwise at any time
     for (const std::string& who : unseen) CHECK_EQUAL(acting.contains(who) ? "" : who + " does not act", "");
 }
 
@@ -217,8 +221,11 @@ TEST(every_option_acts_from_the_next_step_on_or_is_refused) {
             });
         }
     }
-    CHECK(built == (std::set<std::string>{"use_ema", "gradient_accumulation_steps"}));
-    CHECK(refused == (std::set<std::string>{"AdamW, weight_decay", "Muon, weight_decay"}));
+    CHECK(built == (std::set<std::string>{"use_ema", "gradient_accumulation_steps", "row_updates"}));
+    std::set<std::string> expected{"AdamW, weight_decay", "Muon, weight_decay"};
+    // Not every rule can make rows catch up, and none with averages.
+    for (const RuleCase& rule_case : some_rules) expected.insert(rule_case.name + ", row_updates");
+    CHECK(refused == expected);
     unseen.erase("skip_nonfinite");  // has a test of its own
     for (const std::string& name : unseen) CHECK_EQUAL(acting.contains(name) ? "" : name + " does not act", "");
 }
@@ -268,6 +275,9 @@ TEST(the_refusal_names_the_hyperparameter) {
     refuse(Adam{}, Adam{.beta_1 = 0.5, .epsilon = 1e-3, .amsgrad = true}, "amsgrad: expected no change after build");
     refuse(RMSprop{}, RMSprop{.rho = 0.5, .momentum = 0.5, .epsilon = 1e-3}, "momentum: ");
     refuse(RMSprop{.momentum = 0.5}, RMSprop{.rho = 0.5, .momentum = 0.2, .centered = true}, "centered: ");
+    refuse(RMSprop{.centered = true}, RMSprop{.rowwise = true}, "rowwise: ");
+    refuse(Adam{}, Adam{.beta_1 = 0.5, .rowwise = true}, "rowwise: ");
+    refuse(Yogi{.rowwise = true}, Yogi{.epsilon = 0.5}, "rowwise: ");
     refuse(Adagrad{}, Adagrad{.initial_accumulator_value = 0.5, .epsilon = 1e-3}, "initial_accumulator_value: ");
     refuse(Muon{.matrix_product = multiply},
            Muon{.matrix_product = multiply, .epsilon = 1e-3, .excludes = [](const std::string&) { return true; }},

@@ -117,7 +117,6 @@ TEST(a_sign_moves_until_its_slot_becomes_zero) {
             History history(8000, {0, true});
             double expected = 0.0, m = slot;
             for (int t = 0; t < 1000; ++t) {
-                if (t == first) history.mark_now(5);
                 history.begin_step();
                 if (t == first) history.mark_now(5);
                 const double keep = t % 3 ? 1.0 : 0.999, move = -1e-3 * (1 + t % 5);

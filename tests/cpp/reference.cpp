@@ -86,15 +86,16 @@ Optimizer::Optimizer(fusedopt::Rule rule, fusedopt::Options options)
         slot_names_ = slot_names(r);
         learning_rate_ = default_rate(r);
         weight_decay_ = options_.weight_decay.value_or(decoupled_decay(r));
+        if constexpr (requires { r.rowwise; }) is_rowwise_ = r.rowwise;
         keeps_product_ = factor_of_product(r, 1.0).has_value();
     };
     std::visit(ask, rule_);
     if (options_.learning_rate) learning_rate_ = *options_.learning_rate;
 }
 
-void Optimizer::add(DType dtype, const Values& values) {
+void Optimizer::add(DType dtype, const Values& values, std::size_t row_size) {
     const Values zeros(values.size());
-    variables_.push_back({dtype, values, {zeros, zeros, zeros}, zeros, zeros, {}});
+    variables_.push_back({dtype, values, {zeros, zeros, zeros}, zeros, zeros, {}, row_size});
     Variable& variable = variables_.back();
     if (std::holds_alternative<fusedopt::ScheduleFreeAdamW>(rule_)) {
         variable.slots[0] = values;
@@ -144,7 +145,12 @@ Values Optimizer::state(const std::string& name) const {
     if (what == "average") return variable.average;
     if (what == "gradient_accumulator") return variable.accumulator;
     const auto slot = std::find(slot_names_.begin(), slot_names_.end(), what);
-    return slot == slot_names_.end() ? Values{} : variable.slots[static_cast<std::size_t>(slot - slot_names_.begin())];
+    if (slot == slot_names_.end()) return {};
+    const Values& values = variable.slots[static_cast<std::size_t>(slot - slot_names_.begin())];
+    if (what == "momentum" || !has_rows(variable)) return values;
+    Values of_rows;  // all elements of a row hold the same
+    for (std::size_t k = 0; k < values.size(); k += variable.row_size) of_rows.push_back(values[k]);
+    return of_rows;
 }
 
 std::size_t Optimizer::state_count() const {
@@ -201,7 +207,7 @@ void Optimizer::update(const std::vector<Gradient>& gradients, const Now& now, s
             const Values g = clipped<T>(is_sum ? of_sum : gradients[i].dtype,
                                         is_sum ? variable.sum : *gradients[i].values, scale, options_.clipvalue);
             if (gradients[i].row_size == 0) return update(variable, now, g);
-            Variable rows{variable.dtype, Values(g.size()), {}, {}, {}, {}};
+            Variable rows{variable.dtype, Values(g.size()), {}, {}, {}, {}, variable.row_size};
             for (Values& slot : rows.slots) slot.resize(g.size());
             for_each_element(gradients[i], [&](std::size_t whole, std::size_t part) {
                 rows.weight[part] = variable.weight[whole];
@@ -220,7 +226,24 @@ void Optimizer::update(Variable& variable, const Now& now, const Values& gradien
     compute(variable.dtype, [&]<class T>(T) {
         const T keep = static_cast<T>(1.0 - weight_decay_ * now.rate);
         for (double& w : variable.weight) w = static_cast<double>(static_cast<T>(w) * keep);
-        std::visit([&](const auto& r) { apply_rule<T>(r, now, variable.weight, gradient, variable.slots); }, rule_);
+        if (!has_rows(variable)) {
+            std::visit([&](const auto& r) { apply_rule<T>(r, now, variable.weight, gradient, variable.slots); }, rule_);
+            return;
+        }
+        for (std::size_t begin = 0; begin < gradient.size(); begin += variable.row_size) {
+            const auto row_of = [&](const Values& values) {
+                const auto first = values.begin() + static_cast<std::ptrdiff_t>(begin);
+                return Values(first, first + static_cast<std::ptrdiff_t>(variable.row_size));
+            };
+            Values weight = row_of(variable.weight), g = row_of(gradient);
+            Values slots[] = {row_of(variable.slots[0]), row_of(variable.slots[1]), row_of(variable.slots[2])};
+            Now of_row = now;
+            of_row.mean_square = sum_of_squares(g) / static_cast<double>(g.size());
+            std::visit([&](const auto& r) { apply_rule<T>(r, of_row, weight, g, slots); }, rule_);
+            const auto to = [&](Values& values) { return values.begin() + static_cast<std::ptrdiff_t>(begin); };
+            std::ranges::copy(weight, to(variable.weight));
+            for (std::size_t k = 0; k < 3; ++k) std::ranges::copy(slots[k], to(variable.slots[k]));
+        }
     });
 }
 

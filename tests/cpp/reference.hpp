@@ -29,7 +29,8 @@ class Optimizer {
 public:
     Optimizer(fusedopt::Rule rule, fusedopt::Options options);
 
-    void add(DType dtype, const Values& values);
+    /// A variable of two or more dimensions has rows of `row_size` elements.
+    void add(DType dtype, const Values& values, std::size_t row_size = 0);
     void set_unscale(double unscale) { unscale_ = unscale; }
     void step(const std::vector<Gradient>& gradients);
 
@@ -52,12 +53,14 @@ private:
         Values slots[3];
         Values average;
         Values accumulator;
-        Values sum;  // accumulator and gradient, before they are averaged
+        Values sum;            // accumulator and gradient, before they are averaged
+        std::size_t row_size;  // 0: a row is an element
     };
 
     void accumulate(const std::vector<Gradient>& gradients, bool is_update);
     void update(const std::vector<Gradient>& gradients, const Now& now, std::int64_t interval);
     void update(Variable& variable, const Now& now, const Values& gradient);
+    bool has_rows(const Variable& variable) const { return is_rowwise_ && variable.row_size > 0; }
     void average(double momentum, bool overwrite);
 
     fusedopt::Rule rule_;
@@ -65,6 +68,7 @@ private:
     double unscale_;
     double weight_decay_ = 0.0;
     bool keeps_product_ = false;
+    bool is_rowwise_ = false;
     fusedopt::Hyperparameter learning_rate_ = 0.0;
     std::vector<std::string> slot_names_;
     std::vector<Variable> variables_;

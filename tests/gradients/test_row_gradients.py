@@ -212,7 +212,9 @@ def test_what_is_left_out_lies_still() -> None:
         values = np.cos(np.arange(6, dtype=np.float32) + step).reshape(2, 3)
         optimizer.apply([fo.RowGradient(values[::-1], np.array([4, 1]))])
         plain.apply([values])
-    for array, expected in zip([table, *optimizer.variables[2:]], [small, *plain.variables[2:]]):
+    for array, expected in zip(
+        [table, *optimizer.variables[2:]], [small, *plain.variables[2:]], strict=True
+    ):
         assert array[[1, 4]].tobytes() == expected.tobytes()
         assert len(np.unique(array[[0, 2, 3, 5]])) == 1
     assert (table[0] == 1).all()

@@ -121,9 +121,7 @@ def test_shape_of_the_values(shape: tuple[int, ...]) -> None:
 def test_as_many_indices_as_values(counts: tuple[int, int]) -> None:
     of_values, of_indices = counts
     parts = WHO, f"expected values of shape ({of_indices}, 3)", f"found ({of_values}, 3)"
-    refuse(
-        Subject("adamw"), np.ones((of_values, 3)), np.zeros(of_indices, int), ValueError, *parts
-    )
+    refuse(Subject("adamw"), np.ones((of_values, 3)), np.zeros(of_indices, int), ValueError, *parts)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (), (1, 2), (2, 1)], ids=str)

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-with warnings.catch_warnings():
+with warnings.catch_warnings():  # of what Keras and its backend say when they are imported
     warnings.simplefilter("ignore")
     if os.environ["KERAS_BACKEND"] == "torch":
         pytest.importorskip("torch")
     keras: Any = pytest.importorskip("keras", minversion="3")
-    from fusedopt import keras as adapter
+
+from fusedopt import keras as adapter
 
 ON_TORCH = keras.backend.backend() == "torch"
+needs_multi = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
+)
 needs_fit = pytest.mark.skipif(not ON_TORCH, reason="Keras's NumPy backend has no fit")
 # Keras's own variables lack an argument that NumPy 2 wants.
 ignore_keras = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")

@@ -57,7 +57,9 @@ def test_padding_is_left_out() -> None:
 
 def test_the_sparse_gradient_of_a_lookup() -> None:
     table = jax.numpy.ones((5, 2))
-    looked_up = sparse.BCOO((table[jax.numpy.array([3, 1])], jax.numpy.array([[3], [1]])), shape=(5, 2))
+    looked_up = sparse.BCOO(
+        (table[jax.numpy.array([3, 1])], jax.numpy.array([[3], [1]])), shape=(5, 2)
+    )
     gradient = jax.grad(lambda x: (x.data**2).sum(), allow_int=True)(looked_up)
     w = np.ones((5, 2), np.float32)
     optimizer = fo.SGD(0.5)
@@ -72,12 +74,15 @@ def test_refused() -> None:
     optimizer = fo.SGD()
     optimizer.build({"table": w})
     for value, message in (
-        (sparse.BCOO.fromdense(full), "a BCOO with n_batch 0 and n_sparse 2; give its .todense()"),
+        (
+            sparse.BCOO.fromdense(full),
+            r"a BCOO with n_batch 0 and n_sparse 2; give its .todense\(\)",
+        ),
         (sparse.BCOO.fromdense(full, n_batch=1), "a BCOO with n_batch 1 and n_sparse 1"),
-        (sparse.BCSR.fromdense(full), "found BCSR; give its .todense(), which is dense"),
-        (sparse.COO.fromdense(full), "found COO; give its .todense(), which is dense"),
-        (sparse.CSR.fromdense(full), "found CSR; give its .todense(), which is dense"),
-        (sparse.CSC.fromdense(full), "found CSC; give its .todense(), which is dense"),
+        (sparse.BCSR.fromdense(full), r"found BCSR; give its .todense\(\), which is dense"),
+        (sparse.COO.fromdense(full), r"found COO; give its .todense\(\), which is dense"),
+        (sparse.CSR.fromdense(full), r"found CSR; give its .todense\(\), which is dense"),
+        (sparse.CSC.fromdense(full), r"found CSC; give its .todense\(\), which is dense"),
         (fo.RowGradient(full[:1], full[0, :1]), "indices: expected int32 or int64 .*float32"),
     ):
         with pytest.raises(TypeError, match=rf"^gradient of variable 0 \('table'\).*{message}"):

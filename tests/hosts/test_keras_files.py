@@ -25,9 +25,11 @@ from in_keras import (
     keras,
     model,
     needs_fit,
+    needs_multi,
     same_bits,
     theirs,
     value,
+    variables,
 )
 
 pytestmark = [ignore_keras, needs_fit]
@@ -97,7 +99,9 @@ BOTH: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("to_ours", [True, False], ids=["to fusedopt", "to Keras"])
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=needs_multi if each == "several" else ()) for each in BOTH]
+)
 def test_weights_go_both_ways(name: str, to_ours: bool, tmp_path: Path) -> None:
     makers = [(theirs, keras.optimizers), (fused, fo)]
     here, there = makers if to_ours else makers[::-1]
@@ -168,6 +172,35 @@ def test_a_wrong_shape_is_an_error_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="expected 10 values for the optimizer 'adam', found 3"):
         made.optimizer.set_weights(made.optimizer.variables[:3])
     assert int(made.optimizer.iterations.value) == 6
+
+
+@pytest.mark.parametrize("bad", [np.ones(1, "float32"), np.ones((3, 5), "int64")], ids=str)
+def test_master_copies_that_do_not_fit_are_an_error_and_change_nothing(bad: Any) -> None:
+    made = fitted(model(fused("SGD", 0.01, 0.9), dtype="bfloat16"))
+    store: dict[str, Any] = {}
+    made.optimizer.save_own_variables(store)
+    fitted(made)
+    before = [value(v) for v in (*made.weights, *made.optimizer.variables)]
+    with pytest.raises(ValueError, match="load_own_variables: .*master_0"):
+        made.optimizer.load_own_variables({**store, "master_0": bad})
+    after = [value(v) for v in (*made.weights, *made.optimizer.variables)]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_accumulators_of_overwritten_variables_are_checked_too() -> None:
+    (w, scale) = variables(np.ones(2, "float32"), np.ones(3, "float32"))
+    scale.overwrite_with_gradient = True
+    optimizer = fused("SGD", 1.0, gradient_accumulation_steps=2)
+    optimizer.apply([keras.ops.ones(2), keras.ops.ones(3)], [w, scale])
+    store: dict[str, Any] = {}
+    optimizer.save_own_variables(store)
+    (position,) = [k for k, v in enumerate(optimizer.variables) if v.shape == (3,)]
+    before = [value(v) for v in optimizer.variables]
+    with pytest.raises(ValueError, match=r"load_own_variables: expected shape \(3,\) for"):
+        optimizer.load_own_variables({**store, "0": np.array(9), str(position): np.ones(4)})
+    assert all(
+        np.array_equal(a, value(b)) for a, b in zip(before, optimizer.variables, strict=True)
+    )
 
 
 def test_weights_without_an_optimizer_leave_it_and_say_so(tmp_path: Path) -> None:

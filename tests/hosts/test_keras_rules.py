@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from cases import CASES, KERAS_RULES, VARIANTS, Case
 from golden import problem
-from in_keras import ON_TORCH, Array, fused, ignore_keras, keras, theirs, value, variables
+from in_keras import (
+    ON_TORCH,
+    Array,
+    fused,
+    ignore_keras,
+    keras,
+    needs_multi,
+    theirs,
+    value,
+    variables,
+)
 
 pytestmark = ignore_keras
 
@@ -138,6 +148,7 @@ def test_loss_scale(rule: str) -> None:
         compare(a, b, 1e-4 if rule == "Muon" else 1e-5 + 8 * beta_error(case), b.path)
 
 
+@needs_multi
 def test_several_optimizers() -> None:
     ours, others = variables(*problem.weights("float32")), variables(*problem.weights("float32"))
     optimizer = fused("MultiOptimizer", fo.OptimizerMap(fo.Adam(0.05), {"v1": fo.SGD(0.1, 0.9)}))

@@ -125,14 +125,16 @@ def damaged(**parts: Any) -> Any:
 CSR = sparse.csr_array(random(np.float64))
 DAMAGED: dict[str, dict[str, Any]] = {
     "column": {"indices": np.where(np.arange(CSR.nnz) == 3, 5, CSR.indices)},
-    "far_column": {"indices": np.where(np.arange(CSR.nnz) == 3, 2**40, CSR.indices)},
+    "far_column": {
+        "indices": np.where(np.arange(CSR.nnz) == 3, 2**40, CSR.indices.astype(np.int64))
+    },
     "negative_column": {"indices": np.where(np.arange(CSR.nnz) == 0, -1, CSR.indices)},
     "few_columns": {"indices": CSR.indices[:-1]},
     "few_values": {"data": CSR.data[:-1]},
     "few_rows": {"indptr": CSR.indptr[:-1]},
     "start": {"indptr": CSR.indptr + 1},
     "descending": {"indptr": CSR.indptr[::-1]},
-    "beyond": {"indptr": np.where(np.arange(7) == 6, 2**40, CSR.indptr)},
+    "beyond": {"indptr": np.where(np.arange(7) == 6, 2**40, CSR.indptr.astype(np.int64))},
     "back_and_forth": {"indptr": np.where(np.arange(7) == 2, -5, CSR.indptr)},
 }
 
@@ -169,5 +171,7 @@ def test_what_else_is_refused() -> None:
 
 
 def test_as_a_variable_it_is_refused() -> None:
-    with pytest.raises(TypeError, match="variable 0: expected .*found csr_array; give its .toarray"):
+    with pytest.raises(
+        TypeError, match="variable 0: expected .*found csr_array; give its .toarray"
+    ):
         fo.Adam().build([sparse.csr_array((6, 5))])

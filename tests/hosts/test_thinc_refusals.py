@@ -146,7 +146,8 @@ def test_state_that_overlaps_the_weights() -> None:
     w = ones(4, 3)
     optimizer(KEY, w, ones(4, 3))
     optimizer.mom1[KEY] = w.reshape(-1)
-    assert_refused(optimizer, w, ones(4, 3), ValueError, "overlapping")
+    message = "mom1: expected memory of its own, found it overlapping the weights"
+    assert_refused(optimizer, w, ones(4, 3), ValueError, message)
 
 
 def test_a_gradient_without_elements_is_no_update() -> None:

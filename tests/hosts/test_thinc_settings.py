@@ -208,7 +208,7 @@ REFUSED = [
     ("b1", [-0.1, 1.0, np.nan], {}),
     ("beta1", [0.0], {}),
     ("b2", [-0.1, 1.0, np.nan], {}),
-    ("beta_2", [1.0 - 1e-9], {}),
+    ("beta2", [1.0 - 1e-9], {}),
     ("eps", [-1e-8, 0.0, np.nan], {}),
     ("grad_clip", [-1.0, np.nan, np.inf], {}),
     ("lr_scale", [-1.0, np.nan], {}),
@@ -218,7 +218,7 @@ REFUSED_VALUES = [
     for name, values, others in REFUSED
     for value in values
 ]
-ARGUMENTS = {"b1": "beta1", "b2": "beta2", "beta_2": "beta2", "learn_rate \\* L2": "learn_rate"}
+ARGUMENTS = {"b1": "beta1", "b2": "beta2", "learn_rate \\* L2": "learn_rate"}
 
 
 @pytest.mark.parametrize(("name", "value", "others"), REFUSED_VALUES)
@@ -229,7 +229,7 @@ def test_a_setting_out_of_its_range_is_refused_before_anything_changes(
     in_call = {"lr_scale": value} if argument == "lr_scale" else {}
     optimizer = ft.Adam(**others, **({} if in_call else {argument: value}))
     w, g = np.ones(3, np.float32), np.full(3, 0.1, np.float32)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
         optimizer((1, "W"), w, g, **in_call)
     assert (w == 1.0).all()
     assert (g == np.float32(0.1)).all()

@@ -112,10 +112,14 @@ def test_parameters_that_overlap(in_one_group: bool) -> None:
         fusedopt.torch.Optimizer([{"params": group} for group in groups], fo.Lion())
 
 
-def test_adafactor_needs_rows_in_memory() -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "reason"),
+    [(fo.Adafactor(), "rows and columns"), (fo.Adagrad(rowwise=True), "rowwise takes means")],
+)
+def test_means_need_rows_in_memory(optimizer: fo.Optimizer, reason: str) -> None:
     parameter = torch.nn.Parameter(torch.randn(3, 4).t())
-    with pytest.raises(ValueError, match="group 0, parameter 0: .*rows and columns"):
-        fusedopt.torch.Optimizer([parameter], fo.Adafactor())
+    with pytest.raises(ValueError, match=f"group 0, parameter 0: .*{reason}"):
+        fusedopt.torch.Optimizer([parameter], optimizer)
 
 
 def test_a_name_that_two_parameters_have() -> None:

@@ -15,6 +15,7 @@ import fusedopt.torch  # noqa: E402
 pytestmark = [
     # The compiler looks at the loss as well as at the parameters.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),  # its own
 ]
 
 # "eager" traces and breaks graphs as the others do, and compiles nothing.

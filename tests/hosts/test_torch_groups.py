@@ -116,6 +116,16 @@ def test_a_slot_that_an_option_needs_is_made_when_it_is_set(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_group_can_be_added_in_mid_training(name: str) -> None:
+    if name == "Adagrad":
+        late = torch.ones(1)
+        model = theirs(name)([torch.ones(1)], foreach=False)
+        model.add_param_group({"params": late})
+        late.grad = torch.ones(1)
+        try:
+            model.step()
+        except KeyError:
+            pytest.skip("this PyTorch's Adagrad has no state for a group that is added")
+
     def run(make: Any, of: list[Any]) -> Any:
         optimizer = make(of[:3], foreach=False, **FULL[name])
         for i, values in zip(range(10), gradients(of), strict=False):
@@ -178,7 +188,6 @@ def test_groups_are_those_of_pytorch() -> None:
     for name in NAMES:
         of = parameters(torch.float32)
         found, expected = ours(name)(of), theirs(name)(of)
-        assert list(found.param_groups[0]) == list(expected.param_groups[0])
         assert found.param_groups[0] == expected.param_groups[0]
         assert repr(found) == repr(expected)
 
@@ -243,9 +252,33 @@ def test_an_option_out_of_its_range_is_refused_in_a_group(name: str) -> None:
     before = snapshot(optimizer)
     optimizer.param_groups[0]["lr"] = float("nan")
     before[0] = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-    with pytest.raises(ValueError, match="group 0.*learning_rate"):
+    with pytest.raises(ValueError, match="^group 0: lr: expected"):
         step_with(optimizer, of[:1], next(gradients(of[:1])))
     assert snapshot(optimizer)[1:] == before[1:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_messages_of_a_step_name_options_as_pytorch_does(name: str) -> None:
+    of = parameters()
+    optimizer = ours(name)(of, ema_decay=0.5, **FULL[name])
+    step_with(optimizer, of, next(gradients(of)))
+    group = optimizer.param_groups[0]
+    before = snapshot(optimizer)
+    options = {
+        key: key
+        for key, value in group.items()
+        if type(value) in (int, float) and key != "initial_accumulator_value"
+    }
+    if "betas" in group:
+        options["betas"] = r"betas\[1\]"
+    for key, shown in options.items():
+        kept = group[key]
+        for bad, error in ((float("nan"), ValueError), ("much", TypeError)):
+            group[key] = (0.5, bad) if key == "betas" else bad
+            with pytest.raises(error, match=rf"^group 0: {shown}: expected"):
+                optimizer.step()
+        group[key] = kept
+    assert snapshot(optimizer) == before
 
 
 def test_every_option_of_pytorch_is_tested() -> None:

@@ -125,8 +125,9 @@ def test_foreach_and_fused_change_nothing(name: str) -> None:
         (lambda: torch.ones(2).to(torch.float8_e4m3fn), TypeError, "float8"),
         (lambda: torch.ones(2, device="meta"), ValueError, "meta tensor"),
         (lambda: torch.eye(2).to_sparse(), ValueError, "layout torch.sparse_coo"),
+        (lambda: torch._neg_view(torch.ones(2)), ValueError, "negated view"),
     ],
-    ids=["complex64", "complex128", "float8", "meta", "sparse"],
+    ids=["complex64", "complex128", "float8", "meta", "sparse", "negated"],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_that_cannot_be_updated(name: str, tensor: Any, error: Any, match: str) -> None:

@@ -70,6 +70,7 @@ def test_small_updates_are_not_lost() -> None:
             optimizer.step()
         assert w.float().mean().item() == pytest.approx(1.0 - steps * 2.0**-12, abs=tolerance)
     w = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    w.grad = torch.ones_like(w)
     torch.optim.SGD([w], lr=2.0**-12).step()
     assert (w == 1.0).all()
 

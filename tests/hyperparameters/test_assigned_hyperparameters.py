@@ -58,6 +58,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 SHAPES_STATE = {
     "amsgrad": True,
     "centered": True,
+    "rowwise": True,
     "use_ema": True,
     "gradient_accumulation_steps": 3,
     "initial_accumulator_value": 0.7,

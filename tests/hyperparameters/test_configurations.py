@@ -69,6 +69,7 @@ OTHER_VALUES: dict[str, Any] = {
     "rms_rate": 0.5,
     "skip_nonfinite": True,
     "row_updates": "caught_up",
+    "rowwise": True,
     "matrix_product": np.matmul,
 }
 OWN_ARGUMENTS = [
@@ -98,11 +99,12 @@ def test_argument_in_the_configuration(rule: str, name: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_configuration_has_every_argument(rule: str) -> None:
-    arguments = {name for found, name in OWN_ARGUMENTS if found == rule}
-    made = getattr(fo, rule)(skip_nonfinite=True)
-    assert set(made.get_config()) == arguments - {"matrix_product", "row_updates"}
-    not_keras = {"matrix_product", "skip_nonfinite", "row_updates"}
-    assert set(getattr(fo, rule)().get_config()) == arguments - not_keras  # for Keras
+    parameters = inspect.signature(getattr(fo, rule)).parameters
+    not_keras = {name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
+    given = {name: True for name in ("skip_nonfinite", "rowwise") if name in parameters}
+    made = getattr(fo, rule)(**given)
+    assert set(made.get_config()) == set(parameters) - not_keras | given.keys()
+    assert set(getattr(fo, rule)().get_config()) == set(parameters) - not_keras  # for Keras
 
 
 @pytest.mark.parametrize("function", ["get_config", "serialize"])

@@ -56,6 +56,7 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "matrix_product": ([], ["bfloat16", 5, True, [np.matmul]]),
     "centered": ([], NO_FLAGS),
     "amsgrad": ([], NO_FLAGS),
+    "rowwise": ([], NO_FLAGS),
     "weight_decay": (NOT_NEGATIVE, NO_NUMBERS),
     "clipnorm": (POSITIVE, NO_NUMBERS),
     "clipvalue": (POSITIVE, NO_NUMBERS),

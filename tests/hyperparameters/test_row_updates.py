@@ -94,7 +94,7 @@ def test_other_words(value: Any) -> None:
     assert str(caught.value) == f"row_updates: expected 'lazy' or 'caught_up', found {value!r}"
 
 
-@pytest.mark.parametrize("value", [None, True, False, 1, b"lazy", ["lazy"], object()], ids=repr)
+@pytest.mark.parametrize("value", [None, True, False, 1, b"lazy", ["lazy"], {"lazy"}], ids=repr)
 def test_other_types(value: Any) -> None:
     with pytest.raises(TypeError, match="row_updates: expected 'lazy' or 'caught_up', found"):
         fo.Adam(row_updates=value)

@@ -17,7 +17,14 @@ pytestmark = pytest.mark.maintainer
 
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 SOURCES = sorted(path.relative_to(PYTHON) for path in PYTHON.rglob("*.py"))
-FRONT = ["state/stateful.py", "state/saved.py", "state/copying.py", "stepping.py", "optimizer.py"]
+FRONT = [
+    "state/stateful.py",
+    "state/saved.py",
+    "state/copying.py",
+    "catching_up.py",
+    "stepping.py",
+    "optimizer.py",
+]
 TESTS = sorted((PYTHON.parent / "tests").rglob("*.py"))
 CORES = [_core.Optimizer, _core.MultiOptimizer, _core.LossScale]
 

@@ -22,6 +22,9 @@ fo.SGD(0.1, 0.9, True, weight_decay=0.1)
 fo.Muon(0.1, exclude_layers=["head"], rms_rate=None)
 fo.LossScaleOptimizer(optimizer, 1024.0, name="scaled")
 fo.MultiOptimizer(fo.OptimizerMap(optimizer), global_clipnorm=1.0)
+fo.AdamW(row_updates="caught_up").row_updates = "lazy"
+optimizer.apply([fo.RowGradient(values=[], indices=[])])
+optimizer.catch_up("table", indices=[])
 rate: float = optimizer.learning_rate
 optimizer.learning_rate = fo.schedules.CosineDecay(0.1, 10)
 optimizer.learning_rate = 0.5
@@ -44,6 +47,10 @@ WRONG = [
     "fo.AdamW(weight_decay=None)",
     "fo.Adam(momentum=0.9)",
     "fo.Lion(epsilon=1e-3)",
+    "fo.Lion(row_updates='catch_up')",
+    "fo.RowGradient([])",
+    "fo.RowGradient([], [], [])",
+    "fo.Adam().catch_up(rows=[])",
     "fo.SGD(nesterov=0.5)",
     "fo.Ftrl(l1=0.1)",
     "fo.LossScaleOptimizer()",

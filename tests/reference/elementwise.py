@@ -30,6 +30,22 @@ def adam_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
     return [["momentum", "velocity"], *([["velocity_hat"]] if a["amsgrad"] else [])]
 
 
+def spread(moment: Array, w: Array) -> Array:
+    """Let a slot meet its variable, also if it has one number per row."""
+    return moment if moment.shape == w.shape else moment.reshape(-1, *[1] * (w.ndim - 1))
+
+
+def squares_for(moment: Array, g: Array) -> Array:
+    """Square the gradient; the mean of each row stands for its squares if the moment has one number per row."""
+    if moment.shape == g.shape:
+        return g * g
+    rows = g.reshape(len(g), math.prod(g.shape[1:]))
+    if not rows.size:
+        return np.zeros_like(moment)
+    total = np.cumsum(sums.partial_sums(rows), axis=1)[:, -1]  # one tile after the other
+    return (total / rows.shape[1]).astype(g.dtype).reshape(moment.shape)
+
+
 @rule("SGD", sgd_slots, learning_rate=0.01, momentum=0.0, nesterov=False)
 def sgd(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
@@ -49,13 +65,14 @@ def sgd(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: floa
     momentum=0.0,
     epsilon=1e-7,
     centered=False,
+    rowwise=False,
 )
 def rmsprop(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
     T = w.dtype.type
-    v = slots["velocity"]
-    v[...] = T(a["rho"]) * v + T(1 - a["rho"]) * (g * g)
+    v = spread(slots["velocity"], w)
+    v[...] = T(a["rho"]) * v + T(1 - a["rho"]) * squares_for(v, g)
     d = v
     if a["centered"]:
         average = slots["average_gradient"]
@@ -69,17 +86,18 @@ def rmsprop(
     w[...] = w - s
 
 
-@rule("AdamW", adam_slots, **BETAS, amsgrad=False, weight_decay=0.004)
-@rule("Adam", adam_slots, **BETAS, amsgrad=False)
+@rule("AdamW", adam_slots, **BETAS, amsgrad=False, weight_decay=0.004, rowwise=False)
+@rule("Adam", adam_slots, **BETAS, amsgrad=False, rowwise=False)
 def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
-    m, v = slots["momentum"], slots["velocity"]
+    m, v = slots["momentum"], spread(slots["velocity"], w)
     alpha = lr * math.sqrt(1 - a["beta_2"] ** t) / (1 - a["beta_1"] ** t)
     m[...] = m + (g - m) * T(1 - a["beta_1"])
-    v[...] = v + (g * g - v) * T(1 - a["beta_2"])
+    v[...] = v + (squares_for(v, g) - v) * T(1 - a["beta_2"])
     if a["amsgrad"]:
-        slots["velocity_hat"][...] = np.maximum(slots["velocity_hat"], v)
-        v = slots["velocity_hat"]
+        largest = spread(slots["velocity_hat"], w)
+        largest[...] = np.maximum(largest, v)
+        v = largest
     w[...] = w - (T(alpha) * m) / (np.sqrt(v) + T(a["epsilon"]))
 
 
@@ -90,13 +108,15 @@ def adam(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     learning_rate=0.001,
     initial_accumulator_value=0.1,
     epsilon=1e-7,
+    rowwise=False,
 )
 def adagrad(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
     T = w.dtype.type
-    slots["accumulator"][...] = slots["accumulator"] + g * g
-    w[...] = w - (T(lr) * g) / np.sqrt(slots["accumulator"] + T(a["epsilon"]))
+    accumulator = spread(slots["accumulator"], w)
+    accumulator[...] = accumulator + squares_for(accumulator, g)
+    w[...] = w - (T(lr) * g) / np.sqrt(accumulator + T(a["epsilon"]))
 
 
 @rule(
@@ -138,12 +158,14 @@ def adamax(
     beta_2=0.999,
     epsilon=1e-3,
     initial_accumulator_value=1e-6,
+    rowwise=False,
 )
 def yogi(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
     T = w.dtype.type
-    m, v = slots["momentum"], slots["velocity"]
+    m, v = slots["momentum"], spread(slots["velocity"], w)
+    square = squares_for(v, g)
     m[...] = m + (g - m) * T(1 - a["beta_1"])
-    v[...] = v - (T(1 - a["beta_2"]) * (g * g)) * np.sign(v - g * g)
+    v[...] = v - (T(1 - a["beta_2"]) * square) * np.sign(v - square)
     root = np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v)
     w[...] = w - (T(lr / (1 - a["beta_1"] ** t)) * m) / (root + T(a["epsilon"]))
 
@@ -155,17 +177,17 @@ def nadam_product(a: dict[str, Any], updates: int) -> float:
     return product
 
 
-@rule("Nadam", plain_slots("momentum", "velocity"), **BETAS)
+@rule("Nadam", plain_slots("momentum", "velocity"), **BETAS, rowwise=False)
 def nadam(
     w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int
 ) -> None:
     T = w.dtype.type
-    m, v = slots["momentum"], slots["velocity"]
+    m, v = slots["momentum"], spread(slots["velocity"], w)
     now = a["beta_1"] * (1 - 0.5 * 0.96**t)
     following = a["beta_1"] * (1 - 0.5 * 0.96 ** (t + 1))
     product = nadam_product(a, t)
     m[...] = m + (g - m) * T(1 - a["beta_1"])
-    v[...] = v + (g * g - v) * T(1 - a["beta_2"])
+    v[...] = v + (squares_for(v, g) - v) * T(1 - a["beta_2"])
     numerator = (
         T(lr * following / (1 - product * following)) * m + T(lr * (1 - now) / (1 - product)) * g
     )

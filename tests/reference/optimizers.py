@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import numpy.typing as npt
 
 from reference.elementwise import nadam, nadam_product, schedule_free_adamw
 from reference.matrices import muon
+from reference.missed import CATCHING_UP, History, narrowing
+from reference.rows import Gradient, Summed, SummedRows, each_summed, numbers_of, sum_of_squares
 from reference.rule import RULES, Array
-from reference.sums import sum_of_squares
 
 
-def empty_slot(name: str, w: Array) -> Array:
+def empty_slot(name: str, w: Array, is_rowwise: bool) -> Array:
     """Zeros of a slot's shape; Keras lists integers where a vector has no means."""
+    if is_rowwise and w.ndim > 1 and name in ("velocity", "velocity_hat", "accumulator"):
+        return np.zeros(len(w), w.dtype)
     if name not in ("r", "c"):
         return np.zeros_like(w)
     if w.ndim < 2:
@@ -34,6 +38,7 @@ OPTIONS: dict[str, Any] = {
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
     "skip_nonfinite": False,
+    "row_updates": "lazy",
 }
 
 
@@ -44,8 +49,8 @@ def is_representable(factor: float, dtype: npt.DTypeLike) -> bool:
     return not (0 < size < limits.smallest_normal) and not (limits.max < size < math.inf)
 
 
-def is_finite(grads: list[Array | None]) -> bool:
-    return all(np.isfinite(g).all() for g in grads if g is not None)
+def is_finite(grads: list[Summed | None]) -> bool:
+    return all(np.isfinite(numbers_of(g)).all() for g in grads if g is not None)
 
 
 def load(g: Array, factor: float, dtype: npt.DTypeLike) -> tuple[Array, Any]:
@@ -66,6 +71,7 @@ class Reference:
     """An optimizer in NumPy. `weights` are its own copies, in the computing type."""
 
     def __init__(self, rule: str, **arguments: Any) -> None:
+        self.rule = rule
         self.formula, self.slot_groups, defaults, self.starting, _ = RULES[rule]
         self.a = {**OPTIONS, **defaults, **arguments}
         self.calls = 0
@@ -73,27 +79,43 @@ class Reference:
         self.global_norm: float | None = None
         self.clip_factor = 1.0
         self.unscale = 1.0 / (self.a["loss_scale_factor"] or 1.0)
+        self.dtypes: list[np.dtype[Any]] = []
+        self.weights: list[Array] = []
+        self.averages: list[Array] = []
+        self.accumulators: list[Array] = []
+        self.histories: list[History] = []
+        self.groups: list[list[list[str]]] = []
+        self.slots: list[dict[str, Array]] = []
 
     def build(self, variables: list[Array], excluded: tuple[int, ...] = ()) -> None:
-        self.dtypes = [w.dtype for w in variables]
-        computing = [np.float64 if d == np.float64 else np.float32 for d in self.dtypes]
-        self.weights = [w.astype(d) for w, d in zip(variables, computing, strict=True)]
-        self.averages = [np.zeros_like(w) for w in self.weights]
-        self.accumulators = [np.zeros_like(w) for w in self.weights]
-        self.groups = [self.slot_groups(self.a, w) for w in self.weights]
-        self.slots = [
-            {name: empty_slot(name, w) for group in groups for name in group}
-            for w, groups in zip(self.weights, self.groups, strict=True)
-        ]
+        """Begin with these variables, or go on with those of the last call and more behind them."""
         self.excluded = excluded
-        for slots, w in zip(self.slots, self.weights, strict=True):
+        for variable in variables[len(self.weights) :]:
+            self.dtypes.append(variable.dtype)
+            wide = variable.dtype == np.float64
+            w = variable.astype(np.float64 if wide else np.float32)
+            self.weights.append(w)
+            self.averages.append(np.zeros_like(w))
+            self.accumulators.append(np.zeros_like(w))
+            self.histories.append(History(len(np.atleast_1d(w))))
+            self.groups.append(self.slot_groups(self.a, w))
+            is_rowwise = self.a.get("rowwise", False)
+            slots = {
+                name: empty_slot(name, w, is_rowwise) for group in self.groups[-1] for name in group
+            }
             for name in self.starting:
                 slots[name][...] = w.dtype.type(self.a["initial_accumulator_value"])
             if self.formula is schedule_free_adamw:
                 slots["momentum"][...] = w
+            self.slots.append(slots)
 
-    def apply(self, grads: list[Array | None]) -> None:
+    def summed(self, grads: Sequence[Gradient | None]) -> list[Summed | None]:
+        """Sum what rows have several times: everything else sees the sums."""
+        return each_summed(grads, self.weights)
+
+    def apply(self, gradients: Sequence[Gradient | None]) -> None:
         a = self.a
+        grads = self.summed(gradients)
         if a["skip_nonfinite"] and not is_finite(grads):
             self.skipped_steps += 1
             return
@@ -103,7 +125,7 @@ class Reference:
         else:
             for i, g in enumerate(grads):
                 if g is not None:
-                    self.accumulators[i] = self._accumulated(i, g)
+                    self.accumulators[i] = self._accumulated(i, numbers_of(g))
         if a["use_ema"]:
             momentum = 0.0 if iteration == 0 else a["ema_momentum"]
             frequency = a["ema_overwrite_frequency"]
@@ -128,15 +150,15 @@ class Reference:
         """What gradients, or their sums, are multiplied by."""
         return 1.0 / self.steps if self.steps > 1 else self.unscale
 
-    def raw(self, i: int, g: Array) -> Array:
+    def raw(self, i: int, g: Summed) -> Summed:
         """Return what the factor applies to."""
-        return self._accumulated(i, g) if self.steps > 1 else g
+        return self._accumulated(i, numbers_of(g)) if self.steps > 1 else g
 
     def _accumulated(self, i: int, g: Array) -> Array:
         x, unscale = load(g, self.unscale, self.weights[i].dtype)
         return self.accumulators[i] + x * unscale
 
-    def _update(self, grads: list[Array | None], t: int) -> None:
+    def _update(self, grads: list[Summed | None], t: int) -> None:
         a = self.a
         factor = self.factor
         raw = [None if g is None else self.raw(i, g) for i, g in enumerate(grads)]
@@ -149,33 +171,66 @@ class Reference:
             norm = self.global_norm = factor * math.sqrt(total)
             global_factor = global_clip_factor(norm, a["global_clipnorm"])
         lr = a["learning_rate"]
+        for i, history in enumerate(self.histories):
+            if history.is_full:
+                self.catch_up(i)
         for i, g in enumerate(raw):
             if g is None:
                 continue
-            w = self.weights[i]
+            rows = g.rows if isinstance(g, SummedRows) else None
+            if a["row_updates"] == "caught_up":
+                self.catch_up(i, rows)
+            # A touched row is a small variable.
+            where: Any = ... if rows is None else rows
+            w = self.weights[i][where]
+            slots = {name: slot[where] for name, slot in self.slots[i].items()}
             T = w.dtype.type
             clip = global_factor
             if a["clipnorm"]:
                 norm = factor * math.sqrt(sum_of_squares(g))
                 clip = 1.0 if norm <= a["clipnorm"] else a["clipnorm"] / norm
-            x, scale = load(g, factor * clip, w.dtype)
+            x, scale = load(numbers_of(g), factor * clip, w.dtype)
             x = x * scale
             if a["clipvalue"]:
                 x = np.clip(x, T(-a["clipvalue"]), T(a["clipvalue"]))
-            of_adam = self.formula is muon and w.ndim != 2
-            weight_decay = a["adam_weight_decay" if of_adam else "weight_decay"]
-            if weight_decay and i not in self.excluded:
-                w[...] = w * T(1 - weight_decay * lr)
-            self.formula(w, x, self.slots[i], a, lr, t)
+            keep = self._keep(i)
+            if keep != 1.0:
+                w[...] = w * T(keep)
+            self.formula(w, x, slots, a, lr, t)
+            self.weights[i][where] = w
+            for name, slot in slots.items():
+                self.slots[i][name][where] = slot
+            if rows is not None and a["row_updates"] == "caught_up":
+                narrow = narrowing(w)
+                missed = CATCHING_UP[self.rule](a, lr, narrow)
+                self.histories[i].add(missed._replace(keep=narrow(keep)), rows)
         if self.steps > 1:
             self.accumulators = [np.zeros_like(w) for w in self.weights]
+
+    def _keep(self, i: int) -> float:
+        of_adam = self.formula is muon and self.weights[i].ndim != 2
+        weight_decay = self.a["adam_weight_decay" if of_adam else "weight_decay"]
+        if not weight_decay or i in self.excluded:
+            return 1.0
+        return 1.0 - weight_decay * self.a["learning_rate"]
+
+    def catch_up(self, i: int | None = None, rows: Array | None = None) -> None:
+        """Give rows what they have missed: some of one variable, or all of one, or all of all."""
+        if i is None:
+            for each in range(len(self.weights)):
+                self.catch_up(each)
+        elif rows is None:
+            self.histories[i].catch_up_all(self.weights[i], self.slots[i])
+        else:
+            self.histories[i].catch_up(np.unique(rows), self.weights[i], self.slots[i])
 
     def stored(self) -> list[Array]:
         """Return the weights as the variables hold them."""
         return [w.astype(d) for w, d in zip(self.weights, self.dtypes, strict=True)]
 
     def variables(self) -> list[Array]:
-        """Return all state in Keras's order."""
+        """Return all state in Keras's order, caught up."""
+        self.catch_up()
         state = [np.array(self.calls), np.array(self.a["learning_rate"])]
         state += self.averages if self.a["use_ema"] else []
         state += self.accumulators if self.a["gradient_accumulation_steps"] else []
@@ -203,7 +258,12 @@ class MultiReference:
         self.global_norm: float | None = None
         self.skipped_steps = 0
 
-    def apply(self, grads: list[Array | None]) -> None:
+    def summed(self, grads: Sequence[Gradient | None]) -> list[Summed | None]:
+        weights = [iter(member.weights) for member in self.members]
+        return each_summed(grads, (next(weights[owner]) for owner in self.owners))
+
+    def apply(self, gradients: Sequence[Gradient | None]) -> None:
+        grads = self.summed(gradients)
         parts = [
             [g for g, owner in zip(grads, self.owners, strict=True) if owner == number]
             for number in range(len(self.members))
@@ -222,7 +282,7 @@ class MultiReference:
             if part:
                 member.apply(part)
 
-    def _clip(self, grads: list[Array | None]) -> None:
+    def _clip(self, grads: list[Summed | None]) -> None:
         updating = [n for n in set(self.owners) if self.members[n].is_update]
         if not updating:
             return
@@ -240,27 +300,38 @@ class MultiReference:
                 self.global_norm, self.global_clipnorm or 0
             )
 
+    def catch_up(self) -> None:
+        for member in self.members:
+            member.catch_up()
+
 
 class ScaledReference:
-    """Dynamic loss scaling around a `Reference`."""
+    """Dynamic loss scaling around a `Reference` or several."""
 
-    def __init__(self, inner: Reference, initial_scale: float, dynamic_growth_steps: int) -> None:
+    def __init__(
+        self, inner: Reference | MultiReference, initial_scale: float, dynamic_growth_steps: int
+    ) -> None:
         self.inner = inner
         self.scale = initial_scale
         self.growth = dynamic_growth_steps
         self.counter = 0
         self.skipped = 0
 
-    def apply(self, grads: list[Array | None]) -> None:
+    def apply(self, gradients: Sequence[Gradient | None]) -> None:
+        grads = self.inner.summed(gradients)
         if not is_finite(grads):
             self.counter = 0
             self.skipped += 1
             self.scale = max(self.scale / 2, 2.0**-126)
             return
-        self.inner.unscale = 1.0 / self.scale
+        for optimizer in getattr(self.inner, "members", [self.inner]):
+            optimizer.unscale = 1.0 / self.scale
         self.inner.apply(grads)
         self.skipped = 0
         self.counter += 1
         if self.counter == self.growth:
             self.counter = 0
             self.scale = min(self.scale * 2, 2.0**127)
+
+    def catch_up(self) -> None:
+        self.inner.catch_up()

@@ -194,9 +194,13 @@ public:
     /// for another thread that does.
     void between_steps(const std::function<void()>& function) const;
 
-    /// Gives rows what they have missed under RowUpdates::caught_up: all rows of all variables, or some of one variable.
-    /// Before a forward pass, that is the rows which it will read. `indices` are as in RowGradient; none: all of its
-    /// rows. With RowUpdates::lazy there is nothing to do.
+    /// Gives rows what they have missed under RowUpdates::caught_up: all rows of all variables, or some of one
+    /// variable. Before a forward pass, that is the rows which it will read. `indices` are as in RowGradient; an empty
+    /// Tensor means all rows of the variable. With RowUpdates::lazy there is nothing to do.
+    ///
+    /// Catch rows up before you read or write them by hand, too. What is written into a row that is behind counts as if
+    /// it had been there all the time: what the row has missed is applied to it later. Lists of the state catch all
+    /// rows up, so read `state()` before the variables.
     void catch_up();
     void catch_up(const Tensor& variable, const Tensor& indices);
 

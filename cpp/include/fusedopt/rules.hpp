@@ -54,18 +54,23 @@ struct SGD {
     }
 };
 
-/// RMSprop, with plain momentum and the centered form.
+// Some rules are `rowwise` on request. A variable of two or more dimensions then keeps one second moment for each row,
+// that is, for each index of its first dimension, and the mean of g^2 over the row takes the place of g^2.
+
+/// RMSprop, with plain momentum and the centered form, which cannot be rowwise.
 struct RMSprop {
     double rho = 0.9;
     double momentum = 0.0;
     double epsilon = 1e-7;
     bool centered = false;
+    bool rowwise = false;
 
     static constexpr const char* name = "RMSprop";
     static constexpr auto fields() {
         return std::tuple(Field("rho", &RMSprop::rho, domains::from_0_below_1),
                           Field("momentum", &RMSprop::momentum, domains::from_0_to_1),
-                          Field("epsilon", &RMSprop::epsilon, domains::normal), Field("centered", &RMSprop::centered));
+                          Field("epsilon", &RMSprop::epsilon, domains::normal), Field("centered", &RMSprop::centered),
+                          Field("rowwise", &RMSprop::rowwise));
     }
 };
 
@@ -75,12 +80,14 @@ struct Adam {
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-7;
     bool amsgrad = false;
+    bool rowwise = false;
 
     static constexpr const char* name = "Adam";
     static constexpr auto fields() {
         return std::tuple(Field("beta_1", &Adam::beta_1, domains::from_0_below_1),
                           Field("beta_2", &Adam::beta_2, domains::from_0_below_1),
-                          Field("epsilon", &Adam::epsilon, domains::normal), Field("amsgrad", &Adam::amsgrad));
+                          Field("epsilon", &Adam::epsilon, domains::normal), Field("amsgrad", &Adam::amsgrad),
+                          Field("rowwise", &Adam::rowwise));
     }
 };
 
@@ -91,13 +98,15 @@ struct AdamW {
     double epsilon = 1e-7;
     bool amsgrad = false;
     double weight_decay = 0.004;
+    bool rowwise = false;
 
     static constexpr const char* name = "AdamW";
     static constexpr auto fields() {
         return std::tuple(Field("beta_1", &AdamW::beta_1, domains::from_0_below_1),
                           Field("beta_2", &AdamW::beta_2, domains::from_0_below_1),
                           Field("epsilon", &AdamW::epsilon, domains::normal), Field("amsgrad", &AdamW::amsgrad),
-                          Field("weight_decay", &AdamW::weight_decay, domains::not_negative));
+                          Field("weight_decay", &AdamW::weight_decay, domains::not_negative),
+                          Field("rowwise", &AdamW::rowwise));
     }
 };
 
@@ -105,12 +114,13 @@ struct AdamW {
 struct Adagrad {
     double initial_accumulator_value = 0.1;
     double epsilon = 1e-7;
+    bool rowwise = false;
 
     static constexpr const char* name = "Adagrad";
     static constexpr auto fields() {
         return std::tuple(
             Field("initial_accumulator_value", &Adagrad::initial_accumulator_value, domains::not_negative),
-            Field("epsilon", &Adagrad::epsilon, domains::normal));
+            Field("epsilon", &Adagrad::epsilon, domains::normal), Field("rowwise", &Adagrad::rowwise));
     }
 };
 
@@ -145,12 +155,13 @@ struct Nadam {
     Hyperparameter beta_1 = 0.9;
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-7;
+    bool rowwise = false;
 
     static constexpr const char* name = "Nadam";
     static constexpr auto fields() {
         return std::tuple(Field("beta_1", &Nadam::beta_1, domains::from_0_below_1),
                           Field("beta_2", &Nadam::beta_2, domains::from_0_below_1),
-                          Field("epsilon", &Nadam::epsilon, domains::normal));
+                          Field("epsilon", &Nadam::epsilon, domains::normal), Field("rowwise", &Nadam::rowwise));
     }
 };
 
@@ -294,13 +305,15 @@ struct Yogi {
     Hyperparameter beta_2 = 0.999;
     double epsilon = 1e-3;
     double initial_accumulator_value = 1e-6;
+    bool rowwise = false;
 
     static constexpr const char* name = "Yogi";
     static constexpr auto fields() {
         return std::tuple(Field("beta_1", &Yogi::beta_1, domains::from_0_below_1),
                           Field("beta_2", &Yogi::beta_2, domains::from_0_below_1),
                           Field("epsilon", &Yogi::epsilon, domains::normal),
-                          Field("initial_accumulator_value", &Yogi::initial_accumulator_value, domains::not_negative));
+                          Field("initial_accumulator_value", &Yogi::initial_accumulator_value, domains::not_negative),
+                          Field("rowwise", &Yogi::rowwise));
     }
 };
 

@@ -24,6 +24,20 @@ bool has_array(const Slot& slot) {
     return slot.form != Form::derived && slot.form != Form::placeholder;
 }
 
+/// Whether it has fewer elements than its variable.
+bool is_short(const Slot& slot) {
+    return slot.form == Form::rows || slot.form == Form::columns || slot.form == Form::rowwise;
+}
+
+void fill(const kernel::Job& job, void* array, std::int64_t begin, std::int64_t end, double value) {
+    if (!array) return;
+    if (job.computes_in_double) {
+        std::fill(static_cast<double*>(array) + begin, static_cast<double*>(array) + end, value);
+    } else {
+        std::fill(static_cast<float*>(array) + begin, static_cast<float*>(array) + end, static_cast<float>(value));
+    }
+}
+
 }  // namespace
 
 void Optimizer::State::require_apart(const Given& given) const {
@@ -87,7 +101,7 @@ Optimizer::State::Construction Optimizer::State::construct(const Given& given, s
     }
     fresh.run([&](std::size_t i, std::int64_t begin, std::int64_t end) { initialize(made.jobs[i], begin, end); });
     for (std::size_t i = 0; i < made.jobs.size(); ++i) {
-        if (built[i] == unknown) initialize_means(made.layout.variables[i].tensor, made.jobs[i]);
+        if (built[i] == unknown) initialize_short_slots(made.layout.variables[i].tensor, made.jobs[i]);
     }
     made.derived.resize(made.jobs.size());
     made.procedure = definition_of(rule).procedure(rule, made.layout.variables, made.jobs);
@@ -168,12 +182,11 @@ void Optimizer::State::move_to(const Given& given, std::vector<Range>&& new_rang
     ranges = std::move(new_ranges);
 }
 
-void Optimizer::State::initialize_means(const Tensor& variable, const kernel::Job& job) const {
+void Optimizer::State::initialize_short_slots(const Tensor& variable, const kernel::Job& job) const {
     const std::vector<Slot>& slots = branch_of(job).slots;
     for (std::size_t k = 0; k < slots.size(); ++k) {
-        if (slots[k].form != Form::rows && slots[k].form != Form::columns) continue;
-        if (const std::size_t elements = elements_of(slots[k], variable)) {
-            std::memset(job.slots[k], 0, elements * item_size(compute_type(job)));
+        if (is_short(slots[k])) {
+            fill(job, job.slots[k], 0, static_cast<std::int64_t>(elements_of(slots[k], variable)), slots[k].initial);
         }
     }
 }
@@ -240,21 +253,13 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
 }
 
 void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const {
-    const auto fill = [&](void* array, double value) {
-        if (!array) return;
-        if (job.computes_in_double) {
-            std::fill(static_cast<double*>(array) + begin, static_cast<double*>(array) + end, value);
-        } else {
-            std::fill(static_cast<float*>(array) + begin, static_cast<float*>(array) + end, static_cast<float>(value));
-        }
-    };
-    fill(job.average, 0.0);
-    fill(job.accumulator, 0.0);
+    fill(job, job.average, begin, end, 0.0);
+    fill(job, job.accumulator, begin, end, 0.0);
     // A master copy of zeros differs from what the variable holds, and the first step takes what it holds.
-    if (job.storage) fill(job.weight, 0.0);
+    if (job.storage) fill(job, job.weight, begin, end, 0.0);
     const std::vector<Slot>& slots = branch_of(job).slots;
     for (std::size_t k = 0; k < slots.size(); ++k) {
-        if (slots[k].form != Form::rows && slots[k].form != Form::columns) fill(job.slots[k], slots[k].initial);
+        if (!is_short(slots[k])) fill(job, job.slots[k], begin, end, slots[k].initial);
         if (!slots[k].copies_variable) continue;
         if (job.storage) {
             // Work on a 16-bit variable first brings its master copy up to date. A job with an average counts as work.

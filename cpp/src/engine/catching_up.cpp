@@ -48,9 +48,17 @@ Table Optimizer::State::table_of(std::size_t index) const {
     table.variable = index;
     table.given = table.rows = tensor.shape()[0];
     table.row_size = tensor.size() / table.rows;
-    table.slot_sizes.fill(table.row_size);
     table.is_whole = true;
+    set_slot_sizes(table);
     return table;
+}
+
+void Optimizer::State::set_slot_sizes(Table& table) const {
+    table.slot_sizes.fill(table.row_size);
+    const std::vector<Slot>& slots = branch_of(jobs[table.variable]).slots;
+    for (std::size_t k = 0; k < slots.size(); ++k) {
+        if (slots[k].form == Form::rowwise) table.slot_sizes[k] = 1;
+    }
 }
 
 /// Of rows that are up to date, nothing is left to do.
@@ -95,9 +103,6 @@ void Optimizer::State::catch_up_all() noexcept {
 /// Before a dense gradient, and if there is no room for another step.
 void Optimizer::State::catch_up_before_step() noexcept {
     if (options.row_updates == RowUpdates::lazy) return;
-    for (const Table& table : rows.tables()) {
-        if (table.is_whole) catch_up_table(table.variable);
-    }
     for (std::size_t i = 0; i < histories.size(); ++i) {
         if (jobs[i].work == kernel::Work::update || histories[i].is_full()) catch_up_table(i);
     }
@@ -125,7 +130,8 @@ void Optimizer::State::catch_up(const Tensor& variable, const Tensor& indices) {
         return;
     }
     rows.begin();
-    rows.add_indices(index, variables[index].tensor, indices, [&] { return "catch_up: " + describe(index); });
+    set_slot_sizes(
+        rows.add_indices(index, variables[index].tensor, indices, [&] { return "catch_up: " + describe(index); }));
     History& history = histories[index];
     if (history.is_empty()) return;
     rows.prepare();

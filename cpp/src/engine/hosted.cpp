@@ -264,8 +264,9 @@ void HostedStep::State::set_rows(kernel::Job& job, const HostedVariable& variabl
                                  std::size_t index) {
     const auto who = [&] { return parameter_name(group, index) + ": gradient"; };
     if (!order_.is_plain()) {
-        throw std::invalid_argument(who() + ": expected a dense one, as the variable is not C-contiguous, found one of "
-                                            "rows; give a contiguous variable");
+        throw std::invalid_argument(who() +
+                                    ": expected a dense one, as the variable is not C-contiguous, found one of "
+                                    "rows; give a contiguous variable");
     }
     rows_.add(jobs_.size(), variable.variable, variable.gradient, variable.indices, who);
     job.work = kernel::Work::rows;
@@ -273,7 +274,8 @@ void HostedStep::State::set_rows(kernel::Job& job, const HostedVariable& variabl
     job.first_partial = (std::size_t{1} << (std::numeric_limits<std::size_t>::digits - 2)) + row_tiles_;
     if (job.size > 0) {
         const std::int64_t row_size = job.size / variable.variable.shape()[0];
-        row_tiles_ += static_cast<std::size_t>((row_size + kernel::tile - 1) / kernel::tile * variable.variable.shape()[0]);
+        row_tiles_ +=
+            static_cast<std::size_t>((row_size + kernel::tile - 1) / kernel::tile * variable.variable.shape()[0]);
     }
 }
 

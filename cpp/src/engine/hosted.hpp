@@ -55,7 +55,7 @@ private:
     std::vector<std::size_t> sorted_kinds_;  // those of the group at hand, by count and product
     std::vector<Product> products_;
     SweepPlan plan_;
-    SweepPlan updated_;                  // those with a dense gradient
+    SweepPlan updated_;  // those with a dense gradient
     Rows rows_;
     std::size_t tiles_ = 0;
     std::size_t row_tiles_ = 0;          // of tables, which random rounding numbers apart from all others

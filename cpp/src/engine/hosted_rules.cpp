@@ -44,9 +44,11 @@ RuleSpec describe(Rule rule) {
     const AnyDefinition& definition = definition_of(rule);
     const std::vector<RuleSpec> branches = definition.branches(rule);
     if (branches.size() != 1 || !branches[0].kernel) {
-        throw std::invalid_argument(std::string("rule: expected one that is a formula for each element, found ") +
-                                    definition.name +
-                                    ", which keeps state of its own; make a fusedopt optimizer with it");
+        throw std::invalid_argument(
+            std::string("rule: expected one that is a formula for each element, found ") + definition.name +
+            (branches[0].kernel && branches.back().is_rowwise ? " with one second moment for each row"
+                                                              : ", which keeps state of its own") +
+            "; make a fusedopt optimizer with it");
     }
     for (const AnyField& field : definition.fields(rule)) {
         field.visit([&](const auto& value) { require_field(field.name, value, field.domain); });

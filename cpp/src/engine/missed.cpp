@@ -110,10 +110,10 @@ double History::move_until_zero(std::int32_t entry, double slot, bool is_double)
     // The slot is below the smallest number where size < size then * 2^smallest / |slot|.
     Size limit = Size::of(then_.fraction / own.fraction);
     limit.exponent += then_.exponent - own.exponent + smallest;
-    const double* const end = sizes_.get() + count_ + 1;
-    const double* const zero =
-        std::partition_point(sizes_.get() + entry, end, [&](double size) { return size >= limit.number(); });
-    const auto step = static_cast<std::int32_t>(std::min(zero, end - 1) - sizes_.get());
+    const double *const begin = sizes_.get() + entry, *const end = sizes_.get() + count_ + 1;
+    const auto is_above = [&](double size) { return size >= limit.number(); };
+    const double* const zero = std::min(std::partition_point(begin, end, is_above), end - 1);
+    const auto step = static_cast<std::int32_t>(zero - sizes_.get());
     return since(entry).move - since(step).move;
 }
 

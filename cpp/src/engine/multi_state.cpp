@@ -115,7 +115,8 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
         const std::vector<Tensor>& variables = part.tensors;
         const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
-        new_parts.push_back({std::vector<Gradient>(places_of_part.begin(), places_of_part.end()), std::vector<std::size_t>(variables.size()), 0, 0.0});
+        new_parts.push_back({std::vector<Gradient>(places_of_part.begin(), places_of_part.end()),
+                             std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
     std::vector<Participant> new_participants;
     new_participants.reserve(optimizers.size());

@@ -14,7 +14,8 @@ MultiOptimizer::State::Place MultiOptimizer::State::place_of(const char* functio
         const std::size_t index = optimizers[k]->state_->find(tensor);
         if (index != unknown) return {k, index};
     }
-    throw std::invalid_argument(std::string(function) + ": expected variables given to build, found an array of shape " +
+    throw std::invalid_argument(std::string(function) +
+                                ": expected variables given to build, found an array of shape " +
                                 to_string(tensor.shape()) + " in other memory");
 }
 
@@ -66,8 +67,7 @@ std::optional<double> MultiOptimizer::State::measured_norm() {
     return unit * std::sqrt(sum);
 }
 
-bool MultiOptimizer::State::step(Gradients gradients, const Optimizer::Choice& choice,
-                                 const Scaling& scaling) {
+bool MultiOptimizer::State::step(Gradients gradients, const Optimizer::Choice& choice, const Scaling& scaling) {
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     require_room("apply: iteration", calls);

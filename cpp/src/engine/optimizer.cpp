@@ -49,8 +49,7 @@ bool Optimizer::apply(Gradients gradients, std::span<const Tensor> variables) {
     return state_->step(gradients, {variables}, {reciprocal(state_->loss_scale_factor), false});
 }
 
-bool Optimizer::apply(Gradients gradients, std::span<const std::size_t> indices,
-                      std::optional<std::int64_t> builds) {
+bool Optimizer::apply(Gradients gradients, std::span<const std::size_t> indices, std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
     return state_->step(gradients, {indices, builds}, {reciprocal(state_->loss_scale_factor), false});
 }

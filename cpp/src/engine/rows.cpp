@@ -49,6 +49,9 @@ void check_indices(const Tensor& table, const Tensor& indices, const Rows::Who& 
 void check_form(const Tensor& table, const Tensor& values, const Tensor& indices, const Rows::Who& who) {
     const auto refuse = [&](const std::string& text) { throw std::invalid_argument(who() + ": " + text); };
     const auto name = [](const Tensor& tensor) { return std::string(to_string(tensor.dtype())); };
+    if (table.rank() == 0) {
+        refuse("expected a dense gradient, as the variable has no dimension to count rows by, found one of rows");
+    }
     check_indices(table, indices, who);
     if (!is_floating(values.dtype())) {
         refuse("expected values of float16, bfloat16, float32 or float64, found " + name(values));
@@ -87,7 +90,9 @@ void for_parts(std::int64_t count, const Work& work) {
     const int threads = threads_for(count);
     const std::int64_t shares = shares_for(threads, count);
     run_on_threads(threads, shares, [&](std::int64_t k) {
-        const auto begin_of = [&](std::int64_t share) { return count / shares * share + std::min(share, count % shares); };
+        const auto begin_of = [&](std::int64_t share) {
+            return count / shares * share + std::min(share, count % shares);
+        };
         work(begin_of(k), begin_of(k + 1));
     });
 }
@@ -134,8 +139,8 @@ constexpr std::int64_t few = 64;          // keys, which std::sort sorts sooner
     const std::string expected =
         rows > 0 ? "row indices from 0 to " + std::to_string(rows - 1) : std::string("no row indices");
     throw std::invalid_argument(who() + ": expected " + expected + ", the variable having " + std::to_string(rows) +
-                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) +
-                                " at position " + std::to_string(wrong - keys.begin()));
+                                " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) + " at position " +
+                                std::to_string(wrong - keys.begin()));
 }
 
 /// How the rows of values lie, as a job describes a gradient.
@@ -186,7 +191,16 @@ RowReader::RowReader(const Table& table, const kernel::Job& variable, std::int64
     for (std::size_t k = 0; k < slot_bytes_.size(); ++k) {
         slot_bytes_[k] = variable.slots[k] ? table.slot_sizes[k] * item : 0;
     }
-    gradient_bytes_ = sum_bytes_ = 0;
+    whole_.size = table.row_size;
+    whole_.work = kernel::Work::update;
+    if (table.is_whole) {
+        describe_dense();
+        average_bytes_ = variable.average ? row_bytes : 0;
+        accumulator_bytes_ = variable.accumulator ? row_bytes : 0;
+        return;
+    }
+    whole_.average = nullptr;
+    whole_.accumulator = nullptr;
     whole_.gradient = nullptr;
     whole_.strides = nullptr;
     if (table.values) {
@@ -194,10 +208,16 @@ RowReader::RowReader(const Table& table, const kernel::Job& variable, std::int64
         sum_bytes_ = table.row_size * bytes_of(table.element);
         describe_rows(*table.values, whole_);
     }
-    whole_.size = table.row_size;
-    whole_.work = kernel::Work::update;
-    whole_.average = nullptr;
-    whole_.accumulator = nullptr;
+}
+
+void RowReader::describe_dense() {
+    if (!whole_.gradient) return;
+    gradient_bytes_ = whole_.size * bytes_of(whole_.gradient_element);
+    if (!whole_.strides) return;
+    gradient_bytes_ = whole_.strides[0];
+    ++whole_.shape;
+    ++whole_.strides;
+    --whole_.rank;
 }
 
 void RowReader::fill(std::int64_t from, std::int64_t to) {
@@ -218,6 +238,8 @@ void RowReader::fill(std::int64_t from, std::int64_t to) {
         }
         advance(job.weight, row * weight_bytes_);
         advance(job.storage, row * storage_bytes_);
+        advance(job.average, row * average_bytes_);
+        advance(job.accumulator, row * accumulator_bytes_);
         for (std::size_t k = 0; k < slot_bytes_.size(); ++k) advance(job.slots[k], row * slot_bytes_[k]);
         job.first_partial += static_cast<std::size_t>(row * tiles_);
         rows_[static_cast<std::size_t>(i)] = row;
@@ -246,6 +268,7 @@ RowBatch RowReader::next() {
 
 void Rows::begin() {
     tables_.clear();
+    plan_.clear();
     used_keys_ = 0;
 }
 
@@ -311,18 +334,11 @@ Table& Rows::add_table(std::size_t variable, const Tensor& table, const Tensor* 
     return added;
 }
 
-Table& Rows::add_whole(std::size_t variable, const Tensor& table, const Tensor& gradient) {
-    Table& added = add_table(variable, table, &gradient, table.shape()[0]);
-    added.is_whole = true;
-    return added;
-}
-
 void Rows::prepare() {
     if (tables_.empty()) return;
     if (other_keys_.size() < used_keys_) other_keys_.resize(keys_.size());
     std::size_t repeated = 0, bytes = 0;
     for (Table& table : tables_) {
-        if (table.is_whole) continue;
         sort(table);
         if (!has_equal(table)) continue;
         table.sum_count = table.given / 2;  // at most; so that no later step with as many rows needs more memory
@@ -336,7 +352,6 @@ void Rows::prepare() {
     }
     std::byte* sums = sums_.get();
     std::size_t* begins = begins_.data();
-    plan_.clear();
     summed_.clear();
     for (std::size_t k = 0; k < tables_.size(); ++k) {
         Table& table = tables_[k];
@@ -442,7 +457,6 @@ bool Rows::measure(double unscale, std::span<const kernel::Job> jobs) {
     measured_.clear();
     for (std::size_t k = 0; k < tables_.size(); ++k) {
         Table& table = tables_[k];
-        if (table.is_whole) continue;
         table.first_partial = partials;
         partials += static_cast<std::size_t>(table.given * tiles_of(table));
         measured_.add(k, table.rows * table.row_size);

@@ -25,7 +25,7 @@ struct Table {
     std::int64_t given;     // rows of `values`
     std::int64_t rows;      // different ones, once they are in order
     std::int64_t row_size;  // elements
-    bool is_whole;          // row i takes values i; there are no indices
+    bool is_whole;          // all rows, of the gradient that the variable's job has, if any; there are no indices
 
     // Of slot k, from one row to the next; null for that of the variable.
     std::array<std::int64_t, kernel::max_slots> slot_sizes;
@@ -33,7 +33,7 @@ struct Table {
     // A key is a row, then a bit that is set if its gradient is a sum, then the place of its gradient among `values` or
     // the sums. Keys in order are rows in order, and equal rows as they were given.
     std::size_t first_key;
-    int shift;                     // to the row
+    int shift;  // to the row
     int row_bits;
     const std::uint64_t* sorted;   // of all that is given
     const std::uint64_t* touched;  // of each row
@@ -47,13 +47,18 @@ struct Table {
     std::size_t first_partial;  // among the partial sums of squares of all tables
 };
 
+/// The rows that begin before an element.
+inline std::int64_t rows_before(const Table& table, std::int64_t element) {
+    return (element + table.row_size - 1) / table.row_size;
+}
+
 /// Rows that follow each other in a step's order.
 struct RowBatch {
     static constexpr std::int64_t most = 32;  // of rows
 
     const Table& table;
-    std::int64_t first;                 // the place of the first one among the rows that are touched
-    std::span<kernel::Job> jobs;        // each a whole row
+    std::int64_t first;                  // the place of the first one among the rows that are touched
+    std::span<kernel::Job> jobs;         // each a whole row
     std::span<const std::int64_t> rows;  // which row each of the jobs is
     int ahead;  // behind the jobs and rows are so many more: of the rows that follow, or of the last one again
 
@@ -72,6 +77,7 @@ public:
 private:
     static constexpr std::int64_t most = RowBatch::most, most_ahead = 16;
 
+    void describe_dense();
     void fill(std::int64_t from, std::int64_t to);
 
     const Table& table_;
@@ -79,7 +85,8 @@ private:
     std::int64_t place_, end_;
     std::int64_t filled_ = 0;  // of the jobs
     int ahead_;
-    std::int64_t weight_bytes_, storage_bytes_, gradient_bytes_, sum_bytes_, tiles_;
+    std::int64_t weight_bytes_, storage_bytes_, tiles_;  // of a row
+    std::int64_t gradient_bytes_ = 0, sum_bytes_ = 0, average_bytes_ = 0, accumulator_bytes_ = 0;
     std::array<std::int64_t, kernel::max_slots> slot_bytes_;
     std::array<kernel::Job, most + most_ahead> jobs_;
     std::array<std::int64_t, most + most_ahead> rows_;
@@ -102,9 +109,6 @@ public:
     /// Takes rows without gradients, as they are to be caught up.
     Table& add_indices(std::size_t variable, const Tensor& table, const Tensor& indices, const Who& who);
 
-    /// Takes a dense gradient row by row. Its squares are not measured here.
-    Table& add_whole(std::size_t variable, const Tensor& table, const Tensor& gradient);
-
     /// Puts the rows in order and sums the gradients of equal ones.
     void prepare();
 
@@ -119,10 +123,6 @@ public:
     }
 
 private:
-    static std::int64_t rows_before(const Table& table, std::int64_t element) {
-        return (element + table.row_size - 1) / table.row_size;
-    }
-
     template <class Use>
     void run(const SweepPlan& plan, std::span<const kernel::Job> jobs, const Use& use) const {
         plan.run([&](std::size_t k, std::int64_t begin, std::int64_t end) {

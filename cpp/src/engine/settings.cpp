@@ -132,6 +132,7 @@ Optimizer::State::State(Rule rule_, Options options_)
 std::optional<std::vector<RuleSpec>> Optimizer::State::on_built_slots(const Rule& new_rule) const {
     const AnyDefinition& definition = definition_of(new_rule);
     std::vector<RuleSpec> specs = definition.branches(new_rule);
+    if (specs.size() != branches.size()) return std::nullopt;
     for (std::size_t k = 0; k < specs.size(); ++k) {
         std::vector<Slot> unused = branches[k].slots;
         for (const Slot& slot : specs[k].slots) {
@@ -154,10 +155,17 @@ std::vector<RuleSpec> Optimizer::State::respecify(Rule& new_rule) const {
     // The first hyperparameter that cannot be changed even alone.
     const AnyDefinition& definition = definition_of(rule);
     const std::vector<AnyField> new_fields = definition.fields(new_rule);
+    const auto is_possible = [&](const Rule& changed) {
+        try {
+            return on_built_slots(changed).has_value();
+        } catch (const std::invalid_argument&) {
+            return false;  // with the others as they are
+        }
+    };
     for (std::size_t k = 0; k < new_fields.size(); ++k) {
         Rule changed = rule;
         definition.fields(changed)[k].visit(new_fields[k], [](auto& value, const auto& other) { value = other; });
-        if (!on_built_slots(changed)) refuse_built(new_fields[k].name);
+        if (!is_possible(changed)) refuse_built(new_fields[k].name);
     }
     refuse_built("set_rule");
 }

@@ -26,6 +26,7 @@ kernel::Element element_of(DType dtype) {
 
 std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable) {
     std::vector<std::int64_t> shape(variable.shape().begin(), variable.shape().end());
+    if (slot.form == Form::rowwise) shape.resize(1);
     if (slot.form == Form::rows) shape.pop_back();
     if (slot.form == Form::columns) shape.erase(shape.end() - 2);
     return shape;

@@ -255,14 +255,16 @@ private:
     Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
-    void initialize_means(const Tensor& variable, const kernel::Job& job) const;
+    void initialize_short_slots(const Tensor& variable, const kernel::Job& job) const;
     void begin_averages();
     void* derive(std::size_t index);
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     void sweep();
     void sweep_rows();
+    void sweep_by_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const;
     Table table_of(std::size_t index) const;
+    void set_slot_sizes(Table& table) const;
     void catch_up_table(std::size_t index) noexcept;
     void catch_up_rows(const RowBatch& batch) const;
     void catch_up_before_step() noexcept;

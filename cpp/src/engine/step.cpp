@@ -152,7 +152,7 @@ void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, cons
                                     ": expected a dense one under gradient_accumulation_steps, found one of rows; give "
                                     "the values and indices of all batches together, once, without accumulation");
     }
-    rows.add(index, variables[index].tensor, values, indices, who);
+    set_slot_sizes(rows.add(index, variables[index].tensor, values, indices, who));
     require_apart(index, values);
     has_any_gradient = true;
     job.gradient = nullptr;
@@ -292,7 +292,9 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
     }
     {
         const FloatEnvironment environment;
-        for (std::size_t k = 0; k < common.size(); ++k) common[k].scalars = definition.scalars(rule, now, k);
+        for (std::size_t k = 0; k < common.size(); ++k) {
+            common[k].scalars = branches[k].is_rowwise ? common[0].scalars : definition.scalars(rule, now, k);
+        }
         set_factors(scaling, now.learning_rate);
     }
     if (procedure) procedure->evaluate(jobs, common);
@@ -306,22 +308,37 @@ void Optimizer::State::sweep() {
     const auto has_work = [](const kernel::Job& job) {
         return job.average || (job.work != kernel::Work::none && job.work != kernel::Work::rows);
     };
-    const SweepPlan& plan = sweep_over(
-        has_all_gradients() && std::ranges::all_of(branches, has_kernel),
-        [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
+    const SweepPlan& plan = sweep_over(has_all_gradients() && std::ranges::all_of(branches, has_kernel),
+                                       [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
     const kernel::Kernels& kernels = current_kernels();
     const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
     run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
-        const auto& functions = job.work == kernel::Work::update
-                                    ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)]
-                                    : kernels.other_work;
-        functions[job.computes_in_double](common[job.branch], stretch);
+        const bool updates = job.work == kernel::Work::update;
+        const auto& functions =
+            updates ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)] : kernels.other_work;
+        const kernel::SweepFunction function = functions[job.computes_in_double];
+        if (updates && branch_of(job).is_rowwise) {
+            sweep_by_rows(stretch, function);
+        } else {
+            function(common[job.branch], stretch);
+        }
     });
+}
+
+/// Dense gradients of rows of which each is a job of its own.
+void Optimizer::State::sweep_by_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const {
+    for (const kernel::Job* job = stretch.first; job <= stretch.last; ++job) {
+        const Table table = table_of(static_cast<std::size_t>(job - jobs.data()));
+        const std::int64_t begin = job == stretch.first ? stretch.begin : 0;
+        const std::int64_t end = job == stretch.last ? stretch.end : job->size;
+        RowReader reader(table, *job, rows_before(table, begin), rows_before(table, end));
+        while (!reader.is_at_end()) update(common[job->branch], reader.next().stretch());
+    }
 }
 
 void Optimizer::State::sweep_rows() {
     const kernel::Kernels& kernels = current_kernels();
-    const auto follows = [&](const Table& table) { return histories[table.variable].is_kept() && !table.is_whole; };
+    const auto follows = [&](const Table& table) { return histories[table.variable].is_kept(); };
     for (const Table& table : rows.tables()) {
         if (follows(table)) histories[table.variable].begin_step();
     }

@@ -20,7 +20,10 @@ enum class RuleId : std::uint8_t {
 #define FUSEDOPT_RULE_ID(name) name,
     FUSEDOPT_RULES(FUSEDOPT_RULE_ID)
 #undef FUSEDOPT_RULE_ID
-        count
+#define FUSEDOPT_RULE_ID(name) Rowwise##name,
+        FUSEDOPT_ROWWISE_RULES(FUSEDOPT_RULE_ID)
+#undef FUSEDOPT_RULE_ID
+            count
 };
 
 enum class Element : std::uint8_t { float16, bfloat16, float32, float64 };
@@ -96,8 +99,8 @@ struct Stretch {
 
 using SweepFunction = void (*)(const Step&, const Stretch&);
 
-/// What steps with a gradient of zero do to a row, all together: w <- keep w + move x, and each slot is multiplied by its
-/// factor. x is one of the slots before these steps, or its sign.
+/// What steps with a gradient of zero do to a row, all together: w <- keep w + move x, and each slot is multiplied by
+/// its factor. x is one of the slots before these steps, or its sign.
 struct Missed {
     double keep;
     double move;

@@ -4,6 +4,7 @@
 #include "kernel/catch_up.hpp"
 #include "kernel/measure.hpp"
 #include "kernel/plain_loop.hpp"
+#include "kernel/rowwise.hpp"
 #include "kernel/rules/adadelta.hpp"
 #include "kernel/rules/adafactor.hpp"
 #include "kernel/rules/adagrad.hpp"
@@ -31,6 +32,9 @@ const Kernels kernels = {
     {
 #define FUSEDOPT_UPDATE(name) {update<name, float>, update<name, double>},
         FUSEDOPT_RULES(FUSEDOPT_UPDATE)
+#undef FUSEDOPT_UPDATE
+#define FUSEDOPT_UPDATE(name) {update_rowwise<name, float>, update_rowwise<name, double>},
+            FUSEDOPT_ROWWISE_RULES(FUSEDOPT_UPDATE)
 #undef FUSEDOPT_UPDATE
     },
     {other_work<float>, other_work<double>},

@@ -34,3 +34,13 @@
     X(TorchRmspropFull)     \
     X(TorchAdagrad)         \
     X(TorchAdamax)
+
+// Formulas that can also do with one second moment for each row (kernel/rowwise.hpp).
+#define FUSEDOPT_ROWWISE_RULES(X) \
+    X(Rmsprop)                    \
+    X(RmspropMomentum)            \
+    X(Adam)                       \
+    X(AdamAmsgrad)                \
+    X(Adagrad)                    \
+    X(Nadam)                      \
+    X(Yogi)

@@ -10,6 +10,10 @@ static RuleSpec specify(const Adagrad& rule) {
     return spec;
 }
 
+static RuleSpec specify_rowwise(const Adagrad& rule) {
+    return rowwise(specify(rule), kernel::RuleId::RowwiseAdagrad, {0});
+}
+
 static kernel::AdagradScalars<double> scalars_of(const Adagrad& rule, const Now& now) {
     return {
         .lr = now.learning_rate,

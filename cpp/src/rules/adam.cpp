@@ -18,6 +18,12 @@ RuleSpec specify_adam(const AdamLike& rule, std::optional<double> weight_decay) 
 }
 
 template <class AdamLike>
+RuleSpec specify_rowwise_adam(const AdamLike& rule, const RuleSpec& spec) {
+    if (rule.amsgrad) return rowwise(spec, kernel::RuleId::RowwiseAdamAmsgrad, {1, 2});
+    return rowwise(spec, kernel::RuleId::RowwiseAdam, {1});
+}
+
+template <class AdamLike>
 kernel::AdamScalars<double> adam_scalars_of(const AdamLike& rule, const Now& now) {
     require_betas(now);
     const double beta_1 = now.beta_1, beta_2 = now.beta_2;
@@ -43,6 +49,14 @@ static RuleSpec specify(const Adam& rule) {
 
 static RuleSpec specify(const AdamW& rule) {
     return specify_adam(rule, rule.weight_decay);
+}
+
+static RuleSpec specify_rowwise(const Adam& rule) {
+    return specify_rowwise_adam(rule, specify(rule));
+}
+
+static RuleSpec specify_rowwise(const AdamW& rule) {
+    return specify_rowwise_adam(rule, specify(rule));
 }
 
 static kernel::AdamScalars<double> scalars_of(const Adam& rule, const Now& now) {

@@ -1,12 +1,15 @@
 // How a rule's file makes its Definition. It has some of these functions, static, so that one which is misspelt is
 // unused and an error, and ends with `template struct Definition<Rule>;`:
 //   specify(rule), scalars_of(rule, now)
+//   specify_rowwise(rule): if the rule can be rowwise
 //   specify_branches(rule), branch_of(rule, variable, name), scalars_of(rule, now, branch): if there are branches
 //   missed_of(rule, scalars), or missed_of(rule, scalars, branch) with packed ones: unless the spec says `only_lazy`
 //   restore_numbers(rule, calls, updates, numbers), make_procedure(rule, variables, jobs): if there is anything to do
 #pragma once
 
+#include <cstddef>
 #include <cstring>
+#include <initializer_list>
 #include <utility>
 
 #include "rules/procedure.hpp"
@@ -40,6 +43,14 @@ Named<double> unpack(const kernel::Scalars& packed) {
     return scalars;
 }
 
+/// The same rule for variables that have rows: these slots hold one number a row.
+inline RuleSpec rowwise(RuleSpec spec, kernel::RuleId kernel, std::initializer_list<std::size_t> slots) {
+    spec.kernel = kernel;
+    spec.is_rowwise = true;
+    for (const std::size_t k : slots) spec.slots[k].form = Form::rowwise;
+    return spec;
+}
+
 /// Whether the rule's file has missed_of.
 template <class AnyRule>
 concept says_what_is_missed = requires(const AnyRule& rule, const kernel::Scalars& scalars) {
@@ -53,6 +64,9 @@ std::vector<RuleSpec> Definition<AnyRule>::branches(const AnyRule& rule) {
         specs = specify_branches(rule);
     } else {
         specs.push_back(specify(rule));
+        if constexpr (requires { rule.rowwise; }) {
+            if (rule.rowwise) specs.push_back(specify_rowwise(rule));
+        }
     }
     for (RuleSpec& spec : specs) {
         if (spec.no_rows) spec.only_lazy = spec.no_rows;
@@ -67,6 +81,8 @@ template <class AnyRule>
 std::size_t Definition<AnyRule>::branch(const AnyRule& rule, const Tensor& variable, const std::string& name) {
     if constexpr (requires { branch_of(rule, variable, name); }) {
         return branch_of(rule, variable, name);
+    } else if constexpr (requires { rule.rowwise; }) {
+        return rule.rowwise && variable.rank() > 1 ? 1 : 0;
     } else {
         return 0;
     }

@@ -255,7 +255,8 @@ static std::vector<RuleSpec> specify_branches(const Muon& rule) {
     }
     RuleSpec of_matrices{kernel::RuleId::Muon, 0.001, rule.weight_decay, {{"momentum", 0}, {"direction", 0}}};
     of_matrices.slots[1].form = Form::hidden;
-    of_matrices.no_rows = "Muon's products take the whole matrix (exclude it from Muon's, and Adam's formula takes rows)";
+    of_matrices.no_rows =
+        "Muon's products take the whole matrix (exclude it from Muon's, and Adam's formula takes rows)";
     RuleSpec of_others = Definition<Adam>::branches(adam_of(rule)).front();
     of_others.weight_decay = rule.adam_weight_decay;
     return {of_matrices, of_others};

@@ -21,6 +21,10 @@ static RuleSpec specify(const Nadam&) {
     return spec;
 }
 
+static RuleSpec specify_rowwise(const Nadam& rule) {
+    return rowwise(specify(rule), kernel::RuleId::RowwiseNadam, {1});
+}
+
 static kernel::NadamScalars<double> scalars_of(const Nadam& rule, const Now& now) {
     require_betas(now);
     const double beta_1 = now.beta_1, beta_2 = now.beta_2;

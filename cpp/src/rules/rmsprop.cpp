@@ -1,10 +1,17 @@
 // RMSprop: what state it keeps, and the scalars of its formula.
+#include <stdexcept>
+
 #include "kernel/rules/rmsprop.hpp"
 #include "rules/definition.hpp"
 
 namespace fusedopt {
 
 static RuleSpec specify(const RMSprop& rule) {
+    if (rule.centered && rule.rowwise) {
+        throw std::invalid_argument(
+            "centered, rowwise: expected at most one of them, found both; the centered form needs a second moment for "
+            "each element");
+    }
     const bool has_momentum = rule.momentum > 0.0;
     RuleSpec spec{kernel::RuleId::Rmsprop, 0.001, {}, {{"velocity", 0}}};
     if (has_momentum) spec.slots.push_back({"momentum", 1});
@@ -13,6 +20,12 @@ static RuleSpec specify(const RMSprop& rule) {
     if (has_momentum) spec.mover = {1};
     if (rule.centered) spec.kernel = has_momentum ? kernel::RuleId::RmspropFull : kernel::RuleId::RmspropCentered;
     return spec;
+}
+
+static RuleSpec specify_rowwise(const RMSprop& rule) {
+    const bool has_momentum = rule.momentum > 0.0;
+    return rowwise(specify(rule),
+                   has_momentum ? kernel::RuleId::RowwiseRmspropMomentum : kernel::RuleId::RowwiseRmsprop, {0});
 }
 
 static kernel::RmspropScalars<double> scalars_of(const RMSprop& rule, const Now& now) {

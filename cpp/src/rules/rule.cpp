@@ -30,10 +30,8 @@ constexpr AnyDefinition definition_of_kind = {
         },
     .scalars = [](const Rule& rule, const Now& now,
                   std::size_t branch) { return Definition<Kind>::scalars(*std::get_if<Kind>(&rule), now, branch); },
-    .missed =
-        [](const Rule& rule, const kernel::Scalars& scalars, std::size_t branch) {
-            return Definition<Kind>::missed(*std::get_if<Kind>(&rule), scalars, branch);
-        },
+    .missed = [](const Rule& rule, const kernel::Scalars& scalars,
+                 std::size_t branch) { return Definition<Kind>::missed(*std::get_if<Kind>(&rule), scalars, branch); },
     .restore =
         [](const Rule& rule, std::int64_t calls, std::int64_t updates, std::span<double> numbers) {
             Definition<Kind>::restore(*std::get_if<Kind>(&rule), calls, updates, numbers);

@@ -29,6 +29,7 @@ enum class Form : std::uint8_t {
     full,         // an array of the variable's shape
     rows,         // without the last dimension
     columns,      // without the last but one
+    rowwise,      // the first dimension alone: one number a row
     derived,      // of the variable's shape, but made only when it is listed; a step neither reads nor writes it
     placeholder,  // nothing; Keras lists an integer 0
     hidden,       // an array of the variable's shape that is of no use after the step, and is not listed
@@ -61,10 +62,11 @@ struct RuleSpec {
     std::optional<double> weight_decay;    // the rule's own
     std::vector<Slot> slots;
     std::vector<StateNumber> numbers = {};
-    const char* no_rows = nullptr;  // why it takes no gradient of rows; null: it does
+    const char* no_rows = nullptr;    // why it takes no gradient of rows; null: it does
     const char* only_lazy = nullptr;  // why rows that a step leaves out cannot follow later; null: they can
     Mover mover = {};                 // if they can
-    bool interpolates = false;  // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
+    bool interpolates = false;        // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
+    bool is_rowwise = false;          // branch 0 by rows: a job of the kernel is one whole row
 };
 
 /// When a step's scalars are computed: `t` is the number of the update, from 1.

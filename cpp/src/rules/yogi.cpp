@@ -11,6 +11,10 @@ static RuleSpec specify(const Yogi& rule) {
     return {kernel::RuleId::Yogi, 0.01, {}, {{"momentum", 0, initial}, {"velocity", 0, initial}}};
 }
 
+static RuleSpec specify_rowwise(const Yogi& rule) {
+    return rowwise(specify(rule), kernel::RuleId::RowwiseYogi, {1});
+}
+
 static kernel::YogiScalars<double> scalars_of(const Yogi& rule, const Now& now) {
     require_betas(now);
     const double beta_1 = now.beta_1, beta_2 = now.beta_2;

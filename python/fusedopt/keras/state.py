@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fusedopt import arguments
-from fusedopt.arrays import Array
+from fusedopt.arrays import Array, checked_values
 from fusedopt.keras.front import Front
 from fusedopt.keras.memory import memory
 
@@ -131,9 +131,15 @@ class State(Front):
             raise ValueError(
                 f"load_own_variables: expected the keys '0' to '{count - 1}', found {sorted(keys)[:8]}"
             )
+        found = sorted(keys & masters.keys())
+        copies = checked_values(
+            "load_own_variables",
+            [(key, masters[key]) for key in found],
+            [memory.values(store[key]) for key in found],
+        )
         self._set("load_own_variables", [store[key] for key in expected])
-        for key in keys & masters.keys():
-            masters[key][...] = store[key]
+        for key, copy in zip(found, copies, strict=True):
+            masters[key][...] = copy
 
     def _masters(self) -> dict[str, Array]:
         """Return the float32 copies of variables of 16 bits, which are not among `variables`."""
@@ -160,6 +166,11 @@ class State(Front):
             raise ValueError(
                 f"{who}: expected {len(own)} values for the optimizer {self.name!r}, found {len(values)}; {advice}"
             )
+        for variable, value in zip(own, values, strict=True):
+            if tuple(value.shape) != tuple(variable.shape):
+                raise ValueError(
+                    f"{who}: expected shape {tuple(variable.shape)} for {variable.path!r}, found {tuple(value.shape)}"
+                )
         given = {id(v): value for v, value in zip(own, values, strict=True)}
         state = [id(variable) for variable, _ in self._sharing.state]
         if self.built and state and given.keys() >= set(state):

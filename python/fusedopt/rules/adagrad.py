@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
+
 from fusedopt.hyperparameters import real
+from fusedopt.rules.rowwise import one_per_row
 from fusedopt.rules.rule_optimizer import Rate, RuleOptimizer, rate
 
 
@@ -13,6 +16,13 @@ class Adagrad(RuleOptimizer):
 
         a <- a + g^2
         w <- w - learning_rate g / sqrt(a + epsilon)
+
+    With ``rowwise`` a row of a variable has one a, to which the mean of g^2 over the row is added. The state of a large
+    table then takes next to no memory::
+
+        a <- a + mean(g^2)
+
+    FBGEMM's rowwise Adagrad, which recommenders use, adds epsilon to the root instead of under it.
 
     Examples
     --------
@@ -34,3 +44,5 @@ class Adagrad(RuleOptimizer):
     learning_rate: Rate = rate(0.001)
     initial_accumulator_value: float = real(0.1, "What a starts at, >= 0.", shapes_state=True)
     epsilon: float = real(1e-7, "Added under the root, > 0.")
+    _: KW_ONLY
+    rowwise: bool = one_per_row("a")

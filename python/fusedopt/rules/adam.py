@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
+
 from fusedopt.hyperparameters import Decay, decay, flag, real
+from fusedopt.rules.rowwise import one_per_row
 from fusedopt.rules.rule_optimizer import Rate, RuleOptimizer, rate
 
 
@@ -18,6 +21,11 @@ class Adam(RuleOptimizer):
 
     With ``amsgrad`` a further slot keeps the largest v so far, and its root is taken instead. ``epsilon`` is added
     to the root before its bias is corrected ("epsilon hat" in the paper).
+
+    With ``rowwise`` a row of a variable has one v, which moves by the mean of g^2 over the row. The state of a large
+    table then takes half the memory::
+
+        v <- v + (mean(g^2) - v) (1 - beta_2)
 
     Examples
     --------
@@ -42,3 +50,5 @@ class Adam(RuleOptimizer):
     beta_2: Decay = decay(0.999, "Decay of the second moment, in [0, 1).")
     epsilon: float = real(1e-7, "Added to the root, > 0.")
     amsgrad: bool = flag(False, "Divide by the root of the largest v so far.", shapes_state=True)
+    _: KW_ONLY
+    rowwise: bool = one_per_row("v")

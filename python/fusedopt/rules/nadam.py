@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
+
 from fusedopt.hyperparameters import Decay, decay, real
+from fusedopt.rules.rowwise import one_per_row
 from fusedopt.rules.rule_optimizer import Rate, RuleOptimizer, rate
 
 
@@ -17,6 +20,10 @@ class Nadam(RuleOptimizer):
         U = mu_1 mu_2 ... mu_t
         d = mu_(t+1) m / (1 - U mu_(t+1)) + (1 - mu_t) g / (1 - U)
         w <- w - learning_rate d / (sqrt(v / (1 - beta_2^t)) + epsilon)
+
+    With ``rowwise`` a row of a variable has one v, which moves by the mean of g^2 over the row::
+
+        v <- v + (mean(g^2) - v) (1 - beta_2)
 
     The product U is the last of `variables`. Stores that Keras writes through its LossScaleOptimizer leave it out.
     It is then recomputed from the number of updates.
@@ -42,3 +49,5 @@ class Nadam(RuleOptimizer):
     beta_1: Decay = decay(0.9, "Decay of the first moment, in [0, 1).")
     beta_2: Decay = decay(0.999, "Decay of the second moment, in [0, 1).")
     epsilon: float = real(1e-7, "Added to the root, > 0.")
+    _: KW_ONLY
+    rowwise: bool = one_per_row("v")

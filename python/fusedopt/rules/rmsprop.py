@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
+
 from fusedopt.hyperparameters import flag, real
+from fusedopt.rules.rowwise import one_per_row
 from fusedopt.rules.rule_optimizer import Rate, RuleOptimizer, rate
 
 
@@ -17,6 +20,11 @@ class RMSprop(RuleOptimizer):
         d = max(v - a^2, 0) + epsilon
         p <- momentum p + learning_rate g / sqrt(d)
         w <- w - p
+
+    With ``rowwise`` a row of a variable has one v, which moves by the mean of g^2 over the row. ``centered`` needs one
+    v per element, so only one of the two can be on::
+
+        v <- rho v + (1 - rho) mean(g^2)
 
     Without momentum there is no slot p. Keras lets rounding make v - a^2 negative, which can turn weights
     into NaN. Here the variance is clamped at zero.
@@ -52,3 +60,5 @@ class RMSprop(RuleOptimizer):
         "Divide by an estimate of the variance instead of the mean square.",
         shapes_state=True,
     )
+    _: KW_ONLY
+    rowwise: bool = one_per_row("v")

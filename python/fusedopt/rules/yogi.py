@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
+
 from fusedopt.hyperparameters import Decay, decay, real
+from fusedopt.rules.rowwise import one_per_row
 from fusedopt.rules.rule_optimizer import Rate, RuleOptimizer, rate
 
 
@@ -17,6 +20,10 @@ class Yogi(RuleOptimizer):
 
     Adam's v moves by a part of its distance from g^2, so it forgets a large gradient as soon as small ones follow.
     Yogi's moves by a part of g^2. The sign of 0 is 0, that of NaN is NaN.
+
+    With ``rowwise`` a row of a variable has one v, which moves by the mean of g^2 over the row::
+
+        v <- v - (1 - beta_2) mean(g^2) sign(v - mean(g^2))
 
     Keras has no such rule. Arguments have the names of Keras's Adam. Numbers and defaults are those of optax, where m
     starts at ``initial_accumulator_value`` as v does. The paper starts v there, and corrects no bias.
@@ -42,3 +49,5 @@ class Yogi(RuleOptimizer):
     beta_2: Decay = decay(0.999, "Decay of the second moment, in [0, 1).")
     epsilon: float = real(1e-3, "Added to the root, > 0.")
     initial_accumulator_value: float = real(1e-6, "What m and v start at, >= 0.", shapes_state=True)
+    _: KW_ONLY
+    rowwise: bool = one_per_row("v")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,16 @@ _host: Any = importlib.import_module("thinc.optimizers")
 _LIMITS = dict.fromkeys(("learn_rate", "L2", "grad_clip", "eps"), math.inf) | {"b1": 1.0, "b2": 1.0}
 # The rate that a rule is given has the corrections of the bias in it. In this update a rule has none of its own.
 _UNCORRECTED = 2**53
+# What the core calls otherwise than thinc.
+_NAMES = {
+    "learning_rate": "learn_rate",
+    "beta_1": "beta1",
+    "beta_2": "beta2",
+    "epsilon": "eps",
+    "momentum": "mom1",
+    "velocity": "mom2",
+    "variable": "weights",
+}
 # Next to an epsilon of this size the root of the second moment is nothing.
 _HUGE = 2.0**80
 
@@ -155,7 +166,7 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
                 clipnorm=now["grad_clip"] or None,
             )
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{who(key)}: {error}") from None
+            raise type(error)(f"{who(key)}: {_in_words_of_thinc(str(error))}") from None
         if not weights.flags.c_contiguous:
             weights[...] = dense
         empty(gradient)
@@ -207,6 +218,10 @@ class Optimizer(_host.Optimizer):  # type: ignore[misc]
             settings["learning_rate"] *= 1.0 - decay
             settings["weight_decay"] = decay / settings["learning_rate"]
         return rule, settings
+
+
+def _in_words_of_thinc(message: str) -> str:
+    return re.sub(r"\w+", lambda word: _NAMES.get(word[0], word[0]), message)
 
 
 @functools.lru_cache

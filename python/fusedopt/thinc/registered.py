@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from fusedopt.thinc.optimizer import Optimizer
 
@@ -15,7 +16,36 @@ _SGD: dict[str, Any] = _host.SGD_DEFAULTS
 # One number, or what gives one per step: lists and generators, and the schedules of thinc 9.
 Value: TypeAlias = float | list[float] | Iterator[float] | Callable[..., float]
 
+_Make = TypeVar("_Make", bound=Callable[..., Optimizer])
 
+_COMMON = """
+Parameters
+----------
+{arguments}
+    As ``Optimizer`` has them.
+
+Returns
+-------
+Optimizer
+    To be called with each parameter and its gradient.
+
+Raises
+------
+ValueError
+    If a schedule gives no value.
+"""
+
+
+def _documented(make: _Make) -> _Make:
+    """Put what is the same of all of them into a docstring, before the examples."""
+    if make.__doc__ is not None:  # as it is under python -OO
+        head, examples, tail = inspect.cleandoc(make.__doc__).partition("\nExamples\n--------\n")
+        common = _COMMON.format(arguments=", ".join(inspect.signature(make).parameters))
+        make.__doc__ = f"{head}{common}{examples}{tail}"
+    return make
+
+
+@_documented
 def Adam(  # noqa: N802
     learn_rate: Value = _ADAM["learn_rate"],
     *,
@@ -34,21 +64,6 @@ def Adam(  # noqa: N802
         m <- m + (g - m) (1 - beta1)
         v <- v + (g^2 - v) (1 - beta2)
         w <- w - lr_scale alpha m / (sqrt(v) + eps),  alpha = learn_rate sqrt(1 - beta2^t) / (1 - beta1^t)
-
-    Parameters
-    ----------
-    learn_rate, L2, beta1, beta2, eps, grad_clip, L2_is_weight_decay, use_averages
-        As ``Optimizer`` has them.
-
-    Returns
-    -------
-    Optimizer
-        To be called with each parameter and its gradient.
-
-    Raises
-    ------
-    ValueError
-        If a schedule gives no value.
 
     Examples
     --------
@@ -78,6 +93,7 @@ def Adam(  # noqa: N802
     )
 
 
+@_documented
 def RAdam(  # noqa: N802
     learn_rate: Value = _ADAM["learn_rate"],
     *,
@@ -100,21 +116,6 @@ def RAdam(  # noqa: N802
 
         alpha = learn_rate / (1 - beta1^s) sqrt((1 - beta2^s) r)
         r = (rho - 4) (rho - 2) rho_max / ((rho_max - 4) (rho_max - 2) rho)
-
-    Parameters
-    ----------
-    learn_rate, beta1, beta2, eps, L2, L2_is_weight_decay, grad_clip, use_averages
-        As ``Optimizer`` has them.
-
-    Returns
-    -------
-    Optimizer
-        To be called with each parameter and its gradient.
-
-    Raises
-    ------
-    ValueError
-        If a schedule gives no value.
 
     Examples
     --------
@@ -143,6 +144,7 @@ def RAdam(  # noqa: N802
     )
 
 
+@_documented
 def SGD(  # noqa: N802
     learn_rate: Value,
     *,
@@ -156,21 +158,6 @@ def SGD(  # noqa: N802
     Its formula and its arguments are those of ``Optimizer``::
 
         w <- w - lr_scale learn_rate g
-
-    Parameters
-    ----------
-    learn_rate, L2, grad_clip, L2_is_weight_decay, use_averages
-        As ``Optimizer`` has them.
-
-    Returns
-    -------
-    Optimizer
-        To be called with each parameter and its gradient.
-
-    Raises
-    ------
-    ValueError
-        If a schedule gives no value.
 
     Examples
     --------

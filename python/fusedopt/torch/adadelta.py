@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fusedopt.torch.arguments import Number, ParamsT
+from fusedopt.torch.arguments import Number, ParamsT, arguments_in
 from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 
 
@@ -56,16 +56,4 @@ class Adadelta(FusedOptimizer):
         ema_decay: float | None = None,
         master_weights: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "rho": rho,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "capturable": capturable,
-            "foreach": foreach,
-            "differentiable": differentiable,
-        }
-        super().__init__(
-            params, defaults, max_norm=max_norm, ema_decay=ema_decay, master_weights=master_weights
-        )
+        super().__init__(**arguments_in(locals()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fusedopt.torch.arguments import Number, ParamsT
+from fusedopt.torch.arguments import Number, ParamsT, arguments_in
 from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 from fusedopt.torch.parameters import is_updatable
 
@@ -58,20 +58,7 @@ class Adagrad(FusedOptimizer):
         ema_decay: float | None = None,
         master_weights: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(
-            params, defaults, max_norm=max_norm, ema_decay=ema_decay, master_weights=master_weights
-        )
+        super().__init__(**arguments_in(locals()))
         # As in PyTorch the first groups have their state from the start.
         for group in self.param_groups:
             for parameter in filter(is_updatable, group["params"]):

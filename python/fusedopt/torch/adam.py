@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from fusedopt.torch.arguments import Betas, Number, ParamsT
+from fusedopt.torch.arguments import Betas, Number, ParamsT, arguments_in
 from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 
 
@@ -63,23 +63,8 @@ class Adam(FusedOptimizer):
         ema_decay: float | None = None,
         master_weights: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
         _check_tensors(lr, betas, foreach)
-        super().__init__(
-            params, defaults, max_norm=max_norm, ema_decay=ema_decay, master_weights=master_weights
-        )
+        super().__init__(**arguments_in(locals()))
 
 
 def _check_tensors(lr: Number, betas: Betas, foreach: bool | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fusedopt.torch.arguments import Betas, Number, ParamsT
+from fusedopt.torch.arguments import Betas, Number, ParamsT, arguments_in
 from fusedopt.torch.fused_optimizer import FusedOptimizer, Slots
 
 
@@ -55,16 +55,4 @@ class Adamax(FusedOptimizer):
         ema_decay: float | None = None,
         master_weights: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(
-            params, defaults, max_norm=max_norm, ema_decay=ema_decay, master_weights=master_weights
-        )
+        super().__init__(**arguments_in(locals()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusedopt.torch.adam import Adam
-from fusedopt.torch.arguments import Betas, Number, ParamsT
+from fusedopt.torch.arguments import Betas, Number, ParamsT, arguments_in
 
 
 class AdamW(Adam):
@@ -57,23 +57,7 @@ class AdamW(Adam):
         ema_decay: float | None = None,
         master_weights: bool = True,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=True,
-            max_norm=max_norm,
-            ema_decay=ema_decay,
-            master_weights=master_weights,
-        )
+        super().__init__(**arguments_in(locals()), decoupled_weight_decay=True)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a copy, a pickle or `load_state_dict` holds, also of a PyTorch whose AdamW was no Adam."""

@@ -6,7 +6,7 @@ One file, though long: it is one class, and half of it says what PyTorch calls a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch  # type: ignore[import-not-found, unused-ignore]
@@ -25,6 +25,7 @@ from fusedopt.torch.joint import (
     template_of,
 )
 from fusedopt.torch.memory import require_apart, require_updatable
+from fusedopt.torch.stepping import Stepping, note_changes
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import (  # type: ignore[import-not-found, unused-ignore]
@@ -46,7 +47,7 @@ class _Exact:
         self.value = value
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Stepping):
     r"""Any of fusedopt's optimizers on PyTorch's parameters, with fusedopt's numbers.
 
     A step computes, bit for bit, what the given optimizer computes on NumPy arrays of the same values. So the formula
@@ -75,7 +76,8 @@ class Optimizer(torch.optim.Optimizer):
     exact types, and training resumes with the same bits. ``deepcopy`` and ``pickle`` go on with the same bits, too.
 
     float16 and bfloat16 parameters have a float32 copy, ``"master"``. A parameter whose dimensions lie in memory in
-    another order, such as a channels_last weight, is updated where it lies, except by `fusedopt.Adafactor`.
+    another order, such as a channels_last weight, is updated where it lies, except by `fusedopt.Adafactor` and with
+    ``rowwise``.
 
     Parameters
     ----------
@@ -116,9 +118,6 @@ class Optimizer(torch.optim.Optimizer):
     >>> list(optimizer.state[model.weight])
     ['iteration', 'momentum']
     """
-
-    # GradScaler leaves unscaling, and skipping a step, to this class.
-    _step_supports_amp_scaling = True
 
     def __init__(self, params: ParamsT, optimizer: FusedoptOptimizer) -> None:
         self._template = template_of(optimizer)
@@ -177,10 +176,11 @@ class Optimizer(torch.optim.Optimizer):
             )
         for i, parameter in enumerate(group["params"]):
             require_updatable(parameter, who_is(number, i))
-            if isinstance(self._template, Adafactor) and not parameter.is_contiguous():
+            means = self._means_over()
+            if means and not parameter.is_contiguous():
                 raise ValueError(
-                    f"{who_is(number, i)}: expected C-contiguous memory, because Adafactor takes means over rows and "
-                    f"columns, found the strides {parameter.stride()}; give a .contiguous() copy"
+                    f"{who_is(number, i)}: expected C-contiguous memory, because {means}, "
+                    f"found the strides {parameter.stride()}; give a .contiguous() copy"
                 )
         found = {
             id(parameter): (parameter, who_is(k, i))
@@ -188,6 +188,12 @@ class Optimizer(torch.optim.Optimizer):
             for i, parameter in enumerate(each["params"])
         }
         require_apart(list(found.values()))
+
+    def _means_over(self) -> str:
+        """Tell what of a parameter its optimizer takes means over, if it does."""
+        if isinstance(self._template, Adafactor):
+            return "Adafactor takes means over rows and columns"
+        return "rowwise takes means over rows" if getattr(self._template, "rowwise", False) else ""
 
     def _refuse_slip(self, name: str, value: Any, group: int) -> None:
         """Refuse what a group holds under a name that means something else here, or nothing."""
@@ -244,39 +250,8 @@ class Optimizer(torch.optim.Optimizer):
 
     # Steps
 
-    @torch.compiler.disable
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Computes the loss, and the gradients by ``backward``. It is called first, with gradients enabled.
-
-        Returns
-        -------
-        object
-            What the closure returned.
-
-        Raises
-        ------
-        ValueError, TypeError, AttributeError
-            If a gradient, a parameter or its state cannot be used, or a hyperparameter is not allowed or shapes a state
-            that is there. Also between `eval` and `train`. Nothing has changed then.
-        """
-        self._require_training("step")
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        scaler = vars(self)
-        if not float(scaler.get("found_inf", 0.0) or 0.0):
-            scale = scaler.get("grad_scale")
-            self._update(1.0 if scale is None else float(scale))
-        return loss
-
-    def _update(self, scale: float) -> None:
-        binding = self._ready(scale)
+    def _update(self, scale: float | None) -> None:
+        binding = self._ready(1.0 if scale is None else scale)
         gradients = [parameter.grad for parameter in binding.parameters]
         new = [i for i in binding.others if gradients[i] is not None]
         before = [(p, self.state.get(p)) for p in (binding.parameters[i] for i in new)]
@@ -288,10 +263,65 @@ class Optimizer(torch.optim.Optimizer):
             self._part_from(before)
             raise
         if updated:
-            # A backward pass that needs the old values must fail.
             overwrites = any(group["ema_overwrite_frequency"] for group in self.param_groups)
             written = binding.members if overwrites else updated
-            torch.autograd.graph.increment_version([binding.parameters[i] for i in written])
+            note_changes([binding.parameters[i] for i in written])
+
+    def catch_up(
+        self, parameter: torch.Tensor | None = None, indices: torch.Tensor | None = None
+    ) -> None:
+        """Give rows what they have missed, before a forward pass or an evaluation reads them.
+
+        With ``row_updates="caught_up"`` a row that sparse gradients have left out is updated only when it is needed.
+        Call this before the model looks rows up, and before its parameters are evaluated or saved. Inside a closure it
+        comes before the forward pass. `state_dict`, copies and `eval` do it for all rows. With ``row_updates="lazy"``
+        nothing changes. See `fusedopt.Optimizer.catch_up`.
+
+        Parameters
+        ----------
+        parameter : torch.Tensor, optional
+            One of the parameters. Default: all of them.
+        indices : torch.Tensor, optional
+            int32 or int64 of one dimension, such as a flattened batch. The rows that will be read, in any order, also
+            several times. Default: all rows.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the tensor is not one of the parameters, indices are given without one or are not those of its rows, or
+            between `eval` and `train`. Nothing has changed then.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fusedopt as fo
+        >>> import fusedopt.torch
+        >>> table = torch.nn.Embedding(3, 1, sparse=True)
+        >>> _ = torch.nn.init.zeros_(table.weight)
+        >>> rule = fo.SGD(1.0, momentum=0.5, row_updates="caught_up")
+        >>> optimizer = fusedopt.torch.Optimizer(table.parameters(), rule)
+        >>> for row in (0, 1, 1):
+        ...     optimizer.zero_grad()
+        ...     table(torch.tensor([row])).sum().backward()
+        ...     optimizer.step()
+        >>> table.weight.T.tolist()
+        [[-1.0, -2.5, 0.0]]
+        >>> optimizer.catch_up(table.weight, torch.tensor([0]))
+        >>> table.weight.T.tolist()
+        [[-1.75, -2.5, 0.0]]
+        """
+        self._require_training("catch_up")
+        if parameter is None and indices is not None:
+            raise ValueError(
+                "catch_up: indices: expected with a parameter, found without; give the parameter too"
+            )
+        binding = self._ready()
+        chosen = binding.members if parameter is None else [binding.position(parameter)]
+        changed = [i for i in chosen if i in binding.members]  # others have had no gradient
+        if changed:
+            binding.catch_up(None if parameter is None else changed[0], indices)
+            if self._catches_up:
+                note_changes([binding.parameters[i] for i in changed])
 
     def _join(self, binding: Binding, new: list[int]) -> None:
         for i in new:
@@ -314,6 +344,7 @@ class Optimizer(torch.optim.Optimizer):
         settings = [self._settings(group, k) for k, group in enumerate(self.param_groups)]
         binding = self._binding
         if binding is None or not binding.fits(self.param_groups, self.state):
+            self._settle()
             binding = self._bound(settings)
             self._binding = binding
         binding.joint.configure(settings, scale)
@@ -328,6 +359,23 @@ class Optimizer(torch.optim.Optimizer):
         return binding
 
     # State
+
+    @property
+    def _catches_up(self) -> bool:
+        return self._template.row_updates == "caught_up"
+
+    def _settle(self) -> None:
+        """Give all rows what they have missed, before the state is read or goes on in another optimizer."""
+        if self._binding is not None and self._catches_up and not self._is_evaluating:
+            self._binding.catch_up(None, None)
+
+    def state_dict(self) -> StateDict:
+        """Return the hyperparameters and the state, as PyTorch's optimizers do.
+
+        With ``row_updates="caught_up"`` all rows are caught up first.
+        """
+        self._settle()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take the hyperparameters and the state of another optimizer of the same rule and options.
@@ -375,6 +423,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what `copy.deepcopy` and `pickle` take along."""
+        self._settle()
         return {**super().__getstate__(), "_template": self._template}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -418,6 +467,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._is_evaluating:
             return
         binding = self._ready()
+        self._settle()
         chosen = [
             binding.parameters[i]
             for i in binding.members
@@ -460,7 +510,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._binding is not None:
             self._binding.note(self.state)
 
-    def _require_training(self, who: str) -> None:
+    def _require_training(self, who: str = "step") -> None:
         if self._is_evaluating:
             raise ValueError(
                 f"{who}: expected the weights in training, found those to evaluate; call train() first"

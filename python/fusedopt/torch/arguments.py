@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim.optimizer import ParamsT
 
-__all__ = ["ARGUMENTS", "Betas", "Number", "ParamsT", "check", "documented"]
+__all__ = ["ARGUMENTS", "Betas", "Number", "ParamsT", "arguments_in", "check", "documented"]
 
 
 Number: TypeAlias = float | torch.Tensor
@@ -175,6 +175,11 @@ ARGUMENTS: Mapping[str, Argument] = {
         "need the same seed.",
     ),
 }
+
+
+def arguments_in(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a constructor was given, from its ``locals()``."""
+    return {name: value for name, value in scope.items() if name in ARGUMENTS}
 
 
 def check(values: Mapping[str, Any]) -> None:

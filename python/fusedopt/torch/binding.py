@@ -120,6 +120,13 @@ class Binding:
         found = list(gradients) if has_all else [gradients[i] for i in self.members]
         for k in self._permuted:
             if (gradient := found[k]) is not None:
+                if gradient.layout != torch.strided:
+                    i = self.members[k]
+                    raise ValueError(
+                        f"gradient of {self._who(i)}: expected a dense one, because the parameter is not C-contiguous "
+                        f"but has the strides {self.parameters[i].stride()}, found layout {gradient.layout}; "
+                        "give a .contiguous() parameter"
+                    )
                 found[k] = permuted(gradient, self._orders[k])
         updated: list[int] = self.members
         arrays: list[Array] | None = None
@@ -133,6 +140,26 @@ class Binding:
         with self._naming(self.members):
             is_taken = bool(found) and self.joint.apply(found, arrays)
         return updated if is_taken else []
+
+    def position(self, parameter: torch.Tensor) -> int:
+        """Return which of the parameters a tensor is."""
+        for i, each in enumerate(self.parameters):
+            if each is parameter:
+                return i
+        raise ValueError("catch_up: parameter: expected one of the optimizer's, found another")
+
+    def catch_up(self, member: int | None, indices: Any) -> None:
+        """Give rows of all members or of one what they have missed."""
+        if not self.members:
+            return
+        place = None if member is None else self.members.index(member)
+        if place is not None and indices is not None and self._orders[place] is not None:
+            raise ValueError(
+                f"catch_up: {self._who(self.members[place])}: expected C-contiguous memory with indices, found the "
+                f"strides {self.parameters[self.members[place]].stride()}; leave the indices out"
+            )
+        with self._naming(self.members):
+            self.joint.catch_up(None if place is None else self.joint.arrays[place], indices)
 
     # State
 

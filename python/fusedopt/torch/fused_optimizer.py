@@ -6,7 +6,8 @@ One file, though long: it is one class, which PyTorch calls in all these places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,6 +17,7 @@ from fusedopt.runtime import _core
 from fusedopt.torch.arguments import ARGUMENTS, ParamsT, check, documented
 from fusedopt.torch.parameters import check_parameter
 from fusedopt.torch.state import AVERAGE, MASTER, copied, filled, has_master, loaded, scalar
+from fusedopt.torch.stepping import Stepping, note_changes
 
 __all__ = ["FusedOptimizer", "Scalars", "Slots"]
 
@@ -23,11 +25,8 @@ Scalars: TypeAlias = Mapping[str, float]
 Slots: TypeAlias = Mapping[str, str | None]
 
 
-class FusedOptimizer(torch.optim.Optimizer):
+class FusedOptimizer(Stepping):
     """The base of the optimizers. Use one of its subclasses."""
-
-    # GradScaler leaves unscaling, and skipping a step, to this class.
-    _step_supports_amp_scaling = True
 
     # A subclass says the core's rule, the numbers of a parameter's state and how they start, and the slots, each with
     # the option that it depends on.
@@ -50,11 +49,11 @@ class FusedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        defaults: dict[str, Any],
         *,
         max_norm: float | None,
         ema_decay: float | None,
         master_weights: bool,
+        **defaults: Any,
     ) -> None:
         check(defaults)
         self.max_norm = max_norm
@@ -119,59 +118,35 @@ class FusedOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
-    # The step. It runs no operation of PyTorch, so that it needs no torch.no_grad.
+    # The step
 
-    @torch.compiler.disable
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Computes the loss, and the gradients by ``backward``. It is called first, with gradients enabled.
-
-        Returns
-        -------
-        object
-            What the closure returned.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If a gradient, a parameter or its state cannot be used, or an option is out of its range. The message
-            names the group and the parameter. Nothing has changed then.
-        """
+    def _require_training(self) -> None:
         if self._is_evaluating:
             raise RuntimeError(
                 "step: expected the parameters in training, found evaluation_weights at work; step after its block"
             )
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        scaler = vars(self)
-        found_inf = scaler.get("found_inf")
-        if found_inf is not None and float(found_inf) != 0.0:
-            return loss
-        scale = scaler.get("grad_scale")
-        unscale = 1.0 if scale is None else 1.0 / float(scale)
-        self._run(unscale, skip_nonfinite=scale is not None and found_inf is None)
-        return loss
 
-    def _run(self, unscale: float, *, skip_nonfinite: bool) -> None:
+    def _update(self, scale: float | None) -> None:
+        unscale = 1.0 if scale is None else 1.0 / scale
+        skip_nonfinite = scale is not None and vars(self).get("found_inf") is None
         groups = [(group["params"], self._settings(group)) for group in self.param_groups]
 
         def run() -> tuple[bool, float | None, list[Any]]:
-            return self._core.run(
-                groups,
-                self.state,
-                max_norm=self._max_norm,
-                unscale=unscale,
-                skip_nonfinite=skip_nonfinite,
-                seed=self._seed(),
-                average_key=None if self._ema_decay is None else AVERAGE,
-                master_key=MASTER if self._master_weights else None,
-            )
+            try:
+                return self._core.run(
+                    groups,
+                    self.state,
+                    max_norm=self._max_norm,
+                    unscale=unscale,
+                    skip_nonfinite=skip_nonfinite,
+                    seed=self._seed(),
+                    average_key=None if self._ema_decay is None else AVERAGE,
+                    master_key=MASTER if self._master_weights else None,
+                    on_update=note_changes,
+                )
+            except (TypeError, ValueError) as error:
+                error.args = (self._in_words_of_pytorch(str(error)),)
+                raise
 
         stepped, norm, missing = run()
         if missing:
@@ -185,21 +160,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 self._restore(before)
         self.global_norm = norm
         if stepped:
-            self._note_changes()
             self._advance_seed()
-
-    def _note_changes(self) -> None:
-        """Let autograd know of the new values: a backward pass that needs the old ones must fail."""
-        changed = [
-            parameter
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        try:
-            torch.autograd.graph.increment_version(changed)
-        except RuntimeError:  # tensors of torch.inference_mode have no version
-            torch.autograd.graph.increment_version([p for p in changed if not p.is_inference()])
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Read all options of a group for the core, for they may have been written to."""
@@ -211,6 +172,16 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self._ema_decay is not None:
             settings["ema_momentum"] = self._ema_decay
         return settings
+
+    def _in_words_of_pytorch(self, message: str) -> str:
+        """Let a message about an option of a group have the option's name here."""
+        names = {"beta_1": "betas[0]", "beta_2": "betas[1]", "ema_momentum": "ema_decay"}
+        names |= {str(core): name for name, core in (*self._numbers, *self._flags)}
+        return re.sub(
+            r"^(group \d+: )(\w+)",
+            lambda found: found[1] + names.get(found[2], found[2]),
+            message,
+        )
 
     # The seed of stochastic rounding lies in the first group, so that every checkpoint has it.
 

@@ -177,6 +177,10 @@ class Joint:
         """Take a step with all gradients, or with those of some variables. Returns whether it was taken."""
         return self._core.apply(gradients, variables)
 
+    def catch_up(self, variable: Array | None, indices: Any) -> None:
+        """Give rows of all variables or of one what they have missed."""
+        self._core.catch_up(variable, indices)
+
     @property
     def global_norm(self) -> float | None:
         """The norm over all gradients of the last step, before clipping."""

@@ -35,8 +35,6 @@ def require_updatable(parameter: torch.Tensor, who: str) -> None:
         raise ValueError(
             f"{who}: expected memory, found a lazy parameter; make the optimizer after the model has seen an input"
         )
-    if parameter.is_neg():
-        raise ValueError(f"{who}: expected a plain tensor, found a negated view")
     if not permuted(parameter, order_of(parameter)).is_contiguous():
         raise ValueError(
             f"{who}: expected memory without gaps and overlaps, found the shape {tuple(parameter.shape)} "

@@ -48,3 +48,7 @@ def check_parameter(who: str, parameter: Any) -> None:
         raise ValueError(
             f"{who}: expected a dense tensor, found layout {parameter.layout}; use torch.optim.SparseAdam"
         )
+    if not torch.nn.parameter.is_lazy(parameter) and parameter.is_neg():
+        raise ValueError(
+            f"{who}: expected a plain tensor, found a negated view; give its .resolve_neg()"
+        )

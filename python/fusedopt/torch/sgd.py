@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from fusedopt.torch.arguments import Number, ParamsT
+from fusedopt.torch.arguments import Number, ParamsT, arguments_in
 from fusedopt.torch.fused_optimizer import FusedOptimizer, Scalars, Slots
 from fusedopt.torch.state import scalar
 
@@ -63,22 +63,9 @@ class SGD(FusedOptimizer):
         ema_decay: float | None = None,
         master_weights: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "foreach": foreach,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
         if nesterov and (momentum <= 0.0 or dampening != 0.0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-        super().__init__(
-            params, defaults, max_norm=max_norm, ema_decay=ema_decay, master_weights=master_weights
-        )
+        super().__init__(**arguments_in(locals()))
 
     def _completed(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Tell the core of a momentum that begins: by a count of updates, which it takes away again."""

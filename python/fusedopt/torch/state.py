@@ -100,4 +100,5 @@ def _loaded_value(
         raise ValueError(
             f"{who}: expected a tensor of shape {tuple(parameter.shape)}, found {found}"
         )
-    return copied(parameter, value)
+    # PyTorch's SGD keeps the momentum of sparse gradients sparse.
+    return copied(parameter, value.to_dense() if value.is_sparse else value)

@@ -16,12 +16,16 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Adagrad {
-    static constexpr int slot_count = 1;
+    static constexpr int slot_count = 1, row_slot = 0, row_slots = 1;
     AdagradScalars<T> s;
 
+    FUSEDOPT_INLINE void second_moment(T square, T& a) const { a = a + square; }
+
+    FUSEDOPT_INLINE void move(T& w, T g, T a) const { w = w - (s.lr * g) / square_root(a + s.epsilon); }
+
     FUSEDOPT_INLINE void operator()(T& w, T g, T& a) const {
-        a = a + g * g;
-        w = w - (s.lr * g) / square_root(a + s.epsilon);
+        second_moment(g * g, a);
+        move(w, g, a);
     }
 };
 

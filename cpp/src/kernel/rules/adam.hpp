@@ -21,32 +21,36 @@ template <class T>
 struct AdamMoments {
     AdamScalars<T> s;
 
-    FUSEDOPT_INLINE void moments(T g, T& m, T& v) const {
-        m = m + (g - m) * s.one_minus_beta_1;
-        v = v + (g * g - v) * s.one_minus_beta_2;
+    FUSEDOPT_INLINE void second_moment(T square, T& v) const { v = v + (square - v) * s.one_minus_beta_2; }
+
+    FUSEDOPT_INLINE void second_moment(T square, T& v, T& u) const {
+        second_moment(square, v);
+        u = maximum(u, v);
     }
 
-    FUSEDOPT_INLINE T direction(T m, T v) const { return (s.alpha * m) / (square_root(v) + s.epsilon); }
+    FUSEDOPT_INLINE void move(T& w, T g, T& m, T v) const {
+        m = m + (g - m) * s.one_minus_beta_1;
+        w = w - (s.alpha * m) / (square_root(v) + s.epsilon);
+    }
 };
 
 template <class T>
 struct Adam : AdamMoments<T> {
-    static constexpr int slot_count = 2;
+    static constexpr int slot_count = 2, row_slot = 1, row_slots = 1;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
-        this->moments(g, m, v);
-        w = w - this->direction(m, v);
+        this->second_moment(g * g, v);
+        this->move(w, g, m, v);
     }
 };
 
 template <class T>
 struct AdamAmsgrad : AdamMoments<T> {
-    static constexpr int slot_count = 3;
+    static constexpr int slot_count = 3, row_slot = 1, row_slots = 2;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v, T& u) const {
-        this->moments(g, m, v);
-        u = maximum(u, v);
-        w = w - this->direction(m, u);
+        this->second_moment(g * g, v, u);
+        this->move(w, g, m, u);
     }
 };
 

@@ -18,13 +18,19 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Nadam {
-    static constexpr int slot_count = 2;
+    static constexpr int slot_count = 2, row_slot = 1, row_slots = 1;
     NadamScalars<T> s;
 
-    FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
+    FUSEDOPT_INLINE void second_moment(T square, T& v) const { v = v + (square - v) * s.one_minus_beta_2; }
+
+    FUSEDOPT_INLINE void move(T& w, T g, T& m, T v) const {
         m = m + (g - m) * s.one_minus_beta_1;
-        v = v + (g * g - v) * s.one_minus_beta_2;
         w = w - (s.a * m + s.b * g) / (square_root(s.c * v) + s.epsilon);
+    }
+
+    FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
+        second_moment(g * g, v);
+        move(w, g, m, v);
     }
 };
 

@@ -21,32 +21,41 @@ template <class T>
 struct RmspropQuotients {
     RmspropScalars<T> s;
 
-    FUSEDOPT_INLINE T plain(T g, T& v) const {
-        v = s.rho * v + s.one_minus_rho * (g * g);
-        return (s.lr * g) / square_root(v + s.epsilon);
-    }
+    FUSEDOPT_INLINE void second_moment(T square, T& v) const { v = s.rho * v + s.one_minus_rho * square; }
+
+    FUSEDOPT_INLINE T quotient(T g, T d) const { return (s.lr * g) / square_root(d + s.epsilon); }
 
     FUSEDOPT_INLINE T centered(T g, T& v, T& a) const {
-        v = s.rho * v + s.one_minus_rho * (g * g);
+        second_moment(g * g, v);
         a = s.rho * a + s.one_minus_rho * g;
-        return (s.lr * g) / square_root(not_below_zero(v - a * a) + s.epsilon);
+        return quotient(g, not_below_zero(v - a * a));
     }
 };
 
 template <class T>
 struct Rmsprop : RmspropQuotients<T> {
-    static constexpr int slot_count = 1;
+    static constexpr int slot_count = 1, row_slot = 0, row_slots = 1;
 
-    FUSEDOPT_INLINE void operator()(T& w, T g, T& v) const { w = w - this->plain(g, v); }
+    FUSEDOPT_INLINE void move(T& w, T g, T v) const { w = w - this->quotient(g, v); }
+
+    FUSEDOPT_INLINE void operator()(T& w, T g, T& v) const {
+        this->second_moment(g * g, v);
+        move(w, g, v);
+    }
 };
 
 template <class T>
 struct RmspropMomentum : RmspropQuotients<T> {
-    static constexpr int slot_count = 2;
+    static constexpr int slot_count = 2, row_slot = 0, row_slots = 1;
+
+    FUSEDOPT_INLINE void move(T& w, T g, T& p, T v) const {
+        p = this->s.mu * p + this->quotient(g, v);
+        w = w - p;
+    }
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& v, T& p) const {
-        p = this->s.mu * p + this->plain(g, v);
-        w = w - p;
+        this->second_moment(g * g, v);
+        move(w, g, p, v);
     }
 };
 

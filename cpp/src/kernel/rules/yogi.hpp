@@ -18,14 +18,21 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Yogi {
-    static constexpr int slot_count = 2;
+    static constexpr int slot_count = 2, row_slot = 1, row_slots = 1;
     YogiScalars<T> s;
 
-    FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
-        const T square = g * g;
-        m = m + (g - m) * s.one_minus_beta_1;
+    FUSEDOPT_INLINE void second_moment(T square, T& v) const {
         v = v - times_sign(s.one_minus_beta_2 * square, v - square);
+    }
+
+    FUSEDOPT_INLINE void move(T& w, T g, T& m, T v) const {
+        m = m + (g - m) * s.one_minus_beta_1;
         w = w - (s.alpha * m) / (square_root(s.c * v) + s.epsilon);
+    }
+
+    FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& v) const {
+        second_moment(g * g, v);
+        move(w, g, m, v);
     }
 };
 
