@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import fusedopt as fo
-import fusedopt.torch
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+import fusedopt.torch  # noqa: E402
 
 ROWS, WIDTH = 9, 3
 LAZY: dict[str, Callable[..., Any]] = {
