@@ -332,7 +332,7 @@ def test_layouts_are_those_of_the_parameter() -> None:
 
 
 class Moving(Parameter):
-    """Moves another parameter's memory when it is asked for its gradient or for its own memory."""
+    """Moves another parameter's memory when it is asked for its own. The other one is asked later."""
 
     other: Parameter
 
@@ -353,7 +353,7 @@ def test_memory_is_looked_up_after_the_last_code_of_the_caller() -> None:
     core = _core.HostedStep("SGD")
     for _ in range(3):
         before = weakref.ref(other.array)
-        assert core.run([([other, moving], {"learning_rate": 1.0})], state)[0]
+        assert core.run([([moving, other], {"learning_rate": 1.0})], state)[0]
         gc.collect()
         assert before() is None
     assert moving.array.tolist() == [-3.0] * 9
