@@ -36,9 +36,9 @@ FUSEDOPT_INLINE void prefetch(const T* address) {
     __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);
 }
 
-/// The same for an address that is ahead already.
-FUSEDOPT_INLINE void prefetch_now(const void* address) {
-    __builtin_prefetch(address);
+/// The same for another distance.
+FUSEDOPT_INLINE void prefetch_now(const void* address, std::int64_t bytes = 0) {
+    __builtin_prefetch(static_cast<const char*>(address) + bytes);
 }
 
 /// For a sweep that does little with each line of memory: a processor's own prefetching, which ends with a page, is

@@ -44,17 +44,15 @@ FUSEDOPT_INLINE void average_line(const Averaging<T>& averaging, std::int64_t n,
 /// Elements that `at` below widens at once, at most.
 inline constexpr std::int64_t widened_at_once = 128;
 
-/// A piece's gradient in the compute type: `at` gives `count` elements from i on, of `end` in all. If it is a common
-/// one, steps without a moving average have a loop of their own, as a branch per line costs a few per cent of the time
-/// while arrays lie in a cache. In every loop more there are as many as rules, and a build takes longer.
+/// A piece's gradient in the compute type: `at` gives `count` elements from i on, where `g` is, of `end` in all. If it
+/// is a common one, steps without a moving average have a loop of their own, as a branch per line costs a few per cent
+/// of the time while arrays lie in a cache. In every loop more there are as many as rules, and a build takes longer.
 template <class T>
 struct WideGradient {
     static constexpr bool is_common = sizeof(T) == 4;
     const T* g;
-    const T* ahead;  // where it is fetched
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_now(ahead + i); }
-    FUSEDOPT_INLINE const T* at(std::int64_t i, std::int64_t, std::int64_t, T*) const { return g + i; }
+    FUSEDOPT_INLINE const T* at(std::int64_t, std::int64_t, std::int64_t, T*) const { return g; }
 };
 
 #if defined(__AVX512F__)
@@ -64,23 +62,20 @@ template <Element element>
 struct NarrowGradient {
     static constexpr bool is_common = false;
     const std::uint16_t* g;
-    const std::uint16_t* ahead;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_now(ahead + i); }
-    FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t count, std::int64_t, float* batch) const {
-        widen_line<element>(g + i, count, batch);
+    FUSEDOPT_INLINE const float* at(std::int64_t, std::int64_t count, std::int64_t, float* batch) const {
+        widen_line<element>(g, count, batch);
         return batch;
     }
 };
 
 template <class Use>
-FUSEDOPT_INLINE void with_narrow_gradient(const void* source, const void* ahead, Element element, const Use& use) {
+FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, const Use& use) {
     const auto* g = static_cast<const std::uint16_t*>(source);
-    const auto* g_ahead = static_cast<const std::uint16_t*>(ahead);
     if (element == Element::float16) {
-        use(NarrowGradient<Element::float16>{g, g_ahead});
+        use(NarrowGradient<Element::float16>{g});
     } else {
-        use(NarrowGradient<Element::bfloat16>{g, g_ahead});
+        use(NarrowGradient<Element::bfloat16>{g});
     }
 }
 
@@ -92,30 +87,27 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, const void* ahead,
 struct NarrowGradient {
     static constexpr bool is_common = false;
     const std::uint16_t* g;
-    const std::uint16_t* ahead;
     Element element;
 
-    FUSEDOPT_INLINE void prefetch_at(std::int64_t i) const { prefetch_now(ahead + i); }
     FUSEDOPT_INLINE const float* at(std::int64_t i, std::int64_t, std::int64_t end, float* batch) const {
         if (i % widened_at_once == 0) {
-            widen_here(element, g + i, end - i < widened_at_once ? end - i : widened_at_once, batch);
+            widen_here(element, g, end - i < widened_at_once ? end - i : widened_at_once, batch);
         }
         return batch + i % widened_at_once;
     }
 };
 
 template <class Use>
-FUSEDOPT_INLINE void with_narrow_gradient(const void* source, const void* ahead, Element element, const Use& use) {
-    use(NarrowGradient{static_cast<const std::uint16_t*>(source), static_cast<const std::uint16_t*>(ahead), element});
+FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, const Use& use) {
+    use(NarrowGradient{static_cast<const std::uint16_t*>(source), element});
 }
 
 #endif
 
-/// Where arrays are fetched while others of their elements are in use: further on in a large variable, or in the row
-/// that follows.
+/// How many bytes further on arrays are fetched: in the same variable, or in a row that follows.
 struct Ahead {
-    std::int64_t elements;        // of all arrays but the gradient
-    std::int64_t gradient_bytes;  // of a direct gradient
+    std::int64_t gradient;
+    std::int64_t others;
 };
 
 /// What the loop over a row's lines does not fetch of it.
@@ -142,12 +134,16 @@ FUSEDOPT_NOINLINE void prefetch_rest(const Job& row, bool direct) {
 
 template <class T>
 FUSEDOPT_INLINE Ahead ahead_of(const Stretch& stretch, const Job* job, bool direct) {
-    if (stretch.ahead == 0) return {prefetch_bytes / static_cast<int>(sizeof(T)), prefetch_bytes};
+    if (stretch.ahead == 0) return {prefetch_bytes, prefetch_bytes};
     const Job& next = job[stretch.ahead];
-    prefetch_rest<T>(next, direct && !job->strides);
-    return {job->weight ? static_cast<const T*>(next.weight) - static_cast<const T*>(job->weight) : 0,
-            direct && !job->strides ? static_cast<const char*>(next.gradient) - static_cast<const char*>(job->gradient)
-                                    : 0};
+    const bool reads_gradient = direct && !job->strides;
+    prefetch_rest<T>(next, reads_gradient);
+    const auto distance = [](const void* from, const void* to) {
+        return static_cast<const char*>(to) - static_cast<const char*>(from);
+    };
+    // What is prepared in a buffer lies in the cache.
+    return {reads_gradient ? distance(job->gradient, next.gradient) : 0,
+            job->weight ? distance(job->weight, next.weight) : 0};
 }
 
 /// A piece of a variable, a cache line of every array at a time: each is prefetched once, and memory and arithmetic
@@ -155,33 +151,47 @@ FUSEDOPT_INLINE Ahead ahead_of(const Stretch& stretch, const Job* job, bool dire
 /// again and again.
 template <bool averages, class Rule, class T, class Gradient>
 void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64_t n, T* w, Gradient gradient, T* a,
-                  T* b, T* c, T* average, std::int64_t ahead) {
+                  T* b, T* c, T* average, Ahead ahead) {
     alignas(64) T batch[widened_at_once];
     std::int64_t i = 0;
     for (; i + line<T> <= n; i += line<T>) {
-        const std::int64_t j = i + ahead;
-        prefetch_now(w + j);
-        gradient.prefetch_at(i);
-        if constexpr (Rule::slot_count > 0) prefetch_now(a + j);
-        if constexpr (Rule::slot_count > 1) prefetch_now(b + j);
-        if constexpr (Rule::slot_count > 2) prefetch_now(c + j);
-        update_line<false>(rule, scale, keep, averaging, line<T>, w + i, gradient.at(i, line<T>, n, batch), a + i,
-                           b + i, c + i, average);
+        // Each array keeps a pointer of its own: with a common index, a processor does more work per access.
+        __asm__("" : "+r"(w), "+r"(gradient.g));
+        prefetch_now(w, ahead.others);
+        prefetch_now(gradient.g, ahead.gradient);
+        if constexpr (Rule::slot_count > 0) {
+            __asm__("" : "+r"(a));
+            prefetch_now(a, ahead.others);
+        }
+        if constexpr (Rule::slot_count > 1) {
+            __asm__("" : "+r"(b));
+            prefetch_now(b, ahead.others);
+        }
+        if constexpr (Rule::slot_count > 2) {
+            __asm__("" : "+r"(c));
+            prefetch_now(c, ahead.others);
+        }
+        update_line<false>(rule, scale, keep, averaging, line<T>, w, gradient.at(i, line<T>, n, batch), a, b, c,
+                           average);
         if (averages && __builtin_expect(average != nullptr, false)) {
             prefetch(average + i);
-            average_line(averaging, line<T>, average + i, w + i);
+            average_line(averaging, line<T>, average + i, w);
         }
+        w += line<T>;
+        gradient.g += line<T>;
+        if constexpr (Rule::slot_count > 0) a += line<T>;
+        if constexpr (Rule::slot_count > 1) b += line<T>;
+        if constexpr (Rule::slot_count > 2) c += line<T>;
     }
     if (i == n) return;
     const T* g = gradient.at(i, n - i, n, batch);
     if constexpr (averages && writes_by_mask) {
         // What is written by mask cannot be read back at once, so the average is taken along, if only of scrap.
         alignas(64) T scrap[line<T>] = {};
-        update_line<true>(rule, scale, keep, averaging, n - i, w + i, g, a + i, b + i, c + i,
-                          average ? average + i : scrap);
+        update_line<true>(rule, scale, keep, averaging, n - i, w, g, a, b, c, average ? average + i : scrap);
     } else {
-        update_line<false>(rule, scale, keep, averaging, n - i, w + i, g, a + i, b + i, c + i, average);
-        if (averages && average) average_line(averaging, n - i, average + i, w + i);
+        update_line<false>(rule, scale, keep, averaging, n - i, w, g, a, b, c, average);
+        if (averages && average) average_line(averaging, n - i, average + i, w);
     }
 }
 
@@ -208,11 +218,11 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
         if constexpr (decltype(gradient)::is_common) {
             if (!averaging.average) {
                 return update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                                           averaging.average, ahead.elements);
+                                           averaging.average, ahead);
             }
         }
         update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                           averaging.average ? averaging.average + begin : nullptr, ahead.elements);
+                           averaging.average ? averaging.average + begin : nullptr, ahead);
     };
     const T* g = static_cast<const T*>(source);
     T scale = static_cast<T>(scale_of(step, job));
@@ -221,16 +231,14 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
             const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
                 update(scale, gradient);
             };
-            return with_narrow_gradient(source, static_cast<const char*>(source) + ahead.gradient_bytes,
-                                        job.gradient_element, update_narrow);
+            return with_narrow_gradient(source, job.gradient_element, update_narrow);
         }
     }
     if (!direct) {
         scale = prepare(step, job, source, begin, n, g, buffer);
         empty_accumulator<T>(job, begin, n);
     }
-    const T* const g_ahead = g + ahead.gradient_bytes / static_cast<std::int64_t>(sizeof(T));
-    update(scale, WideGradient<T>{g, g_ahead});
+    update(scale, WideGradient<T>{g});
 }
 
 template <template <class> class Rule, class T>
