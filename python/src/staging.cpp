@@ -37,36 +37,39 @@ namespace {
 /// Reads the objects of one call into the staging area.
 class Reading {
 public:
-    Reading(BorrowedStaging& staging, const Built& built, const py::object& variables, const python::Names* names)
+    Reading(Staging& staging, const Built& built, const py::object& variables, const python::Names* names)
         : staging_(staging), built_(built), names_(names), are_given_(!variables.is_none()) {
         if (!are_given_) return;
         const py::tuple objects(variables);
         for (std::size_t i = 0; i < objects.size(); ++i) {
             const std::string who = describe_variable(i);
             const py::array array = variable_array(objects[i], who);
-            staging_->variables.push_back(view(array, who));
-            staging_->held.push_back(array);
+            staging_.variables.push_back(view(array, who));
+            staging_.held.push_back(array);
         }
     }
 
     /// The gradients; then warns of those that are None.
     void read(const py::tuple& gradients) {
         const py::handle row_gradient = row_gradient_type();
-        staging_->gradients.resize(gradients.size());
-        staging_->has_rows = false;
+        const std::size_t count = gradients.size();
+        staging_.is_mixed = std::exchange(staging_.has_rows, false);
+        staging_.is_mixed ? staging_.mixed.resize(count) : staging_.dense.resize(count);
         std::vector<std::string> missing;
-        for (std::size_t i = 0; i < gradients.size(); ++i) {
+        for (std::size_t i = 0; i < count; ++i) {
             const py::handle object = PyTuple_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
             if (object.is_none()) {
-                set_dense(i) = Tensor();
+                dense(i) = Tensor();
                 missing.push_back(describe_variable(i));
+            } else if (is_plain_array(object)) {
+                read_array(i, object, dense(i));
             } else if (py::type::handle_of(object).is(row_gradient)) {
-                read_rows(i, parts_of(object));
-            } else if (!read_at_once(i, object, set_dense(i))) {
-                read_object(i, object);
+                read_rows(i, parts_of(object), count);
+            } else if (!read_tensor(i, object, dense(i))) {
+                read_object(i, object, count);
             }
         }
-        if (!missing.empty() && missing.size() < gradients.size()) warn_of_missing(missing);
+        if (!missing.empty() && missing.size() < count) warn_of_missing(missing);
     }
 
 private:
@@ -77,31 +80,44 @@ private:
 
     std::string describe(std::size_t i) const {
         if (!are_given_) return "gradient of " + describe_variable(i);
-        const auto index = i < staging_->variables.size() ? built_.find(staging_->variables[i]) : std::nullopt;
+        const auto index = i < staging_.variables.size() ? built_.find(staging_.variables[i]) : std::nullopt;
         return "gradient " + std::to_string(i) + (index ? ", of " + built_.describe(*index) : "");
     }
 
     // The variable that a gradient belongs to; none if there are more gradients.
     const Tensor* variable(std::size_t i) const {
-        const std::vector<Tensor>& all = are_given_ ? staging_->variables : built_.tensors();
+        const std::vector<Tensor>& all = are_given_ ? staging_.variables : built_.tensors();
         const std::size_t index = names_ && names_->are_some ? names_->indices[i] : i;
         return index < all.size() ? &all[index] : nullptr;
     }
 
-    Tensor& set_dense(std::size_t i) {
-        if (staging_->has_rows && staging_->indices[i]) staging_->indices[i] = Tensor();
-        return staging_->gradients[i];
+    // Where a dense gradient goes.
+    Tensor& dense(std::size_t i) {
+        if (!staging_.is_mixed) return staging_.dense[i];
+        Gradient& gradient = staging_.mixed[i];
+        if (gradient.indices) gradient.indices = Tensor();
+        return gradient.values;
     }
 
-    // An array, or a tensor whose type says where it lies.
-    bool read_at_once(std::size_t i, py::handle object, Tensor& gradient, const char* part = "") {
-        if (is_plain_array(object)) {
-            const std::optional<DType> dtype = dtypes_.of(object);
-            if (!dtype) refuse_dtype(object, describe(i) + part);
-            renew(gradient, object, *dtype);
-            return true;
+    // Where one of rows goes.
+    Gradient& mixed(std::size_t i, std::size_t count) {
+        staging_.has_rows = true;
+        if (!std::exchange(staging_.is_mixed, true)) {
+            staging_.mixed.resize(count);
+            for (std::size_t before = 0; before < i; ++before) dense(before) = staging_.dense[before];
         }
-        const auto memory = built_.gradient(i, object);
+        return staging_.mixed[i];
+    }
+
+    void read_array(std::size_t i, py::handle array, Tensor& gradient, const char* part = "") {
+        const std::optional<DType> dtype = dtypes_.of(array);
+        if (!dtype) refuse_dtype(array, describe(i) + part);
+        renew(gradient, array, *dtype);
+    }
+
+    // If its type says where it lies.
+    bool read_tensor(std::size_t i, py::handle tensor, Tensor& gradient) {
+        const auto memory = built_.gradient(i, tensor);
         if (memory) renew(gradient, *memory);
         return memory.has_value();
     }
@@ -109,31 +125,29 @@ private:
     void read_converted(py::handle object, const std::string& who, Tensor& gradient) {
         const py::array array = gradient_array(object, who);
         gradient = view(array, who);
-        staging_->held.push_back(array);
+        staging_.held.push_back(array);
     }
 
-    void read_object(std::size_t i, py::handle object) {
+    void read_object(std::size_t i, py::handle object, std::size_t count) {
         const std::string who = describe(i);
         if (const std::optional<Rows> rows = sparse_parts_of(object, who)) {
-            read_rows(i, *rows);
+            read_rows(i, *rows, count);
         } else {
-            read_converted(object, who, staging_->gradients[i]);
+            read_converted(object, who, dense(i));
         }
     }
 
-    void read_rows(std::size_t i, const Rows& rows) {
-        if (!staging_->has_rows) {
-            staging_->has_rows = true;
-            staging_->indices.resize(staging_->gradients.size());
-            for (std::size_t before = 0; before < i; ++before) set_dense(before);
-        }
-        staging_->held.push_back(rows.values);
-        staging_->held.push_back(rows.indices);
+    void read_rows(std::size_t i, const Rows& rows, std::size_t count) {
+        staging_.held.push_back(rows.values);
+        staging_.held.push_back(rows.indices);
+        Gradient& gradient = mixed(i, count);
         constexpr const char* part = ", values";
-        Tensor& values = staging_->gradients[i];
-        if (!read_at_once(i, rows.values, values, part)) read_converted(rows.values, describe(i) + part, values);
-        built_.read_indices(rows.indices, staging_->indices[i], staging_->held,
-                            [&] { return describe(i) + ", indices"; });
+        if (is_plain_array(rows.values)) {
+            read_array(i, rows.values, gradient.values, part);
+        } else if (!read_tensor(i, rows.values, gradient.values)) {
+            read_converted(rows.values, describe(i) + part, gradient.values);
+        }
+        built_.read_indices(rows.indices, gradient.indices, staging_.held, [&] { return describe(i) + ", indices"; });
         if (!rows.shape.is_none()) check_shape(i, rows.shape.cast<std::vector<std::int64_t>>());
     }
 
@@ -144,7 +158,7 @@ private:
                                     shape_text(found));
     }
 
-    BorrowedStaging& staging_;
+    Staging& staging_;
     const Built& built_;
     const python::Names* names_;
     bool are_given_;
@@ -155,7 +169,7 @@ private:
 
 void stage(BorrowedStaging& staging, const Built& built, const py::tuple& gradients, const py::object& variables,
            const python::Names* names) {
-    Reading(staging, built, variables, names).read(gradients);
+    Reading(*staging, built, variables, names).read(gradients);
 }
 
 }  // namespace fusedopt::python

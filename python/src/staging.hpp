@@ -16,13 +16,17 @@ namespace fusedopt::python {
 
 /// The staging area of a call, kept by its thread so that a step allocates nothing.
 struct Staging {
-    std::vector<Tensor> gradients;  // those of the last call, until they are renewed
-    std::vector<Tensor> indices;    // of gradients of rows; if the call has any, as many as gradients
+    // The gradients: one of these, with those of the last call until they are renewed. A call is mixed if it has
+    // gradients of rows, or if the last one had.
+    std::vector<Tensor> dense;
+    std::vector<Gradient> mixed;
+    bool is_mixed = false;
     bool has_rows = false;
+
     std::vector<Tensor> variables;
     std::vector<py::object> held;  // what lies behind the tensors, alive until the step is done
 
-    Gradients views() const { return has_rows ? Gradients(gradients, indices) : Gradients(gradients); }
+    Gradients gradients() const { return is_mixed ? Gradients(mixed) : Gradients(dense); }
 };
 
 class BorrowedStaging {
@@ -31,6 +35,7 @@ public:
     ~BorrowedStaging();
     BorrowedStaging(const BorrowedStaging&) = delete;
     BorrowedStaging& operator=(const BorrowedStaging&) = delete;
+    Staging& operator*() { return *staging_; }
     Staging* operator->() { return staging_.get(); }
 
 private:
@@ -53,7 +58,7 @@ bool apply(Core& core, const Current& current, const py::object& gradients, cons
     built.check_arrays();
     follow(core, built);
     stage(staging, built, held, variables, names.get());
-    const Gradients views = staging->views();
+    const Gradients views = staging->gradients();
     const Unlocked unlocked;
     if (!variables.is_none()) return core.apply(views, std::span<const Tensor>(staging->variables));
     if (!names.get() || !names.get()->are_some) return core.apply(views, built.builds());

@@ -36,36 +36,35 @@ struct Gradient {
     }
 };
 
-/// A view of the gradients of a call, which somebody else holds: each a Tensor, or each a Gradient, or their values and
-/// their indices apart.
+/// A view of the gradients of a call, which somebody else holds: each a Tensor, or each a Gradient.
 class Gradients {
 public:
     Gradients() = default;
-    Gradients(std::span<const Tensor> tensors) : tensors_(tensors.data()), size_(tensors.size()) {}
-    Gradients(std::span<const Gradient> gradients) : gradients_(gradients.data()), size_(gradients.size()) {}
-
-    /// As many indices as values; none of a dense gradient.
-    Gradients(std::span<const Tensor> values, std::span<const Tensor> indices)
-        : tensors_(values.data()), indices_(indices.data()), size_(values.size()) {}
+    Gradients(std::span<const Tensor> tensors) : first_(tensors.data()), twice_size_(2 * tensors.size()) {}
+    Gradients(std::span<const Gradient> gradients) : first_(gradients.data()), twice_size_(2 * gradients.size() + 1) {}
     Gradients(const std::vector<Tensor>& tensors) : Gradients(std::span(tensors)) {}
     Gradients(const std::vector<Gradient>& gradients) : Gradients(std::span(gradients)) {}
 
-    std::size_t size() const { return size_; }
-    bool empty() const { return size_ == 0; }
+    std::size_t size() const { return twice_size_ / 2; }
+    bool empty() const { return size() == 0; }
 
-    const Tensor& values(std::size_t i) const { return gradients_ ? gradients_[i].values : tensors_[i]; }
+    const Tensor& values(std::size_t i) const {
+        return may_have_rows() ? static_cast<const Gradient*>(first_)[i].values : static_cast<const Tensor*>(first_)[i];
+    }
 
     /// Null: a dense gradient, or none.
     const Tensor* indices(std::size_t i) const {
-        const Tensor* const found = gradients_ ? &gradients_[i].indices : indices_ ? &indices_[i] : nullptr;
-        return found && *found ? found : nullptr;
+        if (!may_have_rows()) return nullptr;
+        const Tensor& indices = static_cast<const Gradient*>(first_)[i].indices;
+        return indices ? &indices : nullptr;
     }
 
 private:
-    const Tensor* tensors_ = nullptr;
-    const Tensor* indices_ = nullptr;
-    const Gradient* gradients_ = nullptr;
-    std::size_t size_ = 0;
+    bool may_have_rows() const { return twice_size_ % 2 == 1; }
+
+    // Two words, so that calls hand it on in registers.
+    const void* first_ = nullptr;
+    std::size_t twice_size_ = 0;  // and 1 more if each is a Gradient
 };
 
 }  // namespace fusedopt
