@@ -314,7 +314,9 @@ def test_what_is_no_gradient_of_rows_is_refused(case: str) -> None:
     optimizer.step()
     w.grad = gradient
     before = snapshot(optimizer)
-    with pytest.raises((TypeError, ValueError), match=rf"group 0, parameter 1: gradient.*{message}"):
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"group 0, parameter 1: gradient.*{message}"
+    ):
         optimizer.step()
     assert snapshot(optimizer) == before
 

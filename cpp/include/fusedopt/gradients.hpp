@@ -3,11 +3,11 @@
 
 #include <fusedopt/language.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <span>
 #include <stdexcept>
 #include <utility>
-#include <vector>
 
 #include <fusedopt/tensor.hpp>
 
@@ -42,8 +42,12 @@ public:
     Gradients() = default;
     Gradients(std::span<const Tensor> tensors) : first_(tensors.data()), twice_size_(2 * tensors.size()) {}
     Gradients(std::span<const Gradient> gradients) : first_(gradients.data()), twice_size_(2 * gradients.size() + 1) {}
-    Gradients(const std::vector<Tensor>& tensors) : Gradients(std::span(tensors)) {}
-    Gradients(const std::vector<Gradient>& gradients) : Gradients(std::span(gradients)) {}
+
+    /// Of a vector, an array and so on.
+    template <std::convertible_to<std::span<const Tensor>> Range>
+    Gradients(const Range& tensors) : Gradients(std::span<const Tensor>(tensors)) {}
+    template <std::convertible_to<std::span<const Gradient>> Range>
+    Gradients(const Range& gradients) : Gradients(std::span<const Gradient>(gradients)) {}
 
     std::size_t size() const { return twice_size_ / 2; }
     bool empty() const { return size() == 0; }

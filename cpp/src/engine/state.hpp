@@ -1,5 +1,6 @@
 // Everything that an optimizer keeps between steps. build.cpp makes it, state.cpp reads and loads it, and step.cpp
 // advances it.
+// One file, though long: it is one struct, and its phases need what stands next to them.
 #pragma once
 
 #include <cstddef>

@@ -14,6 +14,11 @@ __all__ = ["Stepping", "note_changes"]
 class Stepping(torch.optim.Optimizer):
     """An optimizer that updates in one call. Its update runs no operation of PyTorch, and so needs no no_grad."""
 
+    _require_training: Callable[[], None]
+    _update: Callable[
+        [float | None], None
+    ]  # with the gradients divided by GradScaler's scale, if there is one
+
     # GradScaler leaves unscaling, and skipping a step, to this class.
     _step_supports_amp_scaling = True
 
@@ -50,13 +55,6 @@ class Stepping(torch.optim.Optimizer):
             scale = scaler.get("grad_scale")
             self._update(None if scale is None else float(scale))
         return loss
-
-    def _require_training(self) -> None:
-        raise NotImplementedError
-
-    def _update(self, scale: float | None) -> None:
-        """Take a step with the gradients divided by GradScaler's scale, if there is one."""
-        raise NotImplementedError
 
 
 def note_changes(parameters: Sequence[torch.Tensor]) -> None:
