@@ -190,7 +190,6 @@ private:
     std::vector<Parameter> parameters_;
     std::size_t used_ = 0;
     std::vector<HostedVariable> variables_;
-    std::vector<Sign> signs_;  // of the gradients
     Reader reader_;
     Exchange of_parameters_, of_gradients_, of_state_;
     Tensor number_;
@@ -257,10 +256,7 @@ py::list Work::collect(const py::list& groups) {
         }
         groups_[g].count = used_ - groups_[g].first;
     }
-    if (variables_.size() < used_) {
-        variables_.resize(used_);
-        signs_.resize(used_);
-    }
+    if (variables_.size() < used_) variables_.resize(used_);
     for (std::size_t g = 0; g < group_count_; ++g) {
         hosted_[g].variables = std::span(variables_).subspan(groups_[g].first, groups_[g].count);
     }
@@ -329,8 +325,8 @@ bool Work::locate_parameter(bool has_masters, std::size_t g, std::size_t i) {
     py::object none;
     read(of_state_, is_narrow ? parameter.master : none, variable.master, "master copy");
     if (!parameter.gradient) return true;
-    const py::object shape = reader_.read_gradient(of_gradients_, parameter.gradient, signs_[group.first + i],
-                                                   variable.gradient, parameter.indices, named("gradient"));
+    const py::object shape = reader_.read_gradient(of_gradients_, parameter.gradient, variable.gradient,
+                                                   parameter.indices, named("gradient"));
     if (!shape.is_none()) require_shape(variable.variable, shape, named("gradient"));
     if (parameter.indices) {
         reader_.read_indices(of_gradients_, parameter.indices, variable.indices, named("gradient, indices"));
@@ -398,10 +394,7 @@ std::optional<double> Work::update(Parameter&& parameter, const py::dict& settin
     new_parameter() = std::move(parameter);
     groups_[0].first = 0;
     groups_[0].count = 1;
-    if (variables_.empty()) {
-        variables_.resize(1);
-        signs_.resize(1);
-    }
+    if (variables_.empty()) variables_.resize(1);
     hosted_[0].variables = std::span(variables_).first(1);
     reader_.begin(false);
     locate_parameter(false, 0, 0);

@@ -53,11 +53,11 @@ public:
     /// A gradient. One of rows is taken apart first: its values take its place, and `indices` becomes what says which
     /// rows they are. The result is the shape that it claims to have, or None.
     template <class Who>
-    py::object read_gradient(Exchange& exchange, py::object& object, Sign& sign, Tensor& tensor, py::object& indices,
+    py::object read_gradient(Exchange& exchange, py::object& object, Tensor& tensor, py::object& indices,
                              const Who& who) {
         if (is_array(object)) {
             renew(tensor, object, dtype_of(object, who));
-        } else if (const auto memory = exchange.values(object, sign)) {
+        } else if (const auto memory = exchange.values(object)) {
             python::renew(tensor, *memory);
         } else {
             tensor = Tensor();

@@ -184,7 +184,7 @@ def test_keys_of_others_are_no_error() -> None:
 
 def hostile_gradients() -> dict[str, Any]:
     return {
-        "sparse": torch.zeros(5).to_sparse(),
+        "sparse": torch.zeros(5, 1).to_sparse(),
         "meta": torch.zeros(5, device="meta"),
         "shape": torch.zeros(6),
         "complex": torch.zeros(5, dtype=torch.complex64),

@@ -24,6 +24,9 @@ class Adam(FusedOptimizer):
     With ``amsgrad`` a further slot keeps the largest v so far, which then takes its place in v_hat. In
     ``state[parameter]``, m is ``exp_avg``, v is ``exp_avg_sq``, the largest v is ``max_exp_avg_sq`` and t is ``step``.
 
+    A sparse gradient, as of ``torch.nn.Embedding(sparse=True)``, updates its own rows and their m and v, and all others
+    stay as they are. Then t counts the steps of the whole parameter, as in `torch.optim.SparseAdam`.
+
     Examples
     --------
     >>> import torch

@@ -22,6 +22,9 @@ class AdamW(Adam):
     With ``amsgrad`` a further slot keeps the largest v so far, which then takes its place in v_hat. In
     ``state[parameter]``, m is ``exp_avg``, v is ``exp_avg_sq``, the largest v is ``max_exp_avg_sq`` and t is ``step``.
 
+    A sparse gradient, as of ``torch.nn.Embedding(sparse=True)``, updates its rows and their m and v. All others stay
+    as they are, without weight decay. Then t counts the steps of the whole parameter, as in `torch.optim.SparseAdam`.
+
     Examples
     --------
     >>> import torch

@@ -24,6 +24,10 @@ class SGD(FusedOptimizer):
     Without ``momentum`` d = g, else d = m, and with ``nesterov`` d = g + momentum m. In ``state[parameter]``, m is
     ``momentum_buffer``.
 
+    A sparse gradient, as of ``torch.nn.Embedding(sparse=True)``, updates its own rows and their m, and all others stay
+    as they are. With ``momentum``, `torch.optim.SGD` goes on to move every row that ever had a gradient.
+    ``fusedopt.torch.Optimizer`` with ``fusedopt.SGD(row_updates="caught_up")`` does so at the cost of the rows.
+
     Examples
     --------
     >>> import torch
