@@ -243,7 +243,9 @@ TEST(elements_tiles_and_seeds_know_nothing_of_each_other) {
 
 TEST(every_rule_steps_as_on_a_master_copy_and_rounds_the_same_everywhere) {
     constexpr std::int64_t size = 3 * kernel::tile + 77;
-    for (int k = 0; k < static_cast<int>(kernel::RuleId::count); ++k) {
+    // The kernels of rows come last. A job of theirs is one whole row, which is never cut.
+    constexpr int count = static_cast<int>(kernel::RuleId::RowwiseRmsprop);
+    for (int k = 0; k < count; ++k) {
         const auto rule = static_cast<kernel::RuleId>(k);
         for (const DType dtype : small_dtypes) {
             for (const DType gradient_dtype : all_dtypes) {
