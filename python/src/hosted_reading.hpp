@@ -25,6 +25,7 @@ namespace py = pybind11;
 class Reader {
 public:
     /// Any conversion runs the caller's code, after which all must be read again: then arrays take the objects' places.
+    /// Their memory is there for as long as the objects live. NumPy's protocols demand that of whoever offers them.
     bool has_converted() const { return has_converted_; }
     void begin(bool again) {
         has_converted_ = false;

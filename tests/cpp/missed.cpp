@@ -30,7 +30,7 @@ void apply(const Missed& missed, Mover mover, Element& element) {
 /// Coefficients that change from step to step.
 Missed step(std::int64_t t) {
     const double x = static_cast<double>(t);
-    return {1.0 - 0.001 * std::sin(x), 0.01 * std::cos(x), {0.99 + 0.01 * std::sin(3.0 * x), 0.995, 1.0}, 0};
+    return {1.0 - 0.001 * std::sin(x), 0.01 * std::cos(x), {0.99 + 0.01 * std::sin(3.0 * x), 0.995, 1.0}, 1.0, 0};
 }
 
 bool is_near(double a, double b) {
@@ -104,14 +104,14 @@ TEST(what_diverges_stays_finite) {
     History history(8000, {0});
     for (int t = 0; t < 1000; ++t) {
         history.begin_step();
-        history.add({-4.0, 1.0, {1.0, 1.0, 1.0}, 0});
+        history.add({-4.0, 1.0, {1.0, 1.0, 1.0}, 1.0, 0});
     }
     CHECK(std::isfinite(history.missed_by(0).keep));
     CHECK(std::isfinite(history.missed_by(0).move));
 }
 
-TEST(a_sign_moves_until_its_slot_becomes_zero) {
-    constexpr double beta = 0.75;
+TEST(a_sign_moves_until_what_it_is_taken_of_becomes_zero) {
+    constexpr double beta = 0.75, sign_factor = 0.125;
     for (const double slot : {1.0, -3e-5, 1e-20, 1e-37, 1e30}) {
         for (const int first : {0, 3, 64, 200}) {
             History history(8000, {0, true});
@@ -121,11 +121,11 @@ TEST(a_sign_moves_until_its_slot_becomes_zero) {
                 if (t == first) history.mark_now(5);
                 const double keep = t % 3 ? 1.0 : 0.999, move = -1e-3 * (1 + t % 5);
                 if (t >= first) {
-                    expected = keep * expected + move * (m == 0.0 ? 0.0 : 1.0);
+                    expected = keep * expected + move * (std::abs(sign_factor * m) < 0x1p-126 ? 0.0 : 1.0);
                     m *= beta;
                     if (std::abs(m) < 0x1p-126) m = 0.0;
                 }
-                history.add({keep, move, {beta, 1.0, 1.0}, 0});
+                history.add({keep, move, {beta, 1.0, 1.0}, sign_factor, 0});
             }
             CHECK_EQUAL(m, 0.0);
             const Missed missed = history.missed_by(5);
@@ -137,7 +137,7 @@ TEST(a_sign_moves_until_its_slot_becomes_zero) {
     for (int t = 0; t < 10; ++t) {
         history.begin_step();
         if (t == 4) history.mark_now(5);
-        history.add({1.0, 1.0, {0.0, 1.0, 1.0}, 0});
+        history.add({1.0, 1.0, {0.0, 1.0, 1.0}, 1.0, 0});
     }
     CHECK_EQUAL(history.move_until_zero(history.missed_by(5).entry, 1e38, false), 1.0);
 }

@@ -56,6 +56,7 @@ Missed then(const Missed& earlier, const Missed& later, Mover mover) {
         both.move = bounded(later.keep * earlier.move + later.move * x);
     }
     for (int k = 0; k < kernel::max_slots; ++k) both.factors[k] = earlier.factors[k] * later.factors[k];
+    both.sign_factor = std::min(earlier.sign_factor, later.sign_factor);
     return both;
 }
 
@@ -68,7 +69,9 @@ History::History(std::int64_t rows, Mover mover) : rows_(rows), mover_(mover) {
     entries_ = std::make_unique_for_overwrite<std::int32_t[]>(static_cast<std::size_t>(rows));
     since_ = std::make_unique_for_overwrite<Missed[]>(entries);
     blocks_ = std::make_unique_for_overwrite<Missed[]>((entries >> block_bits_) + 1);
-    if (mover.is_sign) sizes_ = std::make_unique_for_overwrite<double[]>(entries);
+    if (!mover.is_sign) return;
+    sizes_ = std::make_unique_for_overwrite<double[]>(entries);
+    signed_sizes_ = std::make_unique_for_overwrite<double[]>(entries);
 }
 
 void History::begin_step() {
@@ -81,7 +84,11 @@ void History::begin_step() {
 void History::add(const Missed& step) {
     const std::int32_t first = count_ >> block_bits_ << block_bits_;
     for (std::int32_t s = first; s <= count_; ++s) since_[s] = then(since_[s], step, mover_);
-    if (sizes_) sizes_[count_ + 1] = Size::from(sizes_[count_]).times(step.factors[mover_.slot]).number();
+    if (sizes_) {
+        const Size size = Size::from(sizes_[count_]);
+        signed_sizes_[count_] = size.times(step.sign_factor).number();
+        sizes_[count_ + 1] = size.times(step.factors[mover_.slot]).number();
+    }
     ++count_;
     since_[count_] = nothing_missed;
     const std::int32_t block = first >> block_bits_;
@@ -103,17 +110,17 @@ Missed History::missed_by(std::int64_t row) const {
     return missed;
 }
 
-// All moves since the entry, but for those since the step in which the slot became zero.
+// All moves since the entry, but for those since the step that found a zero to take the sign of.
 double History::move_until_zero(std::int32_t entry, double slot, bool is_double) const {
     const Size own = Size::of(std::abs(slot)), then_ = Size::from(sizes_[entry]);
     const double smallest = is_double ? -1022.0 : -126.0;
-    // The slot is below the smallest number where size < size then * 2^smallest / |slot|.
+    // What is signed is below the smallest number where its size < size then * 2^smallest / |slot|.
     Size limit = Size::of(then_.fraction / own.fraction);
     limit.exponent += then_.exponent - own.exponent + smallest;
-    const double *const begin = sizes_.get() + entry, *const end = sizes_.get() + count_ + 1;
+    const double *const begin = signed_sizes_.get() + entry, *const end = signed_sizes_.get() + count_;
     const auto is_above = [&](double size) { return size >= limit.number(); };
-    const double* const zero = std::min(std::partition_point(begin, end, is_above), end - 1);
-    const auto step = static_cast<std::int32_t>(zero - sizes_.get());
+    const double* const zero = std::partition_point(begin, end, is_above);
+    const auto step = static_cast<std::int32_t>(zero - signed_sizes_.get());
     return since(entry).move - since(step).move;
 }
 

@@ -20,7 +20,7 @@ struct Mover {
 };
 
 /// Nothing missed.
-inline constexpr kernel::Missed nothing_missed{1.0, 0.0, {1.0, 1.0, 1.0}, 0};
+inline constexpr kernel::Missed nothing_missed{1.0, 0.0, {1.0, 1.0, 1.0}, 1.0, 0};
 
 /// All that two spans of steps do, one after the other.
 kernel::Missed then(const kernel::Missed& earlier, const kernel::Missed& later, Mover mover);
@@ -71,7 +71,11 @@ private:
     std::unique_ptr<std::int32_t[]> entries_;  // of each row
     std::unique_ptr<kernel::Missed[]> since_;
     std::unique_ptr<kernel::Missed[]> blocks_;
-    std::unique_ptr<double[]> sizes_;  // if a sign moves: how large the slot of an entry would be, without underflow
+
+    // If a sign moves: how large the slot of an entry would be without underflow, and what the next step takes the sign
+    // of.
+    std::unique_ptr<double[]> sizes_;
+    std::unique_ptr<double[]> signed_sizes_;
 };
 
 }  // namespace fusedopt

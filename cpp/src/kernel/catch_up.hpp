@@ -54,6 +54,13 @@ FUSEDOPT_NOINLINE void scale_elements(T factor, std::int64_t n, T* x) {
     }
 }
 
+/// A factor that turns a number into zero if the last of the steps missed could have found a zero to take the sign of.
+/// Some numbers lose their sign by it that did not on the way, but none the other way round.
+template <class T>
+FUSEDOPT_INLINE T sign_factor(const CatchUp& all, const Missed& missed) {
+    return static_cast<T>(missed.factors[all.moving_slot] * missed.sign_factor);
+}
+
 /// True if one of these numbers becomes zero by the factor.
 template <class T>
 FUSEDOPT_NOINLINE bool any_vanishes(T factor, const T* x, std::int64_t n) {
@@ -69,7 +76,7 @@ FUSEDOPT_NOINLINE bool any_vanishes(T factor, const T* x, std::int64_t n) {
 template <class T>
 FUSEDOPT_NOINLINE void move_elements_until_zero(const CatchUp& all, const Missed& missed, const T* x, std::int64_t n,
                                                 T* w) {
-    const T keep = bounded<T>(missed.keep), factor = static_cast<T>(missed.factors[all.moving_slot]);
+    const T keep = bounded<T>(missed.keep), factor = sign_factor<T>(all, missed);
     for (std::int64_t i = 0; i < n; ++i) {
         const bool vanishes = x[i] != 0 && factor * x[i] == 0;
         const double move =
@@ -92,7 +99,7 @@ void catch_up_weight(const CatchUp& all, const Missed& missed, const Job& row) {
             scale_elements(keep, n, w);
         } else if (!all.moves_by_sign) {
             move_elements(keep, move, x + i, n, w);
-        } else if (any_vanishes(static_cast<T>(missed.factors[all.moving_slot]), x + i, n)) {
+        } else if (any_vanishes(sign_factor<T>(all, missed), x + i, n)) {
             move_elements_until_zero(all, missed, x + i, n, w);
         } else {
             move_elements_by_sign(keep, move, x + i, n, w);

@@ -105,6 +105,7 @@ struct Missed {
     double keep;
     double move;
     double factors[max_slots];
+    double sign_factor;  // on the moving slot, if it moves by its sign, before that is taken
     std::int32_t entry;  // of the table's history, at which the row was up to date
 };
 

@@ -18,7 +18,7 @@ static kernel::AdadeltaScalars<double> scalars_of(const Adadelta& rule, const No
 }
 
 static kernel::Missed missed_of(const Adadelta&, const kernel::AdadeltaScalars<double>& s) {
-    return {1.0, 0.0, {s.rho, s.rho, 1.0}, 0};
+    return {1.0, 0.0, {s.rho, s.rho, 1.0}, 1.0, 0};
 }
 
 template struct Definition<Adadelta>;

@@ -38,7 +38,7 @@ kernel::AdamScalars<double> adam_scalars_of(const AdamLike& rule, const Now& now
 
 // The moves that follow from momentum are lost: velocity is in a root there, so that they have no closed form.
 kernel::Missed adam_missed_of(const kernel::AdamScalars<double>& s) {
-    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0 - s.one_minus_beta_2, 1.0}, 0};
+    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0 - s.one_minus_beta_2, 1.0}, 1.0, 0};
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ static kernel::AdamaxScalars<double> scalars_of(const Adamax& rule, const Now& n
 }
 
 static kernel::Missed missed_of(const Adamax&, const kernel::AdamaxScalars<double>& s) {
-    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, s.beta_2, 1.0}, 0};
+    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, s.beta_2, 1.0}, 1.0, 0};
 }
 
 template struct Definition<Adamax>;

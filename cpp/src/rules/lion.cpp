@@ -26,7 +26,7 @@ static kernel::LionScalars<double> scalars_of(const Lion&, const Now& now) {
 }
 
 static kernel::Missed missed_of(const Lion&, const kernel::LionScalars<double>& s) {
-    return {1.0, -s.lr, {s.beta_2, 1.0, 1.0}, 0};
+    return {1.0, -s.lr, {s.beta_2, 1.0, 1.0}, s.beta_1, 0};
 }
 
 template struct Definition<Lion>;

@@ -50,7 +50,7 @@ static void restore_numbers(const Nadam& rule, std::int64_t calls, std::int64_t 
 }
 
 static kernel::Missed missed_of(const Nadam&, const kernel::NadamScalars<double>& s) {
-    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0 - s.one_minus_beta_2, 1.0}, 0};
+    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0 - s.one_minus_beta_2, 1.0}, 1.0, 0};
 }
 
 template struct Definition<Nadam>;

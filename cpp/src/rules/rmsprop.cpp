@@ -39,8 +39,8 @@ static kernel::RmspropScalars<double> scalars_of(const RMSprop& rule, const Now&
 }
 
 static kernel::Missed missed_of(const RMSprop& rule, const kernel::RmspropScalars<double>& s) {
-    if (rule.momentum > 0.0) return {1.0, -s.mu, {s.rho, s.mu, rule.centered ? s.rho : 1.0}, 0};
-    return {1.0, 0.0, {s.rho, rule.centered ? s.rho : 1.0, 1.0}, 0};
+    if (rule.momentum > 0.0) return {1.0, -s.mu, {s.rho, s.mu, rule.centered ? s.rho : 1.0}, 1.0, 0};
+    return {1.0, 0.0, {s.rho, rule.centered ? s.rho : 1.0, 1.0}, 1.0, 0};
 }
 
 template struct Definition<RMSprop>;

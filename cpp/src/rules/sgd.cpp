@@ -21,7 +21,7 @@ static kernel::SgdScalars<double> scalars_of(const SGD& rule, const Now& now) {
 
 static kernel::Missed missed_of(const SGD& rule, const kernel::SgdScalars<double>& s) {
     if (rule.momentum == 0.0) return nothing_missed;
-    return {1.0, rule.nesterov ? s.mu * s.mu : s.mu, {s.mu, 1.0, 1.0}, 0};
+    return {1.0, rule.nesterov ? s.mu * s.mu : s.mu, {s.mu, 1.0, 1.0}, 1.0, 0};
 }
 
 template struct Definition<SGD>;

@@ -29,7 +29,7 @@ static kernel::YogiScalars<double> scalars_of(const Yogi& rule, const Now& now) 
 }
 
 static kernel::Missed missed_of(const Yogi&, const kernel::YogiScalars<double>& s) {
-    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0, 1.0}, 0};
+    return {1.0, 0.0, {1.0 - s.one_minus_beta_1, 1.0, 1.0}, 1.0, 0};
 }
 
 template struct Definition<Yogi>;
