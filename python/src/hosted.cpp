@@ -199,26 +199,28 @@ bool Work::collect_state(const Request& request, StateOf& states, std::size_t g,
     const Group& group = groups_[g];
     Parameter& parameter = parameters_[group.first + i];
     if (group.slot_count == 0 && !counts_ && !request.average_key && !request.master_key) return true;
-    PyObject* const state = states.find(parameter.object.ptr());
+    // Kept, as a comparison of keys may run code that drops it.
+    const auto state = py::reinterpret_borrow<py::object>(states.find(parameter.object.ptr()));
     if (!state) return !parameter.gradient;
-    if (!PyDict_Check(state)) {
-        throw py::type_error(parameter_name(g, i) + ": expected a dict as its state, found " + name_of_type(state));
+    if (!PyDict_Check(state.ptr())) {
+        throw py::type_error(parameter_name(g, i) + ": expected a dict as its state, found " +
+                             name_of_type(state.ptr()));
     }
     bool is_complete = true;
     const auto take = [&](const py::object& key, py::object& place) {
-        place = item(state, key);
+        place = item(state.ptr(), key);
         is_complete = is_complete && place;
     };
     if (request.average_key) take(*request.average_key, parameter.average);
-    if (request.master_key) parameter.master = item(state, *request.master_key);
+    if (request.master_key) parameter.master = item(state.ptr(), *request.master_key);
     if (!parameter.gradient) return true;
-    parameter.state = py::reinterpret_borrow<py::object>(state);
+    parameter.state = state;
     for (std::size_t k = 0; k < group.slot_count; ++k) take(group.slots[k].key, parameter.slots[k]);
     if (group.product.name) take(group.product.key, parameter.product);
     if (counts_) {
         take(names().step, parameter.step);
     } else {
-        parameter.step = item(state, names().step);
+        parameter.step = item(state.ptr(), names().step);
     }
     return is_complete;
 }

@@ -80,7 +80,7 @@ public:
     std::int64_t size() const { return size_; }
     std::int64_t size_bytes() const { return size_ * static_cast<std::int64_t>(item_size(dtype_)); }
     bool is_contiguous() const { return contiguous_; }
-    bool is_aligned() const { return reinterpret_cast<std::uintptr_t>(data_) % item_size(dtype_) == 0; }
+    bool is_aligned() const { return (reinterpret_cast<std::uintptr_t>(data_) & (item_size(dtype_) - 1)) == 0; }
     bool is_writable() const { return writable_; }
 
     /// Views other memory in the same layout.

@@ -89,8 +89,13 @@ bool MultiOptimizer::State::step(Gradients gradients, const Optimizer::Choice& c
             part.gradients.emplace_back();
             part.indices.emplace_back();
         }
-        part.gradients[part.count].values = gradients.values(i);
-        part.gradients[part.count].indices = gradients.indices(i) ? *gradients.indices(i) : Tensor();
+        Gradient& gradient = part.gradients[part.count];
+        gradient.values = gradients.values(i);
+        if (const Tensor* const rows = gradients.indices(i)) {
+            gradient.indices = *rows;
+        } else if (gradient.indices) {
+            gradient.indices = Tensor();
+        }
         part.indices[part.count] = place.index;
         ++part.count;
     }
