@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
+import fusedopt as fo
 import pytest
+from fusedopt import _core
 from once import Once
 
 # What these assert is explained like what a test asserts.
@@ -35,6 +38,15 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     if config.option.markexpr:
         return None
     return "left to maintainers: C++ builds and full cross products, run by pytest -m maintainer"
+
+
+@pytest.fixture
+def restore_runtime() -> Iterator[None]:
+    """Bring the level and the number of threads back after a test that sets them."""
+    level, threads = _core.level(), fo.get_num_threads()
+    yield
+    _core.set_level(level)
+    fo.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

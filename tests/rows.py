@@ -8,12 +8,24 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import numpy.typing as npt
+import pytest
 import reference
 from reference import Array, Reference
 from sample_arrays import same_bits
 
 TAKING_ROWS = [rule for rule in reference.RULES if rule not in reference.NO_ROWS]
 """The rules that take gradients of rows, Muon's for what is no matrix."""
+
+every_optimizer = pytest.mark.parametrize(
+    "make",
+    [
+        fo.Adam,
+        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"table": fo.Adam()})),
+        lambda: fo.LossScaleOptimizer(fo.Adam(), initial_scale=1.0),
+    ],
+    ids=["adam", "multi", "loss_scale"],
+)
+"""Alone and in wrappers, for a variable named `table`."""
 
 Pick = Callable[[np.random.Generator, int], Array]
 PICKS: dict[str, Pick] = {

@@ -94,6 +94,28 @@ TEST(hosted_rows_have_the_bits_of_an_optimizer) {
     }
 }
 
+// The rows of a step are forgotten with it, and their values may be gone.
+TEST(a_dense_step_after_one_with_rows_leaves_the_table_alone) {
+    const Kept table(Array(DType::float32, {40, 33}, numbers(DType::float32, 40 * 33, 1)));
+    const Kept vector(Array(DType::float32, {70}, numbers(DType::float32, 70, 2)));
+    const Array dense(DType::float32, {70}, numbers(DType::float32, 70, 3));
+    HostedStep hosted_step;
+    const auto run = [&](HostedVariable variable) {
+        const HostedGroup group{.rule = fusedopt::SGD{}, .learning_rate = 1.0, .variables = {&variable, 1}};
+        hosted_step.run({&group, 1}, {.max_norm = 1.0});
+    };
+    {
+        const Rowwise rows(DType::float32, {40, 33}, some_rows(40, 60, 4), 4);
+        HostedVariable variable = table.hosted(rows.given().values, 0);
+        variable.indices = rows.indices();
+        run(variable);
+    }
+    const Values of_table = values_of(table.variable.tensor()), of_vector = values_of(vector.variable.tensor());
+    run(vector.hosted(dense.tensor(), 0));
+    CHECK(values_of(table.variable.tensor()) == of_table);
+    CHECK(values_of(vector.variable.tensor()) != of_vector);
+}
+
 // Variables of 16 bits without a master copy are rounded at random: by nothing but the seed, the table and the row.
 TEST(random_rounding_of_rows) {
     const auto after_step = [&](const std::vector<std::int64_t>& rows, std::uint64_t seed) {

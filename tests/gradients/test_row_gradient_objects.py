@@ -13,16 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reference import Array
+from rows import every_optimizer
 
-every_optimizer = pytest.mark.parametrize(
-    "make",
-    [
-        fo.Adam,
-        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"table": fo.Adam()})),
-        lambda: fo.LossScaleOptimizer(fo.Adam(), initial_scale=1.0),
-    ],
-    ids=["adam", "multi", "loss_scale"],
-)
 VALUES = np.linspace(-1, 1, 8).reshape(4, 2).astype(np.float32)
 INDICES = np.array([4, 0, 4, 3])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -55,15 +55,10 @@ def with_option(option: str, cases: list[Case]) -> list[Case]:
     return [case for case in cases if case.label.removesuffix("-caught_up").endswith("-" + option)]
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:No gradient for")
-
-
-@pytest.fixture(autouse=True)
-def restore_runtime() -> Iterator[None]:
-    level, threads = _core.level(), fo.get_num_threads()
-    yield
-    _core.set_level(level)
-    fo.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:No gradient for"),
+    pytest.mark.usefixtures("restore_runtime"),
+]
 
 
 def is_matrix_of(rule: str, shape: tuple[int, ...]) -> bool:

@@ -8,18 +8,9 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
+from rows import every_optimizer
 
 torch = pytest.importorskip("torch")
-
-every_optimizer = pytest.mark.parametrize(
-    "make",
-    [
-        fo.Adam,
-        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"table": fo.Adam()})),
-        lambda: fo.LossScaleOptimizer(fo.Adam(), initial_scale=1.0),
-    ],
-    ids=["adam", "multi", "loss_scale"],
-)
 
 
 def stepped(make: Callable[[], Any], gradient: Any, shape: tuple[int, ...] = (5, 2)) -> bytes:

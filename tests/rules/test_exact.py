@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -17,16 +16,10 @@ from reference import Array, Reference, ScaledReference
 from sample_arrays import NAMED_DTYPES, same_bits
 from selection import first
 
+pytestmark = pytest.mark.usefixtures("restore_runtime")
+
 SIZES = [0, 1, 15, 1023, 1025, 5000]
 STEPS = 7
-
-
-@pytest.fixture(autouse=True)
-def restore_runtime() -> Iterator[None]:
-    level, threads = _core.level(), fo.get_num_threads()
-    yield
-    _core.set_level(level)
-    fo.set_num_threads(threads)
 
 
 def offset(values: Array, elements: int) -> Array:
