@@ -63,7 +63,8 @@ struct Twins {
         std::vector<Gradient> rows, all;
         bool has_any = false;
         for (const Array& table : followed) {
-            const auto shape = table.tensor().shape();
+            const Tensor tensor = table.tensor();
+            const auto shape = tensor.shape();
             drawn.push_back(draw_gradient(draw, gradient_dtype, Shape(shape.begin(), shape.end())));
         }
         for (std::size_t i = 0; i < drawn.size(); ++i) {
@@ -71,7 +72,8 @@ struct Twins {
             all.emplace_back();
             if (drawn[i].kind == TableGradient::none) continue;
             has_any = true;
-            const auto shape = followed[i].tensor().shape();
+            const Tensor tensor = followed[i].tensor();
+            const auto shape = tensor.shape();
             whole.push_back(drawn[i].as_dense(Shape(shape.begin(), shape.end())));
             all.back() = whole.back().tensor();
         }

@@ -52,7 +52,8 @@ TEST(rowwise_rules_give_the_bits_of_the_reference) {
         for (const OptionCase& option_case : option_cases()) {
             reference::Optimizer expected(rule_case.rule, option_case.options);
             for (const Array& w : tables.weights) {
-                const auto extents = w.tensor().shape();
+                const Tensor tensor = w.tensor();
+                const auto extents = tensor.shape();
                 expected.add(w.dtype(), values_of(w.tensor()), row_size_of(Shape(extents.begin(), extents.end())));
             }
             for (const std::vector<Array>& list : tables.gradients) {
