@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
@@ -17,8 +16,6 @@
 
 namespace fusedopt {
 namespace {
-
-using Key = std::uint64_t;
 
 std::int64_t product_of(std::span<const std::int64_t> extents) {
     std::int64_t product = 1;
@@ -71,77 +68,14 @@ void check_form(const Tensor& table, const Tensor& values, const Tensor& indices
     }
 }
 
-/// The bits that the numbers from 0 to below `count` take.
-int bits_below(std::int64_t count) {
-    return static_cast<int>(std::bit_width(static_cast<Key>(std::max<std::int64_t>(count - 1, 0))));
-}
-
-template <class Index>
-void copy(const std::byte* from, std::int64_t stride, std::int64_t count, Key* keys) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        Index index;
-        std::memcpy(&index, from + i * stride, sizeof(index));
-        keys[i] = static_cast<Key>(std::int64_t{index});
-    }
-}
-
-/// Calls work(begin, end) for parts of `count` keys, at once if there are so many that it pays.
-template <class Work>
-void for_parts(std::int64_t count, const Work& work) {
-    const int threads = threads_for(count);
-    const std::int64_t shares = shares_for(threads, count);
-    run_on_threads(threads, shares, [&](std::int64_t k) {
-        const auto begin_of = [&](std::int64_t share) {
-            return count / shares * share + std::min(share, count % shares);
-        };
-        work(begin_of(k), begin_of(k + 1));
-    });
-}
-
-/// Some bits of a key.
-struct Digit {
-    int shift;
-    int bits;
-
-    std::size_t of(Key key) const { return (key >> shift) & ((Key{1} << bits) - 1); }
-};
-
-/// Sorts by one digit, and leaves keys of the same digit in their order.
-void sort_by(Digit digit, const Key* from, Key* to, std::int64_t count, int threads, std::size_t* counts) {
-    const std::int64_t shares = threads;
-    const std::size_t digits = std::size_t{1} << digit.bits;
-    const auto begin_of = [&](std::int64_t share) { return count / shares * share + std::min(share, count % shares); };
-    const auto part = [&](std::int64_t share) { return std::span(from + begin_of(share), from + begin_of(share + 1)); };
-    run_on_threads(threads, shares, [&](std::int64_t share) {
-        std::size_t* const own = counts + static_cast<std::size_t>(share) * digits;
-        std::fill(own, own + digits, 0);
-        for (const Key key : part(share)) ++own[digit.of(key)];
-    });
-    std::size_t before = 0;
-    for (std::size_t k = 0; k < digits; ++k) {
-        for (std::int64_t share = 0; share < shares; ++share) {
-            std::size_t& own = counts[static_cast<std::size_t>(share) * digits + k];
-            before += std::exchange(own, before);
-        }
-    }
-    run_on_threads(threads, shares, [&](std::int64_t share) {
-        std::size_t* const own = counts + static_cast<std::size_t>(share) * digits;
-        for (const Key key : part(share)) to[own[digit.of(key)]++] = key;
-    });
-}
-
-constexpr int most_bits = 11;             // of a digit
-constexpr std::int64_t most_shares = 16;  // of a sort
-constexpr std::int64_t few = 64;          // keys, which std::sort sorts sooner
-
-[[noreturn]] void refuse_index(std::span<const Key> keys, std::int64_t rows, const Rows::Who& who) {
-    const auto is_wrong = [&](Key key) { return key >= static_cast<Key>(rows); };
-    const auto wrong = std::ranges::find_if(keys, is_wrong);
+[[noreturn]] void refuse_index(std::span<const RowKey> indices, std::int64_t rows, const Rows::Who& who) {
+    const auto is_wrong = [&](RowKey index) { return index >= static_cast<RowKey>(rows); };
+    const auto wrong = std::ranges::find_if(indices, is_wrong);
     const std::string expected =
         rows > 0 ? "row indices from 0 to " + std::to_string(rows - 1) : std::string("no row indices");
     throw std::invalid_argument(who() + ": expected " + expected + ", the variable having " + std::to_string(rows) +
                                 " rows, found " + std::to_string(static_cast<std::int64_t>(*wrong)) + " at position " +
-                                std::to_string(wrong - keys.begin()));
+                                std::to_string(wrong - indices.begin()));
 }
 
 /// How the rows of values lie, as a job describes a gradient.
@@ -222,12 +156,13 @@ void RowReader::describe_dense() {
 }
 
 void RowReader::fill(std::int64_t from, std::int64_t to) {
-    const Key is_sum = table_.is_whole ? 0 : Key{1} << (table_.shift - 1);
+    const RowKeyForm form = table_.form;
+    const RowKey is_sum = table_.is_whole ? 0 : form.mark();
     for (std::int64_t i = from; i < to; ++i) {
         const auto place = static_cast<std::size_t>(place_ + i);
-        const Key key = table_.is_whole ? 0 : table_.touched[place];
-        const auto row = static_cast<std::int64_t>(table_.is_whole ? place : key >> table_.shift);
-        const auto source = static_cast<std::int64_t>(table_.is_whole ? place : key & (is_sum - 1));
+        const RowKey key = table_.is_whole ? 0 : table_.touched[place];
+        const std::int64_t row = table_.is_whole ? place_ + i : form.row_of(key);
+        const std::int64_t source = table_.is_whole ? place_ + i : form.place_of(key);
         kernel::Job& job = jobs_[static_cast<std::size_t>(i)];
         job = whole_;
         if (key & is_sum) {
@@ -287,9 +222,8 @@ Table& Rows::add_indices(std::size_t variable, const Tensor& table, const Tensor
 Table& Rows::add_keys(std::size_t variable, const Tensor& table, const Tensor* values, const Tensor& indices,
                       const Who& who) {
     const std::int64_t count = indices.size(), rows = table.shape()[0];
-    const int place_bits = bits_below(count), row_bits = bits_below(rows);
-    const int shift = place_bits + 1;
-    if (row_bits + shift > 64) {
+    const RowKeyForm form = RowKeyForm::of(count, rows);
+    if (!form.fits()) {
         throw std::invalid_argument(who() + ": expected fewer than 2^63 rows times indices, found " +
                                     std::to_string(rows) + " rows and " + std::to_string(count) +
                                     " indices; split the gradient");
@@ -297,27 +231,14 @@ Table& Rows::add_keys(std::size_t variable, const Tensor& table, const Tensor* v
     const std::size_t first = used_keys_;
     const std::size_t end = first + static_cast<std::size_t>(count);
     if (keys_.size() < end) keys_.resize(end);
-    Key* const keys = keys_.data() + first;
-    const auto* const from = static_cast<const std::byte*>(indices.data());
-    const std::int64_t stride = indices.strides()[0];
-    const bool is_narrow = indices.dtype() == DType::int32;
-    std::atomic<bool> are_rows = true;
-    for_parts(count, [&](std::int64_t begin, std::int64_t end_of_part) {
-        const std::int64_t n = end_of_part - begin;
-        (is_narrow ? copy<std::int32_t> : copy<std::int64_t>)(from + begin * stride, stride, n, keys + begin);
-        bool are_good = true;
-        for (std::int64_t i = begin; i < end_of_part; ++i) are_good &= keys[i] < static_cast<Key>(rows);
-        if (!are_good) are_rows.store(false, std::memory_order_relaxed);
-    });
-    if (!are_rows) refuse_index(std::span(keys, static_cast<std::size_t>(count)), rows, who);
-    for_parts(count, [&](std::int64_t begin, std::int64_t end_of_part) {
-        for (std::int64_t i = begin; i < end_of_part; ++i) keys[i] = keys[i] << shift | static_cast<Key>(i);
-    });
+    RowKey* const keys = keys_.data() + first;
+    if (!copy_indices(indices, rows, keys)) {
+        refuse_index(std::span(keys, static_cast<std::size_t>(count)), rows, who);
+    }
     used_keys_ = end;
     Table& added = add_table(variable, table, values, count);
     added.first_key = first;
-    added.shift = shift;
-    added.row_bits = row_bits;
+    added.form = form;
     return added;
 }
 
@@ -340,8 +261,9 @@ void Rows::prepare() {
     if (other_keys_.size() < used_keys_) other_keys_.resize(keys_.size());
     std::size_t repeated = 0, bytes = 0;
     for (Table& table : tables_) {
-        sort(table);
-        if (!has_equal(table)) continue;
+        RowKey *const keys = keys_.data() + table.first_key, *const other = other_keys_.data() + table.first_key;
+        table.sorted = table.touched = sorter_.sort(keys, other, table.given, table.form);
+        if (!has_equal(table.sorted, table.given, table.form)) continue;
         table.sum_count = table.given / 2;  // at most; so that no later step with as many rows needs more memory
         repeated += static_cast<std::size_t>(table.sum_count);
         bytes += bytes_of_sums(table);
@@ -372,47 +294,19 @@ void Rows::prepare() {
     });
 }
 
-void Rows::sort(Table& table) {
-    Key *keys = keys_.data() + table.first_key, *other = other_keys_.data() + table.first_key;
-    table.sorted = keys;
-    table.touched = keys;
-    if (std::is_sorted(keys, keys + table.given)) return;
-    if (table.given <= few) return std::sort(keys, keys + table.given);
-    const int threads = static_cast<int>(std::min<std::int64_t>(threads_for(table.given), most_shares));
-    const int passes = (table.row_bits + most_bits - 1) / most_bits;
-    const int bits = (table.row_bits + passes - 1) / passes;
-    const std::size_t counts = static_cast<std::size_t>(threads) << bits;
-    if (counts_.size() < counts) counts_.resize(counts);
-    for (int k = 0; k < passes; ++k) {
-        sort_by({table.shift + k * bits, bits}, keys, other, table.given, threads, counts_.data());
-        std::swap(keys, other);
-    }
-    table.sorted = keys;
-    table.touched = keys;
-}
-
-bool Rows::has_equal(const Table& table) {
-    bool has = false;
-    for (std::int64_t i = 1; i < table.given; ++i) {
-        has |= table.sorted[i - 1] >> table.shift == table.sorted[i] >> table.shift;
-    }
-    return has;
-}
-
 /// One key of those of each row.
 void Rows::join_equal(Table& table, std::size_t* begins) {
-    const Key* const sorted = table.sorted;
-    Key* const free = (sorted == keys_.data() + table.first_key ? other_keys_ : keys_).data() + table.first_key;
-    const Key is_sum = Key{1} << (table.shift - 1);
+    const RowKey* const sorted = table.sorted;
+    const RowKeyForm form = table.form;
+    RowKey* const free = (sorted == keys_.data() + table.first_key ? other_keys_ : keys_).data() + table.first_key;
     table.touched = free;
     table.rows = table.sum_count = 0;
     for (std::int64_t i = 0, next; i < table.given; i = next) {
-        const Key row = sorted[i] >> table.shift;
-        for (next = i + 1; next < table.given && sorted[next] >> table.shift == row;) ++next;
-        Key key = sorted[i];
+        for (next = i + 1; next < table.given && form.is_same_row(sorted[next], sorted[i]);) ++next;
+        RowKey key = sorted[i];
         if (next - i > 1) {
             begins[table.sum_count] = static_cast<std::size_t>(i);
-            key = row << table.shift | is_sum | static_cast<Key>(table.sum_count++);
+            key = key >> form.shift << form.shift | form.mark() | static_cast<RowKey>(table.sum_count++);
         }
         free[table.rows++] = key;
     }
@@ -431,7 +325,6 @@ void Rows::sum(const Table& table, std::int64_t begin, std::int64_t end) const {
     step.unscale = 1.0;
     const auto add = current_kernels().other_work[whole.computes_in_double];
     const std::int64_t stride = table.values->strides()[0], sum_bytes = table.row_size * bytes_of(table.element);
-    const Key places = (Key{1} << (table.shift - 1)) - 1;
     std::array<kernel::Job, 32> jobs;
     std::size_t filled = 0;
     const auto flush = [&] {
@@ -441,12 +334,13 @@ void Rows::sum(const Table& table, std::int64_t begin, std::int64_t end) const {
     for (; next != all && static_cast<std::int64_t>(*next) < end; ++next) {
         std::byte* const sum = table.sums + (next - table.begins) * sum_bytes;
         std::memset(sum, 0, static_cast<std::size_t>(sum_bytes));
-        const Key row = table.sorted[*next] >> table.shift;
-        for (auto i = static_cast<std::int64_t>(*next); i < table.given && table.sorted[i] >> table.shift == row; ++i) {
+        const RowKey first = table.sorted[*next];
+        for (auto i = static_cast<std::int64_t>(*next);
+             i < table.given && table.form.is_same_row(table.sorted[i], first); ++i) {
             kernel::Job& job = jobs[filled++];
             job = whole;
             job.accumulator = sum;
-            advance(job.gradient, static_cast<std::int64_t>(table.sorted[i] & places) * stride);
+            advance(job.gradient, table.form.place_of(table.sorted[i]) * stride);
             if (filled == jobs.size()) flush();
         }
     }

@@ -1,5 +1,5 @@
 // The rows of tables that a step touches. A row is a small variable: a job of its own, which the kernels update like
-// any other. Here its indices are copied, checked and put in order, and the gradients of equal rows are summed.
+// any other. Here its indices are checked, and the gradients of equal rows are summed.
 #pragma once
 
 #include <array>
@@ -14,6 +14,7 @@
 #include <fusedopt/tensor.hpp>
 
 #include "engine/plan.hpp"
+#include "engine/row_order.hpp"
 #include "kernel/kernel.hpp"
 
 namespace fusedopt {
@@ -30,13 +31,11 @@ struct Table {
     // Of slot k, from one row to the next; null for that of the variable.
     std::array<std::int64_t, kernel::max_slots> slot_sizes;
 
-    // A key is a row, then a bit that is set if its gradient is a sum, then the place of its gradient among `values` or
-    // the sums. Keys in order are rows in order, and equal rows as they were given.
+    // The bit that a key has for us is set if its row's gradient is a sum. The place is then one among the sums.
     std::size_t first_key;
-    int shift;  // to the row
-    int row_bits;
-    const std::uint64_t* sorted;   // of all that is given
-    const std::uint64_t* touched;  // of each row
+    RowKeyForm form;
+    const RowKey* sorted;   // of all that is given
+    const RowKey* touched;  // of each row
 
     // Sums of the gradients of rows that occur several times.
     kernel::Element element;  // in which they are made
@@ -136,8 +135,6 @@ private:
     Table& add_table(std::size_t variable, const Tensor& table, const Tensor* values, std::int64_t given);
     Table& add_keys(std::size_t variable, const Tensor& table, const Tensor* values, const Tensor& indices,
                     const Who& who);
-    void sort(Table& table);
-    static bool has_equal(const Table& table);
     void join_equal(Table& table, std::size_t* begins);
     void sum(const Table& table, std::int64_t begin, std::int64_t end) const;
 
@@ -148,8 +145,8 @@ private:
     SweepPlan measured_;
 
     // These only grow.
-    std::vector<std::uint64_t> keys_, other_keys_;
-    std::vector<std::size_t> counts_;  // of the keys with each digit
+    std::vector<RowKey> keys_, other_keys_;
+    RowSorter sorter_;
     std::vector<std::size_t> begins_;
     std::vector<double> partials_;
     std::unique_ptr<std::byte[]> sums_;
