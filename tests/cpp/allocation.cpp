@@ -301,3 +301,32 @@ TEST(a_step_with_rows_allocates_nothing_once_as_many_were_given) {
     }
     fusedopt::set_num_threads(1);
 }
+
+// So many rows that their numbers have three digits, which one thread counts in pairs. Indices in order need none.
+TEST(no_order_of_rows_needs_more_memory_than_another) {
+    constexpr std::int64_t rows = std::int64_t{1} << 23;
+    std::vector<float> weights(rows);
+    const Tensor table(weights);
+    for (const int threads : alone_and_together()) {
+        fusedopt::set_num_threads(threads);
+        fusedopt::Optimizer optimizer(fusedopt::SGD{});
+        optimizer.build({table});
+        std::vector<std::int64_t> ascending;
+        for (std::int64_t i = 0; i < 70000; ++i) ascending.push_back(100 * i);
+        const std::vector<std::int64_t> descending(ascending.rbegin(), ascending.rend());
+        const std::vector<float> values(ascending.size());
+        const auto step = [&](const std::vector<std::int64_t>& indices, std::size_t count) {
+            const Tensor some_values(std::span<const float>{values.data(), count});
+            const Tensor some_indices(std::span<const std::int64_t>{indices.data(), count});
+            const long before = allocations;
+            optimizer.apply({fusedopt::RowGradient{some_values, some_indices}});
+            return allocations - before;
+        };
+        CHECK(step(ascending, ascending.size()) > 0);
+        for (const std::size_t count : {ascending.size(), std::size_t{100}}) {
+            CHECK_EQUAL(step(descending, count), 0);
+            CHECK_EQUAL(step(ascending, count), 0);
+        }
+    }
+    fusedopt::set_num_threads(1);
+}

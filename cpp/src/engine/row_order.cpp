@@ -102,6 +102,47 @@ void sort_by(Digit digit, const KeyAt& key_at, RowKey* to, std::int64_t count, i
     });
 }
 
+/// A sort by digits, from the lowest to the highest.
+struct Passes {
+    int count;
+    int bits;
+    int shares;
+
+    static Passes of(std::int64_t keys, RowKeyForm form) {
+        const int count = std::max(1, (form.row_bits + most_bits - 1) / most_bits);
+        const auto shares = std::min<std::int64_t>(threads_for(keys), most_shares);
+        return {count, (form.row_bits + count - 1) / count, static_cast<int>(shares)};
+    }
+
+    std::size_t digits() const { return std::size_t{1} << bits; }
+
+    /// Enough also for fewer keys, which one thread sorts. It counts all digits first, two at a time, and so reads the
+    /// keys less often.
+    std::size_t counts() const { return static_cast<std::size_t>(std::max(shares, (count + 1) / 2 * 2)) * digits(); }
+};
+
+RowKey* sort_by_digits(Passes passes, RowKeyForm form, RowKey* indices, RowKey* other, std::int64_t count,
+                       std::size_t* counts) {
+    const int bits = passes.bits;
+    if (passes.shares == 1) {
+        std::fill(counts, counts + passes.counts(), 0);
+        for (int k = 0; k < passes.count; k += 2) {
+            count_pair({k * bits, bits}, indices, count, counts + static_cast<std::size_t>(k) * passes.digits());
+        }
+    }
+    const auto key_of = [indices, form](std::int64_t i) { return indices[i] << form.shift | static_cast<RowKey>(i); };
+    sort_by({form.shift, bits}, key_of, other, count, passes.shares, counts);
+    for (int k = 1; k < passes.count; ++k) {
+        std::swap(indices, other);
+        if (passes.shares == 1) counts += passes.digits();
+        const RowKey* const from = indices;
+        sort_by(
+            {form.shift + k * bits, bits}, [from](std::int64_t i) { return from[i]; }, other, count, passes.shares,
+            counts);
+    }
+    return other;
+}
+
 }  // namespace
 
 RowKeyForm RowKeyForm::of(std::int64_t given, std::int64_t rows) {
@@ -134,40 +175,15 @@ bool has_equal(const RowKey* sorted, std::int64_t count, RowKeyForm form) {
 }
 
 RowKey* RowSorter::sort(RowKey* indices, RowKey* other, std::int64_t count, RowKeyForm form) {
+    const Passes passes = Passes::of(count, form);
+    if (counts_.size() < passes.counts()) counts_.resize(passes.counts());
     const bool is_sorted = std::is_sorted(indices, indices + count);
-    if (!is_sorted && count > few) return sort_by_digits(indices, other, count, form);
+    if (!is_sorted && count > few) return sort_by_digits(passes, form, indices, other, count, counts_.data());
     for_parts(count, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) indices[i] = indices[i] << form.shift | static_cast<RowKey>(i);
     });
     if (!is_sorted) std::sort(indices, indices + count);
     return indices;
-}
-
-RowKey* RowSorter::sort_by_digits(RowKey* indices, RowKey* other, std::int64_t count, RowKeyForm form) {
-    const int shares = static_cast<int>(std::min<std::int64_t>(threads_for(count), most_shares));
-    const int passes = (form.row_bits + most_bits - 1) / most_bits;
-    const int bits = (form.row_bits + passes - 1) / passes;
-    const std::size_t digits = std::size_t{1} << bits;
-    // One thread counts all digits first, two at a time, and so reads the keys less often.
-    const auto counted = static_cast<std::size_t>(shares == 1 ? (passes + 1) / 2 * 2 : shares);
-    if (counts_.size() < counted * digits) counts_.resize(counted * digits);
-    std::size_t* counts = counts_.data();
-    if (shares == 1) {
-        std::fill(counts, counts + counted * digits, 0);
-        for (int k = 0; k < passes; k += 2) {
-            count_pair({k * bits, bits}, indices, count, counts + static_cast<std::size_t>(k) * digits);
-        }
-    }
-    const auto key_of = [indices, form](std::int64_t i) { return indices[i] << form.shift | static_cast<RowKey>(i); };
-    sort_by({form.shift, bits}, key_of, other, count, shares, counts);
-    for (int k = 1; k < passes; ++k) {
-        std::swap(indices, other);
-        if (shares == 1) counts += digits;
-        const RowKey* const from = indices;
-        sort_by(
-            {form.shift + k * bits, bits}, [from](std::int64_t i) { return from[i]; }, other, count, shares, counts);
-    }
-    return other;
 }
 
 }  // namespace fusedopt

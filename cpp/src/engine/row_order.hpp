@@ -42,9 +42,7 @@ public:
     RowKey* sort(RowKey* indices, RowKey* other, std::int64_t count, RowKeyForm form);
 
 private:
-    RowKey* sort_by_digits(RowKey* indices, RowKey* other, std::int64_t count, RowKeyForm form);
-
-    std::vector<std::size_t> counts_;  // of the keys with each digit; they only grow
+    std::vector<std::size_t> counts_;  // of the keys with each digit; it only grows
 };
 
 }  // namespace fusedopt

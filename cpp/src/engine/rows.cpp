@@ -1,6 +1,6 @@
-// Indices into keys, keys into order, equal rows into one. All work here follows from the keys alone, so it does not
-// matter how many threads do it.
-// One file, though long: it is one class, and a step calls its parts in this order.
+// Gradients of rows are checked, equal rows become one, and rows become jobs. All work here follows from the keys
+// alone, so it does not matter how many threads do it. One file, though long: it is one class, and a step calls its
+// parts in this order.
 #include "engine/rows.hpp"
 
 #include <algorithm>
