@@ -28,6 +28,14 @@ enum class RuleId : std::uint8_t {
 
 enum class Element : std::uint8_t { float16, bfloat16, float32, float64 };
 
+/// How the slots of a variable lie in memory.
+enum class SlotCode : std::uint8_t {
+    full,      // in the compute type
+    bfloat16,  // the upper half of a float
+    float8,    // a byte for each element, and a scale for each block
+};
+inline constexpr std::int64_t slot_block = 64;  // elements that share a scale
+
 /// What a step does to one variable, besides its average.
 enum class Work : std::uint8_t {
     none,        // no gradient in this step
@@ -48,8 +56,9 @@ struct alignas(64) Job {
     void* slots[max_slots];
     double clip_factor;  // that of its own norm, or 1
     std::uint8_t rank;   // of a gradient that is not contiguous
-    Element storage_element;
-    Element gradient_element;
+    Element storage_element : 4;
+    Element gradient_element : 4;
+    SlotCode slot_code;
     bool computes_in_double;
     std::uint16_t branch;  // of the rule, or in a hosted step the number of the Step
     bool decays;
@@ -62,12 +71,22 @@ struct alignas(64) Job {
     const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
     const std::int64_t* strides;  // null: contiguous and aligned
     double ratio;                 // on the update, if the rule has a procedure that measures it
+    std::int64_t scales;          // bytes from a slot's first code to its first scale, if it is coded in 8 bits
 };
 static_assert(sizeof(Job) <= 128);
 
 /// A rule's scalars: its ...Scalars<double>. The kernels narrow them to the type that they compute in.
 struct Scalars {
     double values[most_scalars];
+};
+
+/// What keeps an update bounded, whatever codes lose: slot `large` is coded as floor |x|^power at least, x being slot
+/// `small`. A power of 0: nothing.
+struct Guard {
+    int small;
+    int large;
+    int power;
+    double floor;
 };
 
 /// What all variables of a branch share in a step.
@@ -79,7 +98,9 @@ struct Step {
     double clipvalue;  // infinity: off
     double ema_momentum;
     bool overwrite;      // the average replaces the variable
-    std::uint64_t seed;  // of the rounding of variables without a master copy; another one in each step
+    std::uint64_t seed;  // of what is rounded at random; another one in each step
+    bool is_signed[max_slots];  // whether a slot that is coded in 8 bits may be below zero
+    Guard guard;
 };
 
 /// Sums of squares of a part of a variable, and of the rule's update of it.
@@ -132,6 +153,10 @@ struct MovedRows;
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];
     SweepFunction other_work[2];  // than an update
+    /// The numbers of a coded slot. `begin` is a multiple of the block.
+    void (*decode_slot)(const Job&, int slot, bool is_signed, std::int64_t begin, std::int64_t end, float* values);
+    /// Codes new numbers for all coded slots of a variable, each the nearest one. Null: a slot has none.
+    void (*encode_slots)(const Step&, const Job&, std::int64_t begin, std::int64_t end, const float* const* values);
     void (*catch_up[2])(const CatchUp&, const Stretch&);
     /// Each tile's sum of squares. False if an element of a gradient is not finite.
     bool (*measure)(double unscale, const Stretch&, double* sums);
