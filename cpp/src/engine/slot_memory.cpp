@@ -85,6 +85,14 @@ bool rounds_at_random(const Options& options) {
     return asks_for_codes(options) || !options.master;
 }
 
+// SplitMix64's bits of the optimizer's seed, so that optimizers with seeds next to each other share no step.
+std::uint64_t seed_of(const Options& options, std::int64_t calls) {
+    std::uint64_t x = static_cast<std::uint64_t>(options.seed) + 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return (x ^ (x >> 31)) + static_cast<std::uint64_t>(calls);
+}
+
 kernel::SlotCode slot_code_of(const Options& options, const RuleSpec& spec, const Tensor& variable,
                               const std::string& name) {
     const bool has_full = std::ranges::any_of(spec.slots, [](const Slot& slot) { return slot.form == Form::full; });
