@@ -126,9 +126,7 @@ std::int64_t item_bytes(const Slot& slot, const kernel::Job& job) {
     return static_cast<std::int64_t>(item_size(compute_type(job)));
 }
 
-void require_whole_blocks(const std::string& who, const kernel::Job& job, std::int64_t row_size,
-                          const std::string& name) {
-    if (job.slot_code != kernel::SlotCode::float8 || row_size % kernel::slot_block == 0) return;
+void refuse_row_size(const std::string& who, std::int64_t row_size, const std::string& name) {
     throw std::invalid_argument(
         who + ": expected rows of a multiple of " + std::to_string(kernel::slot_block) +
         " elements, as so many share a scale in slots of float8, found rows of " + std::to_string(row_size) +

@@ -153,7 +153,7 @@ void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, cons
                                     "the values and indices of all batches together, once, without accumulation");
     }
     Table& table = rows.add(index, variables[index].tensor, values, indices, who);
-    if (job.size > 0) require_whole_blocks(who(), job, table.row_size, variables[index].name);
+    if (!has_whole_blocks(job, table.row_size)) refuse_row_size(who(), table.row_size, variables[index].name);
     set_slot_sizes(table);
     require_apart(index, values);
     has_any_gradient = true;
