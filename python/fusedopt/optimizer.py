@@ -84,9 +84,8 @@ class Optimizer(Stepping, Declared):
     def _no_attribute(self, name: str) -> str:
         known = [each for each in dir(type(self)) if not each.startswith("_")]
         meant = arguments.hint(name, known)
-        return f"{type(self).__name__!r} object has no attribute {name!r}" + (
-            f"; {meant}" if meant else ""
-        )
+        advice = f"; {meant}" if meant else ""
+        return f"{type(self).__name__!r} object has no attribute {name!r}{advice}"
 
     @classmethod
     def _name_or_default(cls, name: str | None) -> str:
@@ -269,9 +268,8 @@ class Optimizer(Stepping, Declared):
         }
 
     def _new_arguments(self) -> dict[str, Any]:
-        return {
-            name: each.default for name, each in self._hyperparameters.items() if each.is_keyword
-        }
+        known = self._hyperparameters.items()
+        return {name: each.default for name, each in known if each.is_keyword}
 
     # Configuration
 

@@ -173,6 +173,7 @@ class Saved(Stateful):
           (``amsgrad``; ``momentum`` and ``centered`` of RMSprop) may be missing; they keep their values.
         - From a file of another class of optimizer, slots and learning rate are not taken, as they mean
           something else there. Adam, AdamW and Nadam take each other's.
+        - Slots in another ``slot_dtype`` are of another type, unless ``convert_slots`` is True.
         - A moving average that is missing and has not begun starts at its variable's value in the next step.
         - A 16-bit variable that is taken without its master copy counts by its own value.
         - In a `MultiOptimizer` the names of the state begin with the position of the optimizer, ``"0/"``. A
