@@ -31,9 +31,9 @@ class Optimizer(Stepping, Declared):
     A NaN in a gradient or in the state makes what is computed from it NaN, as in Keras. An infinite
     weight stays infinite under weight decay, which makes it NaN in Keras.
 
-    float64 variables compute in float64; all others in float32 with float32 state. float16 and
-    bfloat16 variables keep a float32 master copy, so small updates are not lost; what you write into
-    such a variable between two steps replaces the master's value.
+    float64 variables compute in float64; all others in float32 with float32 state (or ``slot_dtype``). float16
+    and bfloat16 variables keep a float32 master copy, unless ``master`` is False, so small updates are not
+    lost; what you write into such a variable between two steps replaces the master's value.
 
     Notes
     -----

@@ -23,9 +23,10 @@ class Saved(Stateful):
         """Write all state to one file, whole or not at all.
 
         The file is in the safetensors format (package ``safetensors``, extra ``files``). It holds the complete state,
-        enough to go on with identical bits: `variables`, master copies of 16-bit variables, a checksum of each array,
-        and the configuration without functions. All of it is of one moment, even if another thread steps. That thread
-        waits only while the state is copied to memory. A save needs as much memory again as what it saves.
+        enough to go on with identical bits: `variables`, the codes of slots of fewer bits, master copies of 16-bit
+        variables, a checksum of each array, and the configuration without functions. All of it is of one moment, even
+        if another thread steps. That thread waits only while the state is copied to memory. A save needs as much memory
+        again as what it saves.
 
         The file is written next to the old one and takes its place when it is whole. A crash or a full disk leaves the
         old file as it was. What a killed process has left there (a file whose name begins with a dot and ends with
