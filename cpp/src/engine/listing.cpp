@@ -86,6 +86,12 @@ Loading::Loading(Listing listing, std::span<const Tensor> values) : listing_(std
     }
 }
 
+const float* Loading::copied(const void* codes) const {
+    const auto found = positions_.find(codes);
+    if (found == positions_.end() || !listing_.entries()[found->second].read) return nullptr;
+    return static_cast<const float*>(values_[found->second].data());
+}
+
 void Loading::copy() const noexcept {
     for (std::size_t k = 0; k < values_.size(); ++k) {
         const auto& [name, own, check, read] = listing_.entries()[k];

@@ -76,10 +76,7 @@ public:
     bool has(const void* listed) const { return positions_.contains(listed); }
 
     /// The numbers for a slot that is listed as a copy, by its codes; null: none.
-    const float* copied(const void* codes) const {
-        const auto found = positions_.find(codes);
-        return found == positions_.end() ? nullptr : static_cast<const float*>(values_[found->second].data());
-    }
+    const float* copied(const void* codes) const;
 
     /// What a number will be.
     template <class Number>
