@@ -29,15 +29,6 @@ State after_steps(const fusedopt::Rule& rule, const Options& options, DType dtyp
     return state_of(optimizer, variables);
 }
 
-std::string first_difference(const State& found, const State& expected) {
-    if (found.size() != expected.size()) return "another number of arrays";
-    for (const auto& [name, bytes] : expected) {
-        const auto same = found.find(name);
-        if (same == found.end() || same->second != bytes) return name;
-    }
-    return "";
-}
-
 const std::vector<RuleCase> rowwise_rules = {
     {"Adam rowwise", fusedopt::Adam{.rowwise = true}},
     {"Adam amsgrad rowwise", fusedopt::Adam{.amsgrad = true, .rowwise = true}},

@@ -108,7 +108,8 @@ TEST(a_fresh_optimizer_goes_on_from_the_state_with_the_same_bits) {
                 step(trained.optimizer, trained.variables, 10 * k);
                 step(fresh.optimizer, fresh.variables, 10 * k);
             }
-            CHECK_EQUAL(fresh.state() == trained.state() ? "" : name, "");
+            const std::string different = first_difference(fresh.state(), trained.state());
+            CHECK_EQUAL(different.empty() ? "" : name + ": " + different, "");
         }
     });
 }
@@ -284,7 +285,7 @@ TEST(wrappers_list_and_load_codes_too) {
             step(trained, first, 10 * k);
             step(fresh, second, 10 * k);
         }
-        CHECK(state_of(fresh, second) == state_of(trained, first));
+        CHECK_EQUAL(first_difference(state_of(fresh, second), state_of(trained, first)), "");
         const auto copies = trained.variables();
         CHECK(named(copies, "0/velocity/1").memory);
         fresh.set_weights(tensors_of(copies));
