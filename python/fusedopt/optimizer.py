@@ -31,9 +31,9 @@ class Optimizer(Stepping, Declared):
     A NaN in a gradient or in the state makes what is computed from it NaN, as in Keras. An infinite
     weight stays infinite under weight decay, which makes it NaN in Keras.
 
-    float64 variables compute in float64; all others in float32 with float32 state. float16 and
-    bfloat16 variables keep a float32 master copy, so small updates are not lost; what you write into
-    such a variable between two steps replaces the master's value.
+    float64 variables compute in float64; all others in float32 with float32 state (or ``slot_dtype``). float16
+    and bfloat16 variables keep a float32 master copy, unless ``master`` is False, so small updates are not
+    lost; what you write into such a variable between two steps replaces the master's value.
 
     Notes
     -----
@@ -84,9 +84,8 @@ class Optimizer(Stepping, Declared):
     def _no_attribute(self, name: str) -> str:
         known = [each for each in dir(type(self)) if not each.startswith("_")]
         meant = arguments.hint(name, known)
-        return f"{type(self).__name__!r} object has no attribute {name!r}" + (
-            f"; {meant}" if meant else ""
-        )
+        advice = f"; {meant}" if meant else ""
+        return f"{type(self).__name__!r} object has no attribute {name!r}{advice}"
 
     @classmethod
     def _name_or_default(cls, name: str | None) -> str:
@@ -177,7 +176,7 @@ class Optimizer(Stepping, Declared):
         """
         found = {
             average[1]: array
-            for name, array in self._core.variables()
+            for name, array in self._core.state()
             if (average := re.fullmatch(r"(?:\d+/)?average/(.*)", name, re.DOTALL))
         }
         return {name: found[name] for name in self._variable_names() if name in found}
@@ -260,10 +259,17 @@ class Optimizer(Stepping, Declared):
         require_iterable("var_list", variables)
         self._core.finalize_variable_values(list(variables))
 
-    def _new_arguments(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
+        """Return all hyperparameters but the learning rate."""
         return {
-            name: each.default for name, each in self._hyperparameters.items() if each.is_keyword
+            name: each.kept(self)
+            for name, each in self._hyperparameters.items()
+            if name in vars(self)
         }
+
+    def _new_arguments(self) -> dict[str, Any]:
+        known = self._hyperparameters.items()
+        return {name: each.default for name, each in known if each.is_keyword}
 
     # Configuration
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,6 +33,17 @@ enum class RowUpdates : std::uint8_t {
 /// "lazy" or "caught_up".
 std::string_view to_string(RowUpdates row_updates);
 
+/// How an optimizer keeps the slots of float32 and 16-bit variables that have one number for each element. A step
+/// computes with float32 numbers, and rounds them at random when it puts them back, so that none is lost on average.
+enum class SlotDType : std::uint8_t {
+    float32,
+    bfloat16,  // 2 bytes
+    float8,    // a byte, and 2 bytes for each block of 64 elements; not for every rule
+};
+
+/// "float32", "bfloat16" or "float8".
+std::string_view to_string(SlotDType slot_dtype);
+
 /// What every rule can do besides its formula. Names and meaning are Keras 3's.
 struct Options {
     std::optional<Hyperparameter> learning_rate = {};  // none: the rule's default
@@ -48,6 +60,16 @@ struct Options {
         false;  // not Keras's: a step with a NaN or infinity in a gradient changes nothing but a count
     RowUpdates row_updates = RowUpdates::lazy;  // not Keras's
 
+    // Not Keras's. Slots with one number for a row, averages, accumulators and all state of float64 variables stay as
+    // they are. SlotDType::float8 leaves variables of fewer than 4096 elements out, unless `slot_dtypes` names them.
+    // Gradients of rows then need rows of a multiple of 64 elements, and RowUpdates::caught_up full slots.
+    SlotDType slot_dtype = SlotDType::float32;
+    std::map<std::string, SlotDType> slot_dtypes = {};  // of single variables, by the names given to build
+
+    // Not Keras's.
+    std::int64_t seed = 0;  // of rounding at random
+    bool master = true;     // false: variables of 16 bits have no float32 copy, and steps round them at random
+
     static constexpr const char* name = "Options";
     static constexpr auto fields() {
         return std::tuple(
@@ -60,7 +82,9 @@ struct Options {
             Field("ema_overwrite_frequency", &Options::ema_overwrite_frequency, domains::integer_from_1),
             Field("loss_scale_factor", &Options::loss_scale_factor, domains::positive),
             Field("gradient_accumulation_steps", &Options::gradient_accumulation_steps, domains::integer_from_2),
-            Field("skip_nonfinite", &Options::skip_nonfinite), Field("row_updates", &Options::row_updates));
+            Field("skip_nonfinite", &Options::skip_nonfinite), Field("row_updates", &Options::row_updates),
+            Field("slot_dtype", &Options::slot_dtype), Field("slot_dtypes", &Options::slot_dtypes),
+            Field("seed", &Options::seed, domains::integer_from_0), Field("master", &Options::master));
     }
 };
 
@@ -68,6 +92,7 @@ struct Options {
 struct NamedTensor {
     std::string name;
     Tensor tensor;
+    std::shared_ptr<const void> memory = nullptr;  // of a copy; null: the tensor is a live view
 };
 
 /// A change that a built optimizer cannot make: it needs other state than was built.
@@ -163,8 +188,8 @@ public:
     /// std::invalid_argument. So is another loss_scale_factor inside a LossScaleOptimizer or a MultiOptimizer, and
     /// clipping inside a MultiOptimizer with a global_clipnorm. A built optimizer throws BuiltError if the change needs
     /// other state: a slot that was not built (for amsgrad, centered or a momentum), initial_accumulator_value,
-    /// use_ema, gradient_accumulation_steps, or an `excludes` by which Muon would treat a variable in its other way. A
-    /// function that a step calls may call neither on its optimizer.
+    /// use_ema, gradient_accumulation_steps, row_updates, slot_dtype, slot_dtypes, master, or an `excludes` by which
+    /// Muon would treat a variable in its other way. A function that a step calls may call neither on its optimizer.
     void set_rule(Rule rule);
     void set_options(Options options);
 
@@ -177,15 +202,21 @@ public:
     /// Makes `global_norm()` what a copied optimizer's is.
     void set_global_norm(std::optional<double> global_norm);
 
-    /// Live views of all state in Keras's order: iteration, learning rate, averages, accumulators, slots.
+    /// Live views of all state in Keras's order: iteration, learning rate, averages, accumulators, slots. Slots in 16
+    /// or 8 bits are listed as float32 copies: what is written into one changes nothing.
     std::vector<NamedTensor> variables() const;
 
-    /// Copies values into `variables()`: same count, shapes and dtypes, all checked before the first is written.
+    /// Copies values into `variables()`: same count, shapes and dtypes, all checked before the first is written. Slots
+    /// in 16 or 8 bits take the nearest code.
     void set_weights(std::span<const Tensor> values);
 
     /// Live views of the complete state, enough to go on with identical bits. It holds `variables()` and what Keras
-    /// does not list, such as master copies of 16-bit variables. set_state takes the same list back and checks it like
-    /// set_weights. An empty Tensor in it keeps what is there.
+    /// does not list, such as master copies of 16-bit variables. Slots in 16 bits are bfloat16. Those in 8 bits are two
+    /// arrays: uint8 codes of shape (blocks, 64), and "<slot>_scale/<variable>", a uint16 for each block. The seed is
+    /// there if anything is rounded at random. set_state takes the same list back and checks it like set_weights. An
+    /// empty Tensor in it keeps what is there; codes and their scales belong together. In the place of codes it takes
+    /// their numbers, too, as float32 of the variable's shape, and codes them as set_weights does. Leave scales empty
+    /// then.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 

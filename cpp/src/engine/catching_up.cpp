@@ -55,8 +55,10 @@ Table Optimizer::State::table_of(std::size_t index) const {
 
 void Optimizer::State::set_slot_sizes(Table& table) const {
     table.slot_sizes.fill(table.row_size);
-    const std::vector<Slot>& slots = branch_of(jobs[table.variable]).slots;
+    const kernel::Job& job = jobs[table.variable];
+    const std::vector<Slot>& slots = branch_of(job).slots;
     for (std::size_t k = 0; k < slots.size(); ++k) {
+        table.slot_items[k] = item_bytes(slots[k], job);
         if (slots[k].form == Form::rowwise) table.slot_sizes[k] = 1;
     }
 }
@@ -76,6 +78,7 @@ void Optimizer::State::catch_up_rows(const RowBatch& batch) const {
     all.moves_by_sign = history.mover().is_sign;
     all.move_until_zero = job.computes_in_double ? until_zero_of_double : until_zero;
     all.history = &history;
+    all.seed = ~seed_of(options, calls);  // not that of the step, which rounds the same rows again
     current_kernels().catch_up[job.computes_in_double](all, batch.stretch());
 }
 

@@ -28,6 +28,14 @@ enum class RuleId : std::uint8_t {
 
 enum class Element : std::uint8_t { float16, bfloat16, float32, float64 };
 
+/// How the slots of a variable lie in memory.
+enum class SlotCode : std::uint8_t {
+    full,      // in the compute type
+    bfloat16,  // the upper half of a float
+    float8,    // a byte for each element, and a scale for each block
+};
+inline constexpr std::int64_t slot_block = 64;  // elements that share a scale
+
 /// What a step does to one variable, besides its average.
 enum class Work : std::uint8_t {
     none,        // no gradient in this step
@@ -48,8 +56,9 @@ struct alignas(64) Job {
     void* slots[max_slots];
     double clip_factor;  // that of its own norm, or 1
     std::uint8_t rank;   // of a gradient that is not contiguous
-    Element storage_element;
-    Element gradient_element;
+    Element storage_element : 4;
+    Element gradient_element : 4;
+    SlotCode slot_code;
     bool computes_in_double;
     std::uint16_t branch;  // of the rule, or in a hosted step the number of the Step
     bool decays;
@@ -62,12 +71,22 @@ struct alignas(64) Job {
     const std::int64_t* shape;    // of a gradient that is not contiguous, with its strides in bytes
     const std::int64_t* strides;  // null: contiguous and aligned
     double ratio;                 // on the update, if the rule has a procedure that measures it
+    std::int64_t scales;          // bytes from a slot's first code to its first scale, if it is coded in 8 bits
 };
 static_assert(sizeof(Job) <= 128);
 
 /// A rule's scalars: its ...Scalars<double>. The kernels narrow them to the type that they compute in.
 struct Scalars {
     double values[most_scalars];
+};
+
+/// What keeps an update bounded, whatever codes lose: slot `large` is coded as floor |x|^power at least, x being slot
+/// `small`. A power of 0: nothing.
+struct Guard {
+    int small;
+    int large;
+    int power;
+    double floor;
 };
 
 /// What all variables of a branch share in a step.
@@ -78,8 +97,10 @@ struct Step {
     double scale;      // factor on what reaches the rule, but for the clip_factor
     double clipvalue;  // infinity: off
     double ema_momentum;
-    bool overwrite;      // the average replaces the variable
-    std::uint64_t seed;  // of the rounding of variables without a master copy; another one in each step
+    bool overwrite;             // the average replaces the variable
+    std::uint64_t seed;         // of what is rounded at random; another one in each step
+    bool is_signed[max_slots];  // whether a slot that is coded in 8 bits may be below zero
+    Guard guard;
 };
 
 /// Sums of squares of a part of a variable, and of the rule's update of it.
@@ -118,6 +139,7 @@ struct CatchUp {
     /// The part of `move` for an element whose slot became zero on the way, by underflow, so that it has no sign since.
     double (*move_until_zero)(const void* history, std::int32_t entry, double slot);
     const void* history;
+    std::uint64_t seed;  // of what is rounded at random
 };
 
 // Kernels of a rule that is more than a formula, and of the benchmarks; each has a header in border/.
@@ -132,6 +154,13 @@ struct MovedRows;
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];
     SweepFunction other_work[2];  // than an update
+    /// Elements [begin, end) of a coded slot into `values`, which begins with the first of them. `begin` is a multiple
+    /// of the block.
+    void (*decode_slot)(const Job&, int slot, bool is_signed, std::int64_t begin, std::int64_t end, float* values);
+    /// Codes these numbers for the coded slots of a variable, each by the nearest code. `values` has a pointer for each
+    /// of max_slots slots, to the number of element `begin`, a multiple of the block. Null: that slot stays as it is.
+    /// The guard acts only if both its slots are given.
+    void (*encode_slots)(const Step&, const Job&, std::int64_t begin, std::int64_t end, const float* const* values);
     void (*catch_up[2])(const CatchUp&, const Stretch&);
     /// Each tile's sum of squares. False if an element of a gradient is not finite.
     bool (*measure)(double unscale, const Stretch&, double* sums);
