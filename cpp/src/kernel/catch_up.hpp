@@ -104,7 +104,11 @@ void catch_up_weight(const CatchUp& all, const Missed& missed, const Job& row) {
         } else {
             move_elements_by_sign(keep, move, x + i, n, w);
         }
-        if (row.storage) store_tile(Step{}, row, i, n, w);
+        if (row.storage) {
+            Step step = {};
+            step.seed = all.seed;
+            store_tile(step, row, i, n, w, 1 + max_slots);
+        }
     }
 }
 
