@@ -1,201 +1,10 @@
-// Numbers into codes of 8 bits, by blocks; kernel/float8.hpp tells what they are. First the scales of some blocks are
-// chosen together, then numbers are coded. Constants of a block come from memory, where they cost nothing to spread
-// over a register.
+// Numbers into codes of 8 bits; kernel/float8.hpp tells what they are. Constants of a block come from memory, where
+// they cost nothing to spread over a register.
 #pragma once
 
-#include "kernel/float8.hpp"
+#include "kernel/float8_scales.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
-
-/// From here on a block may hold what is not finite, or a code may round to infinity.
-inline constexpr std::uint32_t huge_bits = 0x7f700000u;
-
-inline constexpr int group = 8;  // blocks whose scales are chosen at a time
-
-/// What some blocks of a slot are like, and how they are coded.
-struct BlockGroup {
-    alignas(64) std::int32_t largest[group];         // magnitudes
-    alignas(64) std::int32_t minus_smallest[group];  // but zeros
-    alignas(64) std::int32_t base[group];
-    alignas(64) std::int32_t cut[group];
-    alignas(64) std::uint32_t base_bits[group];
-    alignas(64) std::uint32_t minus_base[group];
-    alignas(64) std::uint32_t below[group];  // bits that are cut off
-};
-
-FUSEDOPT_INLINE std::uint32_t larger_bits(std::uint32_t a, std::uint32_t b) {
-    return a > b ? a : b;
-}
-
-/// The larger ones of the two halves of a block's row.
-template <int width>
-FUSEDOPT_INLINE void halve(const std::uint32_t* __restrict row, std::uint32_t* __restrict out) {
-#pragma omp simd
-    for (int l = 0; l < width; ++l) out[l] = larger_bits(row[l], row[l + width]);
-}
-
-/// The largest numbers of blocks whose rows of sixteen lie one after the other. Blocks take turns, as each waits for
-/// itself, and the last steps need no more than parts of a register.
-FUSEDOPT_INLINE void largest_of_rows(const std::uint32_t* rows, std::int32_t* largest) {
-    alignas(64) std::uint32_t eights[group * 8], fours[group * 4];
-#pragma GCC unroll 8
-    for (int b = 0; b < group; ++b) halve<8>(rows + b * 16, eights + b * 8);
-#pragma GCC unroll 8
-    for (int b = 0; b < group; ++b) halve<4>(eights + b * 8, fours + b * 4);
-#pragma GCC unroll 8
-    for (int b = 0; b < group; ++b) {
-        const std::uint32_t* const row = fours + b * 4;
-        largest[b] = static_cast<std::int32_t>(larger_bits(larger_bits(row[0], row[1]), larger_bits(row[2], row[3])));
-    }
-}
-
-template <bool is_signed>
-FUSEDOPT_INLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
-    alignas(64) std::uint32_t most[group * block_words], least[group * block_words];
-    for (int b = 0; b < blocks; ++b) {
-        const float* const block = x + b * slot_block;
-        std::uint32_t* const high = most + b * block_words;
-        std::uint32_t* const low = least + b * block_words;
-#pragma omp simd
-        for (int l = 0; l < block_words; ++l) {
-            const auto bits = [&](int j) __attribute__((always_inline)) {
-                return bits_of(block[16 * j + l]) & (is_signed ? ~sign_bit : 0xffffffffu);
-            };
-            high[l] = larger_bits(larger_bits(bits(0), bits(1)), larger_bits(bits(2), bits(3)));
-            low[l] = is_signed ? 0
-                               : larger_bits(larger_bits(0u - bits(0), 0u - bits(1)),
-                                             larger_bits(0u - bits(2), 0u - bits(3)));
-        }
-    }
-    for (int i = blocks * block_words; i < group * block_words; ++i) most[i] = least[i] = 0;
-    largest_of_rows(most, all.largest);
-    largest_of_rows(least, all.minus_smallest);
-}
-
-/// The largest magnitude of a finite number.
-FUSEDOPT_NOINLINE std::uint32_t largest_finite(const float* x) {
-    std::uint32_t largest = 0;
-    for (int i = 0; i < slot_block; ++i) {
-        const std::uint32_t magnitude = bits_of(x[i]) & ~sign_bit;
-        if (magnitude < infinity_bits && magnitude > largest) largest = magnitude;
-    }
-    return largest;
-}
-
-// A mask, of all bits or none, chooses. The compiler would branch on a condition, and not put blocks into registers.
-FUSEDOPT_INLINE std::int32_t is_negative(std::int32_t x) {
-    return x >> 31;
-}
-FUSEDOPT_INLINE std::int32_t choose(std::int32_t mask, std::int32_t x, std::int32_t otherwise) {
-    return otherwise ^ ((x ^ otherwise) & mask);
-}
-
-FUSEDOPT_INLINE std::int32_t at_least(std::int32_t low, std::int32_t x) {
-    return low > x ? low : x;
-}
-
-/// The exponent of a number three steps above the largest one.
-FUSEDOPT_INLINE std::int32_t top_exponent(std::int32_t largest, int cut) {
-    return (largest + (3 << cut)) >> 23;
-}
-
-FUSEDOPT_INLINE std::int32_t base_of(std::int32_t largest, std::int32_t is_fine, bool is_signed) {
-    const std::int32_t fine_base = at_least(is_signed ? 5 : 1, top_exponent(largest, fine) - (is_signed ? 7 : 15));
-    const std::int32_t coarse_base = at_least(is_signed ? 4 : 1, top_exponent(largest, coarse) - (is_signed ? 15 : 31));
-    return choose(is_fine, fine_base, coarse_base);
-}
-
-/// Whether all numbers have codes in a fine block, with some binades left below for those that shrink.
-FUSEDOPT_INLINE std::int32_t are_close(std::int32_t largest, std::int32_t minus_smallest, int binades) {
-    const std::int32_t lowest = (-minus_smallest >> 23) + binades;
-    return is_negative(top_exponent(largest, fine) - 1 - lowest) & is_negative(-largest);
-}
-
-/// The guard in terms of codes: large >= power small - distance. The bits of a float are nearly its logarithm. Twice
-/// those of |x|, less a constant, are below those of x^2 by an eighth at most, and to add the bits of the floor loses
-/// another eighth.
-struct CodeGuard {
-    int small = 0, large = 0, power = 0;    // of 0: none
-    std::int32_t floor_fine, floor_coarse;  // in codes, with those eighths
-
-    CodeGuard(const Guard& guard, const float* const* numbers) {
-        if (guard.power == 0 || !numbers[guard.small] || !numbers[guard.large]) return;
-        const double raised = guard.floor * (guard.power == 1 ? 1.125 : 1.266);
-        if (!(raised >= Limits<float>::smallest_normal)) return;
-        small = guard.small;
-        large = guard.large;
-        power = guard.power;
-        const std::uint32_t floor = bits_of(static_cast<float>(raised));
-        const auto codes = [&](int cut) { return static_cast<std::int32_t>((floor + (1u << cut) - 1) >> cut); };
-        floor_fine = codes(fine);
-        floor_coarse = codes(coarse);
-    }
-
-    template <int exponent>
-    FUSEDOPT_INLINE std::int32_t distance(std::int32_t small_base, std::int32_t large_base,
-                                          std::int32_t is_fine) const {
-        const std::int32_t bases = large_base + exponent * (127 - small_base);
-        return choose(is_fine, 16 * bases - floor_fine, 8 * bases - floor_coarse);
-    }
-};
-
-/// Of a slot that no guard watches.
-template <bool is_signed>
-FUSEDOPT_INLINE void choose_bases(BlockGroup& slot) {
-#pragma omp simd
-    for (int b = 0; b < group; ++b) {
-        const std::int32_t is_fine = is_signed ? 0 : are_close(slot.largest[b], slot.minus_smallest[b], 14);
-        slot.cut[b] = coarse + is_fine;
-        slot.base[b] = base_of(slot.largest[b], is_fine, is_signed);
-    }
-}
-
-/// Of both slots of a guard. The signed one is fine where the other is.
-template <int power>
-FUSEDOPT_INLINE void choose_guarded_bases(CodeGuard guard, BlockGroup& __restrict small, BlockGroup& __restrict large,
-                                          std::int32_t* __restrict distances) {
-#pragma omp simd
-    for (int b = 0; b < group; ++b) {
-        const std::int32_t is_fine = are_close(large.largest[b], large.minus_smallest[b], power == 1 ? 7 : 14);
-        const std::int32_t small_base = base_of(small.largest[b], is_fine, true);
-        const std::int32_t large_base = base_of(large.largest[b], is_fine, false);
-        // So high that no code has to be above what a byte holds, unless it must be above what a float holds.
-        constexpr std::int32_t highest = 240;
-        const std::int32_t below = at_least(0, -guard.distance<power>(small_base, large_base, is_fine));
-        const std::int32_t raised = large_base + choose(is_fine, (below + 15) >> 4, (below + 7) >> 3);
-        const std::int32_t base = at_least(large_base, raised < highest ? raised : highest);
-        small.base[b] = small_base;
-        large.base[b] = base;
-        small.cut[b] = large.cut[b] = coarse + is_fine;
-        distances[b] = guard.distance<power>(small_base, base, is_fine);
-    }
-}
-
-/// The scales of some blocks of all slots.
-FUSEDOPT_INLINE void choose_scales(const Step& step, const CodeGuard& guard, const float* const* numbers,
-                                   BlockGroup* all, std::int32_t* distances) {
-    if (guard.power == 1) {
-        choose_guarded_bases<1>(guard, all[guard.small], all[guard.large], distances);
-    } else if (guard.power == 2) {
-        choose_guarded_bases<2>(guard, all[guard.small], all[guard.large], distances);
-    }
-    for (int k = 0; k < max_slots; ++k) {
-        if (!numbers[k]) continue;
-        BlockGroup& slot = all[k];
-        const bool is_guarded = guard.power != 0 && (k == guard.small || k == guard.large);
-        if (!is_guarded && step.is_signed[k]) {
-            choose_bases<true>(slot);
-        } else if (!is_guarded) {
-            choose_bases<false>(slot);
-        }
-#pragma omp simd
-        for (int b = 0; b < group; ++b) {
-            slot.base_bits[b] = static_cast<std::uint32_t>(slot.base[b]) << 23;
-            slot.minus_base[b] = 0u - slot.base_bits[b];
-            slot.below[b] = (1u << fine) - 1 + (static_cast<std::uint32_t>(slot.cut[b] - fine) << fine);
-        }
-    }
-}
 
 /// Random bits for the elements of one block after the other.
 struct BlockBits {
@@ -330,8 +139,7 @@ struct Coding {
     std::int64_t begin;  // their first element
     int blocks;
     const float* numbers[max_slots];  // from there on; null: a slot stays as it is
-    bool any_huge = false;
-    bool huge[max_slots][group] = {};
+    bool huge[max_slots][group];
     alignas(64) std::int32_t distances[group];
     BlockGroup slots[max_slots];
 
@@ -343,69 +151,79 @@ struct Coding {
           at_random(rounds_at_random),
           begin(first_element),
           blocks(block_count) {}
-
-    template <class Body>
-    FUSEDOPT_INLINE void for_each_slot(const Body& body) {
-        for (int k = 0; k < max_slots; ++k) {
-            if (numbers[k]) body(k);
-        }
-    }
 };
 
-/// Makes the blocks coarse in which not all numbers are finite and far from infinity.
+/// Finds the blocks in which not all numbers are finite and far from infinity, and makes them coarse.
 FUSEDOPT_NOINLINE void mark_huge(Coding& coding) {
     constexpr std::int32_t never_close = 0x7fffffff;
-    coding.for_each_slot([&](int k) {
+    __builtin_memset(coding.huge, 0, sizeof(coding.huge));
+    for (int k = 0; k < max_slots; ++k) {
         BlockGroup& slot = coding.slots[k];
-        for (int b = 0; b < coding.blocks; ++b) {
+        for (int b = 0; coding.numbers[k] && b < coding.blocks; ++b) {
             if (static_cast<std::uint32_t>(slot.largest[b]) < huge_bits) continue;
-            coding.any_huge = coding.huge[k][b] = true;
+            coding.huge[k][b] = true;
             slot.largest[b] = static_cast<std::int32_t>(largest_finite(coding.numbers[k] + b * slot_block));
             slot.minus_smallest[b] = never_close;
             const CodeGuard& guard = coding.guard;
             if (guard.power != 0 && k == guard.small) coding.slots[guard.large].minus_smallest[b] = never_close;
         }
-    });
+    }
 }
 
-/// With their scales.
-FUSEDOPT_INLINE void encode_blocks(Coding& coding, int k, const ByteMasks& masks) {
+/// Blocks of one slot, with their scales.
+template <bool is_signed>
+FUSEDOPT_NOINLINE void encode_plain(const float* x, const BlockGroup& slot, int blocks, const RandomBits& random,
+                                    const Float8Memory& memory) {
+    const ByteMasks* masks = &byte_masks;
+    __asm__("" : "+r"(masks));  // the compiler would build each in a register, again and again
+    BlockBits bits(random);
+    for (int b = 0; b < blocks; ++b) {
+        if constexpr (is_signed) {
+            encode_signed(x + b * slot_block, slot, b, *masks, bits, memory.codes + b * block_words);
+        } else {
+            encode_unsigned(x + b * slot_block, slot, b, *masks, bits, memory.codes + b * block_words);
+        }
+    }
+    for (int b = 0; b < blocks; ++b) memory.scales[b] = slot.scales[b];
+}
+
+/// Blocks of one slot, of which some are huge, or which are rounded to the nearest.
+FUSEDOPT_NOINLINE void encode_any(const Coding& coding, int k, const Float8Memory& memory) {
     const bool is_signed = coding.step.is_signed[k];
-    const Float8Memory memory(coding.job, k, coding.begin);
-    BlockGroup& slot = coding.slots[k];
-    BlockBits random(RandomBits::of(coding.step.seed, coding.job.first_partial, 1 + k, coding.begin));
+    const BlockGroup& slot = coding.slots[k];
+    BlockBits bits(RandomBits::of(coding.step.seed, coding.job.first_partial, 1 + k, coding.begin));
     for (int b = 0; b < coding.blocks; ++b) {
         const float* const x = coding.numbers[k] + b * slot_block;
         std::uint32_t* const codes = memory.codes + b * block_words;
         Scale scale{slot.base[b], slot.cut[b], false};
-        if (!coding.at_random) random = BlockBits(RandomBits::constant(1u << (slot.cut[b] - 1)));
-        if (__builtin_expect(coding.huge[k][b], false)) {
-            encode_huge(x, is_signed, scale, random, codes);
+        if (!coding.at_random) bits = BlockBits(RandomBits::constant(1u << (slot.cut[b] - 1)));
+        if (coding.huge[k][b]) {
+            encode_huge(x, is_signed, scale, bits, codes);
         } else if (is_signed) {
-            encode_signed(x, slot, b, masks, random, codes);
+            encode_signed(x, slot, b, byte_masks, bits, codes);
         } else {
-            encode_unsigned(x, slot, b, masks, random, codes);
+            encode_unsigned(x, slot, b, byte_masks, bits, codes);
         }
         memory.scales[b] = scale.code();
     }
 }
 
-FUSEDOPT_INLINE void guard_blocks(const Coding& coding) {
-    const CodeGuard& guard = coding.guard;
-    const Float8Memory small(coding.job, guard.small, coding.begin), large(coding.job, guard.large, coding.begin);
+FUSEDOPT_NOINLINE void guard_any(const Coding& coding, const Float8Memory& small, const Float8Memory& large) {
     for (int b = 0; b < coding.blocks; ++b) {
-        const auto* const small_codes = reinterpret_cast<const unsigned char*>(small.codes + b * block_words);
-        auto* const large_codes = reinterpret_cast<unsigned char*>(large.codes + b * block_words);
-        const Scale of_large = Scale::of(large.scales[b]);
-        const std::int32_t distance = coding.distances[b];
-        const auto d = static_cast<unsigned char>(distance < 255 ? distance : 255);
-        if (__builtin_expect(coding.any_huge || of_large.finite_codes(255) < 255, false)) {
-            raise_huge_codes(guard.power, distance, Scale::of(small.scales[b]), of_large, small_codes, large_codes);
-        } else if (guard.power == 1) {
-            raise_codes<1>(d, small_codes, large_codes);
-        } else {
-            raise_codes<2>(d, small_codes, large_codes);
-        }
+        raise_huge_codes(coding.guard.power, coding.distances[b], Scale::of(small.scales[b]),
+                         Scale::of(large.scales[b]),
+                         reinterpret_cast<const unsigned char*>(small.codes + b * block_words),
+                         reinterpret_cast<unsigned char*>(large.codes + b * block_words));
+    }
+}
+
+template <int power>
+FUSEDOPT_NOINLINE void guard_plain(const std::int32_t* distances, int blocks, const Float8Memory& small,
+                                   const Float8Memory& large) {
+    for (int b = 0; b < blocks; ++b) {
+        const auto distance = static_cast<unsigned char>(distances[b] < 255 ? distances[b] : 255);
+        raise_codes<power>(distance, reinterpret_cast<const unsigned char*>(small.codes + b * block_words),
+                           reinterpret_cast<unsigned char*>(large.codes + b * block_words));
     }
 }
 
@@ -413,13 +231,13 @@ FUSEDOPT_INLINE void guard_blocks(const Coding& coding) {
 /// its block.
 inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, float* const* numbers,
                           bool at_random) {
-    const ByteMasks* masks = &byte_masks;
-    __asm__("" : "+r"(masks));  // the compiler would build each in a register of its own, again and again
     const CodeGuard guard(step.guard, numbers);
     const std::int64_t blocks = (n + slot_block - 1) / slot_block;
-    for (int k = 0; k < max_slots; ++k) {
-        if (!numbers[k]) continue;
-        for (std::int64_t i = n; i < blocks * slot_block; ++i) numbers[k][i] = 0;
+    if (n < blocks * slot_block) {
+        for (int k = 0; k < max_slots; ++k) {
+            if (!numbers[k]) continue;
+            for (std::int64_t i = n; i < blocks * slot_block; ++i) numbers[k][i] = 0;
+        }
     }
     for (std::int64_t first = 0; first < blocks; first += group) {
         const int count = static_cast<int>(blocks - first < group ? blocks - first : group);
@@ -427,20 +245,38 @@ inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, 
         bool any_huge = false;
         for (int k = 0; k < max_slots; ++k) {
             coding.numbers[k] = numbers[k] ? numbers[k] + first * slot_block : nullptr;
-        }
-        coding.for_each_slot([&](int k) {
-            BlockGroup& slot = coding.slots[k];
+            if (!numbers[k]) continue;
             if (step.is_signed[k]) {
-                measure_blocks<true>(coding.numbers[k], count, slot);
+                measure_blocks<true>(coding.numbers[k], count, coding.slots[k]);
             } else {
-                measure_blocks<false>(coding.numbers[k], count, slot);
+                measure_blocks<false>(coding.numbers[k], count, coding.slots[k]);
             }
-            for (int b = 0; b < group; ++b) any_huge |= static_cast<std::uint32_t>(slot.largest[b]) >= huge_bits;
-        });
-        if (__builtin_expect(any_huge, false)) mark_huge(coding);
+            any_huge |= any_is_huge(coding.slots[k]);
+        }
+        const bool is_plain = at_random && !any_huge;
+        if (__builtin_expect(!is_plain, false)) mark_huge(coding);
         choose_scales(step, guard, coding.numbers, coding.slots, coding.distances);
-        coding.for_each_slot([&](int k) { encode_blocks(coding, k, *masks); });
-        if (guard.power != 0) guard_blocks(coding);
+        for (int k = 0; k < max_slots; ++k) {
+            if (!numbers[k]) continue;
+            const Float8Memory memory(job, k, coding.begin);
+            const RandomBits random = RandomBits::of(step.seed, job.first_partial, 1 + k, coding.begin);
+            if (!is_plain) {
+                encode_any(coding, k, memory);
+            } else if (step.is_signed[k]) {
+                encode_plain<true>(coding.numbers[k], coding.slots[k], count, random, memory);
+            } else {
+                encode_plain<false>(coding.numbers[k], coding.slots[k], count, random, memory);
+            }
+        }
+        if (guard.power == 0) continue;
+        const Float8Memory small(job, guard.small, coding.begin), large(job, guard.large, coding.begin);
+        if (__builtin_expect(any_huge || any_code_is_infinite(coding.slots[guard.large]), false)) {
+            guard_any(coding, small, large);
+        } else if (guard.power == 1) {
+            guard_plain<1>(coding.distances, count, small, large);
+        } else {
+            guard_plain<2>(coding.distances, count, small, large);
+        }
     }
 }
 
