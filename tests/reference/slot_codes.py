@@ -1,0 +1,324 @@
+"""Numbers in fewer bits: 16-bit variables without a master copy, and slots in 16 or 8 bits.
+
+Everything is done with the bits of float32 as integers. Rounding at random adds random bits below the last one that
+stays and cuts the rest off, so that the mean over many seeds is the number itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from reference.rule import Array
+from reference.sums import TILE
+
+BLOCK = 64
+"""Elements that share a scale."""
+
+SMALLEST_FLOAT8 = 4096
+"""Smaller variables keep their slots, unless they are named."""
+
+GOLDEN = 0x9E3779B97F4A7C15
+NAN = np.uint32(0x7FC00000)
+INFINITY = np.uint32(0x7F800000)
+HUGE = np.uint32(0x7F700000)
+MAGNITUDE = np.uint32(0x7FFFFFFF)
+SIGN = np.uint32(0x80000000)
+SPECIAL = 0x8000
+
+
+def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea and Flood 2014)."""
+    x = x + np.uint64(GOLDEN)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def seed_of_call(seed: int, calls: int) -> int:
+    """Return what a call draws from, after so many calls before it."""
+    return (int(mixed(np.array([seed], np.uint64))[0]) + calls) % 2**64
+
+
+def random_bits(seed: int, stream: int, first_tiles: npt.ArrayLike, size: int) -> Array:
+    """Random 32 bits for each element of arrays of one size, whose first tiles have these numbers.
+
+    Stream 0 is that of a variable, 1 that of its first slot.
+    """
+    first = np.atleast_1d(np.asarray(first_tiles, np.uint64))
+    tiles = first[:, None] + np.arange(-(-size // TILE), dtype=np.uint64)
+    key = mixed(mixed(np.array([seed], np.uint64)) + tiles)
+    key = mixed(key + np.uint64(stream * GOLDEN % 2**64))[..., None]
+    start = key.astype(np.uint32)
+    stride = (key >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    bits = start + np.arange(TILE, dtype=np.uint32) * stride
+    return bits.reshape(len(first), -1)[:, :size]
+
+
+def bits_of(x: Array) -> npt.NDArray[np.uint32]:
+    return np.ascontiguousarray(x, np.float32).view(np.uint32)
+
+
+def flushed(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return magnitudes as arithmetic of the kernels sees them: subnormal numbers are zero."""
+    return np.where(bits < np.uint32(1 << 23), np.uint32(0), bits)
+
+
+# 16 bits. Beyond the largest finite number, and for a NaN, the nearest one is taken even at random.
+
+
+def bfloat16_nearest(x: Array) -> npt.NDArray[np.uint16]:
+    bits = bits_of(x)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
+    is_nan = (bits & MAGNITUDE) > INFINITY
+    return np.where(is_nan, (bits >> 16) | np.uint32(0x40), rounded).astype(np.uint16)
+
+
+def bfloat16_at_random(x: Array, random: Array) -> npt.NDArray[np.uint16]:
+    bits = bits_of(x)
+    rounded = ((bits + (random & np.uint32(0xFFFF))) >> 16).astype(np.uint16)
+    return np.where((bits & MAGNITUDE) <= np.uint32(0x7F7F0000), rounded, bfloat16_nearest(x))
+
+
+def float16_at_random(x: Array, random: Array) -> npt.NDArray[np.uint16]:
+    bits = bits_of(x)
+    magnitude = bits & MAGNITUDE
+    normal = (magnitude + (random & np.uint32(0x1FFF)) - np.uint32(112 << 23)) >> 13
+    # In multiples of 2^-45. Float16's subnormal numbers are those of 2^-24.
+    is_small = magnitude < np.uint32(113 << 23)
+    small = np.where(is_small, flushed(magnitude), np.uint32(0)).view(np.float32)
+    multiple = (small * np.float32(2.0**45)).astype(np.uint32)
+    subnormal = (multiple + (random & np.uint32(0x1FFFFF))) >> 21
+    rounded = np.where(is_small, subnormal, normal) | ((bits >> 16) & np.uint32(0x8000))
+    with np.errstate(over="ignore"):
+        nearest = np.asarray(x, np.float32).astype(np.float16).view(np.uint16)
+    return np.where(magnitude <= np.uint32(0x477FE000), rounded.astype(np.uint16), nearest)
+
+
+def narrowed_at_random(w: Array, dtype: np.dtype[Any], random: Array) -> Array:
+    """Return a variable in 16 bits."""
+    round_at_random = float16_at_random if dtype == np.float16 else bfloat16_at_random
+    return round_at_random(w, random.reshape(w.shape)).view(dtype)
+
+
+def widened(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Return numbers of bfloat16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+# 8 bits: the upper bits of a float, from an exponent of the block's own on. Rows of the arrays are blocks.
+
+
+class Guard(NamedTuple):
+    """Slot `large` is coded as floor |x|^power at least, x being slot `small`."""
+
+    small: str
+    large: str
+    power: int
+    floor: float
+
+
+class Blocks(NamedTuple):
+    """One slot: a code for each element in order, and for each block a base, and whether codes in it are special."""
+
+    codes: npt.NDArray[np.uint8]
+    bases: npt.NDArray[np.int32]
+    special: npt.NDArray[np.bool_]
+
+
+def guard_constant(power: int, floor: float) -> int | None:
+    """Return the guard's bound as a count of codes, or None if it guards nothing."""
+    with np.errstate(over="ignore", under="ignore"):
+        bound = np.float32(floor * (1.125 if power == 1 else 1.266))
+    if not bound >= np.finfo(np.float32).smallest_normal:
+        return None
+    return -(-int(bound.view(np.uint32)) // (1 << 20))
+
+
+def distance(guard: Guard, small: Array, large: Array, constant: int) -> Array:
+    """Return how much smaller a code of `large` may be than `power` times the code of `small`."""
+    bias = 1016 * guard.power
+    return 8 * large + bias - constant - 8 * guard.power * small
+
+
+def bases_of(x: npt.NDArray[np.uint32], is_signed: bool) -> npt.NDArray[np.int32]:
+    magnitude = x & MAGNITUDE
+    top = np.where(magnitude < INFINITY, magnitude, np.uint32(0)).max(axis=1, initial=0)
+    t = ((top + np.uint32(3 << 20)) >> 23).astype(np.int32)
+    return np.maximum(t - 15, 4) if is_signed else np.maximum(t - 31, 1)
+
+
+def encoded(
+    x: npt.NDArray[np.uint32], bases: npt.NDArray[np.int32], is_signed: bool, random: Array
+) -> Blocks:
+    """Return codes of numbers, given as bits, with 20 random bits for each."""
+    magnitude = x & MAGNITUDE
+    base = bases.astype(np.uint32)[:, None] << 23
+    is_slow = magnitude.max(axis=1, initial=0) >= HUGE
+    if is_signed:
+        offset = (flushed(magnitude).view(np.float32) + base.view(np.float32)).view(np.uint32)
+        codes = (offset + random - base) >> 20
+    else:
+        y = (x + random - base).view(np.int32)
+        codes = np.minimum(np.maximum(y, 1 << 20).view(np.uint32) >> 20, x)
+    special = np.zeros(len(x), bool)
+    if is_slow.any():
+        most = (125 if is_signed else 253, 2039 - 8 * bases[:, None])
+        clamped = np.minimum(codes, np.minimum(*most).astype(np.uint32))
+        clamped = np.where(magnitude == INFINITY, 127 if is_signed else 255, clamped)
+        clamped = np.where(magnitude > INFINITY, 126 if is_signed else 254, clamped)
+        codes = np.where(is_slow[:, None], clamped, codes)
+        special = (magnitude >= INFINITY).any(axis=1)
+    if is_signed:
+        codes = codes | ((x & SIGN) >> 24)
+    return Blocks(codes.astype(np.uint8), bases, special)
+
+
+def decoded(blocks: Blocks, is_signed: bool) -> npt.NDArray[np.float32]:
+    codes = blocks.codes.astype(np.uint32)
+    base = blocks.bases.astype(np.uint32)[:, None] << 23
+    if is_signed:
+        sign = (codes & np.uint32(0x80)) << 24
+        codes = codes & np.uint32(0x7F)
+        # A zero is +0, whatever its sign.
+        moved = ((codes << 20) + base) | sign
+        values = moved.view(np.float32) - (base | sign).view(np.float32)
+    else:
+        sign = np.zeros((), np.uint32)
+        values = np.where(codes, (codes << 20) + base, np.uint32(0)).view(np.float32)
+    if blocks.special.any():
+        flag = blocks.special[:, None]
+        is_infinite = flag & (codes == (127 if is_signed else 255))
+        is_nan = flag & (codes == (126 if is_signed else 254))
+        values = np.where(is_infinite, (sign | INFINITY).view(np.float32), values)
+        values = np.where(is_nan, NAN.view(np.float32), values)
+    return values
+
+
+def encode_all(
+    values: Mapping[str, npt.NDArray[np.uint32]],
+    signs: Mapping[str, bool],
+    random: Mapping[str, Array],
+    guard: Guard | None = None,
+) -> dict[str, Blocks]:
+    """Return the codes of all slots of a variable, the guard included."""
+    bases = {name: bases_of(x, signs[name]) for name, x in values.items()}
+    constant = None
+    if guard is not None and guard.power:
+        constant = guard_constant(guard.power, guard.floor)
+    if guard is None or constant is None:
+        return {
+            name: encoded(x, bases[name], signs[name], random[name]) for name, x in values.items()
+        }
+    below = -distance(guard, bases[guard.small], bases[guard.large], constant)
+    bases[guard.large] = bases[guard.large] + np.maximum(-(-below // 8), 0)
+    all_blocks = {
+        name: encoded(x, bases[name], signs[name], random[name]) for name, x in values.items()
+    }
+    small, large = all_blocks[guard.small], all_blocks[guard.large]
+    d = distance(guard, small.bases, large.bases, constant)[:, None]
+    magnitude = (small.codes & 0x7F if signs[guard.small] else small.codes).astype(np.int32)
+    last = 125 if signs[guard.small] else 253
+    counts = (magnitude != 0) & ~(small.special[:, None] & (magnitude > last))
+    floors = np.where(counts, np.maximum(guard.power * magnitude - d, 0), 0)
+    codes = np.maximum(large.codes, floors.astype(np.uint8))
+    all_blocks[guard.large] = large._replace(codes=codes)
+    return all_blocks
+
+
+def in_blocks(x: Array) -> Array:
+    """Return an array of 32 bits in blocks, the last one filled with zeros."""
+    blocks = np.zeros((-(-x.size // BLOCK), BLOCK), x.dtype)
+    blocks.reshape(-1)[: x.size] = x.reshape(-1)
+    return blocks
+
+
+class CodedSlots:
+    """The slots of one variable in fewer bits: float32 goes in, and what the codes hold comes out."""
+
+    def __init__(self, code: str, shape: Sequence[int], signs: Mapping[str, bool]) -> None:
+        self.code, self.shape, self.signs = code, tuple(shape), dict(signs)
+        self.size = math.prod(self.shape)
+        self.row_size = math.prod(self.shape[1:])
+        count = -(-self.size // BLOCK)
+        self.halves = {name: np.zeros(self.size, np.uint16) for name in signs}
+        self.blocks = {
+            name: Blocks(
+                np.zeros((count, BLOCK), np.uint8), np.zeros(count, np.int32), np.zeros(count, bool)
+            )
+            for name in signs
+        }
+
+    def numbers(self, name: str) -> Array:
+        """Return what the codes of a slot hold."""
+        if self.code == "bfloat16":
+            return widened(self.halves[name]).reshape(self.shape)
+        flat = decoded(self.blocks[name], self.signs[name]).reshape(-1)[: self.size]
+        return flat.reshape(self.shape)
+
+    def load(self, values: Mapping[str, Array], guard: Guard | None = None) -> None:
+        """Take numbers, each rounded to the nearest."""
+        if self.code == "bfloat16":
+            for name, x in values.items():
+                self.halves[name] = bfloat16_nearest(x).reshape(-1)
+            return
+        nearest = np.full((), 0x80000, np.uint32)
+        bits = {name: in_blocks(bits_of(x)) for name, x in values.items()}
+        self.blocks.update(encode_all(bits, self.signs, dict.fromkeys(values, nearest), guard))
+
+    def store(
+        self,
+        values: Mapping[str, Array],
+        seed: int,
+        first_tile: int = 0,
+        guard: Guard | None = None,
+        rows: Array | None = None,
+    ) -> None:
+        """Take all slots, or these rows of them, rounded at random. Each row has tiles of its own."""
+        if rows is None:
+            first, size = np.array([first_tile]), self.size
+        else:
+            size = self.row_size
+            first = first_tile + np.asarray(rows, np.int64) * -(-size // TILE)
+        random = {
+            name: random_bits(seed, 1 + k, first, size).reshape(-1)
+            for k, name in enumerate(self.signs)
+        }
+        if self.code == "bfloat16":
+            for name, x in values.items():
+                new = bfloat16_at_random(x.reshape(-1), random[name])
+                if rows is None:
+                    self.halves[name] = new
+                else:
+                    self.halves[name].reshape(-1, size)[rows] = new.reshape(-1, size)
+            return
+        if rows is not None and size % BLOCK:
+            raise ValueError(f"expected rows of whole blocks, found {size} elements")
+        low = np.uint32(0xFFFFF)
+        encoded_blocks = encode_all(
+            {name: in_blocks(bits_of(x)) for name, x in values.items()},
+            self.signs,
+            {name: in_blocks(x & low) for name, x in random.items()},
+            guard,
+        )
+        if rows is None:
+            self.blocks.update(encoded_blocks)
+            return
+        places = (np.asarray(rows)[:, None] * (size // BLOCK) + np.arange(size // BLOCK)).ravel()
+        for name, blocks in encoded_blocks.items():
+            for mine, new in zip(self.blocks[name], blocks, strict=True):
+                mine[places] = new
+
+    def state(self, name: str) -> list[Array]:
+        """Return a slot as it lies in memory: its numbers of 16 bits, or codes and scales."""
+        if self.code == "bfloat16":
+            return [self.halves[name].reshape(self.shape)]
+        codes, bases, special = self.blocks[name]
+        # As sixteen words of four bytes: byte j of word l is element 16 j + l.
+        words = codes.reshape(-1, 4, 16).transpose(0, 2, 1).reshape(-1, BLOCK)
+        scales = (bases | np.where(special, SPECIAL, 0)).astype(np.uint16)
+        return [np.ascontiguousarray(words), scales]
