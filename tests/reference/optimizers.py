@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reference import slot_codes
 from reference.elementwise import nadam, nadam_product, schedule_free_adamw
+from reference.low_bits import code_of, coded_slots, guard_of
 from reference.matrices import muon
 from reference.missed import CATCHING_UP, History, narrowing
 from reference.rows import Gradient, Summed, SummedRows, each_summed, numbers_of, sum_of_squares
 from reference.rule import RULES, Array
+from reference.slot_codes import CodedSlots
+from reference.sums import TILE
 
 
 def empty_slot(name: str, w: Array, is_rowwise: bool) -> Array:
@@ -39,6 +43,10 @@ OPTIONS: dict[str, Any] = {
     "gradient_accumulation_steps": None,
     "skip_nonfinite": False,
     "row_updates": "lazy",
+    "slot_dtype": "float32",
+    "slot_dtypes": None,
+    "seed": 0,
+    "master": True,
 }
 
 
@@ -86,11 +94,18 @@ class Reference:
         self.histories: list[History] = []
         self.groups: list[list[list[str]]] = []
         self.slots: list[dict[str, Array]] = []
+        self.coded: list[CodedSlots | None] = []
+        self.first_tiles: list[int] = []
 
-    def build(self, variables: list[Array], excluded: tuple[int, ...] = ()) -> None:
+    def build(
+        self,
+        variables: list[Array],
+        excluded: tuple[int, ...] = (),
+        names: Sequence[str] = (),
+    ) -> None:
         """Begin with these variables, or go on with those of the last call and more behind them."""
         self.excluded = excluded
-        for variable in variables[len(self.weights) :]:
+        for i, variable in enumerate(variables[len(self.weights) :], len(self.weights)):
             self.dtypes.append(variable.dtype)
             wide = variable.dtype == np.float64
             w = variable.astype(np.float64 if wide else np.float32)
@@ -108,6 +123,11 @@ class Reference:
             if self.formula is schedule_free_adamw:
                 slots["momentum"][...] = w
             self.slots.append(slots)
+            code = code_of(self.a, names[i] if names else "", w)
+            self.coded.append(coded_slots(code, w, slots, self.rule))
+            self._settle_slots(i)
+            tiles = [-(-w.size // TILE) for w in self.weights[:-1]]
+            self.first_tiles.append(sum(tiles))
 
     def summed(self, grads: Sequence[Gradient | None]) -> list[Summed | None]:
         """Sum what rows have several times: everything else sees the sums."""
@@ -134,6 +154,8 @@ class Reference:
                 average[...] = T(momentum) * average + T(1 - momentum) * w
                 if frequency and (iteration + 1) % frequency == 0:
                     w[...] = average
+        for i in range(len(self.weights)):
+            self._round_weights(i)
         self.calls += 1
 
     @property
@@ -200,12 +222,51 @@ class Reference:
             self.weights[i][where] = w
             for name, slot in slots.items():
                 self.slots[i][name][where] = slot
+            self._round_slots(i, slots, t, rows)
+            if rows is not None:
+                self._round_weights(i, rows)
             if rows is not None and a["row_updates"] == "caught_up":
                 narrow = narrowing(w)
                 missed = CATCHING_UP[self.rule](a, lr, narrow)
                 self.histories[i].add(missed._replace(keep=narrow(keep)), rows)
         if self.steps > 1:
             self.accumulators = [np.zeros_like(w) for w in self.weights]
+
+    @property
+    def seed_of_call(self) -> int:
+        return slot_codes.seed_of_call(self.a["seed"], self.calls)
+
+    def _round_slots(self, i: int, slots: dict[str, Array], t: int, rows: Array | None) -> None:
+        """Code what a step made of a variable's slots, or of some of its rows."""
+        coded = self.coded[i]
+        if coded is None:
+            return
+        values = {name: slots[name] for name in coded.signs}
+        guard = guard_of(self.rule, self.a, t, coded)
+        coded.store(values, self.seed_of_call, self.first_tiles[i], guard, self._jobs(i, rows))
+        self._settle_slots(i)
+
+    def _settle_slots(self, i: int) -> None:
+        coded = self.coded[i]
+        if coded is not None:
+            self.slots[i].update({name: coded.numbers(name) for name in coded.signs})
+
+    def _round_weights(self, i: int, rows: Array | None = None) -> None:
+        """Round a 16-bit variable without a master copy; what it can hold stays."""
+        if self.a["master"] or self.dtypes[i].itemsize != 2:
+            return
+        w, jobs = self.weights[i], self._jobs(i, rows)
+        where: Any = ... if rows is None else rows
+        size = w.size if jobs is None else math.prod(w.shape[1:])
+        first = slot_codes.first_tiles(self.first_tiles[i], size, jobs)
+        random = slot_codes.random_bits(self.seed_of_call, 0, first, size)
+        narrow = slot_codes.narrowed_at_random(w[where], self.dtypes[i], random)
+        w[where] = narrow.astype(np.float32)
+
+    def _jobs(self, i: int, rows: Array | None) -> Array | None:
+        """Return the rows, each of which the kernels take by itself; None if the variable is one piece."""
+        is_by_rows = self.a.get("rowwise", False) and self.weights[i].ndim > 1
+        return np.arange(len(self.weights[i])) if rows is None and is_by_rows else rows
 
     def _keep(self, i: int) -> float:
         of_adam = self.formula is muon and self.weights[i].ndim != 2

@@ -56,7 +56,13 @@ def random_bits(seed: int, stream: int, first_tiles: npt.ArrayLike, size: int) -
     start = key.astype(np.uint32)
     stride = (key >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
     bits = start + np.arange(TILE, dtype=np.uint32) * stride
-    return bits.reshape(len(first), -1)[:, :size]
+    return bits.reshape(len(first), tiles.shape[1] * TILE)[:, :size]
+
+
+def first_tiles(first_tile: int, size: int, rows: Array | None) -> Array:
+    """Return the number of the first tile of a variable, or of each of these rows, which are of this size."""
+    row_tiles = -(-size // TILE)
+    return np.array([first_tile + row_tiles * row for row in ([0] if rows is None else rows)])
 
 
 def bits_of(x: Array) -> npt.NDArray[np.uint32]:
@@ -240,8 +246,16 @@ def in_blocks(x: Array) -> Array:
 class CodedSlots:
     """The slots of one variable in fewer bits: float32 goes in, and what the codes hold comes out."""
 
-    def __init__(self, code: str, shape: Sequence[int], signs: Mapping[str, bool]) -> None:
+    def __init__(
+        self,
+        code: str,
+        shape: Sequence[int],
+        signs: Mapping[str, bool],
+        streams: Mapping[str, int] | None = None,
+    ) -> None:
+        """Begin with zeros. Random bits are those of the slots in order, unless `streams` says which."""
         self.code, self.shape, self.signs = code, tuple(shape), dict(signs)
+        self.streams = streams or {name: 1 + k for k, name in enumerate(signs)}
         self.size = math.prod(self.shape)
         self.row_size = math.prod(self.shape[1:])
         count = -(-self.size // BLOCK)
@@ -279,14 +293,11 @@ class CodedSlots:
         rows: Array | None = None,
     ) -> None:
         """Take all slots, or these rows of them, rounded at random. Each row has tiles of its own."""
-        if rows is None:
-            first, size = np.array([first_tile]), self.size
-        else:
-            size = self.row_size
-            first = first_tile + np.asarray(rows, np.int64) * -(-size // TILE)
+        size = self.size if rows is None else self.row_size
+        first = first_tiles(first_tile, size, rows)
         random = {
-            name: random_bits(seed, 1 + k, first, size).reshape(-1)
-            for k, name in enumerate(self.signs)
+            name: random_bits(seed, self.streams[name], first, size).reshape(-1)
+            for name in self.signs
         }
         if self.code == "bfloat16":
             for name, x in values.items():
