@@ -28,7 +28,7 @@ INFINITY = np.uint32(0x7F800000)
 HUGE = np.uint32(0x7F700000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
 SIGN = np.uint32(0x80000000)
-SPECIAL = 0x8000
+FINE, SPECIAL = 0x4000, 0x8000
 
 
 def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -116,7 +116,8 @@ def widened(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-# 8 bits: the upper bits of a float, from an exponent of the block's own on. Rows of the arrays are blocks.
+# 8 bits: the upper bits of a float, from an exponent of the block's own on. A code counts cells, of which a binade has 8,
+# or 16 in a fine block. Here a row of an array is a block.
 
 
 class Guard(NamedTuple):
@@ -128,76 +129,108 @@ class Guard(NamedTuple):
     floor: float
 
 
+class Scales(NamedTuple):
+    """What the codes of each block count from, in which steps, and whether some of them are special."""
+
+    bases: npt.NDArray[np.int32]
+    is_fine: npt.NDArray[np.bool_]
+    is_special: npt.NDArray[np.bool_]
+
+    @property
+    def shifts(self) -> npt.NDArray[np.uint32]:
+        """Return how many bits of a float a code cuts off."""
+        return np.where(self.is_fine, np.uint32(19), np.uint32(20))[:, None]
+
+    @property
+    def base_bits(self) -> npt.NDArray[np.uint32]:
+        return self.bases.astype(np.uint32)[:, None] << np.uint32(23)
+
+
 class Blocks(NamedTuple):
-    """One slot: a code for each element in order, and for each block a base, and whether codes in it are special."""
+    """One slot: a code for each element in order, and the blocks' scales."""
 
     codes: npt.NDArray[np.uint8]
-    bases: npt.NDArray[np.int32]
-    special: npt.NDArray[np.bool_]
+    scales: Scales
 
 
-def guard_constant(power: int, floor: float) -> int | None:
-    """Return the guard's bound as a count of codes, or None if it guards nothing."""
-    with np.errstate(over="ignore", under="ignore"):
-        bound = np.float32(floor * (1.125 if power == 1 else 1.266))
-    if not bound >= np.finfo(np.float32).smallest_normal:
-        return None
-    return -(-int(bound.view(np.uint32)) // (1 << 20))
+class Range(NamedTuple):
+    """What the numbers of each block are like."""
+
+    top: npt.NDArray[np.uint32]
+    bottom: npt.NDArray[np.uint32]
+    is_huge: npt.NDArray[np.bool_]
+    is_special: npt.NDArray[np.bool_]
+
+    def exponents(self, is_fine: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the largest exponent of each block, if its largest number is rounded up."""
+        margin = np.where(is_fine, np.uint32(3 << 19), np.uint32(3 << 20))
+        return ((self.top + margin) >> 23).astype(np.int32)
+
+    def spans(self, binades: int) -> npt.NDArray[np.bool_]:
+        """Return whether nothing but zeros is further below the largest number than that."""
+        exponents = self.exponents(np.ones(self.top.shape, bool))
+        return (self.top > 0) & ((self.bottom >> 23).astype(np.int32) >= exponents - binades)
 
 
-def distance(guard: Guard, small: Array, large: Array, constant: int) -> Array:
-    """Return how much smaller a code of `large` may be than `power` times the code of `small`."""
-    bias = 1016 * guard.power
-    return 8 * large + bias - constant - 8 * guard.power * small
-
-
-def bases_of(x: npt.NDArray[np.uint32], is_signed: bool) -> npt.NDArray[np.int32]:
+def range_of(x: npt.NDArray[np.uint32]) -> Range:
     magnitude = x & MAGNITUDE
-    top = np.where(magnitude < INFINITY, magnitude, np.uint32(0)).max(axis=1, initial=0)
-    t = ((top + np.uint32(3 << 20)) >> 23).astype(np.int32)
-    return np.maximum(t - 15, 4) if is_signed else np.maximum(t - 31, 1)
+    is_special = magnitude >= INFINITY
+    top = np.where(is_special, np.uint32(0), magnitude).max(axis=1)
+    bottom = np.where(magnitude == 0, MAGNITUDE, magnitude).min(axis=1)
+    return Range(top, bottom, magnitude.max(axis=1) >= HUGE, is_special.any(axis=1))
+
+
+def scales_of(x: Range, is_fine: npt.NDArray[np.bool_], is_signed: bool) -> Scales:
+    """Signed codes reach half as far, and their smallest base leaves room for a subtraction."""
+    t = x.exponents(is_fine)
+    if is_signed:
+        bases = np.where(is_fine, np.maximum(t - 7, 5), np.maximum(t - 15, 4))
+    else:
+        bases = np.where(is_fine, np.maximum(t - 15, 1), np.maximum(t - 31, 1))
+    return Scales(bases.astype(np.int32), is_fine, x.is_special)
 
 
 def encoded(
-    x: npt.NDArray[np.uint32], bases: npt.NDArray[np.int32], is_signed: bool, random: Array
+    x: npt.NDArray[np.uint32], scales: Scales, is_signed: bool, random: Array | None
 ) -> Blocks:
-    """Return codes of numbers, given as bits, with 20 random bits for each."""
+    """Return codes of numbers, given as bits, with random bits for each, or the nearest ones."""
     magnitude = x & MAGNITUDE
-    base = bases.astype(np.uint32)[:, None] << 23
-    is_slow = magnitude.max(axis=1, initial=0) >= HUGE
+    shifts, base = scales.shifts, scales.base_bits
+    unit = np.uint32(1) << shifts
+    low = unit >> np.uint32(1) if random is None else random & (unit - np.uint32(1))
     if is_signed:
         offset = (flushed(magnitude).view(np.float32) + base.view(np.float32)).view(np.uint32)
-        codes = (offset + random - base) >> 20
+        codes = (offset + low - base) >> shifts
     else:
-        y = (x + random - base).view(np.int32)
-        codes = np.minimum(np.maximum(y, 1 << 20).view(np.uint32) >> 20, x)
-    special = np.zeros(len(x), bool)
-    if is_slow.any():
-        most = (125 if is_signed else 253, 2039 - 8 * bases[:, None])
-        clamped = np.minimum(codes, np.minimum(*most).astype(np.uint32))
+        y = np.maximum((x + low - base).view(np.int32), unit.view(np.int32)).view(np.uint32)
+        codes = np.minimum(y >> shifts, x)
+    is_huge = magnitude.max(axis=1) >= HUGE
+    if is_huge.any():
+        # At most what is finite.
+        most = np.minimum(125 if is_signed else 253, 2039 - 8 * scales.bases[:, None])
+        clamped = np.minimum(codes, most.astype(np.uint32))
         clamped = np.where(magnitude == INFINITY, 127 if is_signed else 255, clamped)
         clamped = np.where(magnitude > INFINITY, 126 if is_signed else 254, clamped)
-        codes = np.where(is_slow[:, None], clamped, codes)
-        special = (magnitude >= INFINITY).any(axis=1)
+        codes = np.where(is_huge[:, None], clamped, codes)
     if is_signed:
         codes = codes | ((x & SIGN) >> 24)
-    return Blocks(codes.astype(np.uint8), bases, special)
+    return Blocks(codes.astype(np.uint8), scales)
 
 
 def decoded(blocks: Blocks, is_signed: bool) -> npt.NDArray[np.float32]:
-    codes = blocks.codes.astype(np.uint32)
-    base = blocks.bases.astype(np.uint32)[:, None] << 23
+    codes, scales = blocks.codes.astype(np.uint32), blocks.scales
+    shifts, base = scales.shifts, scales.base_bits
     if is_signed:
         sign = (codes & np.uint32(0x80)) << 24
         codes = codes & np.uint32(0x7F)
         # A zero is +0, whatever its sign.
-        moved = ((codes << 20) + base) | sign
+        moved = ((codes << shifts) + base) | sign
         values = moved.view(np.float32) - (base | sign).view(np.float32)
     else:
         sign = np.zeros((), np.uint32)
-        values = np.where(codes, (codes << 20) + base, np.uint32(0)).view(np.float32)
-    if blocks.special.any():
-        flag = blocks.special[:, None]
+        values = np.where(codes, (codes << shifts) + base, np.uint32(0)).view(np.float32)
+    if scales.is_special.any():
+        flag = scales.is_special[:, None]
         is_infinite = flag & (codes == (127 if is_signed else 255))
         is_nan = flag & (codes == (126 if is_signed else 254))
         values = np.where(is_infinite, (sign | INFINITY).view(np.float32), values)
@@ -205,34 +238,60 @@ def decoded(blocks: Blocks, is_signed: bool) -> npt.NDArray[np.float32]:
     return values
 
 
+def bound_of(guard: Guard) -> int:
+    """Return the bits of the guard's floor with what the logarithm loses, or 0 if it guards nothing."""
+    with np.errstate(over="ignore", under="ignore"):
+        bound = np.float32(guard.floor * (1.125 if guard.power == 1 else 1.266))
+    return int(bound.view(np.uint32)) if bound >= np.finfo(np.float32).smallest_normal else 0
+
+
+def distances(guard: Guard, bound: int, small: Scales, large: Scales) -> Array:
+    """Return how many cells a code of `large` may be below `power` codes of `small`."""
+    cells = np.where(small.is_fine, 16, 8)
+    constants = np.where(small.is_fine, -(-bound // (1 << 19)), -(-bound // (1 << 20)))
+    p = guard.power
+    return cells * (large.bases + 127 * p - p * small.bases) - constants
+
+
 def encode_all(
     values: Mapping[str, npt.NDArray[np.uint32]],
     signs: Mapping[str, bool],
-    random: Mapping[str, Array],
+    random: Mapping[str, Array] | None,
     guard: Guard | None = None,
 ) -> dict[str, Blocks]:
     """Return the codes of all slots of a variable, the guard included."""
-    bases = {name: bases_of(x, signs[name]) for name, x in values.items()}
-    constant = None
-    if guard is not None and guard.power:
-        constant = guard_constant(guard.power, guard.floor)
-    if guard is None or constant is None:
-        return {
-            name: encoded(x, bases[name], signs[name], random[name]) for name, x in values.items()
-        }
-    below = -distance(guard, bases[guard.small], bases[guard.large], constant)
-    bases[guard.large] = bases[guard.large] + np.maximum(-(-below // 8), 0)
+    ranges = {name: range_of(x) for name, x in values.items()}
+    bound = 0 if guard is None else bound_of(guard)
+    scales = {}
+    for name, its in ranges.items():
+        is_fine = ~its.is_huge & (not signs[name])
+        if is_fine.any():
+            by_one = guard is not None and name == guard.large and guard.power == 1
+            is_fine = is_fine & its.spans(7 if by_one else 14)
+        scales[name] = scales_of(its, is_fine, signs[name])
+    if guard is not None:
+        is_fine = scales[guard.large].is_fine & ~ranges[guard.small].is_huge
+        for name in (guard.small, guard.large):
+            scales[name] = scales_of(ranges[name], is_fine, signs[name])
+        if bound:
+            below = -distances(guard, bound, scales[guard.small], scales[guard.large])
+            raised = np.maximum(-(-below // np.where(is_fine, 16, 8)), 0)
+            bases = (scales[guard.large].bases + raised).astype(np.int32)
+            scales[guard.large] = scales[guard.large]._replace(bases=bases)
     all_blocks = {
-        name: encoded(x, bases[name], signs[name], random[name]) for name, x in values.items()
+        name: encoded(x, scales[name], signs[name], None if random is None else random[name])
+        for name, x in values.items()
     }
-    small, large = all_blocks[guard.small], all_blocks[guard.large]
-    d = distance(guard, small.bases, large.bases, constant)[:, None]
-    magnitude = (small.codes & 0x7F if signs[guard.small] else small.codes).astype(np.int32)
-    last = 125 if signs[guard.small] else 253
-    counts = (magnitude != 0) & ~(small.special[:, None] & (magnitude > last))
-    floors = np.where(counts, np.maximum(guard.power * magnitude - d, 0), 0)
-    codes = np.maximum(large.codes, floors.astype(np.uint8))
-    all_blocks[guard.large] = large._replace(codes=codes)
+    if guard is not None and bound:
+        small, large = all_blocks[guard.small], all_blocks[guard.large]
+        d = distances(guard, bound, small.scales, large.scales)[:, None]
+        cells = (small.codes & 0x7F if signs[guard.small] else small.codes).astype(np.int32)
+        special = (values[guard.small] & MAGNITUDE >= INFINITY) | (
+            values[guard.large] & MAGNITUDE >= INFINITY
+        )
+        floors = np.where((cells != 0) & ~special, np.maximum(guard.power * cells - d, 0), 0)
+        codes = np.maximum(large.codes, floors.astype(np.uint8))
+        all_blocks[guard.large] = large._replace(codes=codes)
     return all_blocks
 
 
@@ -262,7 +321,8 @@ class CodedSlots:
         self.halves = {name: np.zeros(self.size, np.uint16) for name in signs}
         self.blocks = {
             name: Blocks(
-                np.zeros((count, BLOCK), np.uint8), np.zeros(count, np.int32), np.zeros(count, bool)
+                np.zeros((count, BLOCK), np.uint8),
+                Scales(np.zeros(count, np.int32), np.zeros(count, bool), np.zeros(count, bool)),
             )
             for name in signs
         }
@@ -280,9 +340,8 @@ class CodedSlots:
             for name, x in values.items():
                 self.halves[name] = bfloat16_nearest(x).reshape(-1)
             return
-        nearest = np.full((), 0x80000, np.uint32)
         bits = {name: in_blocks(bits_of(x)) for name, x in values.items()}
-        self.blocks.update(encode_all(bits, self.signs, dict.fromkeys(values, nearest), guard))
+        self.blocks.update(encode_all(bits, self.signs, None, guard))
 
     def store(
         self,
@@ -309,11 +368,10 @@ class CodedSlots:
             return
         if rows is not None and size % BLOCK:
             raise ValueError(f"expected rows of whole blocks, found {size} elements")
-        low = np.uint32(0xFFFFF)
         encoded_blocks = encode_all(
             {name: in_blocks(bits_of(x)) for name, x in values.items()},
             self.signs,
-            {name: in_blocks(x & low) for name, x in random.items()},
+            {name: in_blocks(x) for name, x in random.items()},
             guard,
         )
         if rows is None:
@@ -321,15 +379,17 @@ class CodedSlots:
             return
         places = (np.asarray(rows)[:, None] * (size // BLOCK) + np.arange(size // BLOCK)).ravel()
         for name, blocks in encoded_blocks.items():
-            for mine, new in zip(self.blocks[name], blocks, strict=True):
+            self.blocks[name].codes[places] = blocks.codes
+            for mine, new in zip(self.blocks[name].scales, blocks.scales, strict=True):
                 mine[places] = new
 
     def state(self, name: str) -> list[Array]:
         """Return a slot as it lies in memory: its numbers of 16 bits, or codes and scales."""
         if self.code == "bfloat16":
             return [self.halves[name].reshape(self.shape)]
-        codes, bases, special = self.blocks[name]
+        codes, (bases, is_fine, is_special) = self.blocks[name]
         # As sixteen words of four bytes: byte j of word l is element 16 j + l.
         words = codes.reshape(-1, 4, 16).transpose(0, 2, 1).reshape(-1, BLOCK)
-        scales = (bases | np.where(special, SPECIAL, 0)).astype(np.uint16)
+        flags = np.where(is_fine, FINE, 0) | np.where(is_special, SPECIAL, 0)
+        scales = (bases | flags).astype(np.uint16)
         return [np.ascontiguousarray(words), scales]
