@@ -116,8 +116,8 @@ def widened(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-# 8 bits: the upper bits of a float, from an exponent of the block's own on. A code counts cells, 8 of a binade, or 16 in a
-# fine block. Here a row of an array is a block.
+# 8 bits: the upper bits of a float, from an exponent of the block's own on. A code counts cells, of which a binade has
+# 8, or 16 in a fine block. Here a row of an array is a block.
 
 
 class Guard(NamedTuple):
