@@ -46,12 +46,16 @@ def guard_of(rule: str, a: dict[str, Any], t: int, coded: CodedSlots) -> Guard |
     """Return what the rule's update is bounded by after so many updates."""
     if rule == "Adamax":
         beta_1, beta_2 = a["beta_1"], a["beta_2"]
+        if not beta_2:
+            return None
         share = sum((beta_1 / beta_2) ** j for j in range(t))
         return Guard("momentum", "norm", 1, 1 / ((1 - beta_1) * share))
     if not {"momentum", "velocity"} <= coded.signs.keys() or rule == "RMSprop":
         return None
     prefix = "adam_" if rule == "Muon" else ""
     beta_1, beta_2 = a[prefix + "beta_1"], a[prefix + "beta_2"]
+    if not beta_2:
+        return None
     # By Cauchy and Schwarz, momentum being a weighted sum of what velocity is the same of in squares.
     share = math.fsum((beta_1 * beta_1 / beta_2) ** j for j in range(t))
     return Guard("momentum", "velocity", 2, (1 - beta_2) / ((1 - beta_1) ** 2 * share))

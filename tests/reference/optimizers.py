@@ -289,6 +289,18 @@ class Reference:
         """Return the weights as the variables hold them."""
         return [w.astype(d) for w, d in zip(self.weights, self.dtypes, strict=True)]
 
+    def codes(self, names: Sequence[str]) -> dict[str, Array]:
+        """Return what the complete state lists of the slots in fewer bits."""
+        listed = {}
+        for name, coded in zip(names, self.coded, strict=True):
+            if coded is None:
+                continue
+            for slot in coded.signs:
+                codes, *scales = coded.state(slot)
+                listed[f"{slot}/{name}"] = codes
+                listed.update({f"{slot}_scale/{name}": scale for scale in scales})
+        return listed
+
     def variables(self) -> list[Array]:
         """Return all state in Keras's order, caught up."""
         self.catch_up()

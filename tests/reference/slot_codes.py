@@ -28,6 +28,7 @@ INFINITY = np.uint32(0x7F800000)
 HUGE = np.uint32(0x7F700000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
 SIGN = np.uint32(0x80000000)
+HIGHEST_BASE = 240
 FINE, SPECIAL = 0x4000, 0x8000
 
 
@@ -145,6 +146,11 @@ class Scales(NamedTuple):
     def base_bits(self) -> npt.NDArray[np.uint32]:
         return self.bases.astype(np.uint32)[:, None] << np.uint32(23)
 
+    def last_codes(self, limit: Array) -> Array:
+        """Return the last code of a finite number in each block, but at most this one."""
+        cells = np.where(self.is_fine, 16, 8)
+        return np.minimum(limit, cells * (255 - self.bases) - 1)[:, None]
+
 
 class Blocks(NamedTuple):
     """One slot: a code for each element in order, and the blocks' scales."""
@@ -206,8 +212,7 @@ def encoded(
         codes = np.minimum(y >> shifts, x)
     is_huge = magnitude.max(axis=1) >= HUGE
     if is_huge.any():
-        # At most what is finite.
-        most = np.minimum(125 if is_signed else 253, 2039 - 8 * scales.bases[:, None])
+        most = scales.last_codes(np.array(125 if is_signed else 253))
         clamped = np.minimum(codes, most.astype(np.uint32))
         clamped = np.where(magnitude == INFINITY, 127 if is_signed else 255, clamped)
         clamped = np.where(magnitude > INFINITY, 126 if is_signed else 254, clamped)
@@ -262,6 +267,8 @@ def encode_all(
     """Return the codes of all slots of a variable, the guard included."""
     ranges = {name: range_of(x) for name, x in values.items()}
     bound = 0 if guard is None else bound_of(guard)
+    if not bound:
+        guard = None
     scales = {}
     for name, its in ranges.items():
         is_fine = ~its.is_huge & (not signs[name])
@@ -273,24 +280,23 @@ def encode_all(
         is_fine = scales[guard.large].is_fine & ~ranges[guard.small].is_huge
         for name in (guard.small, guard.large):
             scales[name] = scales_of(ranges[name], is_fine, signs[name])
-        if bound:
-            below = -distances(guard, bound, scales[guard.small], scales[guard.large])
-            raised = np.maximum(-(-below // np.where(is_fine, 16, 8)), 0)
-            bases = (scales[guard.large].bases + raised).astype(np.int32)
-            scales[guard.large] = scales[guard.large]._replace(bases=bases)
+        below = -distances(guard, bound, scales[guard.small], scales[guard.large])
+        raised = np.maximum(-(-below // np.where(is_fine, 16, 8)), 0)
+        bases = np.minimum(scales[guard.large].bases + raised, HIGHEST_BASE).astype(np.int32)
+        scales[guard.large] = scales[guard.large]._replace(bases=bases)
     all_blocks = {
         name: encoded(x, scales[name], signs[name], None if random is None else random[name])
         for name, x in values.items()
     }
-    if guard is not None and bound:
+    if guard is not None:
         small, large = all_blocks[guard.small], all_blocks[guard.large]
         d = distances(guard, bound, small.scales, large.scales)[:, None]
         cells = (small.codes & 0x7F if signs[guard.small] else small.codes).astype(np.int32)
-        special = (values[guard.small] & MAGNITUDE >= INFINITY) | (
-            values[guard.large] & MAGNITUDE >= INFINITY
-        )
-        floors = np.where((cells != 0) & ~special, np.maximum(guard.power * cells - d, 0), 0)
-        codes = np.maximum(large.codes, floors.astype(np.uint8))
+        is_special = values[guard.small] & MAGNITUDE >= INFINITY
+        floors = np.where((cells != 0) & ~is_special, np.maximum(guard.power * cells - d, 0), 0)
+        # What is special stays.
+        most = large.scales.last_codes(np.where(large.scales.is_special, 253, 255))
+        codes = np.maximum(large.codes, np.minimum(floors, most).astype(np.uint8))
         all_blocks[guard.large] = large._replace(codes=codes)
     return all_blocks
 

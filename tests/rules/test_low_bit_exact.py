@@ -1,0 +1,329 @@
+"""Slots in 16 and 8 bits, and variables without a master copy, against the NumPy reference: equal to the last bit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import fusedopt as fo
+import numpy as np
+import pytest
+from cases import OPTIONS, VARIANTS, Case
+from fusedopt import _core
+from machine import LEVELS
+from reference import NO_ROWS, Array, Reference
+from sample_arrays import NAMED_DTYPES, same_bits
+from selection import first
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:No gradient for"),
+    pytest.mark.usefixtures("restore_runtime"),
+]
+
+NO_FLOAT8 = {"Adadelta", "Adafactor", "Ftrl", "ScheduleFreeAdamW"}
+# Around a block, a tile and what is too small for float8; several dimensions; nothing.
+SHAPES = [
+    *((0,), (1,), (63,), (64,), (65,), (1023,), (1025,), (4095,), (4096,), (5000,)),
+    *((), (7, 5, 3), (20, 31), (70, 64), (0, 4)),
+]
+# A rule that goes by rows has codes of 8 bits only if rows are whole blocks.
+WHOLE_ROWS = [(0, 64), (5, 64), (3, 128), (2, 1088), (3, 2, 64), (40,), ()]
+STEPS = 5
+
+
+def has_float8(case: Case) -> bool:
+    return case.rule not in NO_FLOAT8 and not case.arguments.get("centered", False)
+
+
+def with_codes(cases: Sequence[Case], codes: Sequence[str]) -> list[Any]:
+    return [
+        pytest.param(case, code, id=f"{case}-{code}")
+        for case, code in product(cases, codes)
+        if code != "float8" or has_float8(case)
+    ]
+
+
+def of_option(option: str) -> list[Case]:
+    return [
+        case._replace(
+            arguments={**case.arguments, **OPTIONS[option]},
+            label=f"{case.label.rpartition('-')[0]}-{option}",
+        )
+        for case in VARIANTS
+    ]
+
+
+def shapes_for(case: Case) -> list[tuple[int, ...]]:
+    return WHOLE_ROWS if case.arguments.get("rowwise") else SHAPES
+
+
+def named(arrays: Sequence[Any]) -> dict[str, Any]:
+    return {f"v{i}": array for i, array in enumerate(arrays)}
+
+
+def spread_out(shape: tuple[int, ...], seed: Sequence[int], factor: float = 1.0) -> Array:
+    """Numbers of which some blocks are alike, some far apart, and some zero."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * factor
+    flat = x.reshape(-1)
+    blocks = -(-flat.size // 64)
+    flat *= 10.0 ** np.repeat(rng.integers(-2, 2, blocks), 64)[: flat.size]
+    wide = np.repeat(rng.random(blocks) < 0.4, 64)[: flat.size]
+    flat *= np.where(wide, 10.0 ** rng.uniform(-4, 1, flat.size), 1.0)
+    flat *= rng.random(flat.size) < np.repeat(rng.choice([1, 1, 0.3, 0], blocks), 64)[: flat.size]
+    return x
+
+
+@functools.cache
+def initial_variables(shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[Any]) -> list[Array]:
+    rng = np.random.default_rng(0)
+    return [np.array(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+@functools.cache
+def gradients(
+    shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[Any], step: int, factor: float
+) -> list[Any]:
+    grads: list[Any] = [
+        np.array(spread_out(shape, [step, i], factor), dtype) for i, shape in enumerate(shapes)
+    ]
+    if step in (2, 3):
+        grads[step] = None
+    return grads
+
+
+def assert_equal(optimizer: Any, variables: Sequence[Array], reference: Reference) -> None:
+    """Compare variables, what is listed of the state, and the codes."""
+    for i, (mine, its) in enumerate(zip(variables, reference.stored(), strict=True)):
+        assert same_bits(mine, its), f"variable {i}"
+    for (name, mine), its in zip(
+        optimizer.named_variables().items(), reference.variables(), strict=True
+    ):
+        assert same_bits(mine, its), name
+    state = dict(optimizer._core.state())
+    for name, its in reference.codes(list(named(variables))).items():
+        assert same_bits(np.asarray(state[name]), its), name
+    assert optimizer.global_norm == reference.global_norm
+
+
+class Run:
+    """One configuration on one set of variables, trained by the reference and by the library."""
+
+    def __init__(
+        self,
+        case: Case,
+        code: str,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: str = "float32",
+        **arguments: Any,
+    ) -> None:
+        self.rule, self.shapes, self.dtype = case.rule, tuple(shapes), NAMED_DTYPES[dtype]
+        every = dict.fromkeys(named(self.shapes), code)
+        self.arguments = {**case.arguments, "slot_dtypes": every, "seed": 7, **arguments}
+        self.factor = self.arguments.get("loss_scale_factor", 1.0)
+
+    def reference(self) -> Reference:
+        reference = Reference(self.rule, **self.arguments)
+        initial = initial_variables(self.shapes, self.dtype)
+        reference.build(initial, excluded=(2,), names=list(named(initial)))
+        return reference
+
+    def optimizer(self) -> tuple[Any, list[Array]]:
+        variables = [w.copy() for w in initial_variables(self.shapes, self.dtype)]
+        optimizer = getattr(fo, self.rule)(**self.arguments)
+        optimizer.exclude_from_weight_decay(variables[2:3])
+        optimizer.build(named(variables))
+        return optimizer, variables
+
+    def train(
+        self, optimizer: Any, dtype: str = "float32", steps: Sequence[int] = range(STEPS)
+    ) -> None:
+        for step in steps:
+            optimizer.apply([*gradients(self.shapes, NAMED_DTYPES[dtype], step, self.factor)])
+
+    def check(self, dtype: str = "float32", levels: Sequence[str] = LEVELS) -> None:
+        reference = self.reference()
+        self.train(reference, dtype)
+        for level in levels:
+            _core.set_level(level)
+            optimizer, variables = self.optimizer()
+            self.train(optimizer, dtype)
+            assert_equal(optimizer, variables, reference)
+
+
+@pytest.mark.parametrize(
+    ("case", "code"),
+    with_codes(
+        [*VARIANTS, *of_option("everything"), *of_option("accumulation_everything")],
+        ["bfloat16", "float8"],
+    ),
+)
+def test_every_rule(case: Case, code: str) -> None:
+    Run(case, code, shapes_for(case)).check()
+
+
+def pairs_of_dtypes() -> list[Any]:
+    parameters = []
+    for pair in product(NAMED_DTYPES, NAMED_DTYPES):
+        tells = pair[0] == pair[1] or pair == ("bfloat16", "float32")
+        marks = () if tells else pytest.mark.maintainer
+        parameters.append(pytest.param(*pair, marks=marks))
+    return parameters
+
+
+@pytest.mark.parametrize(("variable_dtype", "gradient_dtype"), pairs_of_dtypes())
+@pytest.mark.parametrize(
+    ("case", "code"), with_codes(of_option("everything"), ["bfloat16", "float8"])
+)
+def test_every_pair_of_dtypes(
+    case: Case, code: str, variable_dtype: str, gradient_dtype: str
+) -> None:
+    Run(case, code, shapes_for(case), variable_dtype).check(gradient_dtype, LEVELS[-1:])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("case", "code"),
+    with_codes(
+        [*VARIANTS, *of_option("ema_overwrite"), *of_option("accumulation_everything")],
+        ["float32", "bfloat16", "float8"],
+    ),
+)
+def test_without_a_master_copy(case: Case, code: str, dtype: str) -> None:
+    Run(case, code, shapes_for(case), dtype, master=False).check(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rule", ["Adam", "Lamb", "Muon", "SGD"])
+def test_small_variables_keep_their_slots(rule: str, dtype: str) -> None:
+    case = Case(rule, {"momentum": 0.9} if rule == "SGD" else {}, rule)
+    names = list(named(SHAPES))
+    own = {names[SHAPES.index((70, 64))]: "float32", names[SHAPES.index((1025,))]: "bfloat16"}
+    run = Run(case, "", SHAPES, dtype, slot_dtype="float8", slot_dtypes=own)
+    run.check()
+    coded = [name for name, coded in zip(names, run.reference().coded, strict=True) if coded]
+    found = [
+        name for name in names if f"momentum_scale/{name}" in dict(run.optimizer()[0]._core.state())
+    ]
+    assert found == [names[SHAPES.index((4096,))], names[SHAPES.index((5000,))]]
+    assert coded == sorted([*found, names[SHAPES.index((1025,))]], key=names.index)
+
+
+LARGE = ((60_001,), (3,), (300, 411), (1024,), (50_000,))
+
+
+@pytest.mark.parametrize("dtype", first(1, ["float32", "bfloat16"]))
+@pytest.mark.parametrize(
+    ("case", "code"), with_codes(of_option("everything"), ["bfloat16", "float8"])
+)
+def test_threads_do_not_change_a_bit(case: Case, code: str, dtype: str) -> None:
+    shapes = ((900, 128), (3,), (50_000,)) if case.arguments.get("rowwise") else LARGE
+    run = Run(case, code, shapes, dtype, master=False)
+    reference = run.reference()
+    run.train(reference)
+    for threads in (1, 2, 3, 7):
+        fo.set_num_threads(threads)
+        optimizer, variables = run.optimizer()
+        run.train(optimizer)
+        assert_equal(optimizer, variables, reference)
+
+
+# Rows
+
+
+TABLES = ((11, 64), (5, 1088), (3, 2, 64), (40, 128), (3000,), (4, 64))
+ROW_OPTIONS = ["plain", "everything", "global_clipnorm", "ema_overwrite", "clipvalue"]
+
+
+@functools.cache
+def row_gradients(shapes: tuple[tuple[int, ...], ...], step: int, factor: float) -> list[Any]:
+    """Of rows, some of them twice, but dense ones for the last variable and for another one."""
+    rng = np.random.default_rng(step)
+    grads: list[Any] = []
+    for i, shape in enumerate(shapes):
+        indices = rng.integers(0, shape[0], (0, 3, shape[0])[(step + i) % 3])
+        values = spread_out((len(indices), *shape[1:]), [step, i], factor).astype(np.float32)
+        grads.append(fo.RowGradient(values, indices))
+    for i in (len(shapes) - 1, step % len(shapes)):
+        grads[i] = spread_out(shapes[i], [step, i], factor).astype(np.float32)
+    return grads
+
+
+@pytest.mark.parametrize(
+    ("dtype", "master"), [("float32", True), ("bfloat16", False), ("float16", False)]
+)
+@pytest.mark.parametrize(
+    ("case", "code"),
+    with_codes(
+        [
+            case
+            for option in ROW_OPTIONS
+            for case in of_option(option)
+            if (case.rule not in NO_ROWS and option in ("plain", "everything"))
+            or case.rule == "AdamW"
+        ],
+        ["bfloat16", "float8"],
+    ),
+)
+def test_gradients_of_rows(case: Case, code: str, dtype: str, master: bool) -> None:
+    shapes = tuple(s for s in TABLES if case.rule != "Muon" or len(s) != 2)
+    # Vectors have rows of one element.
+    if code == "float8":
+        shapes = tuple(s for s in shapes if len(s) > 1)
+    elif case.rule != "Muon":
+        shapes = ((9, 3), (4, 1500), *shapes)
+    run = Run(case, code, shapes, dtype, master=master)
+    reference = run.reference()
+    for step in range(STEPS):
+        reference.apply([*row_gradients(run.shapes, step, run.factor)])
+    for threads, level in ((1, LEVELS[0]), (3, LEVELS[-1])):
+        fo.set_num_threads(threads)
+        _core.set_level(level)
+        optimizer, variables = run.optimizer()
+        for step in range(STEPS):
+            optimizer.apply([*row_gradients(run.shapes, step, run.factor)])
+        assert_equal(optimizer, variables, reference)
+
+
+# Special numbers
+
+
+def test_codes_of_any_number() -> None:
+    """SGD's momentum takes any number as it is, and Adagrad's accumulator takes squares."""
+    rng = np.random.default_rng(3)
+    bits = rng.integers(0, 2**32, 64 * 200, dtype=np.uint64).astype(np.uint32)
+    x = bits.view(np.float32)
+    x[np.isfinite(x) & (np.abs(x) < np.finfo(np.float32).smallest_normal)] = 0
+    # Blocks within few binades, from the smallest to the largest ones.
+    near = np.repeat(rng.integers(1, 255, 200).astype(np.uint32), 64) << np.uint32(23)
+    near = np.clip(near.astype(np.int64) - (rng.integers(0, 12, near.size) << 23), 1 << 23, None)
+    y = (near.astype(np.uint32) | (bits & np.uint32(0x807FFFFF))).view(np.float32)
+    y[::97] = 0
+    z = y.copy()
+    z[64 * 7 + 5 :: 64 * 9] = np.inf
+    z[64 * 8 + 5 :: 64 * 10] = np.nan
+    for g in (x, y, z):
+        g = np.where(np.isnan(g), np.float32(np.nan), g)
+        for code, level in product(("bfloat16", "float8"), LEVELS):
+            _core.set_level(level)
+            case = Case("SGD", {"learning_rate": 1.0, "momentum": 0.5}, "")
+            arguments = {**case.arguments, "slot_dtypes": {"v0": code}, "seed": 3}
+            reference = Reference("SGD", **arguments)
+            w = np.zeros(g.size, np.float32)
+            reference.build([w], names=["v0"])
+            optimizer = fo.SGD(**arguments)
+            optimizer.build({"v0": w})
+            for _ in range(2):
+                with np.errstate(all="ignore"):
+                    reference.apply([g])
+                optimizer.apply([g])
+                state, expected = dict(optimizer._core.state()), reference.codes(["v0"])
+                for name, its in expected.items():
+                    assert same_bits(np.asarray(state[name]), its), name
+                mine, its = (
+                    optimizer.named_variables()["momentum/v0"],
+                    reference.slots[0]["momentum"],
+                )
+                assert np.array_equal(mine, its, equal_nan=True)
