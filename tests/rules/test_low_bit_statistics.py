@@ -1,4 +1,4 @@
-"""What rounding at random costs: nothing where gradients are zero, no bias, no stall, and no update beyond its bound."""
+"""Rounding at random costs little: zeros stay, nothing is biased or stalls, and no update is beyond its bound."""
 
 from __future__ import annotations
 
