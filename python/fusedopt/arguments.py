@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -90,15 +91,24 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """One of some strings; ValueError for another string, TypeError for everything else."""
-    known = " or ".join(map(repr, choices))
+def choice(
+    name: str,
+    value: Any,
+    choices: Sequence[str],
+    meant: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """One of some strings; ValueError for another string, TypeError for everything else.
+
+    `meant` has the choices by other names for them.
+    """
+    known = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected {known}, found {value!r}")
     if value not in choices:
-        alike = re.sub(r"[^a-z]+", "_", value.lower())
-        meant = difflib.get_close_matches(alike, choices, n=1)
-        way_out = f"; did you mean {meant[0]!r}?" if meant else ""
+        alike = re.sub(r"[^a-z0-9]+", "_", value.lower())
+        near = [meant[value.lower()]] if value.lower() in meant else []
+        near = near or difflib.get_close_matches(alike, choices, n=1)
+        way_out = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name}: expected {known}, found {value!r}{way_out}")
     return str(value)
 
@@ -212,4 +222,16 @@ _MEANT = {
     "accumulation_steps": ("gradient_accumulation_steps",),
     "lazy": ("row_updates",),
     "caught_up": ("row_updates",),
+    "optim_bits": ("slot_dtype",),
+    "state_dtype": ("slot_dtype",),
+    "slot_type": ("slot_dtype",),
+    "mu_dtype": ("slot_dtype",),
+    "moments_dtype": ("slot_dtype",),
+    "fp32_optimizer_states": ("slot_dtype",),
+    "min_8bit_size": ("slot_dtypes",),
+    "stochastic_rounding": ("slot_dtype", "master"),
+    "bf16_stochastic_round": ("master",),
+    "master_weights": ("master",),
+    "random_seed": ("seed",),
+    "rounding_seed": ("seed",),
 }

@@ -21,7 +21,7 @@ def checked_values(
     """Bring as many values as there is state to its dtypes; ValueError for another shape or kind."""
     checked = []
     for position, ((name, target), given) in enumerate(zip(state, values, strict=True)):
-        value = _widened(given)
+        value = widened(given)
         who = f"{source}: array {position} ({name})"
         is_integer = target.dtype.kind == "i"
         if (value.dtype.kind in "iu") != is_integer or not (
@@ -54,7 +54,8 @@ def is_bfloat16(array: Array) -> bool:
     return metadata is not None and metadata.get("fusedopt") == "bfloat16"
 
 
-def _widened(array: Array) -> Array:
+def widened(array: Array) -> Array:
+    """Return bits of bfloat16 as float32, and anything else as it is."""
     return (array.astype(np.uint32) << 16).view(np.float32) if is_bfloat16(array) else array
 
 

@@ -10,6 +10,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from fusedopt import arguments
@@ -205,10 +206,18 @@ def flag(default: bool, text: str, **how: Any) -> Any:
     return Hyperparameter(default, arguments.flag, "bool", text, **how)
 
 
-def choice(default: str, choices: Sequence[str], text: str, **how: Any) -> Any:
-    """Declare one of some strings."""
+def choice(
+    default: str,
+    choices: Sequence[str],
+    text: str,
+    *,
+    meant: Mapping[str, str] = MappingProxyType({}),
+    **how: Any,
+) -> Any:
+    """Declare one of some strings. `meant` has them by other names for the same."""
     kind = "{" + ", ".join(f'"{each}"' for each in choices) + "}"
-    return Hyperparameter(default, partial(arguments.choice, choices=choices), kind, text, **how)
+    check = partial(arguments.choice, choices=choices, meant=meant)
+    return Hyperparameter(default, check, kind, text, **how)
 
 
 def decay(default: float, text: str, **how: Any) -> Any:

@@ -185,3 +185,6 @@ class LossScaleOptimizer(Optimizer):
 
     def _rules(self) -> Rules:
         return self.inner_optimizer._rules()
+
+    def _signed_slots(self) -> set[str]:
+        return self.inner_optimizer._signed_slots()

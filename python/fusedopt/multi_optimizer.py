@@ -222,3 +222,7 @@ class MultiOptimizer(Optimizer):
     def _rules(self) -> Rules:
         own = {f"{k}/": member._rules()[""] for k, member in enumerate(self.optimizers)}
         return {"": {type(self).__name__}, **own}
+
+    def _signed_slots(self) -> set[str]:
+        members = enumerate(self._optimizers)
+        return {f"{k}/{slot}" for k, member in members for slot in member._signed_slots()}

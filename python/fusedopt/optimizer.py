@@ -177,7 +177,7 @@ class Optimizer(Stepping, Declared):
         """
         found = {
             average[1]: array
-            for name, array in self._core.variables()
+            for name, array in self._core.state()
             if (average := re.fullmatch(r"(?:\d+/)?average/(.*)", name, re.DOTALL))
         }
         return {name: found[name] for name in self._variable_names() if name in found}
@@ -259,6 +259,14 @@ class Optimizer(Stepping, Declared):
         variables = var_list.values() if isinstance(var_list, Mapping) else var_list
         require_iterable("var_list", variables)
         self._core.finalize_variable_values(list(variables))
+
+    def _values(self) -> dict[str, Any]:
+        """Return all hyperparameters but the learning rate."""
+        return {
+            name: each.kept(self)
+            for name, each in self._hyperparameters.items()
+            if name in vars(self)
+        }
 
     def _new_arguments(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,8 @@ namespace {
 
 // NumPy's numbers of element types, fixed by its C API. Those of C's int, long and long long are distinct.
 constexpr int int_number = 5, long_number = 7, long_long_number = 9;
-constexpr int uint16_number = 4, float32_number = 11, float64_number = 12, float16_number = 23, first_user_number = 256;
+constexpr int uint8_number = 2, uint16_number = 4, float32_number = 11, float64_number = 12, float16_number = 23,
+              first_user_number = 256;
 
 // ml_dtypes registers bfloat16 at run time, so its number is found out once, by name.
 std::atomic<int> bfloat16_number{-1};
@@ -49,6 +50,11 @@ bool is_native(PyObject* descriptor) {
     constexpr char native = std::endian::native == std::endian::little ? '<' : '>';
     const char order = py::detail::array_descriptor_proxy(descriptor)->byteorder;
     return order == '=' || order == '|' || order == native;
+}
+
+/// The dtype of arrays with these elements.
+py::dtype dtype_for(DType dtype) {
+    return dtype == DType::bfloat16 ? bfloat16_bits() : py::dtype(std::string(to_string(dtype)));
 }
 
 std::string advice_on_indices(const py::dtype& dtype) {
@@ -98,6 +104,20 @@ std::optional<DType> KnownDTypes::find(PyObject* object) {
                                                                           : std::nullopt;
 }
 
+std::optional<DType> state_dtype_of(py::handle array) {
+    PyObject* const descriptor = py::detail::array_proxy(array.ptr())->descr;
+    if (const std::optional<DType> dtype = KnownDTypes().of(array)) return dtype;
+    if (!is_native(descriptor)) return std::nullopt;
+    switch (py::detail::array_descriptor_proxy(descriptor)->type_num) {
+        case uint8_number:
+            return DType::uint8;
+        case uint16_number:
+            return DType::uint16;
+        default:
+            return index_dtype_of(array);
+    }
+}
+
 std::optional<DType> index_dtype_of(py::handle array) {
     PyObject* const descriptor = py::detail::array_proxy(array.ptr())->descr;
     if (!is_native(descriptor)) return std::nullopt;
@@ -138,6 +158,12 @@ void renew(Tensor& tensor, py::handle array, DType dtype) {
     }
 }
 
+Tensor state_view(const py::array& array, const std::string& who) {
+    const std::optional<DType> dtype = state_dtype_of(array);
+    if (!dtype) refuse_dtype(array, who);
+    return view_as(array, *dtype);
+}
+
 Tensor view(const py::array& array, const std::string& who) {
     const std::optional<DType> dtype = KnownDTypes().of(array);
     if (!dtype) refuse_dtype(array, who);
@@ -154,9 +180,7 @@ py::array array_over(const Exchange::Memory& memory, py::handle tensor) {
     const std::vector<py::ssize_t> shape(memory.shape.begin(), memory.shape.end());
     std::vector<py::ssize_t> strides(memory.strides, memory.strides + shape.size());
     for (py::ssize_t& stride : strides) stride *= static_cast<py::ssize_t>(item_size(memory.dtype));
-    const py::dtype dtype =
-        memory.dtype == DType::bfloat16 ? bfloat16_bits() : py::dtype(std::string(to_string(memory.dtype)));
-    return py::array(dtype, shape, strides, memory.data, owner);
+    return py::array(dtype_for(memory.dtype), shape, strides, memory.data, owner);
 }
 
 std::string shape_text(std::span<const std::int64_t> shape) {
@@ -166,13 +190,9 @@ std::string shape_text(std::span<const std::int64_t> shape) {
 }
 
 py::array live_view(const Tensor& tensor, py::handle owner) {
-    const char* format = tensor.dtype() == DType::int64      ? "int64"
-                         : tensor.dtype() == DType::float64  ? "float64"
-                         : tensor.dtype() == DType::bfloat16 ? "uint16"
-                                                             : "float32";
     const std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
     const std::vector<py::ssize_t> strides(tensor.strides().begin(), tensor.strides().end());
-    return py::array(py::dtype(std::string(format)), shape, strides, tensor.data(), owner);
+    return py::array(dtype_for(tensor.dtype()), shape, strides, tensor.data(), owner);
 }
 
 }  // namespace fusedopt::python

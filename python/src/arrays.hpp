@@ -41,8 +41,14 @@ private:
 /// int32 or int64, if the array has elements of that type.
 std::optional<DType> index_dtype_of(py::handle array);
 
+/// The same for what occurs in state: all types that the library knows.
+std::optional<DType> state_dtype_of(py::handle array);
+
 /// A view of an array. TypeError, naming `who`, if its element type is not known.
 Tensor view(const py::array& array, const std::string& who);
+
+/// The same for a value that state is to have.
+Tensor state_view(const py::array& array, const std::string& who);
 
 /// Makes `tensor`, left by an earlier call, a view of an array: in the steady state only the memory is another.
 void renew(Tensor& tensor, py::handle array, DType dtype);

@@ -4,6 +4,7 @@ PYBIND11_MODULE(core_of_main_interpreter, module, pybind11::mod_gil_not_used()) 
     fusedopt::python::register_runtime(module);
     fusedopt::python::register_rules(module);
     fusedopt::python::register_optimizers(module);
+    fusedopt::python::register_slots(module);
     fusedopt::python::register_hosted(module);
     fusedopt::python::register_schedules(module);
 }

@@ -27,10 +27,22 @@
 namespace fusedopt::python {
 namespace {
 
-py::list live_views(const std::vector<NamedTensor>& variables, py::handle owner) {
+/// An array over a copy, which it keeps alive. What would be written into it would be lost, so nothing can be.
+py::array view_of_copy(const NamedTensor& copy) {
+    using Memory = std::shared_ptr<const void>;
+    auto memory = std::make_unique<Memory>(copy.memory);
+    const py::capsule keeper(memory.get(), [](void* held) { delete static_cast<Memory*>(held); });
+    memory.release();
+    py::array array = live_view(copy.tensor, keeper);
+    array.attr("flags").attr("writeable") = false;
+    return array;
+}
+
+/// Live views, or what the core has copied.
+py::list views_of(const std::vector<NamedTensor>& state, py::handle owner) {
     py::list list;
-    for (const NamedTensor& variable : variables) {
-        list.append(py::make_tuple(variable.name, live_view(variable.tensor, owner)));
+    for (const NamedTensor& each : state) {
+        list.append(py::make_tuple(each.name, each.memory ? view_of_copy(each) : live_view(each.tensor, owner)));
     }
     return list;
 }
@@ -53,13 +65,7 @@ std::vector<Tensor> views(const std::vector<Value>& values) {
             tensors.emplace_back();
             continue;
         }
-        const py::array& array = *given;
-        if (array.dtype().num() == py::dtype::of<std::int64_t>().num()) {
-            const std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
-            tensors.emplace_back(array.data(), DType::int64, shape);
-        } else {
-            tensors.push_back(view(array, "set_weights: array " + std::to_string(i)));
-        }
+        tensors.push_back(state_view(*given, "set_weights: array " + std::to_string(i)));
     }
     return tensors;
 }
@@ -269,7 +275,7 @@ py::list list(const py::object& self, std::vector<NamedTensor> (Common::*get)() 
         const Unlocked unlocked;
         variables = (held.*get)();
     }
-    return live_views(variables, self);
+    return views_of(variables, self);
 }
 
 void set_weights(Common& held, const std::vector<py::array>& arrays) {
@@ -411,6 +417,8 @@ void register_optimizers(py::module_& module) {
              py::arg("rule"), py::arg("options"))
         .def("exclude_from_weight_decay", &PyOptimizer::exclude_from_weight_decay, py::arg("variables"))
         .def("build", &PyOptimizer::build, py::arg("variables"), py::arg("names"))
+        .def_property_readonly(
+            "seed", py::cpp_function([](const PyOptimizer& self) { return self.core->options().seed; }, CallUnlocked()))
         .def(
             "set_learning_rate",
             [](PyOptimizer& self, const py::object& value) {

@@ -7,6 +7,7 @@ namespace fusedopt::python {
 
 void register_rules(pybind11::module_& module);
 void register_optimizers(pybind11::module_& module);
+void register_slots(pybind11::module_& module);
 void register_hosted(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_schedules(pybind11::module_& module);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -72,6 +73,25 @@ void convert(const py::object& value, const char* name, RowUpdates& row_updates)
         return;
     }
     refuse(name, "'lazy' or 'caught_up'", value);
+}
+
+void convert(const py::object& value, const char* name, SlotDType& slot_dtype) {
+    for (const SlotDType each : {SlotDType::float32, SlotDType::bfloat16, SlotDType::float8}) {
+        if (!value.equal(py::str(std::string(to_string(each))))) continue;
+        slot_dtype = each;
+        return;
+    }
+    refuse(name, "'float32', 'bfloat16' or 'float8'", value);
+}
+
+void convert(const py::object& value, const char* name, std::map<std::string, SlotDType>& slot_dtypes) {
+    slot_dtypes.clear();
+    if (value.is_none()) return;
+    if (!py::isinstance<py::dict>(value)) refuse(name, "a dict of names of variables, or None", value);
+    for (const auto& [variable, slot_dtype] : py::reinterpret_borrow<py::dict>(value)) {
+        if (!py::isinstance<py::str>(variable)) refuse(name, "the name of a variable", variable);
+        convert(py::reinterpret_borrow<py::object>(slot_dtype), name, slot_dtypes[variable.cast<std::string>()]);
+    }
 }
 
 void convert(const py::object& value, const char* name, Hyperparameter& hyperparameter) {

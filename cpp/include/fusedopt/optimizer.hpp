@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,6 +33,16 @@ enum class RowUpdates : std::uint8_t {
 /// "lazy" or "caught_up".
 std::string_view to_string(RowUpdates row_updates);
 
+/// How an optimizer keeps the slots of float32 and 16-bit variables that have one number for each element.
+enum class SlotDType : std::uint8_t {
+    float32,
+    bfloat16,  // 2 bytes, rounded at random
+    float8,    // a byte, rounded at random, and 2 bytes for each 64 elements
+};
+
+/// "float32", "bfloat16" or "float8".
+std::string_view to_string(SlotDType slot_dtype);
+
 /// What every rule can do besides its formula. Names and meaning are Keras 3's.
 struct Options {
     std::optional<Hyperparameter> learning_rate = {};  // none: the rule's default
@@ -48,6 +59,14 @@ struct Options {
         false;  // not Keras's: a step with a NaN or infinity in a gradient changes nothing but a count
     RowUpdates row_updates = RowUpdates::lazy;  // not Keras's
 
+    // Not Keras's. Slots with one number for a row, averages, accumulators and all state of float64 variables stay as
+    // they are. SlotDType::float8 leaves variables of fewer than 4096 elements out, unless `slot_dtypes` names them.
+    SlotDType slot_dtype = SlotDType::float32;
+    std::map<std::string, SlotDType> slot_dtypes = {};  // of single variables, by name
+
+    std::int64_t seed = 0;  // of rounding at random
+    bool master = true;     // false: variables of 16 bits have no float32 copy, and steps round them at random
+
     static constexpr const char* name = "Options";
     static constexpr auto fields() {
         return std::tuple(
@@ -60,7 +79,9 @@ struct Options {
             Field("ema_overwrite_frequency", &Options::ema_overwrite_frequency, domains::integer_from_1),
             Field("loss_scale_factor", &Options::loss_scale_factor, domains::positive),
             Field("gradient_accumulation_steps", &Options::gradient_accumulation_steps, domains::integer_from_2),
-            Field("skip_nonfinite", &Options::skip_nonfinite), Field("row_updates", &Options::row_updates));
+            Field("skip_nonfinite", &Options::skip_nonfinite), Field("row_updates", &Options::row_updates),
+            Field("slot_dtype", &Options::slot_dtype), Field("slot_dtypes", &Options::slot_dtypes),
+            Field("seed", &Options::seed, domains::integer_from_0), Field("master", &Options::master));
     }
 };
 
@@ -68,6 +89,7 @@ struct Options {
 struct NamedTensor {
     std::string name;
     Tensor tensor;
+    std::shared_ptr<const void> memory = nullptr;  // of a copy; null: the tensor is a live view
 };
 
 /// A change that a built optimizer cannot make: it needs other state than was built.

@@ -16,8 +16,8 @@
 namespace fusedopt {
 
 /// Element types. Variables and gradients hold any of the four floating types, row indices one of the two integers.
-/// int64 occurs in optimizer state, too.
-enum class DType : std::uint8_t { float16, bfloat16, float32, float64, int32, int64 };
+/// int64 occurs in optimizer state, too, and the last two only there: the codes and scales of slots of 8 bits.
+enum class DType : std::uint8_t { float16, bfloat16, float32, float64, int32, int64, uint8, uint16 };
 
 constexpr bool is_floating(DType dtype) {
     return dtype <= DType::float64;
@@ -25,7 +25,9 @@ constexpr bool is_floating(DType dtype) {
 
 /// The bytes that an element of `dtype` takes.
 constexpr std::size_t item_size(DType dtype) {
-    return dtype <= DType::bfloat16 ? 2 : dtype == DType::float32 || dtype == DType::int32 ? 4 : 8;
+    if (dtype == DType::uint8) return 1;
+    if (dtype <= DType::bfloat16 || dtype == DType::uint16) return 2;
+    return dtype == DType::float32 || dtype == DType::int32 ? 4 : 8;
 }
 
 /// Of C++'s numbers that have one.

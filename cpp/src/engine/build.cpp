@@ -3,7 +3,6 @@
 #include <cstring>
 #include <optional>
 #include <stdexcept>
-#include <type_traits>
 #include <utility>
 
 #include <fusedopt/runtime.hpp>
@@ -13,21 +12,6 @@
 
 namespace fusedopt {
 namespace {
-
-std::size_t elements_of(const Slot& slot, const Tensor& variable) {
-    std::size_t count = 1;
-    for (const std::int64_t extent : shape_of(slot, variable)) count *= static_cast<std::size_t>(extent);
-    return count;
-}
-
-bool has_array(const Slot& slot) {
-    return slot.form != Form::derived && slot.form != Form::placeholder;
-}
-
-/// Whether it has fewer elements than its variable.
-bool is_short(const Slot& slot) {
-    return slot.form == Form::rows || slot.form == Form::columns || slot.form == Form::rowwise;
-}
 
 void fill(const kernel::Job& job, void* array, std::int64_t begin, std::int64_t end, double value) {
     if (!array) return;
@@ -79,7 +63,16 @@ Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span
                 to_string(tensor.shape()) + " that is not among them");
         }
     }
+    require_known_names(layout.variables);
     return layout;
+}
+
+void Optimizer::State::require_known_names(std::span<const Variable> all) const {
+    for (const auto& [name, slot_dtype] : options.slot_dtypes) {
+        if (std::ranges::find(all, name, &Variable::name) != all.end()) continue;
+        throw std::invalid_argument("slot_dtypes: expected names of variables given to build, found '" + name +
+                                    "', which none of them has");
+    }
 }
 
 Optimizer::State::Construction Optimizer::State::construct(const Given& given, std::span<const Tensor> all) const {
@@ -186,9 +179,21 @@ void Optimizer::State::initialize_short_slots(const Tensor& variable, const kern
     const std::vector<Slot>& slots = branch_of(job).slots;
     for (std::size_t k = 0; k < slots.size(); ++k) {
         if (is_short(slots[k])) {
-            fill(job, job.slots[k], 0, static_cast<std::int64_t>(elements_of(slots[k], variable)), slots[k].initial);
+            const auto elements =
+                static_cast<std::int64_t>(bytes_of(slots[k], job, variable)) / item_bytes(slots[k], job);
+            fill(job, job.slots[k], 0, elements, slots[k].initial);
         }
     }
+}
+
+void Optimizer::State::set_slot_code(const Variable& variable, std::size_t index, kernel::Job& job) const {
+    const RuleSpec& spec = branch_of(job);
+    job.slot_code = slot_code_of(options, spec, variable.tensor, variable.name);
+    if (job.slot_code != kernel::SlotCode::float8) return;
+    job.scales = blocks_of(job.size) * kernel::slot_block;
+    if (!spec.is_rowwise || job.size == 0) return;
+    require_whole_blocks(who_is(index, variable.name) + " of a rule that goes row by row", job,
+                         job.size / variable.tensor.shape()[0], variable.name);
 }
 
 Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const {
@@ -203,6 +208,8 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
             job.weight = old.weight;
             job.average = old.average;
             job.accumulator = old.accumulator;
+            job.slot_code = old.slot_code;
+            job.scales = old.scales;
         }
         job.size = variable.tensor.size();
         (item_size(dtype) == 2 ? job.storage : job.weight) = variable.tensor.data();
@@ -213,39 +220,39 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
         job.decays = variable.decays;
         job.first_partial = tiles;
         tiles += tile_count(job);
+        if (built == unknown) set_slot_code(layout.variables[new_jobs.size()], new_jobs.size(), job);
         new_jobs.push_back(job);
     }
     // Arrays of a kind lie together. A sweep over many small variables then reads as few streams as one over a large
     // variable.
     Arena new_arena;
     std::vector<std::pair<void**, std::size_t>> offsets;  // pointers when all is reserved
-    const auto reserve = [&](const auto& array_of, const auto& elements_of_variable) {
+    const auto reserve = [&](const auto& array_of, const auto& bytes_of_array) {
         for (std::size_t i = 0; i < new_jobs.size(); ++i) {
             if (layout.built[i] != unknown) continue;
-            const std::optional<std::size_t> elements = elements_of_variable(layout.variables[i]);
-            const std::size_t item = item_size(compute_type(new_jobs[i]));
-            if (elements) offsets.emplace_back(&array_of(new_jobs[i]), new_arena.reserve(*elements * item));
+            const std::optional<std::size_t> bytes = bytes_of_array(new_jobs[i], layout.variables[i].tensor);
+            if (bytes) offsets.emplace_back(&array_of(new_jobs[i]), new_arena.reserve(*bytes));
         }
         new_arena.separate();
     };
-    const auto all_elements = [](const Variable& variable) {
-        return std::optional(static_cast<std::size_t>(variable.tensor.size()));
+    const auto of_all_elements = [](const kernel::Job& job, const Tensor&) {
+        return std::optional(static_cast<std::size_t>(job.size) * item_size(compute_type(job)));
     };
     for (std::size_t k = 0; k < kernel::max_slots; ++k) {
         reserve([k](kernel::Job& job) -> void*& { return job.slots[k]; },
-                [&, k](const Variable& variable) -> std::optional<std::size_t> {
-                    const std::vector<Slot>& slots = branches[variable.branch].slots;
+                [&, k](const kernel::Job& job, const Tensor& variable) -> std::optional<std::size_t> {
+                    const std::vector<Slot>& slots = branch_of(job).slots;
                     if (k >= slots.size() || !has_array(slots[k])) return std::nullopt;
-                    return elements_of(slots[k], variable.tensor);
+                    return bytes_of(slots[k], job, variable);
                 });
     }
     reserve([](kernel::Job& job) -> void*& { return job.weight; },
-            [&](const Variable& variable) {
-                return item_size(variable.tensor.dtype()) == 2 ? all_elements(variable) : std::nullopt;
+            [&](const kernel::Job& job, const Tensor& variable) {
+                return job.storage && options.master ? of_all_elements(job, variable) : std::nullopt;
             });
-    if (options.use_ema) reserve([](kernel::Job& job) -> void*& { return job.average; }, all_elements);
+    if (options.use_ema) reserve([](kernel::Job& job) -> void*& { return job.average; }, of_all_elements);
     if (options.gradient_accumulation_steps) {
-        reserve([](kernel::Job& job) -> void*& { return job.accumulator; }, all_elements);
+        reserve([](kernel::Job& job) -> void*& { return job.accumulator; }, of_all_elements);
     }
     new_arena.allocate();
     for (const auto& [pointer, offset] : offsets) *pointer = new_arena.at(offset);
@@ -257,21 +264,7 @@ void Optimizer::State::initialize(const kernel::Job& job, std::int64_t begin, st
     fill(job, job.accumulator, begin, end, 0.0);
     // A master copy of zeros differs from what the variable holds, and the first step takes what it holds.
     if (job.storage) fill(job, job.weight, begin, end, 0.0);
-    const std::vector<Slot>& slots = branch_of(job).slots;
-    for (std::size_t k = 0; k < slots.size(); ++k) {
-        if (!is_short(slots[k])) fill(job, job.slots[k], begin, end, slots[k].initial);
-        if (!slots[k].copies_variable) continue;
-        if (job.storage) {
-            // Work on a 16-bit variable first brings its master copy up to date. A job with an average counts as work.
-            kernel::Job averaging = job;
-            averaging.average = job.slots[k];
-            current_kernels().other_work[false]({}, {&averaging, &averaging, begin, end});
-        }
-        const std::size_t bytes = item_size(compute_type(job));
-        const std::size_t offset = static_cast<std::size_t>(begin) * bytes;
-        std::memcpy(static_cast<std::byte*>(job.slots[k]) + offset, static_cast<std::byte*>(job.weight) + offset,
-                    static_cast<std::size_t>(end - begin) * bytes);
-    }
+    begin_slots(branch_of(job), job, begin, end);
 }
 
 }  // namespace fusedopt

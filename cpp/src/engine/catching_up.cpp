@@ -55,8 +55,10 @@ Table Optimizer::State::table_of(std::size_t index) const {
 
 void Optimizer::State::set_slot_sizes(Table& table) const {
     table.slot_sizes.fill(table.row_size);
-    const std::vector<Slot>& slots = branch_of(jobs[table.variable]).slots;
+    const kernel::Job& job = jobs[table.variable];
+    const std::vector<Slot>& slots = branch_of(job).slots;
     for (std::size_t k = 0; k < slots.size(); ++k) {
+        table.slot_items[k] = item_bytes(slots[k], job);
         if (slots[k].form == Form::rowwise) table.slot_sizes[k] = 1;
     }
 }

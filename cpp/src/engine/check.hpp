@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -45,6 +46,8 @@ inline void require_below_one(const char* name, double value) {
 inline void require_field(const char*, bool, const Domain&) {}
 inline void require_field(const char*, DType, const Domain&) {}
 inline void require_field(const char*, RowUpdates, const Domain&) {}
+inline void require_field(const char*, SlotDType, const Domain&) {}
+inline void require_field(const char*, const std::map<std::string, SlotDType>&, const Domain&) {}
 inline void require_field(const char* name, double value, const Domain& domain) {
     require(name, value, domain);
 }

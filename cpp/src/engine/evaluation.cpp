@@ -2,6 +2,7 @@
 // bytes of the variables are set aside. Master copies stay as they are, and fit the variables again when these are
 // back.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -22,6 +23,17 @@ void evaluate_at(const void* z, double beta_1, void* w, void* x, std::int64_t n)
     const T* slot = static_cast<const T*>(z);
     const T* weight = static_cast<const T*>(w);
     for (std::int64_t i = 0; i < n; ++i) static_cast<T*>(x)[i] = slot[i] + (weight[i] - slot[i]) / b;
+}
+
+void evaluate_at(const RuleSpec& spec, const kernel::Job& job, double beta_1, void* x) {
+    if (job.computes_in_double) return evaluate_at<double>(job.slots[0], beta_1, job.weight, x, job.size);
+    if (!is_coded(spec.slots[0], job)) return evaluate_at<float>(job.slots[0], beta_1, job.weight, x, job.size);
+    std::array<float, kernel::tile> z;
+    for (std::int64_t i = 0, next; i < job.size; i = next) {
+        next = std::min(i + kernel::tile, job.size);
+        read_slot(spec, job, 0, i, next, z.data());
+        evaluate_at<float>(z.data(), beta_1, static_cast<float*>(job.weight) + i, static_cast<float*>(x) + i, next - i);
+    }
 }
 
 }  // namespace
@@ -82,7 +94,11 @@ void Optimizer::State::begin_evaluation() noexcept {
         job.work = kernel::Work::none;
         const auto hold = [&] { current_kernels().other_work[job.computes_in_double]({}, {&job, &job, 0, job.size}); };
         if (job.storage) {
-            std::memcpy(evaluation.master.data(), job.weight, static_cast<std::size_t>(job.size) * sizeof(float));
+            if (job.weight) {
+                std::memcpy(evaluation.master.data(), job.weight, static_cast<std::size_t>(job.size) * sizeof(float));
+            } else {
+                std::fill_n(evaluation.master.begin(), job.size, 0.0f);
+            }
             job.weight = evaluation.master.data();
         }
         if (!options.use_ema) {
@@ -92,8 +108,7 @@ void Optimizer::State::begin_evaluation() noexcept {
                 hold();
             }
             void* x = job.storage ? job.average : job.weight;
-            (job.computes_in_double ? evaluate_at<double> : evaluate_at<float>)(job.slots[0], evaluation.beta_1,
-                                                                                job.weight, x, job.size);
+            evaluate_at(branch_of(job), job, evaluation.beta_1, x);
         }
         if (job.storage) {
             job.work = kernel::Work::restore;

@@ -2,6 +2,7 @@
 #include "engine/listing.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <stdexcept>
 
 #include "engine/check.hpp"
@@ -25,15 +26,34 @@ void check_shape_and_type(const std::string& who, const Tensor& value, const Ten
 }  // namespace
 
 void Listing::add(std::string name, const Tensor& tensor, Check check) {
-    tensors_.push_back({std::move(name), tensor});
-    checks_.push_back(check);
+    entries_.push_back({.name = std::move(name), .tensor = tensor, .check = check});
+}
+
+void Listing::add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read) {
+    entries_.push_back(
+        {.name = std::move(name), .tensor = Tensor(codes, DType::float32, shape), .read = std::move(read)});
+}
+
+std::vector<NamedTensor> Listing::tensors() const {
+    std::vector<NamedTensor> tensors;
+    tensors.reserve(entries_.size());
+    for (const Entry& entry : entries_) {
+        if (!entry.read) {
+            tensors.push_back({entry.name, entry.tensor});
+            continue;
+        }
+        const std::shared_ptr<float[]> copy(new float[static_cast<std::size_t>(entry.tensor.size())]);
+        entry.read(copy.get());
+        tensors.push_back({entry.name, Tensor(copy.get(), DType::float32, entry.tensor.shape()), copy});
+    }
+    return tensors;
 }
 
 void Listing::add_counter(std::string name, std::int64_t& count) {
     add(std::move(name), Tensor(&count, DType::int64, std::span<const std::int64_t>()),
-        [](const std::string& who, const void* value) {
+        [](const std::string& who, const Tensor& value) {
             std::int64_t loaded;
-            std::memcpy(&loaded, value, sizeof(loaded));
+            std::memcpy(&loaded, value.data(), sizeof(loaded));
             require_counter(who.c_str(), loaded);
         });
 }
@@ -43,13 +63,14 @@ void Listing::add(std::string name, double& number, Check check) {
 }
 
 void Listing::append(Listing&& other, const std::string& prefix) {
-    for (std::size_t k = 0; k < other.size(); ++k) {
-        add(prefix + other.tensors_[k].name, other.tensors_[k].tensor, other.checks_[k]);
+    for (Entry& entry : other.entries_) {
+        entry.name = prefix + entry.name;
+        entries_.push_back(std::move(entry));
     }
 }
 
 Loading::Loading(Listing listing, std::span<const Tensor> values) : listing_(std::move(listing)), values_(values) {
-    const std::vector<NamedTensor>& own = listing_.tensors();
+    const std::vector<Listing::Entry>& own = listing_.entries();
     if (values.size() != own.size()) {
         throw std::invalid_argument("set_weights: expected " + std::to_string(own.size()) + " arrays, found " +
                                     std::to_string(values.size()));
@@ -61,15 +82,14 @@ Loading::Loading(Listing listing, std::span<const Tensor> values) : listing_(std
         if (own[k].tensor.size() > 0) positions_.try_emplace(own[k].tensor.data(), k);
     }
     for (std::size_t k = 0; k < own.size(); ++k) {
-        const Listing::Check check = listing_.checks()[k];
-        if (check && values[k]) check("set_weights: " + own[k].name, values[k].data());
+        if (own[k].check && values[k]) own[k].check("set_weights: " + own[k].name, values[k]);
     }
 }
 
 void Loading::copy() const noexcept {
     for (std::size_t k = 0; k < values_.size(); ++k) {
-        const Tensor& own = listing_.tensors()[k].tensor;
-        if (values_[k] && own.size() > 0 && own.data() != values_[k].data()) {
+        const auto& [name, own, check, read] = listing_.entries()[k];
+        if (values_[k] && !read && own.size() > 0 && own.data() != values_[k].data()) {
             std::memmove(own.data(), values_[k].data(), static_cast<std::size_t>(own.size_bytes()));
         }
     }

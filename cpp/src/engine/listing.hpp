@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -24,13 +25,26 @@ enum class Extent {
 
 class Listing {
 public:
-    /// Refuses a value that a number must not have.
-    using Check = void (*)(const std::string& who, const void* value);
+    /// Refuses a value that must not be loaded.
+    using Check = void (*)(const std::string& who, const Tensor& value);
+
+    /// Writes numbers that are kept in another form.
+    using Read = std::function<void(float* values)>;
+
+    struct Entry {
+        std::string name;
+        Tensor tensor;
+        Check check = nullptr;
+        Read read = nullptr;  // null: the tensor is a live view
+    };
 
     explicit Listing(Extent extent) : extent_(extent) {}
 
     Extent extent() const { return extent_; }
     void add(std::string name, const Tensor& tensor, Check check = nullptr);
+
+    /// Numbers that are kept as codes. They are listed as a float32 copy, and its owner codes what is loaded.
+    void add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read);
 
     /// A count of calls, steps and the like.
     void add_counter(std::string name, std::int64_t& count);
@@ -41,14 +55,14 @@ public:
     /// All of another one, its names behind a prefix.
     void append(Listing&& other, const std::string& prefix);
 
-    std::size_t size() const { return tensors_.size(); }
-    const std::vector<NamedTensor>& tensors() const { return tensors_; }
-    const std::vector<Check>& checks() const { return checks_; }
+    const std::vector<Entry>& entries() const { return entries_; }
+
+    /// Live views and copies, under the locks of all whose state it is.
+    std::vector<NamedTensor> tensors() const;
 
 private:
     Extent extent_;
-    std::vector<NamedTensor> tensors_;
-    std::vector<Check> checks_;
+    std::vector<Entry> entries_;
 };
 
 /// Values for a listing. The constructor checks all of them; `copy` writes them.
@@ -60,6 +74,12 @@ public:
 
     /// Whether there is a value for a listed array. An empty tensor leaves what is there, if the listing is complete.
     bool has(const void* listed) const { return positions_.contains(listed); }
+
+    /// The numbers for a slot that is listed as a copy, by its codes; null: none.
+    const float* copied(const void* codes) const {
+        const auto found = positions_.find(codes);
+        return found == positions_.end() ? nullptr : static_cast<const float*>(values_[found->second].data());
+    }
 
     /// What a number will be.
     template <class Number>

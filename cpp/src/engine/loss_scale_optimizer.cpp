@@ -199,9 +199,9 @@ void LossScaleOptimizer::Counters::append_to(Listing& listing) {
     listing.add("loss_scale/learning_rate", learning_rate);
     listing.add_counter("loss_scale/step_counter", step_counter);
     listing.add("loss_scale/dynamic_scale", Tensor(&dynamic_scale, DType::float32, std::span<const std::int64_t>()),
-                [](const std::string& who, const void* value) {
+                [](const std::string& who, const Tensor& value) {
                     float scale;
-                    std::memcpy(&scale, value, sizeof(scale));
+                    std::memcpy(&scale, value.data(), sizeof(scale));
                     require_scale(who.c_str(), static_cast<double>(scale));
                 });
     if (listing.extent() == Extent::complete) {
@@ -212,9 +212,7 @@ void LossScaleOptimizer::Counters::append_to(Listing& listing) {
 std::vector<NamedTensor> LossScaleOptimizer::listed(Listing listing) const {
     return with_inner([&](auto& state) {
         counters_->append_to(listing);
-        state.catch_up_all();
-        state.append_to(listing);
-        return listing.tensors();
+        return state.listed(std::move(listing));
     });
 }
 

@@ -109,10 +109,7 @@ double MultiOptimizer::loss_scale_factor() const {
 
 std::vector<NamedTensor> MultiOptimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
-    Listing listing(Extent::keras);
-    state_->catch_up_all();
-    state_->append_to(listing);
-    return listing.tensors();
+    return state_->listed(Listing(Extent::keras));
 }
 
 void MultiOptimizer::set_weights(std::span<const Tensor> values) {
@@ -122,10 +119,7 @@ void MultiOptimizer::set_weights(std::span<const Tensor> values) {
 
 std::vector<NamedTensor> MultiOptimizer::state() const {
     const std::lock_guard lock(state_->mutex);
-    Listing listing(Extent::complete);
-    state_->catch_up_all();
-    state_->append_to(listing);
-    return listing.tensors();
+    return state_->listed(Listing(Extent::complete));
 }
 
 void MultiOptimizer::set_state(std::span<const Tensor> values) {

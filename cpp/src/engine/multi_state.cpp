@@ -172,6 +172,13 @@ bool MultiOptimizer::State::can_skip() const {
            });
 }
 
+std::vector<NamedTensor> MultiOptimizer::State::listed(Listing listing) {
+    const Locks locks = lock_all();
+    catch_up_all();
+    append_to(listing);
+    return listing.tensors();
+}
+
 void MultiOptimizer::State::append_to(Listing& listing) {
     const Locks locks = lock_all();
     listing.add_counter("iteration", calls);

@@ -30,6 +30,7 @@ struct MultiOptimizer::State {
     void set_loss_scale_factor(std::optional<double> factor);
     void require_built(const char* function) const;
     void require_not_stepping(const char* function) const;
+    std::vector<NamedTensor> listed(Listing listing);
     void append_to(Listing& listing);
     void load(Listing listing, std::span<const Tensor> values);
     void require_loadable() const;

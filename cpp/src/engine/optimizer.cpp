@@ -123,10 +123,7 @@ void Optimizer::set_global_norm(std::optional<double> global_norm) {
 
 std::vector<NamedTensor> Optimizer::variables() const {
     const std::lock_guard lock(state_->mutex);
-    Listing listing(Extent::keras);
-    state_->catch_up_all();
-    state_->append_to(listing);
-    return listing.tensors();
+    return state_->listed(Listing(Extent::keras));
 }
 
 void Optimizer::set_weights(std::span<const Tensor> values) {
@@ -136,10 +133,7 @@ void Optimizer::set_weights(std::span<const Tensor> values) {
 
 std::vector<NamedTensor> Optimizer::state() const {
     const std::lock_guard lock(state_->mutex);
-    Listing listing(Extent::complete);
-    state_->catch_up_all();
-    state_->append_to(listing);
-    return listing.tensors();
+    return state_->listed(Listing(Extent::complete));
 }
 
 void Optimizer::set_state(std::span<const Tensor> values) {

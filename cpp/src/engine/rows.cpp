@@ -190,7 +190,10 @@ RowReader::RowReader(const Table& table, const kernel::Job& variable, std::int64
     weight_bytes_ = variable.weight ? row_bytes : 0;
     storage_bytes_ = variable.storage ? 2 * table.row_size : 0;
     for (std::size_t k = 0; k < slot_bytes_.size(); ++k) {
-        slot_bytes_[k] = variable.slots[k] ? table.slot_sizes[k] * item : 0;
+        slot_bytes_[k] = variable.slots[k] ? table.slot_sizes[k] * table.slot_items[k] : 0;
+    }
+    if (variable.slot_code == kernel::SlotCode::float8) {
+        scale_bytes_ = table.row_size / kernel::slot_block * 2 - table.row_size;
     }
     whole_.size = table.row_size;
     whole_.work = kernel::Work::update;
@@ -242,6 +245,7 @@ void RowReader::fill(std::int64_t from, std::int64_t to) {
         advance(job.average, row * average_bytes_);
         advance(job.accumulator, row * accumulator_bytes_);
         for (std::size_t k = 0; k < slot_bytes_.size(); ++k) advance(job.slots[k], row * slot_bytes_[k]);
+        job.scales += row * scale_bytes_;
         job.first_partial += static_cast<std::size_t>(row * tiles_);
         rows_[static_cast<std::size_t>(i)] = row;
     }
@@ -330,6 +334,7 @@ Table& Rows::add_table(std::size_t variable, const Tensor& table, const Tensor* 
     added.given = added.rows = given;
     added.row_size = product_of(table.shape().subspan(1));
     added.slot_sizes.fill(added.row_size);
+    added.slot_items.fill(table.dtype() == DType::float64 ? 8 : 4);
     const bool is_double = table.dtype() == DType::float64 || (values && values->dtype() == DType::float64);
     added.element = is_double ? kernel::Element::float64 : kernel::Element::float32;
     return added;

@@ -29,6 +29,7 @@ struct Table {
 
     // Of slot k, from one row to the next; null for that of the variable.
     std::array<std::int64_t, kernel::max_slots> slot_sizes;
+    std::array<std::int64_t, kernel::max_slots> slot_items;  // bytes of an element
 
     // A key is a row, then a bit that is set if its gradient is a sum, then the place of its gradient among `values` or
     // the sums. Keys in order are rows in order, and equal rows as they were given.
@@ -88,6 +89,7 @@ private:
     std::int64_t weight_bytes_, storage_bytes_, tiles_;  // of a row
     std::int64_t gradient_bytes_ = 0, sum_bytes_ = 0, average_bytes_ = 0, accumulator_bytes_ = 0;
     std::array<std::int64_t, kernel::max_slots> slot_bytes_;
+    std::int64_t scale_bytes_ = 0;  // so many more from a row's codes to its scales than from those of the row before
     std::array<kernel::Job, most + most_ahead> jobs_;
     std::array<std::int64_t, most + most_ahead> rows_;
 };

@@ -64,6 +64,18 @@ std::string_view to_string(RowUpdates row_updates) {
     return row_updates == RowUpdates::lazy ? "lazy" : "caught_up";
 }
 
+std::string_view to_string(SlotDType slot_dtype) {
+    switch (slot_dtype) {
+        case SlotDType::float32:
+            return "float32";
+        case SlotDType::bfloat16:
+            return "bfloat16";
+        case SlotDType::float8:
+            return "float8";
+    }
+    return "unknown";
+}
+
 void Takeovers::add(const std::shared_ptr<const Takeover>& takeover) {
     std::erase_if(takeovers_, [](const auto& other) { return other.expired(); });
     takeovers_.push_back(takeover);
@@ -111,6 +123,18 @@ void Optimizer::State::require_row_updates(const Options& wanted, std::span<cons
     }
 }
 
+void Optimizer::State::require_slot_dtypes(const Options& wanted, std::span<const RuleSpec> of_branches) const {
+    if (asks_for_codes(wanted) && wanted.row_updates == RowUpdates::caught_up) {
+        throw std::invalid_argument(
+            "slot_dtype: expected \"float32\" with row_updates=\"caught_up\", as what a row has missed is a product of "
+            "factors on exact slots, found slots in fewer bits; use row_updates=\"lazy\"");
+    }
+    const auto refused = std::ranges::find_if(of_branches, [](const RuleSpec& branch) { return branch.no_float8; });
+    if (refused == of_branches.end() || !asks_for_float8(wanted)) return;
+    throw std::invalid_argument("slot_dtype: expected \"float32\" or \"bfloat16\", as " +
+                                std::string(refused->no_float8) + ", found \"float8\"");
+}
+
 Optimizer::State::State(Rule rule_, Options options_)
     : rule(std::move(rule_)),
       branches(branches_of(rule)),
@@ -121,6 +145,7 @@ Optimizer::State::State(Rule rule_, Options options_)
     check_options(options);
     require_one_decay(options, branches);
     require_row_updates(options, branches);
+    require_slot_dtypes(options, branches);
     options.learning_rate.reset();
     for (const StateNumber& number : branches[0].numbers) numbers.push_back(number.initial);
     next_numbers = numbers;
@@ -178,6 +203,7 @@ void Optimizer::State::set_rule(Rule& new_rule) {
     }
     std::vector<RuleSpec> new_branches = respecify(new_rule);
     require_one_decay(options, new_branches);
+    require_slot_dtypes(options, new_branches);
     if (excludes_some()) require_decoupled(new_rule, new_branches);
     const std::vector<AnyField> fields = definition_of(rule).fields(rule);
     const std::vector<AnyField> new_fields = definition_of(rule).fields(new_rule);
@@ -222,6 +248,7 @@ void Optimizer::State::set_options(Options& new_options) {
     check_options(new_options);
     require_one_decay(new_options, branches);
     require_row_updates(new_options, branches);
+    require_slot_dtypes(new_options, branches);
     takeovers.require_loss_scale_factor(loss_scale_factor, new_options.loss_scale_factor);
     takeovers.require_no_clip(new_options);
     if (is_built && new_options.use_ema != options.use_ema) refuse_built("use_ema");
@@ -229,6 +256,9 @@ void Optimizer::State::set_options(Options& new_options) {
         refuse_built("gradient_accumulation_steps");
     }
     if (is_built && new_options.row_updates != options.row_updates) refuse_built("row_updates");
+    if (is_built && new_options.slot_dtype != options.slot_dtype) refuse_built("slot_dtype");
+    if (is_built && new_options.slot_dtypes != options.slot_dtypes) refuse_built("slot_dtypes");
+    if (is_built && new_options.master != options.master) refuse_built("master");
     if (new_options.learning_rate) set_learning_rate(*new_options.learning_rate);
     std::swap(options, new_options);
     set_loss_scale_factor(options.loss_scale_factor);

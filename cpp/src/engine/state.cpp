@@ -2,6 +2,7 @@
 #include "engine/state.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <stdexcept>
 #include <type_traits>
@@ -22,14 +23,6 @@ kernel::Element element_of(DType dtype) {
         default:
             return kernel::Element::float64;
     }
-}
-
-std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable) {
-    std::vector<std::int64_t> shape(variable.shape().begin(), variable.shape().end());
-    if (slot.form == Form::rowwise) shape.resize(1);
-    if (slot.form == Form::rows) shape.pop_back();
-    if (slot.form == Form::columns) shape.erase(shape.end() - 2);
-    return shape;
 }
 
 namespace {
@@ -90,38 +83,61 @@ void Optimizer::State::begin_averages() {
     without_average.clear();
 }
 
+void Optimizer::State::append_slot(Listing& listing, std::size_t i, std::size_t k) {
+    const kernel::Job& job = jobs[i];
+    const RuleSpec& spec = branch_of(job);
+    const Slot& slot = spec.slots[k];
+    const Tensor& variable = variables[i].tensor;
+    void* const array = job.slots[k];
+    const bool is_complete = listing.extent() == Extent::complete;
+    const auto name_of = [&](const std::string& what) { return what + "/" + variables[i].name; };
+    if (slot.form == Form::hidden || (slot.form == Form::derived && is_complete)) return;
+    if (slot.form == Form::placeholder) {
+        if (listing.extent() != Extent::keras) return;
+        listing.add(name_of(slot.name), Tensor(&placeholder, DType::int64, std::span<const std::int64_t>()));
+    } else if (slot.form == Form::derived) {
+        listing.add(name_of(slot.name), Tensor(derive(i), compute_type(job), variable.shape()));
+    } else if (!is_coded(slot, job)) {
+        listing.add(name_of(slot.name), Tensor(array, compute_type(job), shape_of(slot, variable)));
+    } else if (!is_complete) {
+        listing.add_copy(name_of(slot.name), array, variable.shape(), [this, i, k](float* values) {
+            SweepPlan plan;
+            plan.add(i, jobs[i].size);
+            plan.run([&](std::size_t, std::int64_t begin, std::int64_t end) {
+                read_slot(branch_of(jobs[i]), jobs[i], k, begin, end, values + begin);
+            });
+        });
+    } else if (job.slot_code == kernel::SlotCode::bfloat16) {
+        listing.add(name_of(slot.name), Tensor(array, DType::bfloat16, variable.shape()));
+    } else {
+        const std::int64_t blocks = blocks_of(job.size);
+        listing.add(name_of(slot.name), Tensor(array, DType::uint8, std::array{blocks, kernel::slot_block}));
+        listing.add(name_of(std::string(slot.name) + "_scale"),
+                    Tensor(static_cast<std::byte*>(array) + job.scales, DType::uint16, std::array{blocks}),
+                    check_scales);
+    }
+}
+
+std::vector<NamedTensor> Optimizer::State::listed(Listing listing) {
+    catch_up_all();
+    append_to(listing);
+    return listing.tensors();
+}
+
 void Optimizer::State::append_to(Listing& listing) {
     const Extent extent = listing.extent();
     if (extent == Extent::complete && iterations() > 0) begin_averages();
     listing.add_counter("iteration", calls);
     if (learning_rate.is_number()) {
-        listing.add("learning_rate", learning_rate_value, [](const std::string& who, const void* value) {
+        listing.add("learning_rate", learning_rate_value, [](const std::string& who, const Tensor& value) {
             double rate;
-            std::memcpy(&rate, value, sizeof(rate));
+            std::memcpy(&rate, value.data(), sizeof(rate));
             require_not_negative(who.c_str(), rate);
         });
     }
-    const auto add_shaped = [&](const char* what, std::size_t i, void* array, std::span<const std::int64_t> shape) {
-        listing.add(std::string(what) + "/" + variables[i].name, Tensor(array, compute_type(jobs[i]), shape));
-    };
     const auto add = [&](const char* what, std::size_t i, void* array) {
-        add_shaped(what, i, array, variables[i].tensor.shape());
-    };
-    const auto add_slot = [&](const Slot& slot, std::size_t i, void* array) {
-        switch (slot.form) {
-            case Form::hidden:
-                return;
-            case Form::placeholder:
-                if (extent != Extent::keras) return;
-                listing.add(std::string(slot.name) + "/" + variables[i].name,
-                            Tensor(&placeholder, DType::int64, std::span<const std::int64_t>()));
-                return;
-            case Form::derived:
-                if (extent != Extent::complete) add(slot.name, i, derive(i));
-                return;
-            default:
-                add_shaped(slot.name, i, array, shape_of(slot, variables[i].tensor));
-        }
+        listing.add(std::string(what) + "/" + variables[i].name,
+                    Tensor(array, compute_type(jobs[i]), variables[i].tensor.shape()));
     };
     for (std::size_t i = 0; i < jobs.size() && options.use_ema; ++i) add("average", i, jobs[i].average);
     for (std::size_t i = 0; i < jobs.size() && options.gradient_accumulation_steps; ++i) {
@@ -134,7 +150,7 @@ void Optimizer::State::append_to(Listing& listing) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const std::vector<Slot>& slots = branch_of(jobs[i]).slots;
             for (std::size_t k = 0; k < slots.size(); ++k) {
-                if (slots[k].group == group) add_slot(slots[k], i, jobs[i].slots[k]);
+                if (slots[k].group == group) append_slot(listing, i, k);
             }
         }
     }
@@ -143,7 +159,15 @@ void Optimizer::State::append_to(Listing& listing) {
         listing.add(branches[0].numbers[k].name, numbers[k]);
     }
     for (std::size_t i = 0; i < jobs.size() && extent == Extent::complete; ++i) {
-        if (jobs[i].storage) add("master", i, jobs[i].weight);
+        if (jobs[i].storage && jobs[i].weight) add("master", i, jobs[i].weight);
+    }
+    if (rounds_at_random(options) && extent == Extent::complete) {
+        listing.add("seed", Tensor(&options.seed, DType::int64, std::span<const std::int64_t>()),
+                    [](const std::string& who, const Tensor& value) {
+                        std::int64_t seed;
+                        std::memcpy(&seed, value.data(), sizeof(seed));
+                        require_field(who.c_str(), seed, domains::integer_from_0);
+                    });
     }
     if (options.skip_nonfinite && extent == Extent::complete) listing.add_counter("skipped_steps", skipped_steps);
 }
@@ -170,10 +194,32 @@ void Optimizer::State::settle(const Loading& loading, const std::vector<double>&
     std::erase_if(without_average, [&](std::size_t i) { return loading.has(jobs[i].average); });
     // Keras's values have no master copies. The next step takes what the variables hold, whatever was trained before.
     for (const kernel::Job& job : jobs) {
-        if (job.storage && job.size > 0 && loading.extent() != Extent::complete) {
+        if (job.storage && job.weight && job.size > 0 && loading.extent() != Extent::complete) {
             std::memset(job.weight, 0, static_cast<std::size_t>(job.size) * sizeof(float));
         }
     }
+    encode_loaded(loading);
+}
+
+void Optimizer::State::encode_loaded(const Loading& loading) noexcept {
+    const auto is_loaded = [&](const kernel::Job& job) {
+        return job.slot_code != kernel::SlotCode::full &&
+               std::ranges::any_of(job.slots, [&](const void* codes) { return loading.copied(codes) != nullptr; });
+    };
+    selected.clear();
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (is_loaded(jobs[i])) selected.add(i, jobs[i].size);
+    }
+    selected.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
+        kernel::Step step{};
+        set_signs(branch_of(jobs[i]), step);
+        std::array<const float*, kernel::max_slots> values{};
+        for (std::size_t k = 0; k < values.size(); ++k) {
+            const float* const all = loading.copied(jobs[i].slots[k]);
+            if (all) values[k] = all + begin;
+        }
+        current_kernels().encode_slots(step, jobs[i], begin, end, values.data());
+    });
 }
 
 }  // namespace fusedopt

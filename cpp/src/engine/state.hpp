@@ -20,6 +20,7 @@
 #include "engine/missed.hpp"
 #include "engine/plan.hpp"
 #include "engine/rows.hpp"
+#include "engine/slot_memory.hpp"
 #include "kernel/kernel.hpp"
 #include "rules/procedure.hpp"
 #include "rules/rule.hpp"
@@ -49,9 +50,6 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
 inline std::size_t tile_count(const kernel::Job& job) {
     return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
 }
-
-/// The shape of a slot that has an array.
-std::vector<std::int64_t> shape_of(const Slot& slot, const Tensor& variable);
 
 /// What a wrapper adds to a step.
 struct Scaling {
@@ -144,7 +142,9 @@ struct Optimizer::State {
     void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
     void move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept;
 
-    /// What reads the list catches all rows up before; a load does so once its values are checked.
+    /// All of it, with every row caught up, behind what an owner around it has listed.
+    std::vector<NamedTensor> listed(Listing listing);
+
     void append_to(Listing& listing);
     void load(Listing listing, std::span<const Tensor> values) { fusedopt::load(*this, std::move(listing), values); }
     void require_loadable() const;
@@ -255,10 +255,16 @@ private:
     std::vector<RuleSpec> respecify(Rule& new_rule) const;
     Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
+    void set_slot_code(const Variable& variable, std::size_t index, kernel::Job& job) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;
     void initialize_short_slots(const Tensor& variable, const kernel::Job& job) const;
     void begin_averages();
     void* derive(std::size_t index);
+    void append_slot(Listing& listing, std::size_t index, std::size_t slot);
+    void encode_loaded(const Loading& loading) noexcept;
+    void restore_without_master(std::size_t index, std::vector<float>& held);
+    void require_slot_dtypes(const Options& options, std::span<const RuleSpec> branches) const;
+    void require_known_names(std::span<const Variable> all) const;
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
     void sweep();

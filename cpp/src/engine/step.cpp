@@ -25,6 +25,15 @@ bool is_checked(const Variable& variable, const Tensor& gradient) {
            gradient.is_contiguous() && same_shape(gradient, variable.tensor);
 }
 
+/// A step's seed is this of the optimizer's, plus its number, so that seeds next to each other share no step. As
+/// SplitMix64 has it.
+std::uint64_t mixed(std::uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
 }  // namespace
 
 void require_latest(const char* function, std::optional<std::int64_t> builds, std::int64_t latest) {
@@ -152,7 +161,9 @@ void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, cons
                                     ": expected a dense one under gradient_accumulation_steps, found one of rows; give "
                                     "the values and indices of all batches together, once, without accumulation");
     }
-    set_slot_sizes(rows.add(index, variables[index].tensor, values, indices, who));
+    Table& table = rows.add(index, variables[index].tensor, values, indices, who);
+    if (job.size > 0) require_whole_blocks(who(), job, table.row_size, variables[index].name);
+    set_slot_sizes(table);
     require_apart(index, values);
     has_any_gradient = true;
     job.gradient = nullptr;
@@ -276,6 +287,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
         step.unscale = scaling.unscale;
         step.clipvalue = options.clipvalue.value_or(std::numeric_limits<double>::infinity());
         step.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
+        step.seed = mixed(static_cast<std::uint64_t>(options.seed)) + static_cast<std::uint64_t>(calls);
         step.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
     }
     std::ranges::copy(numbers, next_numbers.begin());
@@ -285,6 +297,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
     Now now{current_learning_rate(), iteration + 1, 0.0, 0.0, next_numbers};
     require_not_negative("learning_rate", now.learning_rate);
     const AnyDefinition& definition = definition_of(rule);
+    const bool codes_slots = asks_for_codes(options);
     const Betas betas = definition.betas(rule);
     if (betas.beta_1) {
         now.beta_1 = (*betas.beta_1)(calls);
@@ -294,6 +307,8 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
         const FloatEnvironment environment;
         for (std::size_t k = 0; k < common.size(); ++k) {
             common[k].scalars = branches[k].is_rowwise ? common[0].scalars : definition.scalars(rule, now, k);
+            set_signs(branches[k], common[k]);
+            if (codes_slots && !branches[k].is_rowwise) common[k].guard = definition.guard(rule, now, k);
         }
         set_factors(scaling, now.learning_rate);
     }
@@ -412,8 +427,25 @@ void Optimizer::State::finalize(std::span<const Tensor> tensors) {
         job.work = kernel::Work::restore;
     }
     const kernel::Kernels& kernels = current_kernels();
-    run_kinds(whole, whole.threads(), jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
+    const SweepPlan& plan = sweep_over(options.master, [](const kernel::Job& job) { return job.weight != nullptr; });
+    run_kinds(plan, plan.threads(), jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
         kernels.other_work[job.computes_in_double]({}, stretch);
+    });
+    std::vector<float> held;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        if (!jobs[i].weight) restore_without_master(i, held);
+    }
+}
+
+/// With a master copy for this purpose, so that the average is rounded to the nearest, as for an evaluation.
+void Optimizer::State::restore_without_master(std::size_t index, std::vector<float>& held) {
+    held.assign(static_cast<std::size_t>(jobs[index].size), 0.0f);
+    kernel::Job job = jobs[index];
+    job.weight = held.data();
+    selected.clear();
+    selected.add(index, job.size);
+    selected.run([&](std::size_t, std::int64_t begin, std::int64_t end) {
+        current_kernels().other_work[false]({}, {&job, &job, begin, end});
     });
 }
 

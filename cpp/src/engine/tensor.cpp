@@ -24,6 +24,10 @@ std::string_view to_string(DType dtype) {
             return "int32";
         case DType::int64:
             return "int64";
+        case DType::uint8:
+            return "uint8";
+        case DType::uint16:
+            return "uint16";
     }
     return "unknown";
 }
@@ -45,7 +49,7 @@ Tensor::Tensor(void* data, DType dtype, std::span<const std::int64_t> shape, std
         throw std::invalid_argument("tensor: expected as many strides as dimensions (" + std::to_string(shape.size()) +
                                     "), found " + std::to_string(strides.size()));
     }
-    if (dtype > DType::int64) {
+    if (dtype > DType::uint16) {
         throw std::invalid_argument("dtype: unknown value " + std::to_string(static_cast<int>(dtype)));
     }
     if (shape.size() > most_dimensions) {

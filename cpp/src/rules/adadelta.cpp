@@ -5,7 +5,12 @@
 namespace fusedopt {
 
 static RuleSpec specify(const Adadelta&) {
-    return {kernel::RuleId::Adadelta, 0.001, {}, {{"accumulated_grad", 0}, {"accumulated_delta_var", 0}}};
+    RuleSpec spec{kernel::RuleId::Adadelta,
+                  0.001,
+                  {},
+                  {not_negative("accumulated_grad", 0), not_negative("accumulated_delta_var", 0)}};
+    spec.no_float8 = adadelta_feeds_back;
+    return spec;
 }
 
 static kernel::AdadeltaScalars<double> scalars_of(const Adadelta& rule, const Now& now) {

@@ -5,8 +5,7 @@
 namespace fusedopt {
 
 static RuleSpec specify(const Adagrad& rule) {
-    RuleSpec spec{kernel::RuleId::Adagrad, 0.001, {}, {{"accumulator", 0}}};
-    spec.slots[0].initial = rule.initial_accumulator_value;
+    RuleSpec spec{kernel::RuleId::Adagrad, 0.001, {}, {not_negative("accumulator", 0, rule.initial_accumulator_value)}};
     return spec;
 }
 

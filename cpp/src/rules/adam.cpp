@@ -3,16 +3,17 @@
 
 #include "kernel/rules/adam.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 
 namespace fusedopt {
 namespace {
 
 template <class AdamLike>
 RuleSpec specify_adam(const AdamLike& rule, std::optional<double> weight_decay) {
-    RuleSpec spec{kernel::RuleId::Adam, 0.001, weight_decay, {{"momentum", 0}, {"velocity", 0}}};
+    RuleSpec spec{kernel::RuleId::Adam, 0.001, weight_decay, {{"momentum", 0}, not_negative("velocity", 0)}};
     if (rule.amsgrad) {
         spec.kernel = kernel::RuleId::AdamAmsgrad;
-        spec.slots.push_back({"velocity_hat", 1});
+        spec.slots.push_back(not_negative("velocity_hat", 1));
     }
     return spec;
 }
@@ -65,6 +66,14 @@ static kernel::AdamScalars<double> scalars_of(const Adam& rule, const Now& now) 
 
 static kernel::AdamScalars<double> scalars_of(const AdamW& rule, const Now& now) {
     return adam_scalars_of(rule, now);
+}
+
+static kernel::Guard guard_of(const Adam&, const Now& now) {
+    return adam_guard(now);
+}
+
+static kernel::Guard guard_of(const AdamW&, const Now& now) {
+    return adam_guard(now);
 }
 
 static kernel::Missed missed_of(const Adam&, const kernel::AdamScalars<double>& s) {

@@ -3,11 +3,12 @@
 
 #include "kernel/rules/adamax.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 
 namespace fusedopt {
 
 static RuleSpec specify(const Adamax&) {
-    return {kernel::RuleId::Adamax, 0.001, {}, {{"momentum", 0}, {"norm", 0}}};
+    return {kernel::RuleId::Adamax, 0.001, {}, {{"momentum", 0}, not_negative("norm", 0)}};
 }
 
 static kernel::AdamaxScalars<double> scalars_of(const Adamax& rule, const Now& now) {
@@ -19,6 +20,10 @@ static kernel::AdamaxScalars<double> scalars_of(const Adamax& rule, const Now& n
         .beta_2 = beta_2,
         .epsilon = rule.epsilon,
     };
+}
+
+static kernel::Guard guard_of(const Adamax&, const Now& now) {
+    return adamax_guard(now);
 }
 
 static kernel::Missed missed_of(const Adamax&, const kernel::AdamaxScalars<double>& s) {

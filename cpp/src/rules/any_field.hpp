@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <variant>
 #include <vector>
@@ -19,7 +21,7 @@ namespace fusedopt {
 struct AnyField {
     using Place = std::variant<bool*, double*, std::int64_t*, DType*, Hyperparameter*, std::optional<double>*,
                                std::optional<std::int64_t>*, std::optional<Hyperparameter>*, Muon::MatrixProduct*,
-                               Muon::Exclusion*, RowUpdates*>;
+                               Muon::Exclusion*, RowUpdates*, SlotDType*, std::map<std::string, SlotDType>*>;
 
     const char* name;
     Domain domain;

@@ -3,6 +3,7 @@
 //   specify(rule), scalars_of(rule, now)
 //   specify_rowwise(rule): if the rule can be rowwise
 //   specify_branches(rule), branch_of(rule, variable, name), scalars_of(rule, now, branch): if there are branches
+//   guard_of(rule, now), or guard_of(rule, now, branch): if a slot bounds another one
 //   missed_of(rule, scalars), or missed_of(rule, scalars, branch) with packed ones: unless the spec says `only_lazy`
 //   restore_numbers(rule, calls, updates, numbers), make_procedure(rule, variables, jobs): if there is anything to do
 #pragma once
@@ -51,6 +52,10 @@ inline RuleSpec rowwise(RuleSpec spec, kernel::RuleId kernel, std::initializer_l
     return spec;
 }
 
+/// Why Adadelta's slots cannot be coded in 8 bits, whoever's numbers it has.
+inline constexpr const char* adadelta_feeds_back =
+    "Adadelta's update is a ratio of two averages, of which one takes the update in again";
+
 /// Whether the rule's file has missed_of.
 template <class AnyRule>
 concept says_what_is_missed = requires(const AnyRule& rule, const kernel::Scalars& scalars) {
@@ -94,6 +99,17 @@ kernel::Scalars Definition<AnyRule>::scalars(const AnyRule& rule, const Now& now
         return scalars_of(rule, now, branch);
     } else {
         return pack(scalars_of(rule, now));
+    }
+}
+
+template <class AnyRule>
+kernel::Guard Definition<AnyRule>::guard(const AnyRule& rule, const Now& now, std::size_t branch) {
+    if constexpr (requires { guard_of(rule, now, branch); }) {
+        return guard_of(rule, now, branch);
+    } else if constexpr (requires { guard_of(rule, now); }) {
+        return guard_of(rule, now);
+    } else {
+        return {};
     }
 }
 

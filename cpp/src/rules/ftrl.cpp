@@ -5,9 +5,12 @@
 namespace fusedopt {
 
 static RuleSpec specify(const Ftrl& rule) {
-    RuleSpec spec{kernel::RuleId::Ftrl, 0.001, {}, {{"accumulator", 0}, {"linear", 0}}};
+    RuleSpec spec{kernel::RuleId::Ftrl,
+                  0.001,
+                  {},
+                  {not_negative("accumulator", 0, rule.initial_accumulator_value), {"linear", 0}}};
     if (rule.learning_rate_power != -0.5) spec.kernel = kernel::RuleId::FtrlPower;
-    spec.slots[0].initial = rule.initial_accumulator_value;
+    spec.no_float8 = "Ftrl computes a variable anew from its slots, which a code of 8 bits would move by a sixteenth";
     spec.only_lazy = "Ftrl computes a variable anew from its slots, at the learning rate of the time";
     return spec;
 }

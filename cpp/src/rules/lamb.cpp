@@ -6,6 +6,7 @@
 #include "engine/state.hpp"
 #include "kernel/border/lamb.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 #include "runtime/float_environment.hpp"
 #include "runtime/levels.hpp"
 
@@ -49,7 +50,7 @@ private:
 }  // namespace
 
 static RuleSpec specify(const Lamb&) {
-    RuleSpec spec{{}, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
+    RuleSpec spec{{}, 0.001, {}, {{"momentum", 0}, not_negative("velocity", 0)}};
     spec.no_rows = "Lamb's ratio takes the norms of the whole variable";
     return spec;
 }
@@ -66,6 +67,10 @@ static kernel::LambScalars<double> scalars_of(const Lamb& rule, const Now& now) 
         .one_minus_beta_2 = 1.0 - beta_2,
         .epsilon = rule.epsilon,
     };
+}
+
+static kernel::Guard guard_of(const Lamb&, const Now& now) {
+    return adam_guard(now);
 }
 
 static std::unique_ptr<Procedure> make_procedure(const Lamb&, std::span<const Variable>,

@@ -15,6 +15,7 @@
 #include "engine/state.hpp"
 #include "kernel/border/muon.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 #include "runtime/float_environment.hpp"
 #include "runtime/levels.hpp"
 #include "runtime/memory.hpp"
@@ -279,6 +280,14 @@ static kernel::Scalars scalars_of(const Muon& rule, const Now& now, std::size_t 
         .mu = rule.momentum,
         .nesterov = rule.nesterov ? 1.0 : 0.0,
     });
+}
+
+static kernel::Guard guard_of(const Muon& rule, const Now& now, std::size_t branch) {
+    if (branch != adam) return {};
+    Now of_adam = now;
+    of_adam.beta_1 = rule.adam_beta_1;
+    of_adam.beta_2 = rule.adam_beta_2;
+    return adam_guard(of_adam);
 }
 
 static std::unique_ptr<Procedure> make_procedure(const Muon& rule, std::span<const Variable> variables,

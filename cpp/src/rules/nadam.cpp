@@ -3,6 +3,7 @@
 
 #include "kernel/rules/nadam.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 #include "runtime/float_environment.hpp"
 
 namespace fusedopt {
@@ -16,7 +17,7 @@ double momentum_at(double beta_1, std::int64_t t) {
 }  // namespace
 
 static RuleSpec specify(const Nadam&) {
-    RuleSpec spec{kernel::RuleId::Nadam, 0.001, {}, {{"momentum", 0}, {"velocity", 0}}};
+    RuleSpec spec{kernel::RuleId::Nadam, 0.001, {}, {{"momentum", 0}, not_negative("velocity", 0)}};
     spec.numbers = {{"product", 1.0}};
     return spec;
 }
@@ -47,6 +48,10 @@ static void restore_numbers(const Nadam& rule, std::int64_t calls, std::int64_t 
         for (std::int64_t t = 1; t <= updates && product != 0.0; ++t) product *= momentum_at(beta_1, t);
         return product;
     });
+}
+
+static kernel::Guard guard_of(const Nadam&, const Now& now) {
+    return adam_guard(now);
 }
 
 static kernel::Missed missed_of(const Nadam&, const kernel::NadamScalars<double>& s) {

@@ -30,6 +30,8 @@ constexpr AnyDefinition definition_of_kind = {
         },
     .scalars = [](const Rule& rule, const Now& now,
                   std::size_t branch) { return Definition<Kind>::scalars(*std::get_if<Kind>(&rule), now, branch); },
+    .guard = [](const Rule& rule, const Now& now,
+                std::size_t branch) { return Definition<Kind>::guard(*std::get_if<Kind>(&rule), now, branch); },
     .missed = [](const Rule& rule, const kernel::Scalars& scalars,
                  std::size_t branch) { return Definition<Kind>::missed(*std::get_if<Kind>(&rule), scalars, branch); },
     .restore =

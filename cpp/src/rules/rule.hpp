@@ -43,12 +43,17 @@ struct Slot {
     double initial = 0.0;
     bool copies_variable = false;  // starts as a copy of the variable instead
     Form form = Form::full;
+    bool is_signed = true;  // false: none of its numbers is below zero
 
     friend bool operator==(const Slot& a, const Slot& b) {
         return std::string_view(a.name) == b.name && a.group == b.group && a.initial == b.initial &&
-               a.copies_variable == b.copies_variable && a.form == b.form;
+               a.copies_variable == b.copies_variable && a.form == b.form && a.is_signed == b.is_signed;
     }
 };
+
+inline Slot not_negative(const char* name, int group, double initial = 0.0) {
+    return {.name = name, .group = group, .initial = initial, .is_signed = false};
+}
 
 /// A number that the whole optimizer keeps.
 struct StateNumber {
@@ -63,6 +68,7 @@ struct RuleSpec {
     std::vector<Slot> slots;
     std::vector<StateNumber> numbers = {};
     const char* no_rows = nullptr;    // why it takes no gradient of rows; null: it does
+    const char* no_float8 = nullptr;  // why its slots cannot be coded in 8 bits; null: they can
     const char* only_lazy = nullptr;  // why rows that a step leaves out cannot follow later; null: they can
     Mover mover = {};                 // if they can
     bool interpolates = false;        // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
@@ -91,6 +97,9 @@ struct Definition {
 
     static kernel::Scalars scalars(const AnyRule&, const Now&, std::size_t branch);
 
+    /// What holds for the slots after this update in exact arithmetic, and is to hold for their codes of 8 bits.
+    static kernel::Guard guard(const AnyRule&, const Now&, std::size_t branch);
+
     /// What a step with these scalars does to slots, and through them to the variable, if the gradient is zero. Weight
     /// decay is not the rule's to know.
     static kernel::Missed missed(const AnyRule&, const kernel::Scalars&, std::size_t branch);
@@ -117,6 +126,7 @@ struct AnyDefinition {
     std::vector<RuleSpec> (*branches)(const Rule&);
     std::size_t (*branch)(const Rule&, const Tensor& variable, const std::string& name);
     kernel::Scalars (*scalars)(const Rule&, const Now&, std::size_t branch);
+    kernel::Guard (*guard)(const Rule&, const Now&, std::size_t branch);
     kernel::Missed (*missed)(const Rule&, const kernel::Scalars&, std::size_t branch);
     void (*restore)(const Rule&, std::int64_t calls, std::int64_t updates, std::span<double> numbers);
     std::unique_ptr<Procedure> (*procedure)(const Rule&, std::span<const Variable>, std::span<const kernel::Job>);

@@ -9,9 +9,10 @@
 namespace fusedopt {
 
 static RuleSpec specify(const ScheduleFreeAdamW&) {
-    RuleSpec spec{kernel::RuleId::ScheduleFreeAdamW, 0.0025, {}, {{"momentum", 0}, {"velocity", 0}}};
+    RuleSpec spec{kernel::RuleId::ScheduleFreeAdamW, 0.0025, {}, {{"momentum", 0}, not_negative("velocity", 0)}};
     spec.slots[0].copies_variable = true;
     spec.interpolates = true;
+    spec.no_float8 = "a slot of schedule-free AdamW holds weights, which move by far less than a sixteenth";
     spec.only_lazy = "schedule-free AdamW moves every row in every step, along with its average";
     return spec;
 }

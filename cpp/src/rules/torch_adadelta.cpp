@@ -7,10 +7,12 @@
 namespace fusedopt {
 
 static RuleSpec specify(const TorchAdadelta& rule) {
-    return {rule.weight_decay != 0.0 ? kernel::RuleId::CoupledAdadelta : kernel::RuleId::Adadelta,
-            1.0,
-            {},
-            {{"square_avg", 0}, {"acc_delta", 0}}};
+    RuleSpec spec{rule.weight_decay != 0.0 ? kernel::RuleId::CoupledAdadelta : kernel::RuleId::Adadelta,
+                  1.0,
+                  {},
+                  {not_negative("square_avg", 0), not_negative("acc_delta", 0)}};
+    spec.no_float8 = adadelta_feeds_back;
+    return spec;
 }
 
 static kernel::Scalars scalars_of(const TorchAdadelta& rule, const Now& now, std::size_t) {

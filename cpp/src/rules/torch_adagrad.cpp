@@ -5,7 +5,7 @@
 namespace fusedopt {
 
 static RuleSpec specify(const TorchAdagrad& rule) {
-    return {kernel::RuleId::TorchAdagrad, 0.01, {}, {{"sum", 0, rule.initial_accumulator_value}}};
+    return {kernel::RuleId::TorchAdagrad, 0.01, {}, {not_negative("sum", 0, rule.initial_accumulator_value)}};
 }
 
 static kernel::TorchAdagradScalars<double> scalars_of(const TorchAdagrad& rule, const Now& now) {

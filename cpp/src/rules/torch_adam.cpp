@@ -5,6 +5,7 @@
 
 #include "kernel/rules/adam.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 
 namespace fusedopt {
 namespace {
@@ -13,10 +14,10 @@ RuleSpec specify_torch_adam(bool amsgrad, bool is_coupled, std::optional<double>
     RuleSpec spec{is_coupled ? kernel::RuleId::CoupledAdam : kernel::RuleId::Adam,
                   0.001,
                   weight_decay,
-                  {{"exp_avg", 0}, {"exp_avg_sq", 0}}};
+                  {{"exp_avg", 0}, not_negative("exp_avg_sq", 0)}};
     if (amsgrad) {
         spec.kernel = is_coupled ? kernel::RuleId::CoupledAdamAmsgrad : kernel::RuleId::AdamAmsgrad;
-        spec.slots.push_back({"max_exp_avg_sq", 1});
+        spec.slots.push_back(not_negative("max_exp_avg_sq", 1));
     }
     return spec;
 }
@@ -51,6 +52,14 @@ static kernel::Scalars scalars_of(const TorchAdam& rule, const Now& now, std::si
 
 static kernel::AdamScalars<double> scalars_of(const TorchAdamW& rule, const Now& now) {
     return torch_adam_scalars_of(rule, now);
+}
+
+static kernel::Guard guard_of(const TorchAdam&, const Now& now) {
+    return adam_guard(now);
+}
+
+static kernel::Guard guard_of(const TorchAdamW&, const Now& now) {
+    return adam_guard(now);
 }
 
 template struct Definition<TorchAdam>;

@@ -3,11 +3,12 @@
 
 #include "kernel/rules/torch_adamax.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 
 namespace fusedopt {
 
 static RuleSpec specify(const TorchAdamax&) {
-    return {kernel::RuleId::TorchAdamax, 0.002, {}, {{"exp_avg", 0}, {"exp_inf", 0}}};
+    return {kernel::RuleId::TorchAdamax, 0.002, {}, {{"exp_avg", 0}, not_negative("exp_inf", 0)}};
 }
 
 static kernel::TorchAdamaxScalars<double> scalars_of(const TorchAdamax& rule, const Now& now) {
@@ -19,6 +20,10 @@ static kernel::TorchAdamaxScalars<double> scalars_of(const TorchAdamax& rule, co
         .epsilon = rule.epsilon,
         .weight_decay = rule.weight_decay,
     };
+}
+
+static kernel::Guard guard_of(const TorchAdamax&, const Now& now) {
+    return adamax_guard(now);
 }
 
 template struct Definition<TorchAdamax>;

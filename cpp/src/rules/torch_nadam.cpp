@@ -4,6 +4,7 @@
 
 #include "kernel/rules/nadam.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 #include "runtime/float_environment.hpp"
 
 namespace fusedopt {
@@ -26,7 +27,7 @@ static RuleSpec specify(const TorchNAdam& rule) {
     RuleSpec spec{is_coupled ? kernel::RuleId::CoupledNadam : kernel::RuleId::Nadam,
                   0.002,
                   {},
-                  {{"exp_avg", 0}, {"exp_avg_sq", 0}}};
+                  {{"exp_avg", 0}, not_negative("exp_avg_sq", 0)}};
     if (rule.decoupled_weight_decay) spec.weight_decay = rule.weight_decay;
     spec.numbers = {{"mu_product", 1.0}};
     return spec;
@@ -55,6 +56,10 @@ static void restore_numbers(const TorchNAdam& rule, std::int64_t calls, std::int
         for (std::int64_t t = 1; t <= updates && product != 0.0; ++t) product *= momentum_at(rule, beta_1, t);
         return product;
     });
+}
+
+static kernel::Guard guard_of(const TorchNAdam&, const Now& now) {
+    return adam_guard(now);
 }
 
 template struct Definition<TorchNAdam>;

@@ -6,12 +6,15 @@ namespace fusedopt {
 
 static RuleSpec specify(const TorchRMSprop& rule) {
     const bool has_momentum = rule.momentum > 0.0;
-    RuleSpec spec{kernel::RuleId::TorchRmsprop, 0.01, {}, {{"square_avg", 0}}};
+    RuleSpec spec{kernel::RuleId::TorchRmsprop, 0.01, {}, {not_negative("square_avg", 0)}};
     if (has_momentum) spec.slots.push_back({"momentum_buffer", 1});
     if (rule.centered) spec.slots.push_back({"grad_avg", 2});
     if (has_momentum) spec.kernel = kernel::RuleId::TorchRmspropMomentum;
     if (rule.centered) {
         spec.kernel = has_momentum ? kernel::RuleId::TorchRmspropFull : kernel::RuleId::TorchRmspropCentered;
+    }
+    if (rule.centered) {
+        spec.no_float8 = "the centered form subtracts two slots, and each code may be off by a sixteenth";
     }
     return spec;
 }

@@ -3,12 +3,13 @@
 
 #include "kernel/rules/yogi.hpp"
 #include "rules/definition.hpp"
+#include "rules/guard.hpp"
 
 namespace fusedopt {
 
 static RuleSpec specify(const Yogi& rule) {
     const double initial = rule.initial_accumulator_value;
-    return {kernel::RuleId::Yogi, 0.01, {}, {{"momentum", 0, initial}, {"velocity", 0, initial}}};
+    return {kernel::RuleId::Yogi, 0.01, {}, {{"momentum", 0, initial}, not_negative("velocity", 0, initial)}};
 }
 
 static RuleSpec specify_rowwise(const Yogi& rule) {
@@ -26,6 +27,10 @@ static kernel::YogiScalars<double> scalars_of(const Yogi& rule, const Now& now) 
         .one_minus_beta_2 = 1.0 - beta_2,
         .epsilon = rule.epsilon,
     };
+}
+
+static kernel::Guard guard_of(const Yogi&, const Now& now) {
+    return adam_guard(now);
 }
 
 static kernel::Missed missed_of(const Yogi&, const kernel::YogiScalars<double>& s) {

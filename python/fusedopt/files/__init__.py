@@ -1,5 +1,6 @@
 """Tensors in one file: written whole or not at all, read in pieces, and matched with state by name."""
 
-from fusedopt.files.tensors import VARIABLE, SavedFile, write
+from fusedopt.files.names import VARIABLE
+from fusedopt.files.tensors import SavedFile, write
 
 __all__ = ["VARIABLE", "SavedFile", "write"]

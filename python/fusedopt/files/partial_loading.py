@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedopt.arrays import Array
-from fusedopt.files.tensors import VARIABLE, SavedFile
+from fusedopt.arrays import Array, widened
+from fusedopt.files.names import VARIABLE, Name, without_scale
+from fusedopt.files.slot_dtypes import Conversions
+from fusedopt.files.tensors import SavedFile
 
 Rules = Mapping[str, Collection[str]]
 """The class of each rule, and those it derives from, by what begins the names of its state: "", or "0/", "1/" ..."""
@@ -24,6 +26,7 @@ _COMMON = {
     "gradient_accumulator",
     "master",
     "loss_scale",
+    "seed",
     VARIABLE.rstrip("/"),
 }
 
@@ -54,9 +57,14 @@ class LoadReport(NamedTuple):
 
 
 def compare(
-    state: Sequence[tuple[str, Array]], rules: Rules, file: SavedFile, with_variables: bool
+    state: Sequence[tuple[str, Array]],
+    rules: Rules,
+    file: SavedFile,
+    with_variables: bool,
+    converted: Conversions | None,
 ) -> LoadReport:
     """Find out what a file cannot give, and what it has besides."""
+    here = converted.here if converted else set()
     stored = _stored_rules(file)
     same = {
         prefix: prefix in stored and _is_same_rule(classes, stored[prefix])
@@ -65,28 +73,35 @@ def compare(
     kept: set[str] = set()
     slots: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for name, array in state:
-        prefix, kind, variable = _split(name, rules)
-        if not file.fits(name, array) or not (kind in _COMMON or same[prefix]):
+        prefix, kind, variable = Name.of(name)
+        fits = name in here or file.fits(name, array)
+        if not fits or not (kind in _COMMON or same[prefix]):
             kept.add(name)
         if kind not in _COMMON and variable:
-            slots[prefix, variable].append((name, kind))
+            slots[prefix, variable].append((name, without_scale(kind)))
     for (prefix, _), names in slots.items():
         optional = set().union(*(_OPTIONAL.get(name, set()) for name in rules[prefix]))
-        if any(name in kept and (name in file or kind not in optional) for name, kind in names):
+        there = {kind for name, kind in names if name in file.types}
+        if any(name in kept and (kind in there or kind not in optional) for name, kind in names):
             kept.update(name for name, _ in names)
     taken = {name for name, _ in state} - kept
+    if converted:
+        taken |= converted.there_of(taken)
     return LoadReport(
         [name for name, _ in state if name in kept],
         sorted(
             name
-            for name in file.names
+            for name in file.types
             if name not in taken and (with_variables or not name.startswith(VARIABLE))
         ),
     )
 
 
 def follow_variables(
-    state: Sequence[tuple[str, Array]], rules: Rules, report: LoadReport
+    state: Sequence[tuple[str, Array]],
+    rules: Rules,
+    report: LoadReport,
+    set_slot: Callable[[str, Array], None],
 ) -> list[Callable[[], None]]:
     """Return what makes state that is missing follow variables that are not.
 
@@ -96,32 +111,29 @@ def follow_variables(
     missing, arrays = set(report.missing), dict(state)
     actions: list[Callable[[], None]] = []
     for name in report.missing:
-        prefix, kind, variable = _split(name, rules)
+        prefix, kind, variable = Name.of(name)
         source = VARIABLE + variable
         if source not in arrays or source in missing:
             continue
         if kind == "master":
             actions.append(partial(np.copyto, arrays[name], 0))
         elif kind == "momentum" and "ScheduleFreeAdamW" in rules[prefix]:
-            actions.append(partial(np.copyto, arrays[name], arrays[source], casting="unsafe"))
+            actions.append(partial(_set_slot, set_slot, name, arrays[source]))
     return actions
+
+
+def _set_slot(set_slot: Callable[[str, Array], None], name: str, variable: Array) -> None:
+    values = widened(variable)  # not before the variable is loaded
+    set_slot(name, values if values.dtype == np.float64 else values.astype(np.float32))
 
 
 def _is_same_rule(classes: Collection[str], stored: str) -> bool:
     return stored in classes or (stored in _ALIKE and not _ALIKE.isdisjoint(classes))
 
 
-def _split(name: str, rules: Rules) -> tuple[str, str, str]:
-    """Take a name apart into the optimizer's prefix, the kind of state and the variable."""
-    found = re.match(r"\d+/", name) if len(rules) > 1 else None
-    prefix = found[0] if found else ""
-    kind, _, variable = name[len(prefix) :].partition("/")
-    return prefix, kind, variable
-
-
 def _stored_rules(file: SavedFile) -> dict[str, str]:
     try:
-        return _described_rules(file.description, file.names)
+        return _described_rules(file.description, file.types)
     except (AttributeError, KeyError, TypeError):
         return {}
 

@@ -12,19 +12,34 @@ from typing import Any
 
 import numpy as np
 
-from fusedopt.arrays import Array
+from fusedopt.arrays import Array, is_bfloat16
 from fusedopt.files.library import check, library, until_exit
+from fusedopt.files.names import VARIABLE, difference
 from fusedopt.files.replacement import naming, open_regular, replacement
 from fusedopt.runtime import __version__
 
 FORMAT = "fusedopt-2"  # has the CRC-32 of every tensor
 OLD_FORMAT = "fusedopt-1"
-VARIABLE = "variable/"  # begins the names of variables, as "momentum/" begins those of momenta
 _PIECE = (
     1 << 20
 )  # bytes read or written at once: they stay in the caches while they are summed and copied
-_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
-_DTYPES["uint16"] = "BF16"  # the bits, of memory that NumPy has no type for
+_DTYPES = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "uint8": "U8",
+    "uint16": "U16",
+}
+_OF_DTYPES = {code: np.dtype(name) for name, code in _DTYPES.items() if name != "bfloat16"} | {
+    "BF16": np.dtype(np.uint16)
+}
+
+
+def type_of(array: Array) -> str:
+    """Return what the format calls the type of an array's elements."""
+    return "BF16" if is_bfloat16(array) else _DTYPES[array.dtype.name]
 
 
 def write(
@@ -75,8 +90,7 @@ def _header(
     end = 0
     for name, array in ordered:
         begin, end = end, end + array.nbytes
-        dtype = _DTYPES[array.dtype.name]
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
+        header[name] = {"dtype": type_of(array), "shape": array.shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -96,6 +110,13 @@ class SavedFile:
 
     ValueError, naming the file, for everything that is wrong with what is in it. The class name is that of the
     optimizer it must be of; None is any.
+
+    Attributes
+    ----------
+    description : dict
+        The class and the configuration of the optimizer.
+    types : dict
+        The type and the shape of each tensor, by name.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[Any], class_name: str | None) -> None:
@@ -117,18 +138,9 @@ class SavedFile:
         """Whether variables are in the file, too."""
         return any(name.startswith(VARIABLE) for name in self._spans)
 
-    @property
-    def names(self) -> Collection[str]:
-        """The names of the tensors."""
-        return self._tensors.keys()
-
-    def __contains__(self, name: str) -> bool:
-        """Whether there is a tensor of this name."""
-        return name in self._tensors
-
     def fits(self, name: str, array: Array) -> bool:
         """Whether there is a tensor of this name, type and shape."""
-        return self._tensors.get(name) == (_DTYPES[array.dtype.name], array.shape)
+        return self.types.get(name) == (type_of(array), array.shape)
 
     def _opened(self, safetensors: Any) -> io.FileIO | io.BytesIO:
         while True:
@@ -159,7 +171,7 @@ class SavedFile:
                 header = json.loads(self._file.read(length))
             metadata = header.pop("__metadata__", {})
             self._format = metadata.get("format")
-            self._tensors = {
+            self.types = {
                 name: (tensor["dtype"], tuple(tensor["shape"])) for name, tensor in header.items()
             }
             self._spans = {
@@ -192,26 +204,28 @@ class SavedFile:
             raise self.error(
                 f"expected the CRC-32 of each tensor, found none ({error!r})"
             ) from None
-        if numbers.keys() != self._tensors.keys():
+        if numbers.keys() != self.types.keys():
             raise self.error("expected the CRC-32 of each tensor, found those of others")
         return numbers
 
-    def require(self, state: Sequence[tuple[str, Array]]) -> None:
-        """Refuse the file if it does not hold exactly these tensors; variables may be there besides."""
+    def require(self, state: Sequence[tuple[str, Array]], besides: Collection[str] = ()) -> None:
+        """Refuse the file if it does not hold exactly these tensors; variables and others may be there besides."""
         expected = {name for name, _ in state}
         missing = sorted(
             name
             for name, array in state
-            if name not in self._tensors and not self._is_later(name, array)
+            if name not in self.types and not self._is_later(name, array)
         )
         unknown = sorted(
-            name for name in self._tensors if name not in expected and not name.startswith(VARIABLE)
+            name
+            for name in self.types.keys() - expected - set(besides)
+            if not name.startswith(VARIABLE)
         )
         if missing or unknown:
-            raise self.error(_difference(missing, unknown))
+            raise self.error(difference(missing, unknown))
         for name, array in state:
-            wanted = (_DTYPES[array.dtype.name], array.shape)
-            found = self._tensors.get(name, wanted)
+            wanted = (type_of(array), array.shape)
+            found = self.types.get(name, wanted)
             if found != wanted:
                 raise self.error(
                     f"{name}: expected {wanted[0]} of shape {wanted[1]}, "
@@ -242,6 +256,13 @@ class SavedFile:
         value = np.zeros_like(like)
         if name in self._spans:
             self.copy_to(name, value)
+        return value
+
+    def array(self, name: str) -> Array:
+        """Return a tensor; of bfloat16 the bits."""
+        dtype, shape = self.types[name]
+        value = np.empty(shape, _OF_DTYPES[dtype])
+        self.copy_to(name, value)
         return value
 
     def copy_to(self, name: str, array: Array) -> None:
@@ -275,24 +296,3 @@ class SavedFile:
     def error(self, text: str) -> ValueError:
         """Make an error that names the file."""
         return ValueError(f"{self._path}: {text}")
-
-
-def _difference(missing: Sequence[str], unknown: Sequence[str]) -> str:
-    rates = [name for name in (*missing, *unknown) if name.rsplit("/", 1)[-1] == "learning_rate"]
-    if len(rates) == len(missing) + len(unknown):
-        here, there = "a number", "a schedule or callable"
-        if unknown:
-            here, there = there, here
-        return (
-            f"{rates[0]}: expected the state of an optimizer whose learning rate is {here}, "
-            f"found one with {there}; load it into an optimizer made like that"
-        )
-    if all(name.startswith(VARIABLE) for name in missing) and not unknown:
-        return (
-            "expected the variables, too, as save(path, variables=True) writes them, "
-            f"found none of {list(missing[:8])}"
-        )
-    return (
-        "expected state of the same variables and options; "
-        f"missing: {list(missing[:8])}, unknown: {list(unknown[:8])}"
-    )

@@ -11,6 +11,7 @@ from fusedopt import arguments
 from fusedopt.keras.host import KerasOptimizer, keras, known_objects, require_backend
 from fusedopt.keras.rates import learning_rate_of
 from fusedopt.keras.sharing import Sharing
+from fusedopt.rules.low_bit import require_whole_slots
 from fusedopt.rules.rule_optimizer import RuleOptimizer
 
 OPTIONS = {
@@ -58,7 +59,14 @@ class Front(KerasOptimizer):
                 f"{who}: expected a whole optimizer, found a part of a {type(owner).__name__}; give that one"
             )
         self._wrap(optimizer)
+        self._require_whole_slots()
         self._share()
+
+    def _require_whole_slots(self) -> None:
+        """Refuse slots whose memory no variable of Keras's can have."""
+        for front in (self, *self._every_part()):
+            if isinstance(front.fused, RuleOptimizer):
+                require_whole_slots(front.fused, "variables of Keras's share memory with the slots")
 
     def _wrap(self, optimizer: fusedopt.Optimizer) -> None:
         """Become the front of an optimizer, which may be part of another one."""

@@ -30,7 +30,8 @@ class Optimizer(State):
     ------
     ValueError
         If Keras runs on JAX or TensorFlow, whose variables cannot be updated in place, or if ``optimizer`` is built or
-        part of another one.
+        part of another one. Also if it keeps slots in fewer bits (``slot_dtype``), because Keras's variables share
+        memory with the slots.
     TypeError
         If it is no optimizer of fusedopt, or for any other argument.
 
@@ -89,6 +90,7 @@ class Optimizer(State):
             If a variable cannot be updated in place, for example one that is not in CPU memory.
         """
         self._require_whole("build")
+        self._require_whole_slots()  # it may have been assigned
         variables = list(variables)
         self._follow()
         own = self._sharing

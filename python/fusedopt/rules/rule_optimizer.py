@@ -19,6 +19,8 @@ from fusedopt.hyperparameters import (
     real,
 )
 from fusedopt.optimizer import LearningRate, Optimizer
+from fusedopt.rules import low_bit
+from fusedopt.rules.low_bit import SlotDType
 from fusedopt.rules.rate import Name, Rate, rate
 from fusedopt.runtime import _core
 from fusedopt.schedules import LearningRateSchedule
@@ -98,6 +100,10 @@ class RuleOptimizer(Optimizer):
         shapes_state=True,
         is_keyword=True,
     )
+    slot_dtype: SlotDType = low_bit.slot_dtype()
+    slot_dtypes: Mapping[str, SlotDType] | None = low_bit.slot_dtypes()
+    seed: int = low_bit.seed()
+    master: bool = low_bit.master()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Remember which rule of the core a class stands for: the nearest that declares more than options."""
@@ -124,10 +130,6 @@ class RuleOptimizer(Optimizer):
             self._core_rule(values),
             self._core_options(values, self._core_learning_rate(self._learning_rate)),
         )
-
-    def _values(self) -> dict[str, Any]:
-        """Return all hyperparameters but the learning rate."""
-        return {name: vars(self)[name] for name in self._hyperparameters if name in vars(self)}
 
     # Values on their way to the core
 
@@ -287,6 +289,9 @@ class RuleOptimizer(Optimizer):
 
     def _rules(self) -> dict[str, set[str]]:
         return {"": {cls.__name__ for cls in type(self).__mro__}}
+
+    def _signed_slots(self) -> set[str]:
+        return set(_core.signed_slots(self._core_rule(self._values())))
 
     @property
     def _loss_scale(self) -> float | None:

@@ -66,6 +66,7 @@ def _copies(arrays: Sequence[Array]) -> _Copies:
 
 def _taken(optimizer: Stateful) -> dict[str, Any]:
     own = {name: value for name, value in vars(optimizer).items() if name not in _MADE_ANEW}
+    own |= optimizer._values()  # a load may have replaced the seed
     return {
         "attributes": own,
         "slots": {name: getattr(optimizer, name) for name in _slots(optimizer)},

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any, Literal, overload
 
 from fusedopt import arguments, files
 from fusedopt.arrays import Array
 from fusedopt.configuration.objects import serialized
-from fusedopt.files.partial_loading import LoadReport, Rules, compare, follow_variables
+from fusedopt.files.partial_loading import LoadReport, Rules
 from fusedopt.runtime import _core
+from fusedopt.state.loading import Loading
 from fusedopt.state.stateful import Stateful
 
 
@@ -102,6 +101,7 @@ class Saved(Stateful):
         variables: bool | None = ...,
         *,
         strict: Literal[True] = ...,
+        convert_slots: bool = ...,
     ) -> None: ...
 
     @overload
@@ -111,6 +111,7 @@ class Saved(Stateful):
         variables: bool | None = ...,
         *,
         strict: Literal[False],
+        convert_slots: bool = ...,
     ) -> LoadReport: ...
 
     def load(
@@ -119,6 +120,7 @@ class Saved(Stateful):
         variables: bool | None = None,
         *,
         strict: bool = True,
+        convert_slots: bool = False,
     ) -> LoadReport | None:
         """Take the state from a file that `save` wrote.
 
@@ -141,6 +143,9 @@ class Saved(Stateful):
             Whether to overwrite the variables, too, with those in the file. Default: if there are any.
         strict : bool
             False takes from any optimizer's file what fits by name, shape and type. See Notes.
+        convert_slots : bool
+            Take slots in another ``slot_dtype``, too. Those of more bits are rounded to the nearest number that fewer
+            bits hold. Those of fewer bits become float32 exactly. Such slots are in memory as float32 meanwhile.
 
         Returns
         -------
@@ -151,8 +156,9 @@ class Saved(Stateful):
         Raises
         ------
         ValueError
-            If the optimizer is not built, or the file is truncated, damaged or, if ``strict``, another's; then
-            nothing has changed.
+            If the optimizer is not built, or the file is truncated, damaged or, if ``strict``, another's. Its slots
+            are another's, too, if they are in another ``slot_dtype`` and ``convert_slots`` is False. Nothing has
+            changed then.
         ImportError
             If safetensors is not installed.
         OSError
@@ -192,92 +198,24 @@ class Saved(Stateful):
         if not self.built:
             raise ValueError("load: the optimizer is not built; call build first")
         strict = arguments.flag("strict", strict)
+        convert = arguments.flag("convert_slots", convert_slots)
         if variables is not None:
             variables = arguments.flag("variables", variables)
         class_name = self._description()["class_name"] if strict else None
         with closing(files.SavedFile(path, class_name)) as file:
-            with_variables = file.has_variables if variables is None else variables
-            self._matched(file, self._saved(with_variables), with_variables, strict)
+            loading = Loading(self, file, variables, strict=strict, convert=convert)
+            loading.match()
             file.verify()
-            report: LoadReport = self._between_steps(
-                "load", lambda: self._take(file, with_variables, strict)
-            )
+            report: LoadReport = self._between_steps("load", loading.take)
         return None if strict else report
-
-    def _take(self, file: files.SavedFile, with_variables: bool, strict: bool) -> LoadReport:
-        state, everything = self._core.state(), self._saved(with_variables)
-        report = self._matched(file, everything, with_variables, strict)
-        kept = set(report.missing)
-
-        def value(name: str, array: Array) -> Array | None:
-            """Return what the core takes; arrays are copied later, and None stays as it is."""
-            if name in kept:
-                return None
-            return file.number(name, array) if array.ndim == 0 else array
-
-        numbers = [value(*item) for item in state]
-        counts = self._own_counts()
-        final = [
-            array.copy() if value(name, array) is None else value(name, array)
-            for name, array in counts
-        ]
-
-        def begin() -> None:
-            self._core.set_state(numbers)  # first, as only numbers can be refused
-            for _, count in counts:
-                count[...] = -1
-
-        def end() -> None:
-            for (_, count), number in zip(counts, final, strict=True):
-                count[...] = number
-
-        copies = [
-            partial(file.copy_to, name, array)
-            for name, array in everything
-            if (array.ndim > 0 or name.startswith(files.VARIABLE)) and name not in kept
-        ]
-        followers = follow_variables(everything, self._rules(), report)
-        _finish([end, *followers, *copies], begin, file)
-        return report
-
-    def _matched(
-        self,
-        file: files.SavedFile,
-        everything: Sequence[tuple[str, Array]],
-        with_variables: bool,
-        strict: bool,
-    ) -> LoadReport:
-        if not strict:
-            return compare(everything, self._rules(), file, with_variables)
-        file.require(everything)
-        return LoadReport([], [])
 
     @abstractmethod
     def _rules(self) -> Rules:
         """Return the names of the rule's classes, by what begins the names of its state."""
 
+    @abstractmethod
+    def _signed_slots(self) -> set[str]:
+        """Return the slots that may be below zero, their names after what begins the names of the state."""
+
     def _description(self) -> dict[str, Any]:
         return serialized(self, "keras.optimizers")
-
-
-def _finish(
-    rest: list[Callable[[], None]], begin: Callable[[], None], file: files.SavedFile
-) -> None:
-    """Call `begin`, which may refuse, then all the rest from the last one on, whatever interrupts."""
-    pending = [*rest, begin]
-    interruption = None
-    while pending:
-        try:
-            pending[-1]()
-            pending.pop()
-        except Exception as error:
-            if pending[-1] is begin:
-                raise file.error(str(error)) from None
-            raise ValueError(
-                f"{error}; the state is now partly that of the file; load a whole one "
-                "before the next step"
-            ) from error
-        except BaseException as error:  # noqa: BLE001
-            interruption = error  # what was begun is finished first
-    if interruption:
-        raise interruption

@@ -68,6 +68,9 @@ class Stateful(ABC):
         thread steps, the views change one after the other; `save_own_variables` copies all of one moment.
         Under ``row_updates="caught_up"`` all rows are caught up first, and slots of rows that later steps
         leave out lag behind again.
+
+        Slots that are kept in fewer bits (``slot_dtype``) are read-only float32 copies, which later steps do not
+        change. `set_weights` writes them, and rounds to the nearest number that the bits hold.
         """
         return list(self.named_variables().values())
 
@@ -77,10 +80,11 @@ class Stateful(ABC):
         Returns
         -------
         dict of numpy.ndarray
-            Live views, in the order of `variables`. State of the whole optimizer has a plain name, such as
-            ``"iteration"``. State of a variable has the name of the slot and that of the variable, as given to `build`,
-            such as ``"momentum/dense/kernel"``. Variables without names are numbered. A `MultiOptimizer` puts the
-            number of the optimizer before the name, and a `LossScaleOptimizer` puts ``"loss_scale"`` before its own.
+            Live views, and copies of slots of fewer bits, in the order of `variables`. State of the whole optimizer has
+            a plain name, such as ``"iteration"``. State of a variable has the name of the slot and that of the
+            variable, as given to `build`, such as ``"momentum/dense/kernel"``. Variables without names are numbered. A
+            `MultiOptimizer` puts the number of the optimizer before the name, and a `LossScaleOptimizer` puts
+            ``"loss_scale"`` before its own.
 
         Examples
         --------
@@ -101,7 +105,8 @@ class Stateful(ABC):
         Parameters
         ----------
         weights : sequence of numpy.ndarray
-            As many as `variables`, of the same shapes and kinds; they are cast.
+            As many as `variables`, of the same shapes and kinds; they are cast. Slots of fewer bits take the nearest
+            number that they can hold.
 
         Raises
         ------
@@ -208,6 +213,10 @@ class Stateful(ABC):
         """Make an optimizer with state of its own, on the same variables."""
         copied: Self = copying.shallow(self)
         return copied
+
+    @abstractmethod
+    def _values(self) -> dict[str, Any]:
+        """Return the arguments as they are now, but for the learning rate."""
 
     @abstractmethod
     def _new_arguments(self) -> dict[str, Any]:

@@ -75,9 +75,9 @@ class Optimizer(Stepping):
     calls, ``"iteration"``. They share memory with the optimizer. ``state_dict`` holds tensors and numbers alone, of
     exact types, and training resumes with the same bits. ``deepcopy`` and ``pickle`` go on with the same bits, too.
 
-    float16 and bfloat16 parameters have a float32 copy, ``"master"``. A parameter whose dimensions lie in memory in
-    another order, such as a channels_last weight, is updated where it lies, except by `fusedopt.Adafactor` and with
-    ``rowwise``.
+    float16 and bfloat16 parameters have a float32 copy, ``"master"``, unless the optimizer has ``master=False``. A
+    parameter whose dimensions lie in memory in another order, such as a channels_last weight, is updated where it
+    lies, except by `fusedopt.Adafactor` and with ``rowwise``.
 
     Parameters
     ----------
@@ -86,14 +86,16 @@ class Optimizer(Stepping):
         ``exclude_layers`` and ``exclude_from_weight_decay``.
     optimizer : fusedopt.Optimizer
         An optimizer with one rule, not built. It is copied, and stays as it is. `fusedopt.LossScaleOptimizer` and
-        `fusedopt.MultiOptimizer` are refused, because PyTorch has ``torch.amp.GradScaler`` and parameter groups.
+        `fusedopt.MultiOptimizer` are refused, because PyTorch has ``torch.amp.GradScaler`` and parameter groups. A
+        ``slot_dtype`` of fewer bits is refused, because the state is tensors that share memory with the slots.
 
     Raises
     ------
     TypeError
         If the optimizer is another object, or a parameter is not a tensor of float16, bfloat16, float32 or float64.
     ValueError
-        If a group has a value out of its range, or one that another library means by its name. Also if a parameter is
+        If a group has a value out of its range, or one that another library means by its name, or if the optimizer
+        keeps slots in fewer bits. Also if a parameter is
         on another device, sparse, or overlaps itself or another one. The message names the group and the parameter.
 
     Examples

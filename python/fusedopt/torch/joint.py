@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from fusedopt.arrays import Array, address, as_array
 from fusedopt.hyperparameters import Hyperparameter
 from fusedopt.optimizer import Optimizer
+from fusedopt.rules.low_bit import require_whole_slots
 from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.rules.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.runtime import _core
@@ -47,6 +48,7 @@ def template_of(optimizer: Any) -> RuleOptimizer:
             "optimizer: expected one that is not built, because each parameter group gets a copy of it, "
             f"found {optimizer!r}"
         )
+    require_whole_slots(optimizer, "PyTorch keeps the state as tensors over the slots' memory")
     return copy.copy(optimizer)
 
 
