@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import fusedopt as fo
@@ -13,7 +14,7 @@ import pytest
 from cases import OPTIONS, VARIANTS, Case
 from fusedopt import _core
 from machine import LEVELS
-from reference import NO_ROWS, Array, Reference
+from reference import NO_ROWS, Array, MultiReference, Reference, ScaledReference
 from sample_arrays import NAMED_DTYPES, same_bits
 from selection import first
 
@@ -285,6 +286,149 @@ def test_gradients_of_rows(case: Case, code: str, dtype: str, master: bool) -> N
         for step in range(STEPS):
             optimizer.apply([*row_gradients(run.shapes, step, run.factor)])
         assert_equal(optimizer, variables, reference)
+
+
+# A run in parts
+
+
+RESUMED = [
+    Case("AdamW", {"amsgrad": True}, "AdamW"),
+    Case("SGD", {"momentum": 0.9, "use_ema": True}, "SGD"),
+    Case("Adamax", {"gradient_accumulation_steps": 2}, "Adamax"),
+]
+FEW = ((70, 64), (5000,), (65,), ())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("case", "code"), with_codes(RESUMED, ["float32", "bfloat16", "float8"]))
+def test_a_saved_run_goes_on(case: Case, code: str, dtype: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    run = Run(case, code, FEW, dtype, master=False)
+    reference = run.reference()
+    run.train(reference)
+    begun, _ = run.optimizer()
+    run.train(begun, steps=range(3))
+    begun.save(tmp_path / "state.safetensors", variables=True)
+    run.arguments["seed"] = 0  # that of the file is taken
+    for optimizer, variables in (run.optimizer(), run.optimizer()):
+        run.train(optimizer, steps=range(4))
+        optimizer.load(tmp_path / "state.safetensors")
+        run.train(optimizer, steps=range(3, STEPS))
+        assert_equal(optimizer, variables, reference)
+
+
+@pytest.mark.parametrize("code", ["bfloat16", "float8"])
+def test_seeds(code: str) -> None:
+    """A seed acts from the step on that follows it, and makes another run of it."""
+    run = Run(Case("Adam", {}, "Adam"), code, FEW, "float16", master=False)
+    reference, (optimizer, variables) = run.reference(), run.optimizer()
+    reached = set()
+    for seed in (0, 1, 2**63 - 1):
+        optimizer.seed = reference.a["seed"] = seed
+        run.train(reference, "float16", [0, 1])
+        run.train(optimizer, "float16", [0, 1])
+        assert_equal(optimizer, variables, reference)
+        run.arguments["seed"] = seed
+        other, its = run.optimizer()
+        run.train(other, "float16", [0, 1])
+        state = dict(other._core.state())
+        reached.add(
+            (its[0].tobytes(), state["momentum/v0"].tobytes(), state["velocity/v1"].tobytes())
+        )
+    assert len({weights for weights, _, _ in reached}) == 3
+    assert len({codes for _, codes, _ in reached}) == 3
+    assert len({codes for _, _, codes in reached}) == 3
+
+
+@pytest.mark.parametrize("code", ["bfloat16", "float8"])
+def test_more_variables_later(code: str) -> None:
+    run = Run(Case("Yogi", {}, "Yogi"), code, FEW)
+    del run.arguments["slot_dtypes"]
+    run.arguments["slot_dtype"] = code
+    initial = initial_variables(run.shapes, run.dtype)
+    reference = Reference(run.rule, **run.arguments)
+    variables = [w.copy() for w in initial]
+    optimizer = fo.Yogi(**run.arguments)
+    for count in (1, 2, 4):
+        reference.build(initial[:count])
+        optimizer.build(named(variables[:count]))
+        for step in (0, 1):
+            grads = gradients(run.shapes, run.dtype, step, 1.0)[:count]
+            reference.apply([*grads])
+            optimizer.apply([*grads])
+        assert_equal(optimizer, variables[:count], reference)
+
+
+def members_of(maker: Any, code: str) -> list[Any]:
+    return [
+        maker("Adam", slot_dtype=code, seed=3, clipnorm=2.0),
+        maker("SGD", slot_dtype=code, momentum=0.9, seed=4, master=False),
+    ]
+
+
+@pytest.mark.parametrize("code", ["bfloat16", "float8"])
+def test_several_optimizers_with_a_loss_scale(code: str) -> None:
+    shapes = ((70, 64), (5000,), (4097,), (66, 64))
+    owners = [0, 1, 1, 0]
+    initial = initial_variables(shapes, np.dtype(np.float16))
+    references = members_of(Reference, code)
+    members = members_of(lambda rule, **arguments: getattr(fo, rule)(**arguments), code)
+    for number, reference in enumerate(references):
+        reference.build([w for w, owner in zip(initial, owners, strict=True) if owner == number])
+    expected = ScaledReference(MultiReference(references, owners, 3.0), 256.0, 2)
+    variables = named([w.copy() for w in initial])
+    optimizer = fo.LossScaleOptimizer(
+        fo.MultiOptimizer(fo.OptimizerMap(members[0], {"v[12]": members[1]}), global_clipnorm=3.0),
+        initial_scale=256.0,
+        dynamic_growth_steps=2,
+    )
+    optimizer.build(variables)
+    for step in range(6):
+        grads = [*gradients(shapes, np.dtype(np.float32), step, 256.0)]
+        if step == 1:
+            grads[1] = np.full((5000,), np.nan, np.float32)
+        optimizer.apply([*grads])
+        expected.apply([*grads])
+        assert optimizer.dynamic_scale == expected.scale
+    for number, (member, reference) in enumerate(zip(members, references, strict=True)):
+        own = [w for w, owner in zip(variables.values(), owners, strict=True) if owner == number]
+        for mine, its in zip(own, reference.stored(), strict=True):
+            assert same_bits(mine, its)
+        for mine, its in zip(member.variables, reference.variables(), strict=True):
+            assert same_bits(mine, its)
+
+
+# Numbers that are loaded
+
+
+@pytest.mark.parametrize("code", ["bfloat16", "float8"])
+@pytest.mark.parametrize("rule", ["Adam", "Adamax", "Adagrad", "Lion", "RMSprop"])
+def test_loaded_numbers_become_the_nearest_codes(rule: str, code: str) -> None:
+    run = Run(Case(rule, {}, rule), code, FEW)
+    reference, (optimizer, variables) = run.reference(), run.optimizer()
+    run.train(optimizer)
+    run.train(reference)
+    named_values = {name: np.array(x) for name, x in optimizer.named_variables().items()}
+    for i, coded in enumerate(reference.coded):
+        values = {}
+        assert coded is not None
+        for k, (slot, is_signed) in enumerate(coded.signs.items()):
+            x = spread_out(coded.shape, [9, i, k]).astype(np.float32)
+            values[slot] = named_values[f"{slot}/v{i}"] = x if is_signed else x * x
+        coded.load(values)
+        reference._settle_slots(i)
+    optimizer.set_weights(list(named_values.values()))
+    assert_equal(optimizer, variables, reference)
+    # Numbers of codes of 8 bits are not always on the same steps again.
+    optimizer.set_weights(optimizer.variables)
+    for i, coded in enumerate(reference.coded):
+        if coded is not None:
+            coded.load({slot: coded.numbers(slot) for slot in coded.signs})
+            reference._settle_slots(i)
+    assert_equal(optimizer, variables, reference)
+    run.train(optimizer, steps=[0])
+    run.train(reference, steps=[0])
+    assert_equal(optimizer, variables, reference)
 
 
 # Special numbers
