@@ -159,6 +159,14 @@ py::object shown(DType dtype) {
 py::object shown(RowUpdates row_updates) {
     return py::str(std::string(to_string(row_updates)));
 }
+py::object shown(SlotDType slot_dtype) {
+    return py::str(std::string(to_string(slot_dtype)));
+}
+py::object shown(const std::map<std::string, SlotDType>& slot_dtypes) {
+    py::dict names;
+    for (const auto& [name, slot_dtype] : slot_dtypes) names[py::str(name)] = shown(slot_dtype);
+    return std::move(names);
+}
 template <class Value>
 py::object shown(const std::optional<Value>& value) {
     return value ? shown(*value) : py::none();

@@ -3,11 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <set>
 #include <stdexcept>
 #include <string>
 
+#include "engine/slot_memory.hpp"
 #include "gil.hpp"
 #include "register.hpp"
 #include "rules.hpp"
@@ -32,9 +34,10 @@ std::set<std::string> signed_slots(const PyRule& rule) {
 using Codes = py::array_t<std::uint8_t, py::array::c_style>;
 using Scales = py::array_t<std::uint16_t, py::array::c_style>;
 
-/// The numbers that codes of 8 bits stand for.
-py::array_t<float> decoded_float8(Codes codes, const Scales& scales, bool is_signed) {
+/// The numbers that codes of 8 bits stand for. `name` is that of the scales.
+py::array_t<float> decoded_float8(Codes codes, const Scales& scales, bool is_signed, const std::string& name) {
     const py::ssize_t size = codes.size();
+    check_scales(name, Tensor(scales.data(), DType::uint16, std::array{static_cast<std::int64_t>(scales.size())}));
     if (size != scales.size() * kernel::slot_block) {
         throw std::invalid_argument("codes: expected " + std::to_string(kernel::slot_block) + " for each of " +
                                     std::to_string(scales.size()) + " scales, found " + std::to_string(size));
@@ -58,7 +61,8 @@ py::array_t<float> decoded_float8(Codes codes, const Scales& scales, bool is_sig
 
 void register_slots(py::module_& module) {
     module.def("signed_slots", &signed_slots, py::arg("rule"));
-    module.def("decoded_float8", &decoded_float8, py::arg("codes"), py::arg("scales"), py::arg("is_signed"));
+    module.def("decoded_float8", &decoded_float8, py::arg("codes"), py::arg("scales"), py::arg("is_signed"),
+               py::arg("name"));
 }
 
 }  // namespace fusedopt::python

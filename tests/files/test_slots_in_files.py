@@ -287,7 +287,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 @pytest.mark.parametrize("here", ["float8", "float32"])
 @pytest.mark.parametrize(
-    "scale", [0x0100, 0x2000, 0x00F1, 0x00FF, 0x80F1, 0xFFFF], ids=lambda scale: f"{scale:#06x}"
+    "scale", [0x0100, 0x2000, 0xC010, 0x00F9, 0x80FF, 0xFFFF], ids=lambda scale: f"{scale:#06x}"
 )
 @pytest.mark.parametrize("slot", ["momentum", "velocity_hat"])
 def test_damaged_scales_are_refused(here: str, scale: int, slot: str, path: Path) -> None:
@@ -304,7 +304,7 @@ def test_damaged_scales_are_refused(here: str, scale: int, slot: str, path: Path
 
 
 def test_any_codes_can_be_loaded(path: Path) -> None:
-    """Every code of a sound scale stands for a number, an infinity or a NaN; none stops the program."""
+    """Every code of a sound scale stands for a number, an infinity or a NaN. None stops the program."""
     source, _ = trained("adam", "float8")
     source.save(path, variables=True)
     random = np.random.default_rng(1)
@@ -314,7 +314,7 @@ def test_any_codes_can_be_loaded(path: Path) -> None:
             if tensors[name].dtype == np.uint8:
                 tensors[name][...] = random.integers(0, 256, tensors[name].shape)
                 base = random.integers(0, 241, tensors[name].shape[0])
-                flag = random.integers(0, 2, tensors[name].shape[0]) * 0x8000
+                flag = random.integers(0, 3, tensors[name].shape[0]) * 0x4000
                 slot, variable = name.split("/")
                 tensors[f"{slot}_scale/{variable}"][...] = base | flag
 

@@ -165,3 +165,9 @@ def test_weights_without_elements_are_counted() -> None:
     optimizer(KEY, ones(3, 0), ones(3, 0))
     assert optimizer.nr_update == {KEY: 1}
     assert optimizer.averages[KEY].shape == (3, 0)
+
+
+@pytest.mark.parametrize("make", ["Adam", "RAdam", "SGD", "Optimizer"])
+def test_slots_of_fewer_bits(make: str) -> None:
+    with pytest.raises(TypeError, match="slot_dtype"):
+        getattr(ft, make)(0.1, slot_dtype="float8")

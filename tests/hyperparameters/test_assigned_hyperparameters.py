@@ -48,6 +48,7 @@ OTHER: dict[str, Any] = {
     "adam_lr_ratio": 0.5,
     "ns_steps": 2,
     "rms_rate": 0.4,
+    "seed": 12,
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "momentum": {"momentum": 0.9},
@@ -65,8 +66,11 @@ SHAPES_STATE = {
     "exclude_layers": ["kernel"],
     "exclude_embeddings": False,
     "row_updates": "caught_up",
+    "slot_dtype": "bfloat16",
+    "slot_dtypes": {"kernel": "bfloat16"},
+    "master": False,
 }
-WITHOUT_EFFECT_HERE = {"relative_step", "skip_nonfinite"}
+WITHOUT_EFFECT_HERE = {"relative_step", "skip_nonfinite", "seed"}
 WITHOUT_NUMBER = {"name", "matrix_product"}
 
 

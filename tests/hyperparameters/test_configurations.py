@@ -69,6 +69,10 @@ OTHER_VALUES: dict[str, Any] = {
     "rms_rate": 0.5,
     "skip_nonfinite": True,
     "row_updates": "caught_up",
+    "slot_dtype": "bfloat16",
+    "slot_dtypes": {"w": "bfloat16", "b": "float32"},
+    "seed": 7,
+    "master": False,
     "rowwise": True,
     "matrix_product": np.matmul,
 }

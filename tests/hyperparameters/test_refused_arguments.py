@@ -69,6 +69,10 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "name": ([], [5, b"adam", True]),
     "skip_nonfinite": ([], NO_FLAGS),
     "row_updates": (["", "catch_up", "LAZY"], [None, True, 1, b"lazy", ["lazy"], object()]),
+    "slot_dtype": (["", "float16", "float64", "FLOAT8"], [None, True, 8, b"float8", np.float32]),
+    "slot_dtypes": ([], [True, 8, "float8", ["w"], object()]),
+    "seed": ([-1, 0.5, True, 2**63, math.nan], [*NO_INTEGERS, None]),
+    "master": ([], NO_FLAGS),
     "initial_scale": ([*POSITIVE, 2.0**-127, 2.0**127 * 1.5, 2.0**128], [*NO_NUMBERS, None]),
     "dynamic_growth_steps": ([0, -1, 2.5, True, math.nan, 2**70], [*NO_INTEGERS, None]),
     "inner_optimizer": (

@@ -19,6 +19,7 @@ PYTHON = Path(__file__).resolve().parents[2] / "python"
 SOURCES = sorted(path.relative_to(PYTHON) for path in PYTHON.rglob("*.py"))
 FRONT = [
     "state/stateful.py",
+    "state/loading.py",
     "state/saved.py",
     "state/copying.py",
     "catching_up.py",

@@ -23,6 +23,9 @@ fo.Muon(0.1, exclude_layers=["head"], rms_rate=None)
 fo.LossScaleOptimizer(optimizer, 1024.0, name="scaled")
 fo.MultiOptimizer(fo.OptimizerMap(optimizer), global_clipnorm=1.0)
 fo.AdamW(row_updates="caught_up").row_updates = "lazy"
+fo.AdamW(slot_dtype="float8", slot_dtypes={"w": "bfloat16"}, seed=3, master=False).seed = 5
+optimizer.load("state", convert_slots=True)
+missing: list[str] = optimizer.load("state", strict=False, convert_slots=True).missing
 optimizer.apply([fo.RowGradient(values=[], indices=[])])
 optimizer.catch_up("table", indices=[])
 rate: float = optimizer.learning_rate
@@ -48,6 +51,11 @@ WRONG = [
     "fo.Adam(momentum=0.9)",
     "fo.Lion(epsilon=1e-3)",
     "fo.Lion(row_updates='catch_up')",
+    "fo.Adam(slot_dtype='fp8')",
+    "fo.Adam(slot_dtypes={'w': 'fp8'})",
+    "fo.Adam(slot_dtypes='float8')",
+    "fo.Adam(seed=0.5)",
+    "fo.Adam().master = 1",
     "fo.RowGradient([])",
     "fo.RowGradient([], [], [])",
     "fo.Adam().catch_up(rows=[])",

@@ -230,6 +230,10 @@ BASE_ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "gradient_accumulation_steps": (None, 2),
     "skip_nonfinite": (False, True),
     "row_updates": ("lazy", "caught_up"),
+    "slot_dtype": ("float32", "float8"),
+    "slot_dtypes": (None, {"w": "float8"}),
+    "seed": (0, 5),
+    "master": (True, False),
 }
 
 

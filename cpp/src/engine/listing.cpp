@@ -29,6 +29,11 @@ void Listing::add(std::string name, const Tensor& tensor, Check check) {
     entries_.push_back({.name = std::move(name), .tensor = tensor, .check = check});
 }
 
+void Listing::add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape) {
+    Tensor numbers(codes.data(), DType::float32, shape);
+    entries_.push_back({.name = std::move(name), .tensor = codes, .numbers = std::move(numbers)});
+}
+
 void Listing::add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read) {
     entries_.push_back(
         {.name = std::move(name), .tensor = Tensor(codes, DType::float32, shape), .read = std::move(read)});
@@ -77,9 +82,15 @@ Loading::Loading(Listing listing, std::span<const Tensor> values) : listing_(std
     }
     for (std::size_t k = 0; k < own.size(); ++k) {
         if (!values[k] && extent() == Extent::complete) continue;
-        check_shape_and_type("set_weights: array " + std::to_string(k) + " (" + own[k].name + ")", values[k],
-                             own[k].tensor);
-        if (own[k].tensor.size() > 0) positions_.try_emplace(own[k].tensor.data(), k);
+        const bool are_numbers = own[k].read || (own[k].numbers && values[k].dtype() == DType::float32);
+        const Tensor& expected = own[k].numbers && are_numbers ? *own[k].numbers : own[k].tensor;
+        check_shape_and_type("set_weights: array " + std::to_string(k) + " (" + own[k].name + ")", values[k], expected);
+        if (expected.size() == 0) continue;
+        if (are_numbers) {
+            numbers_.try_emplace(expected.data(), static_cast<const float*>(values[k].data()));
+        } else {
+            positions_.try_emplace(expected.data(), k);
+        }
     }
     for (std::size_t k = 0; k < own.size(); ++k) {
         if (own[k].check && values[k]) own[k].check("set_weights: " + own[k].name, values[k]);
@@ -88,8 +99,8 @@ Loading::Loading(Listing listing, std::span<const Tensor> values) : listing_(std
 
 void Loading::copy() const noexcept {
     for (std::size_t k = 0; k < values_.size(); ++k) {
-        const auto& [name, own, check, read] = listing_.entries()[k];
-        if (values_[k] && !read && own.size() > 0 && own.data() != values_[k].data()) {
+        const Tensor& own = listing_.entries()[k].tensor;
+        if (values_[k] && own.size() > 0 && own.data() != values_[k].data() && !numbers_for(own.data())) {
             std::memmove(own.data(), values_[k].data(), static_cast<std::size_t>(own.size_bytes()));
         }
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -35,13 +36,18 @@ public:
         std::string name;
         Tensor tensor;
         Check check = nullptr;
-        Read read = nullptr;  // null: the tensor is a live view
+        Read read = nullptr;                 // null: the tensor is a live view
+        std::optional<Tensor> numbers = {};  // of codes: where they are, as the float32 numbers that may be given
     };
 
     explicit Listing(Extent extent) : extent_(extent) {}
 
     Extent extent() const { return extent_; }
     void add(std::string name, const Tensor& tensor, Check check = nullptr);
+
+    /// Codes of slots. In their place their numbers may be loaded, as float32 of this shape, and their owner codes
+    /// them.
+    void add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape);
 
     /// Numbers that are kept as codes. They are listed as a float32 copy, and its owner codes what is loaded.
     void add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read);
@@ -75,10 +81,10 @@ public:
     /// Whether there is a value for a listed array. An empty tensor leaves what is there, if the listing is complete.
     bool has(const void* listed) const { return positions_.contains(listed); }
 
-    /// The numbers for a slot that is listed as a copy, by its codes; null: none.
-    const float* copied(const void* codes) const {
-        const auto found = positions_.find(codes);
-        return found == positions_.end() ? nullptr : static_cast<const float*>(values_[found->second].data());
+    /// The numbers for a slot that is kept as these codes; null: none, or codes.
+    const float* numbers_for(const void* codes) const {
+        const auto found = numbers_.find(codes);
+        return found == numbers_.end() ? nullptr : found->second;
     }
 
     /// What a number will be.
@@ -97,6 +103,7 @@ private:
     Listing listing_;
     std::span<const Tensor> values_;
     std::unordered_map<const void*, std::size_t> positions_;  // of the values, by the memory that they are for
+    std::unordered_map<const void*, const float*> numbers_;   // for codes
 };
 
 /// Loads a state that appends itself to what an owner around it has listed. All or nothing.

@@ -108,10 +108,11 @@ void Optimizer::State::append_slot(Listing& listing, std::size_t i, std::size_t 
             });
         });
     } else if (job.slot_code == kernel::SlotCode::bfloat16) {
-        listing.add(name_of(slot.name), Tensor(array, DType::bfloat16, variable.shape()));
+        listing.add_codes(name_of(slot.name), Tensor(array, DType::bfloat16, variable.shape()), variable.shape());
     } else {
         const std::int64_t blocks = blocks_of(job.size);
-        listing.add(name_of(slot.name), Tensor(array, DType::uint8, std::array{blocks, kernel::slot_block}));
+        listing.add_codes(name_of(slot.name), Tensor(array, DType::uint8, std::array{blocks, kernel::slot_block}),
+                          variable.shape());
         listing.add(name_of(std::string(slot.name) + "_scale"),
                     Tensor(static_cast<std::byte*>(array) + job.scales, DType::uint16, std::array{blocks}),
                     check_scales);
@@ -201,10 +202,25 @@ void Optimizer::State::settle(const Loading& loading, const std::vector<double>&
     encode_loaded(loading);
 }
 
+// What bounds the updates held for the numbers, and is to hold for their codes. Betas that are functions of the
+// caller's are not called for it.
+kernel::Guard Optimizer::State::guard_of_loaded(std::size_t branch) const {
+    const AnyDefinition& definition = definition_of(rule);
+    const Betas betas = definition.betas(rule);
+    if (branches[branch].is_rowwise || iterations() == 0) return {};
+    if (betas.beta_1 && !(betas.beta_1->is_number() && betas.beta_2->is_number())) return {};
+    Now now{0.0, iterations(), 0.0, 0.0, {}};
+    if (betas.beta_1) {
+        now.beta_1 = betas.beta_1->value();
+        now.beta_2 = betas.beta_2->value();
+    }
+    return definition.guard(rule, now, branch);
+}
+
 void Optimizer::State::encode_loaded(const Loading& loading) noexcept {
     const auto is_loaded = [&](const kernel::Job& job) {
         return job.slot_code != kernel::SlotCode::full &&
-               std::ranges::any_of(job.slots, [&](const void* codes) { return loading.copied(codes) != nullptr; });
+               std::ranges::any_of(job.slots, [&](const void* codes) { return loading.numbers_for(codes) != nullptr; });
     };
     selected.clear();
     for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -213,9 +229,10 @@ void Optimizer::State::encode_loaded(const Loading& loading) noexcept {
     selected.run([&](std::size_t i, std::int64_t begin, std::int64_t end) {
         kernel::Step step{};
         set_signs(branch_of(jobs[i]), step);
+        step.guard = guard_of_loaded(jobs[i].branch);
         std::array<const float*, kernel::max_slots> values{};
         for (std::size_t k = 0; k < values.size(); ++k) {
-            const float* const all = loading.copied(jobs[i].slots[k]);
+            const float* const all = loading.numbers_for(jobs[i].slots[k]);
             if (all) values[k] = all + begin;
         }
         current_kernels().encode_slots(step, jobs[i], begin, end, values.data());

@@ -261,6 +261,7 @@ private:
     void begin_averages();
     void* derive(std::size_t index);
     void append_slot(Listing& listing, std::size_t index, std::size_t slot);
+    kernel::Guard guard_of_loaded(std::size_t branch) const;
     void encode_loaded(const Loading& loading) noexcept;
     void restore_without_master(std::size_t index, std::vector<float>& held);
     void require_slot_dtypes(const Options& options, std::span<const RuleSpec> branches) const;

@@ -14,8 +14,6 @@ from fusedopt.runtime import _core
 
 _BLOCK = 64  # elements that share a scale
 _WHOLE = {"F32": "float32", "BF16": "bfloat16"}
-_LARGEST_BASE = 240
-_SPECIAL = 0x8000
 
 _Shape = tuple[int, ...]
 _Types = Mapping[str, tuple[str, _Shape]]
@@ -85,9 +83,12 @@ class Conversions:
         if form == "bfloat16":
             return (stored.astype(np.uint32) << 16).view(np.float32)
         scales = self._file.array(scales_of(name))
-        _require_scales(self._file, scales_of(name), scales)
         prefix, kind, _ = Name.of(name)
-        values = _core.decoded_float8(stored, scales, prefix + kind in signed)
+        is_signed = prefix + kind in signed
+        try:
+            values = _core.decoded_float8(stored, scales, is_signed, scales_of(name))
+        except ValueError as error:
+            raise self._file.error(str(error)) from None
         return values[: math.prod(shape)].reshape(shape)
 
 
@@ -103,12 +104,3 @@ def _form(types: _Types, name: str, shape: _Shape) -> str | None:
     blocks = -(-math.prod(shape) // _BLOCK)
     has_codes = (dtype, found) == ("U8", (blocks, _BLOCK))
     return "float8" if has_codes and types.get(scales_of(name)) == ("U16", (blocks,)) else None
-
-
-def _require_scales(file: SavedFile, name: str, scales: Array) -> None:
-    bad = np.flatnonzero((scales & ~np.uint16(_SPECIAL)) > _LARGEST_BASE)
-    if len(bad):
-        raise file.error(
-            f"{name}: expected scales of 0 to {_LARGEST_BASE}, alone or with {_SPECIAL:#x}, "
-            f"found {scales[bad[0]]:#x} for block {bad[0]}; the file is damaged"
-        )
