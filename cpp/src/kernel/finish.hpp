@@ -50,18 +50,27 @@ FUSEDOPT_NOINLINE void reconcile(const Job& job, std::int64_t begin, std::int64_
 }
 
 /// A piece of a variable in the compute type: in its own memory, or widened into `buffer`, and then a tile at most.
+/// An earlier sweep of the same step has opened it before.
 template <class T>
-T* open_piece(const Job& job, std::int64_t begin, std::int64_t n, T* buffer) {
+T* open_again(const Job& job, std::int64_t begin, std::int64_t n, T* buffer) {
     if constexpr (sizeof(T) == 4) {
         if (!job.weight) {
             widen(job.storage_element, static_cast<const std::uint16_t*>(job.storage) + begin, n, buffer);
             return buffer;
         }
-        if (job.storage) {
+    }
+    return static_cast<T*>(job.weight) + begin;
+}
+
+/// The same in a step's first sweep.
+template <class T>
+T* open_piece(const Job& job, std::int64_t begin, std::int64_t n, T* buffer) {
+    if constexpr (sizeof(T) == 4) {
+        if (job.weight && job.storage) {
             reconcile(job, begin, n);
         }
     }
-    return static_cast<T*>(job.weight) + begin;
+    return open_again(job, begin, n, buffer);
 }
 
 /// What is left to do when a tile's average is up to date: the variable takes it, and a 16-bit one is stored.
@@ -74,10 +83,14 @@ void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64
         if (!job.storage) return;
         auto* storage = static_cast<std::uint16_t*>(job.storage) + begin;
         if (job.weight) {
-            narrow(job.storage_element, w, n, storage);
-        } else {
-            const RandomBits random(step.seed, job.first_partial + static_cast<std::uint64_t>(begin / tile));
-            narrow_at_random(job.storage_element, w, n, random, storage);
+            return narrow(job.storage_element, w, n, storage);
+        }
+        // A piece may go over a border of tiles, which is one of random bits.
+        for (std::int64_t i = 0, count; i < n; i += count) {
+            const std::int64_t rest = tile - (begin + i) % tile;
+            count = n - i < rest ? n - i : rest;
+            const auto random = RandomBits::of(step.seed, job.first_partial, 0, begin + i);
+            narrow_at_random(job.storage_element, w + i, count, random, storage + i);
         }
     }
 }

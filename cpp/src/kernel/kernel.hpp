@@ -97,8 +97,8 @@ struct Step {
     double scale;      // factor on what reaches the rule, but for the clip_factor
     double clipvalue;  // infinity: off
     double ema_momentum;
-    bool overwrite;      // the average replaces the variable
-    std::uint64_t seed;  // of what is rounded at random; another one in each step
+    bool overwrite;             // the average replaces the variable
+    std::uint64_t seed;         // of what is rounded at random; another one in each step
     bool is_signed[max_slots];  // whether a slot that is coded in 8 bits may be below zero
     Guard guard;
 };
@@ -153,9 +153,12 @@ struct MovedRows;
 struct Kernels {
     SweepFunction update[static_cast<int>(RuleId::count)][2];
     SweepFunction other_work[2];  // than an update
-    /// The numbers of a coded slot. `begin` is a multiple of the block.
+    /// Elements [begin, end) of a coded slot into `values`, which begins with the first of them. `begin` is a multiple
+    /// of the block.
     void (*decode_slot)(const Job&, int slot, bool is_signed, std::int64_t begin, std::int64_t end, float* values);
-    /// Codes new numbers for all coded slots of a variable, each the nearest one. Null: a slot has none.
+    /// Codes these numbers for the coded slots of a variable, each by the nearest code. `values` has a pointer for each
+    /// of max_slots slots, to the number of element `begin`, a multiple of the block. Null: that slot stays as it is.
+    /// The guard acts only if both its slots are given.
     void (*encode_slots)(const Step&, const Job&, std::int64_t begin, std::int64_t end, const float* const* values);
     void (*catch_up[2])(const CatchUp&, const Stretch&);
     /// Each tile's sum of squares. False if an element of a gradient is not finite.

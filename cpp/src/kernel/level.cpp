@@ -38,8 +38,8 @@ const Kernels kernels = {
 #undef FUSEDOPT_UPDATE
     },
     {other_work<float>, other_work<double>},
-    nullptr,
-    nullptr,
+    decode_slot,
+    encode_slots,
     {catch_up<float>, catch_up<double>},
     measure,
     adafactor_kernels,

@@ -1,31 +1,41 @@
-// To float16 and bfloat16, rounding at random, as a variable without a master copy needs it.
+// Rounding at random: random bits for weights and slots, and the narrowing to float16 and bfloat16 that a variable
+// without a master copy needs.
 #pragma once
 
 #include "kernel/convert.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-/// Random bits for the elements of a tile. Which they are depends on nothing but the seed, the tile and the element: a
-/// 32-bit hash of an element's place, with MurmurHash3's shifts and factors, keyed by a 64-bit one with SplitMix64's.
+/// Random bits for the elements of a tile: a sequence with a random start and a random odd step. So each element's are
+/// uniform, those of two elements are independent, and those of two tiles, streams or seeds are, too. That is all that
+/// unbiased rounding and its variance need. The key is a 64-bit hash with SplitMix64's shifts and factors.
 class RandomBits {
 public:
-    RandomBits(std::uint64_t seed, std::uint64_t tile_number) {
-        const std::uint64_t key = mixed(mixed(seed) + tile_number);
-        first_ = static_cast<std::uint32_t>(key);
-        second_ = static_cast<std::uint32_t>(key >> 32);
+    /// Stream 0 is that of the variable, 1 that of its first slot. `place` is the first element's in its tile.
+    RandomBits(std::uint64_t seed, std::uint64_t tile_number, int stream, std::int64_t place) {
+        const std::uint64_t tile_key = mixed(mixed(seed) + tile_number);
+        const std::uint64_t key = mixed(tile_key + static_cast<std::uint64_t>(stream) * golden);
+        second_ = static_cast<std::uint32_t>(key >> 32) | 1u;
+        first_ = static_cast<std::uint32_t>(key) + static_cast<std::uint32_t>(place) * second_;
     }
 
-    /// The upper bits are the best ones.
-    FUSEDOPT_INLINE std::uint32_t at(std::int64_t i) const {
-        std::uint32_t x = static_cast<std::uint32_t>(i) + first_;
-        x = (x ^ (x >> 16)) * 0x85ebca6bu;
-        x = (x ^ (x >> 13) ^ second_) * 0xc2b2ae35u;
-        return x ^ (x >> 16);
+    /// The elements from `begin` on of a variable whose first tile has this number.
+    static RandomBits of(std::uint64_t seed, std::uint64_t first_tile, int stream, std::int64_t begin) {
+        return {seed, first_tile + static_cast<std::uint64_t>(begin / tile), stream, begin % tile};
     }
+
+    /// The same for all elements.
+    static RandomBits constant(std::uint32_t bits) { return {bits, 0}; }
+
+    FUSEDOPT_INLINE std::uint32_t at(std::int64_t i) const { return first_ + static_cast<std::uint32_t>(i) * second_; }
 
 private:
+    RandomBits(std::uint32_t first, std::uint32_t second) : first_(first), second_(second) {}
+
+    static constexpr std::uint64_t golden = 0x9e3779b97f4a7c15u;
+
     static std::uint64_t mixed(std::uint64_t x) {
-        x += 0x9e3779b97f4a7c15u;
+        x += golden;
         x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
         x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
         return x ^ (x >> 31);
@@ -40,16 +50,16 @@ private:
 inline constexpr std::uint32_t largest_float16 = 0x477fe000u, largest_bfloat16 = 0x7f7f0000u;  // as float32
 
 FUSEDOPT_INLINE std::uint32_t round_bfloat16(std::uint32_t magnitude, std::uint32_t random) {
-    return (magnitude + (random >> 16)) >> 16;
+    return (magnitude + (random & 0xffffu)) >> 16;
 }
 
 FUSEDOPT_INLINE std::uint32_t round_float16(std::uint32_t magnitude, std::uint32_t random) {
     constexpr std::uint32_t smallest_normal = 113u << 23;  // 2^-14
-    const std::uint32_t normal = (magnitude + (random >> 19) - (112u << 23)) >> 13;
+    const std::uint32_t normal = (magnitude + (random & 0x1fffu) - (112u << 23)) >> 13;
     // In multiples of 2^-45. Float16's subnormal numbers are those of 2^-24.
     const float small = magnitude < smallest_normal ? float_of(magnitude) : 0.0f;
     const auto multiple = static_cast<std::uint32_t>(static_cast<std::int32_t>(small * 0x1p45f));
-    const std::uint32_t subnormal = (multiple + (random >> 11)) >> 21;
+    const std::uint32_t subnormal = (multiple + (random & 0x1fffffu)) >> 21;
     return magnitude < smallest_normal ? subnormal : normal;
 }
 
@@ -65,6 +75,7 @@ FUSEDOPT_INLINE void narrow_at_random(const float* in, std::int64_t n, const Ran
     }
 }
 
+/// All of these elements are of one tile.
 FUSEDOPT_NOINLINE void narrow_at_random(Element element, const float* in, std::int64_t n, RandomBits random,
                                         void* out) {
     narrow(element, in, n, out);  // stays what it is beyond the largest finite number

@@ -107,8 +107,13 @@ FUSEDOPT_NOINLINE void prefetch_row(const Job& row, int row_slot, int row_slots)
     fetch(row.weight, n * bytes);
     fetch(row.storage, n * 2);
     for (int k = 0; k < max_slots; ++k) {
-        const bool is_of_row = k >= row_slot && k < row_slot + row_slots;
-        fetch(row.slots[k], is_of_row ? bytes : n * bytes);
+        if (k >= row_slot && k < row_slot + row_slots) {
+            fetch(row.slots[k], bytes);
+        } else if (is_coded(row)) {
+            if (row.slots[k]) prefetch_codes(row, k, 0, n);
+        } else {
+            fetch(row.slots[k], n * bytes);
+        }
     }
 }
 
@@ -127,19 +132,26 @@ void update_rowwise(const Step& step, const Stretch& stretch) {
     using Rule = Formula<T>;
     static_assert(Rule::slot_count - Rule::row_slots <= 1 && Rule::row_slots <= 2);
     const auto rule = with_scalars<Rule, T>(step.scalars);
-    alignas(64) T g[tile], widened[tile];
+    constexpr int own_slot = Rule::row_slot == 0 ? Rule::row_slots : 0;
+    alignas(64) T g[tile], widened[tile], numbers[tile];
     GatherBuffer gathered;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         prefetch_row(job[stretch.ahead], Rule::row_slot, Rule::row_slots);
         const T keep = keep_of<T>(step, *job);
         const T moment = move_moment(rule, *job, mean_square(step, *job, gathered, g));
-        T* const slot = static_cast<T*>(job->slots[Rule::row_slot == 0 ? Rule::row_slots : 0]);
         for (std::int64_t i = 0; i < job->size; i += tile) {
             const std::int64_t n = job->size - i < tile ? job->size - i : tile;
             if (job->size > tile) load_scaled(step, *job, i, n, gathered, g);
             empty_accumulator<T>(*job, i, n);
             T* const w = open_piece(*job, i, n, widened);
-            move_lines(rule, keep, moment, n, w, g, has_slot<Rule> ? slot + i : slot);
+            if constexpr (has_slot<Rule>) {
+                T* open[max_slots] = {};
+                open[own_slot] = open_numbers(step, *job, own_slot, i, n, numbers);
+                move_lines(rule, keep, moment, n, w, g, open[own_slot]);
+                close_numbers(step, *job, i, n, open);
+            } else {
+                move_lines<Rule, T>(rule, keep, moment, n, w, g, nullptr);
+            }
             if (job->average || job->storage) finish_tile(step, *job, i, n, w);
         }
     }

@@ -3,6 +3,7 @@
 
 #include "kernel/finish.hpp"
 #include "kernel/gradient.hpp"
+#include "kernel/slot_codes.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
@@ -107,22 +108,28 @@ FUSEDOPT_INLINE void with_narrow_gradient(const void* source, Element element, c
 /// How many bytes further on arrays are fetched: in the same variable, or in a row that follows.
 struct Ahead {
     std::int64_t gradient;
-    std::int64_t others;
+    std::int64_t weight;
+    std::int64_t slots;
 };
 
 /// What the loop over a row's lines does not fetch of it.
 template <class T>
-FUSEDOPT_NOINLINE void prefetch_rest(const Job& row, bool direct) {
+FUSEDOPT_NOINLINE void prefetch_rest(const Job& row, bool direct, bool coded) {
     const auto lines = [](const void* first, std::int64_t bytes) {
         for (std::int64_t i = 0; i < bytes; i += 64) prefetch_now(static_cast<const char*>(first) + i);
     };
     // The last line, where the row is not as long as some lines or does not begin with one.
     const std::int64_t last = row.size - 1;
     if (row.weight) prefetch_now(static_cast<const T*>(row.weight) + last);
-    for (const void* slot : row.slots) {
-        if (slot) prefetch_now(static_cast<const T*>(slot) + last);
-    }
     const std::int64_t most = row.size < tile ? row.size : tile;
+    for (int k = 0; k < max_slots; ++k) {
+        if (!row.slots[k]) continue;
+        if (coded) {
+            prefetch_codes(row, k, 0, most);
+        } else {
+            prefetch_now(static_cast<const T*>(row.slots[k]) + last);
+        }
+    }
     const std::int64_t bytes = bytes_of(row.gradient_element);
     if (direct) {
         prefetch_now(static_cast<const char*>(row.gradient) + last * bytes);
@@ -133,17 +140,17 @@ FUSEDOPT_NOINLINE void prefetch_rest(const Job& row, bool direct) {
 }
 
 template <class T>
-FUSEDOPT_INLINE Ahead ahead_of(const Stretch& stretch, const Job* job, bool direct) {
-    if (stretch.ahead == 0) return {prefetch_bytes, prefetch_bytes};
+FUSEDOPT_INLINE Ahead ahead_of(const Stretch& stretch, const Job* job, bool direct, bool coded) {
+    // What is prepared or opened in a buffer lies in the cache.
+    if (stretch.ahead == 0) return {prefetch_bytes, prefetch_bytes, coded ? 0 : prefetch_bytes};
     const Job& next = job[stretch.ahead];
     const bool reads_gradient = direct && !job->strides;
-    prefetch_rest<T>(next, reads_gradient);
+    prefetch_rest<T>(next, reads_gradient, coded);
     const auto distance = [](const void* from, const void* to) {
         return static_cast<const char*>(to) - static_cast<const char*>(from);
     };
-    // What is prepared in a buffer lies in the cache.
-    return {reads_gradient ? distance(job->gradient, next.gradient) : 0,
-            job->weight ? distance(job->weight, next.weight) : 0};
+    const std::int64_t others = job->weight ? distance(job->weight, next.weight) : 0;
+    return {reads_gradient ? distance(job->gradient, next.gradient) : 0, others, coded ? 0 : others};
 }
 
 /// A piece of a variable, a cache line of every array at a time: each is prefetched once, and memory and arithmetic
@@ -157,19 +164,19 @@ void update_lines(Rule rule, T scale, T keep, Averaging<T> averaging, std::int64
     for (; i + line<T> <= n; i += line<T>) {
         // Each array keeps a pointer of its own: with a common index, a processor does more work per access.
         __asm__("" : "+r"(w), "+r"(gradient.g));
-        prefetch_now(w, ahead.others);
+        prefetch_now(w, ahead.weight);
         prefetch_now(gradient.g, ahead.gradient);
         if constexpr (Rule::slot_count > 0) {
             __asm__("" : "+r"(a));
-            prefetch_now(a, ahead.others);
+            prefetch_now(a, ahead.slots);
         }
         if constexpr (Rule::slot_count > 1) {
             __asm__("" : "+r"(b));
-            prefetch_now(b, ahead.others);
+            prefetch_now(b, ahead.slots);
         }
         if constexpr (Rule::slot_count > 2) {
             __asm__("" : "+r"(c));
-            prefetch_now(c, ahead.others);
+            prefetch_now(c, ahead.slots);
         }
         update_line<false>(rule, scale, keep, averaging, line<T>, w, gradient.at(i, line<T>, n, batch), a, b, c,
                            average);
@@ -208,12 +215,9 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
 /// prepared first.
 template <class Rule, class T>
 FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
-                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source, T* buffer,
-                                  const Ahead& ahead) {
+                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source,
+                                  T* const (&slots)[max_slots], T* buffer, const Ahead& ahead) {
     const T keep = keep_of<T>(step, job);
-    T* slots[max_slots];
-    for (int k = 0; k < max_slots; ++k)
-        slots[k] = k < Rule::slot_count ? static_cast<T*>(job.slots[k]) + begin : nullptr;
     const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
         if constexpr (decltype(gradient)::is_common) {
             if (!averaging.average) {
@@ -241,24 +245,67 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
     update(scale, WideGradient<T>{g});
 }
 
+/// Slots of a rule that may be coded, from the first one on. What is behind them is never.
+template <class Rule>
+FUSEDOPT_INLINE constexpr int coded_slots_of() {
+    if constexpr (requires { Rule::coded_slots; }) {
+        return Rule::coded_slots;
+    } else {
+        return Rule::slot_count;
+    }
+}
+
+/// Numbers of a piece's coded slots, and codes of the next piece on their way.
+FUSEDOPT_NOINLINE void open_slots(const Step& step, const Job& job, int count, std::int64_t begin, std::int64_t n,
+                                  OpenSlots& open) {
+    const std::int64_t next = begin + n, rest = job.size - next;
+    for (int k = 0; k < count; ++k) {
+        prefetch_codes(job, k, next, rest < n ? rest : n);
+        open_slot(job, k, step.is_signed[k], begin, n, open.numbers[k]);
+    }
+}
+
+FUSEDOPT_NOINLINE void close_slots(const Step& step, const Job& job, int count, std::int64_t begin, std::int64_t n,
+                                   OpenSlots& open) {
+    float* numbers[max_slots] = {};
+    for (int k = 0; k < count; ++k) numbers[k] = open.numbers[k];
+    close_slots(step, job, begin, n, numbers, true);
+}
+
 template <template <class> class Rule, class T>
 void update(const Step& step, const Stretch& stretch) {
     const auto rule = with_scalars<Rule<T>, T>(step.scalars);
+    constexpr int coded_slots = sizeof(T) == 4 ? coded_slots_of<Rule<T>>() : 0;
     alignas(64) T buffer[tile], widened[tile];
     GatherBuffer gathered;
+    OpenSlots open;
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const Averaging<T> averaging(step, *job);
         const bool direct = is_direct<T>(step, *job);
-        // Works in tiles only if a buffer is used, or if a later stage should find the data in the cache. Each border
+        const bool coded = coded_slots > 0 && is_coded(*job);
+        // Works in pieces only if a buffer is used, or if a later stage should find the data in the cache. Each border
         // of a tile costs 10 to 20 ns, so otherwise the whole variable is updated in one go.
         const bool in_tiles = !direct || job->strides || job->storage || step.overwrite;
-        const Ahead ahead = ahead_of<T>(stretch, job, direct);
         const std::int64_t end = end_in(stretch, job);
+        const std::int64_t most = coded ? coded_piece : in_tiles ? tile : end;
+        const Ahead ahead = ahead_of<T>(stretch, job, direct, coded);
         for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {
-            n = in_tiles && end - i > tile ? tile : end - i;
+            n = end - i < most ? end - i : most;
             const void* source = contiguous(*job, i, n, gathered);
             T* w = open_piece(*job, i, n, widened);
-            update_piece(rule, step, *job, direct, i, n, averaging, w, source, buffer, ahead);
+            T* slots[max_slots];
+            for (int k = 0; k < max_slots; ++k)
+                slots[k] = k < Rule<T>::slot_count ? static_cast<T*>(job->slots[k]) + i : nullptr;
+            if constexpr (coded_slots > 0) {
+                if (coded) {
+                    open_slots(step, *job, coded_slots, i, n, open);
+                    for (int k = 0; k < coded_slots; ++k) slots[k] = open.numbers[k];
+                }
+            }
+            update_piece(rule, step, *job, direct, i, n, averaging, w, source, slots, buffer, ahead);
+            if constexpr (coded_slots > 0) {
+                if (coded) close_slots(step, *job, coded_slots, i, n, open);
+            }
             if (job->average || job->storage) {
                 store_tile(step, *job, i, n, w);
             }

@@ -5,8 +5,9 @@
 //   w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold)
 //
 // A vector has one moment per element instead:  v <- b v + (1 - b) (g^2 + epsilon_1),  u = g / sqrt(v).
-// If a moment is zero, so is the update. The means and norms are put together elsewhere; job.ratio brings a.
-// One file, though long: the three sweeps go over the same blocks.
+// If a moment is zero, so is the update. The means and norms are put together elsewhere; job.ratio brings a. Both
+// sweeps over a vector take u from what is kept of v: from a coded slot, its codes. One file, though long: the three
+// sweeps go over the same blocks.
 #pragma once
 
 #include "kernel/border/adafactor.hpp"
@@ -122,15 +123,12 @@ FUSEDOPT_INLINE double sum_row(const T* w, const T* g, T scale, T keep, std::int
 template <class T>
 void adafactor_sums(const Step& step, const Job& job, const Block& block) {
     const T keep = keep_of<T>(step, job);
-    alignas(64) T buffer[tile];
+    alignas(64) T buffer[tile], widened[tile];
     GatherBuffer gathered;
     Lanes weight;
     __builtin_memset(block.column_sums, 0, static_cast<unsigned long>(block.columns) * sizeof(double));
     for_each_chunk(block, [&](const Chunk& chunk) {
-        if (job.storage) {
-            reconcile(job, chunk.begin, chunk.size());
-        }
-        const T* w = static_cast<const T*>(job.weight) + chunk.begin;
+        const T* w = open_piece(job, chunk.begin, chunk.size(), widened);
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = prepare(step, job, source, chunk.begin, chunk.size(), g, buffer);
@@ -217,12 +215,12 @@ template <class T>
 void adafactor_settle(const Step& step, const Job& job, const Block& block) {
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
-    alignas(64) T buffer[tile];
+    alignas(64) T buffer[tile], widened[tile];
     GatherBuffer gathered;
     for_each_chunk(block, [&](const Chunk& chunk) {
         const RowFactors<T> rows(block, chunk);
         const T* columns = static_cast<const T*>(block.column_factors) + chunk.column;
-        T* w = static_cast<T*>(job.weight) + chunk.begin;
+        T* w = open_again(job, chunk.begin, chunk.size(), widened);
         const T* g;
         const void* source = contiguous(job, chunk.begin, chunk.size(), gathered);
         const T scale = prepare(step, job, source, chunk.begin, chunk.size(), g, buffer);
@@ -240,29 +238,31 @@ void adafactor_advance_unfactored(const Step& step, const Job& job, const Block&
     const T b = static_cast<T>(scalars.b), one_minus_b = static_cast<T>(1.0 - scalars.b);
     const T epsilon_1 = static_cast<T>(scalars.epsilon_1);
     const T keep = keep_of<T>(step, job);
-    alignas(64) T buffer[tile];
+    alignas(64) T buffer[tile], widened[tile], velocity[tile];
     GatherBuffer gathered;
     Squares squares = {};
     for (std::int64_t i = block.first; i < block.first + block.columns; i += tile) {
         const std::int64_t rest = block.first + block.columns - i;
         const std::int64_t n = rest < tile ? rest : tile;
-        if (job.storage) {
-            reconcile(job, i, n);
-        }
-        const T* w = static_cast<const T*>(job.weight) + i;
+        const T* w = open_piece(job, i, n, widened);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             buffer[j] = w[j] * keep;
         }
         squares.weight += measure_elements(buffer, n).sum_of_squares;
-        T* v = static_cast<T*>(job.slots[2]) + i;
+        T* v = open_numbers(step, job, 2, i, n, velocity);
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             const T x = g[j] * scale;
             v[j] = b * v[j] + one_minus_b * (x * x + epsilon_1);
-            buffer[j] = whitened(x, v[j]);
+        }
+        close_numbers<T>(step, job, i, n, {nullptr, nullptr, v});
+        v = open_numbers(step, job, 2, i, n, velocity);
+#pragma omp simd
+        for (std::int64_t j = 0; j < n; ++j) {
+            buffer[j] = whitened(g[j] * scale, v[j]);
         }
         squares.update += measure_elements(buffer, n).sum_of_squares;
     }
@@ -273,19 +273,19 @@ template <class T>
 void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& block) {
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
-    alignas(64) T update[tile];
+    alignas(64) T update[tile], widened[tile], velocity[tile];
     GatherBuffer gathered;
     for (std::int64_t i = block.first; i < block.first + block.columns; i += tile) {
         const std::int64_t rest = block.first + block.columns - i;
         const std::int64_t n = rest < tile ? rest : tile;
-        const T* v = static_cast<const T*>(job.slots[2]) + i;
+        const T* v = open_numbers(step, job, 2, i, n, velocity);
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, update);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             update[j] = whitened(g[j] * scale, v[j]);
         }
-        T* w = static_cast<T*>(job.weight) + i;
+        T* w = open_again(job, i, n, widened);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             w[j] = w[j] * keep - a * update[j];

@@ -6,12 +6,13 @@
 
 #include "kernel/border/muon.hpp"
 #include "kernel/measure.hpp"
+#include "kernel/slot_codes.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 template <class T>
 struct Muon {
-    static constexpr int slot_count = 2;
+    static constexpr int slot_count = 2, coded_slots = 1;
     MuonScalars<T> s;
 
     FUSEDOPT_INLINE void operator()(T& w, T g, T& m, T& orthogonal) const {
@@ -28,11 +29,11 @@ struct Muon {
 template <class T>
 void muon_make_direction(const Step& step, const Job& job, std::int64_t begin, std::int64_t end, double* sums) {
     const auto rule = with_scalars<Muon<T>, T>(step.scalars);
-    alignas(64) T buffer[tile];
+    alignas(64) T buffer[tile], momentum[tile];
     GatherBuffer gathered;
     for (std::int64_t i = begin; i < end; i += tile) {
         const std::int64_t n = end - i < tile ? end - i : tile;
-        const T* m = static_cast<const T*>(job.slots[0]) + i;
+        const T* m = open_numbers(step, job, 0, i, n, momentum);
         T* d = static_cast<T*>(job.slots[1]) + i;
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
