@@ -52,6 +52,16 @@ fusedopt::RowUpdates other(fusedopt::RowUpdates present, const fusedopt::Domain&
     using enum fusedopt::RowUpdates;
     return present == lazy ? caught_up : lazy;
 }
+fusedopt::SlotDType other(fusedopt::SlotDType present, const fusedopt::Domain&) {
+    using enum fusedopt::SlotDType;
+    return present == float32 ? bfloat16 : float32;
+}
+std::map<std::string, fusedopt::SlotDType> other(const std::map<std::string, fusedopt::SlotDType>& present,
+                                                 const fusedopt::Domain&) {
+    std::map<std::string, fusedopt::SlotDType> changed = present;
+    changed["0"] = fusedopt::SlotDType::bfloat16;
+    return changed;
+}
 fusedopt::Muon::MatrixProduct other(const fusedopt::Muon::MatrixProduct&, const fusedopt::Domain&) {
     return [](const Tensor& a, const Tensor& b, const Tensor& product) {
         multiply(a, b, product);
@@ -221,12 +231,13 @@ TEST(every_option_acts_from_the_next_step_on_or_is_refused) {
             });
         }
     }
-    CHECK(built == (std::set<std::string>{"use_ema", "gradient_accumulation_steps", "row_updates"}));
+    CHECK(built == (std::set<std::string>{"use_ema", "gradient_accumulation_steps", "row_updates", "slot_dtype",
+                                          "slot_dtypes", "master"}));
     std::set<std::string> expected{"AdamW, weight_decay", "Muon, weight_decay"};
     // Not every rule can make rows catch up, and none with averages.
     for (const RuleCase& rule_case : some_rules) expected.insert(rule_case.name + ", row_updates");
     CHECK(refused == expected);
-    unseen.erase("skip_nonfinite");  // has a test of its own
+    for (const char* name : {"skip_nonfinite", "seed"}) unseen.erase(name);  // have tests of their own
     for (const std::string& name : unseen) CHECK_EQUAL(acting.contains(name) ? "" : name + " does not act", "");
 }
 

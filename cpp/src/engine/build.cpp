@@ -192,8 +192,9 @@ void Optimizer::State::set_slot_code(const Variable& variable, std::size_t index
     if (job.slot_code != kernel::SlotCode::float8) return;
     job.scales = blocks_of(job.size) * kernel::slot_block;
     if (!spec.is_rowwise || job.size == 0) return;
-    require_whole_blocks(who_is(index, variable.name) + " of a rule that goes row by row", job,
-                         job.size / variable.tensor.shape()[0], variable.name);
+    const std::int64_t row_size = job.size / variable.tensor.shape()[0];
+    if (has_whole_blocks(job, row_size)) return;
+    refuse_row_size(who_is(index, variable.name) + " of a rule that goes row by row", row_size, variable.name);
 }
 
 Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const {

@@ -85,6 +85,14 @@ bool rounds_at_random(const Options& options) {
     return asks_for_codes(options) || !options.master;
 }
 
+// SplitMix64's bits of the optimizer's seed, so that optimizers with seeds next to each other share no step.
+std::uint64_t seed_of(const Options& options, std::int64_t calls) {
+    std::uint64_t x = static_cast<std::uint64_t>(options.seed) + 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return (x ^ (x >> 31)) + static_cast<std::uint64_t>(calls);
+}
+
 kernel::SlotCode slot_code_of(const Options& options, const RuleSpec& spec, const Tensor& variable,
                               const std::string& name) {
     const bool has_full = std::ranges::any_of(spec.slots, [](const Slot& slot) { return slot.form == Form::full; });
@@ -118,9 +126,7 @@ std::int64_t item_bytes(const Slot& slot, const kernel::Job& job) {
     return static_cast<std::int64_t>(item_size(compute_type(job)));
 }
 
-void require_whole_blocks(const std::string& who, const kernel::Job& job, std::int64_t row_size,
-                          const std::string& name) {
-    if (job.slot_code != kernel::SlotCode::float8 || row_size % kernel::slot_block == 0) return;
+void refuse_row_size(const std::string& who, std::int64_t row_size, const std::string& name) {
     throw std::invalid_argument(
         who + ": expected rows of a multiple of " + std::to_string(kernel::slot_block) +
         " elements, as so many share a scale in slots of float8, found rows of " + std::to_string(row_size) +

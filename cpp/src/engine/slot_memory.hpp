@@ -25,6 +25,9 @@ bool asks_for_float8(const Options& options);
 /// Whether a step may round at random.
 bool rounds_at_random(const Options& options);
 
+/// Of a step, by the number of calls before it.
+std::uint64_t seed_of(const Options& options, std::int64_t calls);
+
 /// Of a variable's slots with one number for each element. Those of a variable without such slots count as full.
 kernel::SlotCode slot_code_of(const Options& options, const RuleSpec& spec, const Tensor& variable,
                               const std::string& name);
@@ -56,9 +59,12 @@ std::size_t bytes_of(const Slot& slot, const kernel::Job& job, const Tensor& var
 /// Bytes from one element to the next, without scales.
 std::int64_t item_bytes(const Slot& slot, const kernel::Job& job);
 
-/// Refuses rows that do not fill whole blocks, if the slots of a variable are coded in 8 bits.
-void require_whole_blocks(const std::string& who, const kernel::Job& job, std::int64_t row_size,
-                          const std::string& name);
+/// Whether rows have scales of their own, if their variable's slots are coded in 8 bits.
+inline bool has_whole_blocks(const kernel::Job& job, std::int64_t row_size) {
+    return job.slot_code != kernel::SlotCode::float8 || row_size % kernel::slot_block == 0;
+}
+
+[[noreturn]] void refuse_row_size(const std::string& who, std::int64_t row_size, const std::string& name);
 
 /// Tells a step which slots of a branch may be below zero.
 void set_signs(const RuleSpec& spec, kernel::Step& step);

@@ -25,15 +25,6 @@ bool is_checked(const Variable& variable, const Tensor& gradient) {
            gradient.is_contiguous() && same_shape(gradient, variable.tensor);
 }
 
-/// A step's seed is this of the optimizer's, plus its number, so that seeds next to each other share no step. As
-/// SplitMix64 has it.
-std::uint64_t mixed(std::uint64_t x) {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 }  // namespace
 
 void require_latest(const char* function, std::optional<std::int64_t> builds, std::int64_t latest) {
@@ -162,7 +153,7 @@ void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, cons
                                     "the values and indices of all batches together, once, without accumulation");
     }
     Table& table = rows.add(index, variables[index].tensor, values, indices, who);
-    if (job.size > 0) require_whole_blocks(who(), job, table.row_size, variables[index].name);
+    if (!has_whole_blocks(job, table.row_size)) refuse_row_size(who(), table.row_size, variables[index].name);
     set_slot_sizes(table);
     require_apart(index, values);
     has_any_gradient = true;
@@ -287,7 +278,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
         step.unscale = scaling.unscale;
         step.clipvalue = options.clipvalue.value_or(std::numeric_limits<double>::infinity());
         step.ema_momentum = iteration == 0 ? 0.0 : options.ema_momentum;
-        step.seed = mixed(static_cast<std::uint64_t>(options.seed)) + static_cast<std::uint64_t>(calls);
+        step.seed = seed_of(options, calls);
         step.overwrite = options.ema_overwrite_frequency && (iteration + 1) % *options.ema_overwrite_frequency == 0;
     }
     std::ranges::copy(numbers, next_numbers.begin());

@@ -1,0 +1,319 @@
+// Steps with slots in 16 and 8 bits: the same bits everywhere, zeros that stay, updates that stay bounded.
+#include "low_bit.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "row_gradients.hpp"
+
+namespace {
+
+constexpr unsigned step_count = 4;
+
+const std::vector<Shape> shapes = {{70, 64}, {4096}, {4097}, {4095}, {0}, {1}, {63}, {65, 1}, {3, 5, 128}, {2, 1024}};
+
+/// In every step, another variable has no gradient.
+State after_steps(const fusedopt::Rule& rule, const Options& options, DType dtype, const std::vector<Shape>& of,
+                  DType gradient_dtype = DType::float32) {
+    const std::vector<Array> variables = arrays_of(dtype, of, 1);
+    fusedopt::Optimizer optimizer(rule, options);
+    optimizer.build(tensors(variables));
+    for (unsigned k = 0; k < step_count; ++k) {
+        const std::vector<Array> gradients = arrays_of(gradient_dtype, of, 100 * (k + 1));
+        std::vector<Tensor> list = tensors(gradients);
+        list[k % of.size()] = Tensor();
+        optimizer.apply(list);
+    }
+    return state_of(optimizer, variables);
+}
+
+std::string first_difference(const State& found, const State& expected) {
+    if (found.size() != expected.size()) return "another number of arrays";
+    for (const auto& [name, bytes] : expected) {
+        const auto same = found.find(name);
+        if (same == found.end() || same->second != bytes) return name;
+    }
+    return "";
+}
+
+const std::vector<RuleCase> rowwise_rules = {
+    {"Adam rowwise", fusedopt::Adam{.rowwise = true}},
+    {"Adam amsgrad rowwise", fusedopt::Adam{.amsgrad = true, .rowwise = true}},
+    {"AdamW rowwise", fusedopt::AdamW{.rowwise = true}},
+    {"Nadam rowwise", fusedopt::Nadam{.rowwise = true}},
+    {"Yogi rowwise", fusedopt::Yogi{.rowwise = true}},
+    {"RMSprop momentum rowwise", fusedopt::RMSprop{.momentum = 0.9, .rowwise = true}},
+};
+
+}  // namespace
+
+TEST(every_rule_gives_the_same_bits_on_every_level_and_thread_count) {
+    for_each_rule_and_slot_dtype([](const std::string& name, const fusedopt::Rule& rule, SlotDType slot_dtype) {
+        for (const DType dtype : {DType::float32, DType::bfloat16}) {
+            for (const bool master : {true, false}) {
+                if (dtype == DType::float32 && !master) continue;
+                const Options options = coded(slot_dtype, shapes.size(), {.seed = 7, .master = master});
+                std::optional<State> expected;
+                on_every_level_and_thread_count([&](const std::string& where) {
+                    const State found = after_steps(rule, options, dtype, shapes);
+                    if (!expected) expected = found;
+                    const std::string different = first_difference(found, *expected);
+                    CHECK_EQUAL(different.empty() ? "" : name + ", " + where + ": " + different, "");
+                });
+            }
+        }
+    });
+}
+
+TEST(other_phases_of_a_step_give_the_same_bits_too) {
+    const Options with_all{
+        .global_clipnorm = 5.0, .use_ema = true, .ema_overwrite_frequency = 2, .gradient_accumulation_steps = 2};
+    const Options with_values{.clipvalue = 0.5, .seed = 3, .master = false};
+    for (const fusedopt::Rule& rule : {fusedopt::Rule(fusedopt::AdamW{}), fusedopt::Rule(fusedopt::Lamb{}),
+                                       fusedopt::Rule(fusedopt::Muon{.matrix_product = multiply})}) {
+        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+            for (const Options& base : {with_all, with_values}) {
+                for (const DType gradient_dtype : all_dtypes) {
+                    const Options options = coded(slot_dtype, shapes.size(), base);
+                    std::optional<State> expected;
+                    on_every_level_and_thread_count([&](const std::string& where) {
+                        const State found = after_steps(rule, options, DType::float16, shapes, gradient_dtype);
+                        if (!expected) expected = found;
+                        const std::string different = first_difference(found, *expected);
+                        CHECK_EQUAL(different.empty() ? "" : where + ": " + different, "");
+                    });
+                }
+            }
+        }
+    }
+}
+
+TEST(eight_threads_give_the_bits_of_one) {
+    if (!fusedopt::has_threads()) return;
+    const std::vector<Shape> large = {{300, 512}, {100001}};
+    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        const Options options{.slot_dtype = slot_dtype};
+        const State expected = after_steps(fusedopt::Adam{}, options, DType::float32, large);
+        for (int threads = 2; threads <= 8; ++threads) {
+            fusedopt::set_num_threads(threads);
+            CHECK_EQUAL(first_difference(after_steps(fusedopt::Adam{}, options, DType::float32, large), expected), "");
+        }
+        fusedopt::set_num_threads(1);
+    }
+}
+
+// A tile of a dense gradient and the tile of a row have the same number, if rows are made of whole tiles.
+TEST(rows_of_whole_tiles_get_the_bits_of_a_dense_gradient) {
+    const std::vector<Shape> tables = {{1}, {5, 1024}, {3, 2, 1024}};
+    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        for (const DType dtype : {DType::float32, DType::bfloat16}) {
+            const Options options = coded(slot_dtype, 3, {.master = false});
+            const std::vector<Array> dense = arrays_of(dtype, tables, 1), by_rows = arrays_of(dtype, tables, 1);
+            fusedopt::Optimizer of_dense(fusedopt::Adam{}, options), of_rows(fusedopt::Adam{}, options);
+            of_dense.build(tensors(dense));
+            of_rows.build(tensors(by_rows));
+            for (unsigned k = 0; k < step_count; ++k) {
+                const std::vector<Array> gradients = arrays_of(DType::float32, tables, 100 * (k + 1));
+                of_dense.apply({Tensor(), gradients[1].tensor(), gradients[2].tensor()});
+                const std::vector<std::int64_t> first{0, 1, 2, 3, 4}, second{0, 1, 2};
+                of_rows.apply({fusedopt::Gradient(), fusedopt::RowGradient{gradients[1].tensor(), Tensor(first)},
+                               fusedopt::RowGradient{gradients[2].tensor(), Tensor(second)}});
+            }
+            CHECK_EQUAL(first_difference(state_of(of_rows, by_rows), state_of(of_dense, dense)), "");
+        }
+    }
+}
+
+TEST(rows_give_the_same_bits_everywhere_and_others_stand_still) {
+    const Shape shape{90, 64};
+    std::vector<RuleCase> rules = rowwise_rules;
+    rules.push_back({"Adam", fusedopt::Adam{}});
+    rules.push_back({"Lion", fusedopt::Lion{}});
+    rules.push_back({"RMSprop", fusedopt::RMSprop{.momentum = 0.5}});
+    for (const RuleCase& rule_case : rules) {
+        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+            for (const DType dtype : {DType::float32, DType::float16}) {
+                std::optional<State> expected;
+                on_every_level_and_thread_count([&](const std::string& where) {
+                    const std::vector<Array> variables = arrays_of(dtype, {shape}, 1);
+                    const Values before = values_of(variables[0].tensor());
+                    fusedopt::Optimizer optimizer(rule_case.rule, coded(slot_dtype, 1, {.master = false}));
+                    optimizer.build(tensors(variables));
+                    for (unsigned k = 0; k < step_count; ++k) {
+                        std::vector<std::int64_t> rows = some_rows(40, 60, k);  // below 40, some several times
+                        const Rowwise gradient(DType::float32, shape, rows, 50 + k);
+                        optimizer.apply({gradient.given()});
+                    }
+                    const Values after = values_of(variables[0].tensor());
+                    CHECK(std::equal(before.begin() + 40 * 64, before.end(), after.begin() + 40 * 64));
+                    CHECK(!std::equal(before.begin(), before.begin() + 40 * 64, after.begin()));
+                    const State found = state_of(optimizer, variables);
+                    if (!expected) expected = found;
+                    const std::string different = first_difference(found, *expected);
+                    CHECK_EQUAL(different.empty() ? "" : rule_case.name + ", " + where + ": " + different, "");
+                });
+            }
+        }
+    }
+}
+
+TEST(a_dense_gradient_of_a_rowwise_rule_gives_the_same_bits_everywhere) {
+    for (const RuleCase& rule_case : rowwise_rules) {
+        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+            const std::vector<Shape> tables = {{70, 64}, {9, 192}, {100}};
+            std::optional<State> expected;
+            on_every_level_and_thread_count([&](const std::string& where) {
+                const State found =
+                    after_steps(rule_case.rule, coded(slot_dtype, tables.size()), DType::float32, tables);
+                if (!expected) expected = found;
+                const std::string different = first_difference(found, *expected);
+                CHECK_EQUAL(different.empty() ? "" : rule_case.name + ", " + where + ": " + different, "");
+            });
+        }
+    }
+}
+
+TEST(zero_gradients_for_ever_leave_zero_slots_and_the_same_weights) {
+    const std::vector<fusedopt::Rule> rules = {
+        fusedopt::SGD{.momentum = 0.9},
+        fusedopt::SGD{.momentum = 0.9, .nesterov = true},
+        fusedopt::RMSprop{.momentum = 0.9},
+        fusedopt::Adam{},
+        fusedopt::Adam{.amsgrad = true},
+        fusedopt::AdamW{.weight_decay = 0.0},
+        fusedopt::Adamax{},
+        fusedopt::Nadam{},
+        fusedopt::Lion{},
+        fusedopt::Lamb{},
+        fusedopt::Muon{.matrix_product = multiply, .weight_decay = 0.0},
+    };
+    for (const fusedopt::Rule& rule : rules) {
+        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+            for (const DType dtype : {DType::float32, DType::bfloat16}) {
+                const std::vector<Array> variables = arrays_of(dtype, {{20, 40}, {1000}}, 1);
+                std::vector<Values> before;
+                for (const Array& variable : variables) before.push_back(values_of(variable.tensor()));
+                fusedopt::Optimizer optimizer(rule, coded(slot_dtype, 2, {.master = false}));
+                optimizer.build(tensors(variables));
+                const Array zeros(DType::float32, Shape{20, 40}, Values(800, 0.0));
+                const Array more_zeros(DType::float32, Values(1000, 0.0));
+                for (int k = 0; k < 100; ++k) optimizer.apply({zeros.tensor(), more_zeros.tensor()});
+                for (std::size_t i = 0; i < 2; ++i) CHECK(values_of(variables[i].tensor()) == before[i]);
+                for (const auto& [name, bytes] : state_of(optimizer, variables)) {
+                    if (name.find('/') == std::string::npos || name.starts_with("variable")) continue;
+                    CHECK(std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{0}; }));
+                }
+            }
+        }
+    }
+}
+
+TEST(a_zero_beside_large_numbers_stays_zero) {
+    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        const Array variable(DType::float32, Values(640, 1.0));
+        fusedopt::Optimizer optimizer(fusedopt::Adam{}, coded(slot_dtype, 1));
+        optimizer.build({variable.tensor()});
+        for (unsigned k = 0; k < 200; ++k) {
+            Values gradient = numbers(DType::float32, 640, k);
+            for (std::size_t i = 0; i < gradient.size(); i += 3) gradient[i] = i % 2 == 0 ? 0.0 : -0.0;
+            optimizer.apply({Array(DType::float32, gradient).tensor()});
+        }
+        const auto slots = optimizer.variables();
+        for (std::size_t i = 0; i < 640; i += 3) {
+            CHECK_EQUAL(values_of(variable.tensor())[i], 1.0);
+            CHECK_EQUAL(values_of(slots[2].tensor)[i], 0.0);
+            CHECK_EQUAL(values_of(slots[3].tensor)[i], 0.0);
+        }
+    }
+}
+
+// Elements of a block a million apart, and some that have a gradient only now and then.
+TEST(an_update_stays_below_what_exact_slots_allow) {
+    constexpr double rate = 0.001;
+    const std::vector<fusedopt::Rule> rules = {fusedopt::Adam{}, fusedopt::AdamW{.weight_decay = 0.0},
+                                               fusedopt::Adam{.beta_1 = 0.99, .beta_2 = 0.98},
+                                               fusedopt::Adam{.beta_1 = 0.5, .beta_2 = 0.9}, fusedopt::Adamax{}};
+    const std::vector<double> most = {7.3, 7.3, 1e9, 1.2, 1.02};  // in rates, from the betas
+    for (std::size_t r = 0; r < rules.size(); ++r) {
+        const Array variable(DType::float32, Values(256, 0.0));
+        fusedopt::Optimizer optimizer(rules[r], coded(SlotDType::float8, 1, {.learning_rate = rate}));
+        optimizer.build({variable.tensor()});
+        double largest = 0.0;
+        for (unsigned k = 0; k < 600; ++k) {
+            Values gradient = numbers(DType::float32, 256, k);
+            for (std::size_t i = 0; i < gradient.size(); ++i) {
+                gradient[i] *= std::pow(10.0, static_cast<double>(i % 13) - 6.0);
+                if (i % 5 == 0 && (k + i) % 50 != 0) gradient[i] = 0.0;
+            }
+            const Values before = values_of(variable.tensor());
+            optimizer.apply({Array(DType::float32, gradient).tensor()});
+            const Values after = values_of(variable.tensor());
+            for (std::size_t i = 0; i < after.size(); ++i) largest = std::max(largest, std::abs(after[i] - before[i]));
+        }
+        CHECK(largest <= most[r] * rate * 1.001);
+        CHECK(largest > 0.1 * rate);
+    }
+}
+
+TEST(what_is_not_finite_stays_with_its_element) {
+    const double infinity = std::numeric_limits<double>::infinity();
+    const auto kind_of = [](double x) { return std::isnan(x) ? 2 : std::isinf(x) ? (x > 0.0 ? 1 : -1) : 0; };
+    const std::vector<fusedopt::Rule> rules = {fusedopt::SGD{.momentum = 0.9},
+                                               fusedopt::RMSprop{},
+                                               fusedopt::Adam{},
+                                               fusedopt::Adam{.amsgrad = true},
+                                               fusedopt::Adamax{},
+                                               fusedopt::Lion{},
+                                               fusedopt::Adagrad{},
+                                               fusedopt::Nadam{},
+                                               fusedopt::Yogi{}};
+    for (std::size_t r = 0; r < rules.size(); ++r) {
+        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+            const Array found(DType::float32, Values(200, 1.0)), expected(DType::float32, Values(200, 1.0));
+            fusedopt::Optimizer of_codes(rules[r], coded(slot_dtype, 1)), of_floats(rules[r]);
+            of_codes.build({found.tensor()});
+            of_floats.build({expected.tensor()});
+            for (unsigned k = 0; k < 6; ++k) {
+                Values gradient = numbers(DType::float32, 200, k);
+                if (k == 2) {
+                    gradient[3] = infinity;
+                    gradient[70] = -infinity;
+                    gradient[71] = std::nan("");
+                    gradient[130] = 3e38;
+                    gradient[199] = -1e25;
+                }
+                const Array given(DType::float32, gradient);
+                of_codes.apply({given.tensor()});
+                of_floats.apply({given.tensor()});
+            }
+            const Values a = values_of(found.tensor()), b = values_of(expected.tensor());
+            for (std::size_t i = 0; i < 200; ++i) {
+                CHECK_EQUAL(kind_of(a[i]), kind_of(b[i]));
+                if (kind_of(b[i]) == 0 && std::abs(b[i]) < 10.0) CHECK(std::abs(a[i] - b[i]) < 0.1);
+            }
+            const auto of_a = of_codes.variables(), of_b = of_floats.variables();
+            for (std::size_t k = 2; k < of_a.size(); ++k) {
+                if (of_a[k].tensor.size() != 200) continue;
+                const Values slot_a = values_of(of_a[k].tensor), slot_b = values_of(of_b[k].tensor);
+                for (std::size_t i = 0; i < 200; ++i) CHECK_EQUAL(kind_of(slot_a[i]), kind_of(slot_b[i]));
+            }
+        }
+    }
+}
+
+TEST(another_seed_rounds_otherwise_and_a_name_keeps_a_variable_exact) {
+    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        const std::vector<Shape> two = {{5000}, {5000}};
+        const Options options{.slot_dtype = slot_dtype, .slot_dtypes = {{"1", SlotDType::float32}}};
+        Options other = options;
+        other.seed = 1;
+        const State first = after_steps(fusedopt::Adam{}, options, DType::float32, two);
+        const State second = after_steps(fusedopt::Adam{}, other, DType::float32, two);
+        const State exact = after_steps(fusedopt::Adam{}, {}, DType::float32, two);
+        CHECK(first.at("velocity/0") != second.at("velocity/0"));
+        CHECK(first.at("velocity/1") == exact.at("velocity/1"));
+        CHECK(first.at("variable 1") == exact.at("variable 1"));
+    }
+}

@@ -1,0 +1,56 @@
+// Variables with slots in 16 and 8 bits, their gradients, and all that they hold after some steps.
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fusedopt/fusedopt.hpp>
+
+#include "cases.hpp"
+#include "check.hpp"
+#include "steps.hpp"
+
+using fusedopt::Options;
+using fusedopt::SlotDType;
+
+using State = std::map<std::string, std::vector<std::byte>>;
+
+/// Arrays of these shapes.
+inline std::vector<Array> arrays_of(DType dtype, const std::vector<Shape>& shapes, unsigned seed) {
+    std::vector<Array> arrays;
+    for (const Shape& shape : shapes) arrays.emplace_back(dtype, shape, numbers(dtype, count(shape), seed++));
+    return arrays;
+}
+
+/// The options under which all variables have slots of this kind, however small they are.
+inline Options coded(SlotDType slot_dtype, std::size_t variables, Options options = {}) {
+    for (std::size_t i = 0; i < variables; ++i) options.slot_dtypes[std::to_string(i)] = slot_dtype;
+    return options;
+}
+
+/// The reason why a rule has no slots of 8 bits, or nothing.
+inline bool has_float8(const fusedopt::Rule& rule) {
+    try {
+        const fusedopt::Optimizer optimizer(rule, {.slot_dtype = SlotDType::float8});
+        return true;
+    } catch (const std::invalid_argument&) {
+        return false;
+    }
+}
+
+/// Rules with every kind of slot that can be had: bfloat16, and float8 where the rule has it.
+template <class Body>
+void for_each_rule_and_slot_dtype(const Body& body) {
+    for (const RuleCase& rule_case : rule_cases()) {
+        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+            if (slot_dtype == SlotDType::float8 && !has_float8(rule_case.rule)) continue;
+            body(rule_case.name + ", " + std::string(to_string(slot_dtype)), rule_case.rule, slot_dtype);
+        }
+    }
+}
+
+inline bool is_rowwise(const std::string& name) {
+    return name.find("rowwise") != std::string::npos;
+}
