@@ -251,10 +251,20 @@ def ftrl(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
 
 @rule("Lamb", plain_slots("momentum", "velocity"), **BETAS)
 def lamb(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
-    T = w.dtype.type
+    lamb_advance(g, slots, a)
+    lamb_settle(w, slots, a, lr, t)
+
+
+def lamb_advance(g: Array, slots: dict[str, Array], a: dict[str, Any]) -> None:
+    T = g.dtype.type
     m, v = slots["momentum"], slots["velocity"]
     m[...] = m + (g - m) * T(1 - a["beta_1"])
     v[...] = v + (g * g - v) * T(1 - a["beta_2"])
+
+
+def lamb_settle(w: Array, slots: dict[str, Array], a: dict[str, Any], lr: float, t: int) -> None:
+    T = w.dtype.type
+    m, v = slots["momentum"], slots["velocity"]
     root = np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v) + T(a["epsilon"])
     u = (T(1 / (1 - a["beta_1"] ** t)) * m) / root
     size, length = sums.sum_of_squares(w), sums.sum_of_squares(u)

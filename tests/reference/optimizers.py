@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from reference import slot_codes
-from reference.elementwise import nadam, nadam_product, schedule_free_adamw
+from reference.elementwise import (
+    lamb,
+    lamb_advance,
+    lamb_settle,
+    nadam,
+    nadam_product,
+    schedule_free_adamw,
+)
 from reference.low_bits import code_of, coded_slots, guard_of
 from reference.matrices import muon
 from reference.missed import CATCHING_UP, History, narrowing
@@ -218,11 +225,15 @@ class Reference:
             keep = self._keep(i)
             if keep != 1.0:
                 w[...] = w * T(keep)
-            self.formula(w, x, slots, a, lr, t)
+            if self.formula is lamb:
+                # Its second sweep finds what the first one stored.
+                lamb_advance(x, slots, a)
+                self._store_slots(i, slots, t, rows)
+                lamb_settle(w, self.slots[i], a, lr, t)
+            else:
+                self.formula(w, x, slots, a, lr, t)
+                self._store_slots(i, slots, t, rows)
             self.weights[i][where] = w
-            for name, slot in slots.items():
-                self.slots[i][name][where] = slot
-            self._round_slots(i, slots, t, rows)
             if rows is not None:
                 self._round_weights(i, rows)
             if rows is not None and a["row_updates"] == "caught_up":
@@ -236,8 +247,10 @@ class Reference:
     def seed_of_call(self) -> int:
         return slot_codes.seed_of_call(self.a["seed"], self.calls)
 
-    def _round_slots(self, i: int, slots: dict[str, Array], t: int, rows: Array | None) -> None:
-        """Code what a step made of a variable's slots, or of some of its rows."""
+    def _store_slots(self, i: int, slots: dict[str, Array], t: int, rows: Array | None) -> None:
+        """Keep what a step made of a variable's slots, or of some of its rows."""
+        for name, slot in slots.items():
+            self.slots[i][name][... if rows is None else rows] = slot
         coded = self.coded[i]
         if coded is None:
             return
