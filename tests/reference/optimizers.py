@@ -161,8 +161,9 @@ class Reference:
                 average[...] = T(momentum) * average + T(1 - momentum) * w
                 if frequency and (iteration + 1) % frequency == 0:
                     w[...] = average
-        for i in range(len(self.weights)):
-            self._round_weights(i)
+        for i, g in enumerate(grads):
+            is_dense = self.is_update and isinstance(g, np.ndarray)
+            self._round_weights(i, self._jobs(i) if is_dense else None)
         self.calls += 1
 
     @property
@@ -256,7 +257,8 @@ class Reference:
             return
         values = {name: slots[name] for name in coded.signs}
         guard = guard_of(self.rule, self.a, t, coded)
-        coded.store(values, self.seed_of_call, self.first_tiles[i], guard, self._jobs(i, rows))
+        jobs = self._jobs(i) if rows is None else rows
+        coded.store(values, self.seed_of_call, self.first_tiles[i], guard, jobs)
         self._settle_slots(i)
 
     def _settle_slots(self, i: int) -> None:
@@ -268,18 +270,18 @@ class Reference:
         """Round a 16-bit variable without a master copy; what it can hold stays."""
         if self.a["master"] or self.dtypes[i].itemsize != 2:
             return
-        w, jobs = self.weights[i], self._jobs(i, rows)
+        w = self.weights[i]
         where: Any = ... if rows is None else rows
-        size = w.size if jobs is None else math.prod(w.shape[1:])
-        first = slot_codes.first_tiles(self.first_tiles[i], size, jobs)
+        size = w.size if rows is None else math.prod(w.shape[1:])
+        first = slot_codes.first_tiles(self.first_tiles[i], size, rows)
         random = slot_codes.random_bits(self.seed_of_call, 0, first, size)
         narrow = slot_codes.narrowed_at_random(w[where], self.dtypes[i], random)
         w[where] = narrow.astype(np.float32)
 
-    def _jobs(self, i: int, rows: Array | None) -> Array | None:
-        """Return the rows, each of which the kernels take by itself; None if the variable is one piece."""
+    def _jobs(self, i: int) -> Array | None:
+        """Return the rows, if a dense gradient goes to the kernels row by row, as those of rows do."""
         is_by_rows = self.a.get("rowwise", False) and self.weights[i].ndim > 1
-        return np.arange(len(self.weights[i])) if rows is None and is_by_rows else rows
+        return np.arange(len(self.weights[i])) if is_by_rows else None
 
     def _keep(self, i: int) -> float:
         of_adam = self.formula is muon and self.weights[i].ndim != 2
