@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from reference import slot_codes
-from reference.elementwise import (
-    lamb,
-    lamb_advance,
-    lamb_settle,
-    nadam,
-    nadam_product,
-    schedule_free_adamw,
-)
+from reference.elementwise import nadam, nadam_product, schedule_free_adamw
 from reference.low_bits import code_of, coded_slots, guard_of
 from reference.matrices import muon
 from reference.missed import CATCHING_UP, History, narrowing
 from reference.rows import Gradient, Summed, SummedRows, each_summed, numbers_of, sum_of_squares
-from reference.rule import RULES, Array
+from reference.rule import RULES, Array, StepSlots
 from reference.slot_codes import CodedSlots
 from reference.sums import TILE
 
@@ -213,7 +207,10 @@ class Reference:
             # A touched row is a small variable.
             where: Any = ... if rows is None else rows
             w = self.weights[i][where]
-            slots = {name: slot[where] for name, slot in self.slots[i].items()}
+            slots = StepSlots(
+                {name: slot[where] for name, slot in self.slots[i].items()},
+                functools.partial(self._kept, i, t, rows),
+            )
             T = w.dtype.type
             clip = global_factor
             if a["clipnorm"]:
@@ -226,15 +223,11 @@ class Reference:
             keep = self._keep(i)
             if keep != 1.0:
                 w[...] = w * T(keep)
-            if self.formula is lamb:
-                # Its second sweep finds what the first one stored.
-                lamb_advance(x, slots, a)
-                self._store_slots(i, slots, t, rows)
-                lamb_settle(w, self.slots[i], a, lr, t)
-            else:
-                self.formula(w, x, slots, a, lr, t)
-                self._store_slots(i, slots, t, rows)
+            self.formula(w, x, slots, a, lr, t)
+            slots.settle()
             self.weights[i][where] = w
+            for name, slot in slots.items():
+                self.slots[i][name][where] = slot
             if rows is not None:
                 self._round_weights(i, rows)
             if rows is not None and a["row_updates"] == "caught_up":
@@ -248,18 +241,26 @@ class Reference:
     def seed_of_call(self) -> int:
         return slot_codes.seed_of_call(self.a["seed"], self.calls)
 
-    def _store_slots(self, i: int, slots: dict[str, Array], t: int, rows: Array | None) -> None:
-        """Keep what a step made of a variable's slots, or of some of its rows."""
-        for name, slot in slots.items():
-            self.slots[i][name][... if rows is None else rows] = slot
+    def _kept(
+        self, i: int, t: int, rows: Array | None, slots: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Code what a step made of a variable's slots, or of some of its rows; return what the codes hold."""
         coded = self.coded[i]
         if coded is None:
-            return
+            return {}
         values = {name: slots[name] for name in coded.signs}
         guard = guard_of(self.rule, self.a, t, coded)
         jobs = self._jobs(i) if rows is None else rows
         coded.store(values, self.seed_of_call, self.first_tiles[i], guard, jobs)
-        self._settle_slots(i)
+        where: Any = ... if rows is None else rows
+        return {name: coded.numbers(name)[where] for name in coded.signs}
+
+    def load_slots(self, i: int, values: dict[str, Array]) -> None:
+        """Take numbers for a variable's slots in fewer bits, each rounded to the nearest."""
+        coded, updates = self.coded[i], self.calls // self.steps
+        if coded is not None:
+            coded.load(values, guard_of(self.rule, self.a, updates, coded) if updates else None)
+            self._settle_slots(i)
 
     def _settle_slots(self, i: int) -> None:
         coded = self.coded[i]
