@@ -56,7 +56,12 @@ def is_bfloat16(array: Array) -> bool:
 
 def widened(array: Array) -> Array:
     """Return bits of bfloat16 as float32, and anything else as it is."""
-    return (array.astype(np.uint32) << 16).view(np.float32) if is_bfloat16(array) else array
+    return of_bfloat16(array) if is_bfloat16(array) else array
+
+
+def of_bfloat16(bits: Array) -> Array:
+    """Return the float32 whose upper halves these are."""
+    return np.asarray(np.left_shift(bits, 16, dtype=np.uint32)).view(np.float32)
 
 
 def _cast(value: Array, dtype: np.dtype[Any]) -> Array:

@@ -192,10 +192,21 @@ def assert_nearest(dtype: str, name: str, found: Any, expected: Any) -> None:
         nearest = expected.astype(ml_dtypes.bfloat16).astype(np.float32)
         np.testing.assert_array_equal(found, nearest, err_msg=name)
         return
-    assert ((found == 0) == (expected == 0)).all() or "momentum" in name
-    # Half a step between neighbours, and in the slots of one sign a factor for what bounds an update.
-    large = np.abs(expected) > np.abs(expected).max(initial=0) * 2.0**-14
-    np.testing.assert_allclose(found[large], expected[large], rtol=0.26, err_msg=name)
+    assert found[expected == 0].tolist() == expected[expected == 0].tolist()
+    size = np.array([np.abs(block).max() for block in in_blocks(expected)])
+    error, allowed = in_blocks(found - expected), np.abs(in_blocks(expected)) / 15
+    if "momentum" in name:
+        assert (np.abs(error) <= allowed + size[:, None] * 2.0**-11).all(), name
+    else:  # raised where it bounds an update
+        assert (found[expected > 0] > 0).all(), name
+        assert (-error <= allowed).all(), name
+        assert not error.size or (error <= allowed).mean() > 0.9, name
+
+
+def in_blocks(array: Any) -> Any:
+    padded = np.zeros(-(-array.size // BLOCK) * BLOCK)
+    padded[: array.size] = array.reshape(-1)
+    return padded.reshape(-1, BLOCK)
 
 
 @pytest.mark.parametrize("there", DTYPES)

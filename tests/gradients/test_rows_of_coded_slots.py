@@ -49,7 +49,7 @@ def test_rows_without_a_gradient_stand_still(rule: str, dtype: str, columns: int
             if rows:
                 assert (after[rows] != state[name][rows]).any(), name
         if rows:
-            assert (table[rows] != before[rows]).all(axis=1).all()
+            assert (table[rows] != before[rows]).any(axis=1).all()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8"])

@@ -22,9 +22,9 @@ OTHERS: dict[str, Any] = {
 }
 NO_FLOAT8 = {
     "Adadelta": "ratio",
-    "Adafactor": "rows",
-    "Ftrl": "slots",
-    "ScheduleFreeAdamW": "iterate|average|variable",
+    "Adafactor": "row and column",
+    "Ftrl": "anew from its slots",
+    "ScheduleFreeAdamW": "holds weights",
 }
 FLOAT8 = sorted(set(RULES) - NO_FLOAT8.keys())
 

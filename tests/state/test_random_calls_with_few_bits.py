@@ -150,7 +150,7 @@ class Calls(RuleBasedStateMachine):
     def refused_rows(self) -> None:
         before = self._bits(self.optimizer, self.weights)
         rows = fo.RowGradient(np.ones((1, 31), np.float32), np.array([2]))
-        with pytest.raises(ValueError, match=r"kernel.*31.*64.*bfloat16"):
+        with pytest.raises(ValueError, match=r"kernel.*64.*31.*bfloat16"):
             self.optimizer.apply({"kernel": rows, "table": np.ones((6, 128), np.float32)})
         assert self._bits(self.optimizer, self.weights) == before
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import numpy as np
-
-from fusedopt.arrays import Array
+from fusedopt.arrays import Array, of_bfloat16
 from fusedopt.files.names import VARIABLE, Name, scales_of
 from fusedopt.files.tensors import SavedFile, type_of
 from fusedopt.runtime import _core
@@ -81,7 +79,7 @@ class Conversions:
         if form == "float32":
             return stored
         if form == "bfloat16":
-            return (stored.astype(np.uint32) << 16).view(np.float32)
+            return of_bfloat16(stored)
         scales = self._file.array(scales_of(name))
         prefix, kind, _ = Name.of(name)
         is_signed = prefix + kind in signed
