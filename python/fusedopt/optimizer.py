@@ -31,9 +31,9 @@ class Optimizer(Stepping, Declared):
     A NaN in a gradient or in the state makes what is computed from it NaN, as in Keras. An infinite
     weight stays infinite under weight decay, which makes it NaN in Keras.
 
-    float64 variables compute in float64; all others in float32 with float32 state. float16 and
-    bfloat16 variables keep a float32 master copy, so small updates are not lost; what you write into
-    such a variable between two steps replaces the master's value.
+    float64 variables compute in float64; all others in float32 with float32 state (or ``slot_dtype``). float16
+    and bfloat16 variables keep a float32 master copy, unless ``master`` is False, so small updates are not
+    lost; what you write into such a variable between two steps replaces the master's value.
 
     Notes
     -----
@@ -84,9 +84,8 @@ class Optimizer(Stepping, Declared):
     def _no_attribute(self, name: str) -> str:
         known = [each for each in dir(type(self)) if not each.startswith("_")]
         meant = arguments.hint(name, known)
-        return f"{type(self).__name__!r} object has no attribute {name!r}" + (
-            f"; {meant}" if meant else ""
-        )
+        advice = f"; {meant}" if meant else ""
+        return f"{type(self).__name__!r} object has no attribute {name!r}{advice}"
 
     @classmethod
     def _name_or_default(cls, name: str | None) -> str:
@@ -269,9 +268,8 @@ class Optimizer(Stepping, Declared):
         }
 
     def _new_arguments(self) -> dict[str, Any]:
-        return {
-            name: each.default for name, each in self._hyperparameters.items() if each.is_keyword
-        }
+        known = self._hyperparameters.items()
+        return {name: each.default for name, each in known if each.is_keyword}
 
     # Configuration
 

@@ -160,7 +160,8 @@ class Stepping(CatchingUp):
             A `RowGradient` stands for some rows of a variable, such as an embedding's. So do PyTorch's sparse tensors
             with one sparse dimension, TensorFlow's ``IndexedSlices``, JAX's ``BCOO`` with ``n_sparse`` 1 and SciPy's
             CSR arrays and matrices. `Lamb`, `Adafactor`, the matrices of `Muon` and optimizers with
-            ``gradient_accumulation_steps`` take dense gradients only.
+            ``gradient_accumulation_steps`` take dense gradients only. If slots are in float8, the elements of a row
+            must be a multiple of 64.
         trainable_variables : sequence of numpy.ndarray, optional
             The variables that these gradients belong to, in any order; builds on first use. There
             must be as many as gradients. No gradients for some variables is a ValueError; Keras

@@ -270,6 +270,35 @@ TEST(a_step_that_makes_rows_catch_up_allocates_nothing) {
     fusedopt::set_num_threads(1);
 }
 
+TEST(a_step_on_codes_allocates_nothing) {
+    std::vector<Array> variables, gradients;
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+        variables.emplace_back(dtype, Shape{90, 64}, numbers(dtype, 90 * 64, 1));
+        gradients.emplace_back(DType::float32, Shape{90, 64}, numbers(DType::float32, 90 * 64, 2));
+    }
+    const Rowwise by_rows(DType::float32, Shape{90, 64}, some_rows(90, 70, 1), 3);
+    for (const int threads : alone_and_together()) {
+        fusedopt::set_num_threads(threads);
+        for (const RuleCase& rule_case : rule_cases()) {
+            fusedopt::Optimizer optimizer(rule_case.rule,
+                                          {.slot_dtype = fusedopt::SlotDType::bfloat16, .master = false});
+            optimizer.build(tensors(variables));
+            const long before = allocations;
+            for (int k = 0; k < 3; ++k) optimizer.apply({gradients[0].tensor(), gradients[1].tensor()});
+            CHECK_EQUAL(allocations - before, 0);
+        }
+        fusedopt::Optimizer optimizer(fusedopt::AdamW{}, {.slot_dtype = fusedopt::SlotDType::float8, .master = false});
+        optimizer.build(tensors(variables));
+        for (int k = 0; k < 3; ++k) {
+            const long before = allocations;
+            optimizer.apply({gradients[0].tensor(), gradients[1].tensor()});
+            optimizer.apply({by_rows.given(), gradients[1].tensor()});
+            if (k > 0) CHECK_EQUAL(allocations - before, 0);
+        }
+    }
+    fusedopt::set_num_threads(1);
+}
+
 // Buffers are as large as the most rows that were given need, whichever of them are equal.
 TEST(a_step_with_rows_allocates_nothing_once_as_many_were_given) {
     std::vector<Array> tables;

@@ -29,15 +29,6 @@ State after_steps(const fusedopt::Rule& rule, const Options& options, DType dtyp
     return state_of(optimizer, variables);
 }
 
-std::string first_difference(const State& found, const State& expected) {
-    if (found.size() != expected.size()) return "another number of arrays";
-    for (const auto& [name, bytes] : expected) {
-        const auto same = found.find(name);
-        if (same == found.end() || same->second != bytes) return name;
-    }
-    return "";
-}
-
 const std::vector<RuleCase> rowwise_rules = {
     {"Adam rowwise", fusedopt::Adam{.rowwise = true}},
     {"Adam amsgrad rowwise", fusedopt::Adam{.amsgrad = true, .rowwise = true}},
@@ -187,7 +178,7 @@ TEST(zero_gradients_for_ever_leave_zero_slots_and_the_same_weights) {
         fusedopt::Nadam{},
         fusedopt::Lion{},
         fusedopt::Lamb{},
-        fusedopt::Muon{.matrix_product = multiply, .weight_decay = 0.0},
+        fusedopt::Muon{.matrix_product = multiply, .adam_weight_decay = 0.0, .weight_decay = 0.0},
     };
     for (const fusedopt::Rule& rule : rules) {
         for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
@@ -201,9 +192,9 @@ TEST(zero_gradients_for_ever_leave_zero_slots_and_the_same_weights) {
                 const Array more_zeros(DType::float32, Values(1000, 0.0));
                 for (int k = 0; k < 100; ++k) optimizer.apply({zeros.tensor(), more_zeros.tensor()});
                 for (std::size_t i = 0; i < 2; ++i) CHECK(values_of(variables[i].tensor()) == before[i]);
-                for (const auto& [name, bytes] : state_of(optimizer, variables)) {
-                    if (name.find('/') == std::string::npos || name.starts_with("variable")) continue;
-                    CHECK(std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{0}; }));
+                for (const auto& [name, tensor, memory] : optimizer.variables()) {
+                    if (name.find('/') == std::string::npos) continue;
+                    CHECK(std::ranges::all_of(values_of(tensor), [](double x) { return x == 0.0; }));
                 }
             }
         }
@@ -229,31 +220,35 @@ TEST(a_zero_beside_large_numbers_stays_zero) {
     }
 }
 
-// Elements of a block a million apart, and some that have a gradient only now and then.
+// Gradients that grow by the ratio of the betas bring exact slots close to their bound. In a block with numbers a
+// hundred thousand times as large, m is rounded up to a step of its codes now and then.
 TEST(an_update_stays_below_what_exact_slots_allow) {
     constexpr double rate = 0.001;
-    const std::vector<fusedopt::Rule> rules = {fusedopt::Adam{}, fusedopt::AdamW{.weight_decay = 0.0},
-                                               fusedopt::Adam{.beta_1 = 0.99, .beta_2 = 0.98},
-                                               fusedopt::Adam{.beta_1 = 0.5, .beta_2 = 0.9}, fusedopt::Adamax{}};
-    const std::vector<double> most = {7.3, 7.3, 1e9, 1.2, 1.02};  // in rates, from the betas
-    for (std::size_t r = 0; r < rules.size(); ++r) {
+    const std::vector<std::pair<fusedopt::Rule, double>> rules = {
+        {fusedopt::Adam{}, 7.3},  // in rates, from the betas
+        {fusedopt::Adam{.amsgrad = true}, 7.3},
+        {fusedopt::AdamW{.weight_decay = 0.0}, 7.3},
+        {fusedopt::Adam{.beta_1 = 0.5, .beta_2 = 0.9}, 1.87},
+        {fusedopt::Adamax{}, 1.02},
+    };
+    for (const auto& [rule, most] : rules) {
         const Array variable(DType::float32, Values(256, 0.0));
-        fusedopt::Optimizer optimizer(rules[r], coded(SlotDType::float8, 1, {.learning_rate = rate}));
+        fusedopt::Optimizer optimizer(rule, coded(SlotDType::float8, 1, {.learning_rate = rate}));
         optimizer.build({variable.tensor()});
         double largest = 0.0;
-        for (unsigned k = 0; k < 600; ++k) {
-            Values gradient = numbers(DType::float32, 256, k);
-            for (std::size_t i = 0; i < gradient.size(); ++i) {
-                gradient[i] *= std::pow(10.0, static_cast<double>(i % 13) - 6.0);
-                if (i % 5 == 0 && (k + i) % 50 != 0) gradient[i] = 0.0;
+        for (unsigned k = 0; k < 1000; ++k) {
+            Values gradient(256, 0.0);
+            for (std::size_t i = 0; i < gradient.size() && k % 200 < 60; ++i) {
+                const double size = i % 8 == 0 ? 1.0 : std::pow(10.0, -4.5 - 0.05 * static_cast<double>(i % 32));
+                gradient[i] = size * std::pow(1.11, k % 200);
             }
             const Values before = values_of(variable.tensor());
             optimizer.apply({Array(DType::float32, gradient).tensor()});
             const Values after = values_of(variable.tensor());
             for (std::size_t i = 0; i < after.size(); ++i) largest = std::max(largest, std::abs(after[i] - before[i]));
         }
-        CHECK(largest <= most[r] * rate * 1.001);
-        CHECK(largest > 0.1 * rate);
+        CHECK(largest <= most * rate * 1.001);
+        CHECK(largest > 0.9 * rate);
     }
 }
 
@@ -269,10 +264,10 @@ TEST(what_is_not_finite_stays_with_its_element) {
                                                fusedopt::Adagrad{},
                                                fusedopt::Nadam{},
                                                fusedopt::Yogi{}};
-    for (std::size_t r = 0; r < rules.size(); ++r) {
+    for (const fusedopt::Rule& rule : rules) {
         for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
             const Array found(DType::float32, Values(200, 1.0)), expected(DType::float32, Values(200, 1.0));
-            fusedopt::Optimizer of_codes(rules[r], coded(slot_dtype, 1)), of_floats(rules[r]);
+            fusedopt::Optimizer of_codes(rule, coded(slot_dtype, 1)), of_floats(rule);
             of_codes.build({found.tensor()});
             of_floats.build({expected.tensor()});
             for (unsigned k = 0; k < 6; ++k) {
@@ -291,7 +286,8 @@ TEST(what_is_not_finite_stays_with_its_element) {
             const Values a = values_of(found.tensor()), b = values_of(expected.tensor());
             for (std::size_t i = 0; i < 200; ++i) {
                 CHECK_EQUAL(kind_of(a[i]), kind_of(b[i]));
-                if (kind_of(b[i]) == 0 && std::abs(b[i]) < 10.0) CHECK(std::abs(a[i] - b[i]) < 0.1);
+                // What shares a block with 3e38 stands nearly still for some steps.
+                if (kind_of(b[i]) == 0 && std::abs(b[i]) < 10.0) CHECK(std::abs(a[i] - b[i]) < 0.3);
             }
             const auto of_a = of_codes.variables(), of_b = of_floats.variables();
             for (std::size_t k = 2; k < of_a.size(); ++k) {

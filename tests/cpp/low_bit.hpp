@@ -51,6 +51,12 @@ void for_each_rule_and_slot_dtype(const Body& body) {
     }
 }
 
-inline bool is_rowwise(const std::string& name) {
-    return name.find("rowwise") != std::string::npos;
+/// The first array that is not the same in both, or nothing.
+inline std::string first_difference(const State& found, const State& expected) {
+    if (found.size() != expected.size()) return "another number of arrays";
+    for (const auto& [name, bytes] : expected) {
+        const auto same = found.find(name);
+        if (same == found.end() || same->second != bytes) return name;
+    }
+    return "";
 }

@@ -402,3 +402,27 @@ def test_variables_of_16_bits_are_no_slots(path: Path) -> None:
     np.testing.assert_array_equal(
         target.named_variables()["momentum/w"], source.named_variables()["momentum/w"]
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_schedule_free_slot_of_fewer_bits_begins_at_the_loaded_variable(
+    dtype: Any, path: Path
+) -> None:
+    given = {name: w for name, w in weights().items() if name in ("kernel", "half", "double")}
+    given["brain"] = weights()["table"].astype(ml_dtypes.bfloat16)
+    source = fo.SGD()
+    source.build(given)
+    source.save(path, variables=True)
+    target = fo.ScheduleFreeAdamW(slot_dtype=dtype)
+    variables = {name: np.zeros_like(w) for name, w in given.items()}
+    target.build(variables)
+    report = target.load(path, strict=False)
+    assert "momentum/kernel" in report.missing
+    for name, w in given.items():
+        assert variables[name].tobytes() == w.tobytes()
+        expected = w.astype(np.float32) if w.dtype != np.float64 else w
+        if dtype == "bfloat16" and name != "double":
+            expected = expected.astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(target.named_variables()[f"momentum/{name}"], expected)
+    assert target.iterations == 0
+    target.apply({name: np.ones(w.shape) for name, w in variables.items()})

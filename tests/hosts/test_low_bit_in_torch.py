@@ -117,3 +117,19 @@ def test_tensors_of_bfloat16_are_variables_of_slots_of_fewer_bits() -> None:
         assert [a.tobytes() for _, a in other._core.state()] == [
             a.tobytes() for _, a in optimizer._core.state()
         ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_schedule_free_slot_of_a_bfloat16_tensor_begins_at_the_loaded_variable(
+    dtype: Any, tmp_path: Any
+) -> None:
+    pytest.importorskip("safetensors")
+    w = torch.linspace(1, 2, 20, dtype=torch.bfloat16)
+    source = fo.SGD()
+    source.build({"w": w})
+    source.save(tmp_path / "state", variables=True)
+    target = fo.ScheduleFreeAdamW(slot_dtype=dtype)
+    target.build({"w": torch.zeros(20, dtype=torch.bfloat16)})
+    target.load(tmp_path / "state", strict=False)
+    found = target.named_variables()["momentum/w"]
+    np.testing.assert_array_equal(found, w.float().numpy())

@@ -33,11 +33,12 @@ enum class RowUpdates : std::uint8_t {
 /// "lazy" or "caught_up".
 std::string_view to_string(RowUpdates row_updates);
 
-/// How an optimizer keeps the slots of float32 and 16-bit variables that have one number for each element.
+/// How an optimizer keeps the slots of float32 and 16-bit variables that have one number for each element. A step
+/// computes with float32 numbers, and rounds them at random when it puts them back, so that none is lost on average.
 enum class SlotDType : std::uint8_t {
     float32,
-    bfloat16,  // 2 bytes, rounded at random
-    float8,    // a byte, rounded at random, and 2 bytes for each 64 elements
+    bfloat16,  // 2 bytes
+    float8,    // a byte, and 2 bytes for each block of 64 elements; not for every rule
 };
 
 /// "float32", "bfloat16" or "float8".
@@ -61,9 +62,11 @@ struct Options {
 
     // Not Keras's. Slots with one number for a row, averages, accumulators and all state of float64 variables stay as
     // they are. SlotDType::float8 leaves variables of fewer than 4096 elements out, unless `slot_dtypes` names them.
+    // Gradients of rows then need rows of a multiple of 64 elements, and RowUpdates::caught_up full slots.
     SlotDType slot_dtype = SlotDType::float32;
-    std::map<std::string, SlotDType> slot_dtypes = {};  // of single variables, by name
+    std::map<std::string, SlotDType> slot_dtypes = {};  // of single variables, by the names given to build
 
+    // Not Keras's.
     std::int64_t seed = 0;  // of rounding at random
     bool master = true;     // false: variables of 16 bits have no float32 copy, and steps round them at random
 
@@ -185,8 +188,8 @@ public:
     /// std::invalid_argument. So is another loss_scale_factor inside a LossScaleOptimizer or a MultiOptimizer, and
     /// clipping inside a MultiOptimizer with a global_clipnorm. A built optimizer throws BuiltError if the change needs
     /// other state: a slot that was not built (for amsgrad, centered or a momentum), initial_accumulator_value,
-    /// use_ema, gradient_accumulation_steps, or an `excludes` by which Muon would treat a variable in its other way. A
-    /// function that a step calls may call neither on its optimizer.
+    /// use_ema, gradient_accumulation_steps, row_updates, slot_dtype, slot_dtypes, master, or an `excludes` by which
+    /// Muon would treat a variable in its other way. A function that a step calls may call neither on its optimizer.
     void set_rule(Rule rule);
     void set_options(Options options);
 
@@ -199,15 +202,21 @@ public:
     /// Makes `global_norm()` what a copied optimizer's is.
     void set_global_norm(std::optional<double> global_norm);
 
-    /// Live views of all state in Keras's order: iteration, learning rate, averages, accumulators, slots.
+    /// Live views of all state in Keras's order: iteration, learning rate, averages, accumulators, slots. Slots in 16
+    /// or 8 bits are listed as float32 copies: what is written into one changes nothing.
     std::vector<NamedTensor> variables() const;
 
-    /// Copies values into `variables()`: same count, shapes and dtypes, all checked before the first is written.
+    /// Copies values into `variables()`: same count, shapes and dtypes, all checked before the first is written. Slots
+    /// in 16 or 8 bits take the nearest code.
     void set_weights(std::span<const Tensor> values);
 
     /// Live views of the complete state, enough to go on with identical bits. It holds `variables()` and what Keras
-    /// does not list, such as master copies of 16-bit variables. set_state takes the same list back and checks it like
-    /// set_weights. An empty Tensor in it keeps what is there.
+    /// does not list, such as master copies of 16-bit variables. Slots in 16 bits are bfloat16. Those in 8 bits are two
+    /// arrays: uint8 codes of shape (blocks, 64), and "<slot>_scale/<variable>", a uint16 for each block. The seed is
+    /// there if anything is rounded at random. set_state takes the same list back and checks it like set_weights. An
+    /// empty Tensor in it keeps what is there; codes and their scales belong together. In the place of codes it takes
+    /// their numbers, too, as float32 of the variable's shape, and codes them as set_weights does. Leave scales empty
+    /// then.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 

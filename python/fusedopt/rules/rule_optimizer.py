@@ -93,9 +93,9 @@ class RuleOptimizer(Optimizer):
         stand still until a gradient touches them again. "caught_up": zero gradients. What these would have done to a
         row is done at once, when a gradient touches it again, in `catch_up` and in `finalize_variable_values`, and
         for all rows whenever variables or state are listed, saved, loaded or copied. A step in which the variable
-        has no gradient at all (None) counts for neither. With ``use_ema`` it must be "lazy". The rules that take no
-        row gradients say so in `apply`. `RowGradient` shows the difference. Keras does not have this option, so
-        configurations hold it only if it is not "lazy".
+        has no gradient at all (None) counts for neither. With ``use_ema`` or slots of fewer bits it must be "lazy".
+        The rules that take no row gradients say so in `apply`. `RowGradient` shows the difference. Keras does not
+        have this option, so configurations hold it only if it is not "lazy".
         """,
         shapes_state=True,
         is_keyword=True,

@@ -23,9 +23,10 @@ class Saved(Stateful):
         """Write all state to one file, whole or not at all.
 
         The file is in the safetensors format (package ``safetensors``, extra ``files``). It holds the complete state,
-        enough to go on with identical bits: `variables`, master copies of 16-bit variables, a checksum of each array,
-        and the configuration without functions. All of it is of one moment, even if another thread steps. That thread
-        waits only while the state is copied to memory. A save needs as much memory again as what it saves.
+        enough to go on with identical bits: `variables`, the codes of slots of fewer bits, master copies of 16-bit
+        variables, a checksum of each array, and the configuration without functions. All of it is of one moment, even
+        if another thread steps. That thread waits only while the state is copied to memory. A save needs as much memory
+        again as what it saves.
 
         The file is written next to the old one and takes its place when it is whole. A crash or a full disk leaves the
         old file as it was. What a killed process has left there (a file whose name begins with a dot and ends with
@@ -173,6 +174,7 @@ class Saved(Stateful):
           (``amsgrad``; ``momentum`` and ``centered`` of RMSprop) may be missing; they keep their values.
         - From a file of another class of optimizer, slots and learning rate are not taken, as they mean
           something else there. Adam, AdamW and Nadam take each other's.
+        - Slots in another ``slot_dtype`` are of another type, unless ``convert_slots`` is True.
         - A moving average that is missing and has not begun starts at its variable's value in the next step.
         - A 16-bit variable that is taken without its master copy counts by its own value.
         - In a `MultiOptimizer` the names of the state begin with the position of the optimizer, ``"0/"``. A
