@@ -27,6 +27,7 @@ public:
     /// The same for all elements.
     static RandomBits constant(std::uint32_t bits) { return {bits, 0}; }
 
+    FUSEDOPT_INLINE std::uint32_t step() const { return second_; }
     FUSEDOPT_INLINE std::uint32_t at(std::int64_t i) const { return first_ + static_cast<std::uint32_t>(i) * second_; }
 
 private:

@@ -3,7 +3,7 @@
 // loaded. A code of 16 bits is the upper half of a float; kernel/float8.hpp tells about 8 bits.
 #pragma once
 
-#include "kernel/float8.hpp"
+#include "kernel/float8_encoding.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
@@ -30,13 +30,15 @@ FUSEDOPT_NOINLINE void open_slot(const Job& job, int slot, bool is_signed, std::
     }
 }
 
-FUSEDOPT_INLINE void round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
-    std::uint32_t largest = 0;
+FUSEDOPT_NOINLINE void round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
+    std::uint32_t largest = 0, bits_of_element = random.at(0);
+    const std::uint32_t step = random.step();
 #pragma omp simd reduction(max : largest)
     for (std::int64_t i = 0; i < n; ++i) {
         const std::uint32_t bits = bits_of(in[i]), magnitude = bits & 0x7fffffffu;
         largest = magnitude > largest ? magnitude : largest;
-        out[i] = static_cast<std::uint16_t>((bits + (random.at(i) & 0xffffu)) >> 16);
+        out[i] = static_cast<std::uint16_t>((bits + (bits_of_element & 0xffffu)) >> 16);
+        bits_of_element += step;
     }
     if (__builtin_expect(largest > largest_bfloat16, false)) {
         narrow_at_random(Element::bfloat16, in, n, random, out);
@@ -99,6 +101,16 @@ inline void decode_slot(const Job& job, int slot, bool is_signed, std::int64_t b
     }
 }
 
+/// What somebody else may have put into a slot without sign, but no kernel does: a zero is one whatever its sign, and
+/// a subnormal number takes the smallest code.
+inline void tidy_unsigned(std::int64_t n, float* x) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        const std::uint32_t bits = bits_of(x[i]) == sign_bit ? 0 : bits_of(x[i]);
+        x[i] = float_of(bits != 0 && bits < 0x100000u ? 0x100000u : bits);
+    }
+}
+
 inline void encode_slots(const Step& step, const Job& job, std::int64_t begin, std::int64_t end,
                          const float* const* values) {
     OpenSlots open;
@@ -109,6 +121,7 @@ inline void encode_slots(const Step& step, const Job& job, std::int64_t begin, s
             if (!values[k]) continue;
             numbers[k] = open.numbers[k];
             __builtin_memcpy(numbers[k], values[k] + (i - begin), static_cast<unsigned long>(n) * sizeof(float));
+            if (job.slot_code == SlotCode::float8 && !step.is_signed[k]) tidy_unsigned(n, numbers[k]);
         }
         close_slots(step, job, i, n, numbers, false);
     }

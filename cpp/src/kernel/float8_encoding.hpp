@@ -1,0 +1,447 @@
+// Numbers into codes of 8 bits, by blocks; kernel/float8.hpp tells what they are. First the scales of some blocks are
+// chosen together, then numbers are coded. Constants of a block come from memory, where they cost nothing to spread
+// over a register.
+#pragma once
+
+#include "kernel/float8.hpp"
+
+namespace fusedopt::kernel::FUSEDOPT_LEVEL {
+
+/// From here on a block may hold what is not finite, or a code may round to infinity.
+inline constexpr std::uint32_t huge_bits = 0x7f700000u;
+
+inline constexpr int group = 8;  // blocks whose scales are chosen at a time
+
+/// What some blocks of a slot are like, and how they are coded.
+struct BlockGroup {
+    alignas(64) std::int32_t largest[group];         // magnitudes
+    alignas(64) std::int32_t minus_smallest[group];  // but zeros
+    alignas(64) std::int32_t base[group];
+    alignas(64) std::int32_t cut[group];
+    alignas(64) std::uint32_t base_bits[group];
+    alignas(64) std::uint32_t minus_base[group];
+    alignas(64) std::uint32_t below[group];  // bits that are cut off
+};
+
+FUSEDOPT_INLINE std::uint32_t larger_bits(std::uint32_t a, std::uint32_t b) {
+    return a > b ? a : b;
+}
+
+/// The larger ones of the two halves of a block's row.
+template <int width>
+FUSEDOPT_INLINE void halve(const std::uint32_t* __restrict row, std::uint32_t* __restrict out) {
+#pragma omp simd
+    for (int l = 0; l < width; ++l) out[l] = larger_bits(row[l], row[l + width]);
+}
+
+/// The largest numbers of blocks whose rows of sixteen lie one after the other. Blocks take turns, as each waits for
+/// itself, and the last steps need no more than parts of a register.
+FUSEDOPT_INLINE void largest_of_rows(const std::uint32_t* rows, std::int32_t* largest) {
+    alignas(64) std::uint32_t eights[group * 8], fours[group * 4];
+#pragma GCC unroll 8
+    for (int b = 0; b < group; ++b) halve<8>(rows + b * 16, eights + b * 8);
+#pragma GCC unroll 8
+    for (int b = 0; b < group; ++b) halve<4>(eights + b * 8, fours + b * 4);
+#pragma GCC unroll 8
+    for (int b = 0; b < group; ++b) {
+        const std::uint32_t* const row = fours + b * 4;
+        largest[b] = static_cast<std::int32_t>(larger_bits(larger_bits(row[0], row[1]), larger_bits(row[2], row[3])));
+    }
+}
+
+template <bool is_signed>
+FUSEDOPT_INLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
+    alignas(64) std::uint32_t most[group * block_words], least[group * block_words];
+    for (int b = 0; b < blocks; ++b) {
+        const float* const block = x + b * slot_block;
+        std::uint32_t* const high = most + b * block_words;
+        std::uint32_t* const low = least + b * block_words;
+#pragma omp simd
+        for (int l = 0; l < block_words; ++l) {
+            const auto bits = [&](int j) __attribute__((always_inline)) {
+                return bits_of(block[16 * j + l]) & (is_signed ? ~sign_bit : 0xffffffffu);
+            };
+            high[l] = larger_bits(larger_bits(bits(0), bits(1)), larger_bits(bits(2), bits(3)));
+            low[l] = is_signed ? 0
+                               : larger_bits(larger_bits(0u - bits(0), 0u - bits(1)),
+                                             larger_bits(0u - bits(2), 0u - bits(3)));
+        }
+    }
+    for (int i = blocks * block_words; i < group * block_words; ++i) most[i] = least[i] = 0;
+    largest_of_rows(most, all.largest);
+    largest_of_rows(least, all.minus_smallest);
+}
+
+/// The largest magnitude of a finite number.
+FUSEDOPT_NOINLINE std::uint32_t largest_finite(const float* x) {
+    std::uint32_t largest = 0;
+    for (int i = 0; i < slot_block; ++i) {
+        const std::uint32_t magnitude = bits_of(x[i]) & ~sign_bit;
+        if (magnitude < infinity_bits && magnitude > largest) largest = magnitude;
+    }
+    return largest;
+}
+
+// A mask, of all bits or none, chooses. The compiler would branch on a condition, and not put blocks into registers.
+FUSEDOPT_INLINE std::int32_t is_negative(std::int32_t x) {
+    return x >> 31;
+}
+FUSEDOPT_INLINE std::int32_t choose(std::int32_t mask, std::int32_t x, std::int32_t otherwise) {
+    return otherwise ^ ((x ^ otherwise) & mask);
+}
+
+FUSEDOPT_INLINE std::int32_t at_least(std::int32_t low, std::int32_t x) {
+    return low > x ? low : x;
+}
+
+/// The exponent of a number three steps above the largest one.
+FUSEDOPT_INLINE std::int32_t top_exponent(std::int32_t largest, int cut) {
+    return (largest + (3 << cut)) >> 23;
+}
+
+FUSEDOPT_INLINE std::int32_t base_of(std::int32_t largest, std::int32_t is_fine, bool is_signed) {
+    const std::int32_t fine_base = at_least(is_signed ? 5 : 1, top_exponent(largest, fine) - (is_signed ? 7 : 15));
+    const std::int32_t coarse_base = at_least(is_signed ? 4 : 1, top_exponent(largest, coarse) - (is_signed ? 15 : 31));
+    return choose(is_fine, fine_base, coarse_base);
+}
+
+/// Whether all numbers have codes in a fine block, with some binades left below for those that shrink.
+FUSEDOPT_INLINE std::int32_t are_close(std::int32_t largest, std::int32_t minus_smallest, int binades) {
+    const std::int32_t lowest = (-minus_smallest >> 23) + binades;
+    return is_negative(top_exponent(largest, fine) - 1 - lowest) & is_negative(-largest);
+}
+
+/// The guard in terms of codes: large >= power small - distance. The bits of a float are nearly its logarithm. Twice
+/// those of |x|, less a constant, are below those of x^2 by an eighth at most, and to add the bits of the floor loses
+/// another eighth.
+struct CodeGuard {
+    int small = 0, large = 0, power = 0;    // of 0: none
+    std::int32_t floor_fine, floor_coarse;  // in codes, with those eighths
+
+    CodeGuard(const Guard& guard, const float* const* numbers) {
+        if (guard.power == 0 || !numbers[guard.small] || !numbers[guard.large]) return;
+        const double raised = guard.floor * (guard.power == 1 ? 1.125 : 1.266);
+        if (!(raised >= Limits<float>::smallest_normal)) return;
+        small = guard.small;
+        large = guard.large;
+        power = guard.power;
+        const std::uint32_t floor = bits_of(static_cast<float>(raised));
+        const auto codes = [&](int cut) { return static_cast<std::int32_t>((floor + (1u << cut) - 1) >> cut); };
+        floor_fine = codes(fine);
+        floor_coarse = codes(coarse);
+    }
+
+    template <int exponent>
+    FUSEDOPT_INLINE std::int32_t distance(std::int32_t small_base, std::int32_t large_base,
+                                          std::int32_t is_fine) const {
+        const std::int32_t bases = large_base + exponent * (127 - small_base);
+        return choose(is_fine, 16 * bases - floor_fine, 8 * bases - floor_coarse);
+    }
+};
+
+/// Of a slot that no guard watches.
+template <bool is_signed>
+FUSEDOPT_INLINE void choose_bases(BlockGroup& slot) {
+#pragma omp simd
+    for (int b = 0; b < group; ++b) {
+        const std::int32_t is_fine = is_signed ? 0 : are_close(slot.largest[b], slot.minus_smallest[b], 14);
+        slot.cut[b] = coarse + is_fine;
+        slot.base[b] = base_of(slot.largest[b], is_fine, is_signed);
+    }
+}
+
+/// Of both slots of a guard. The signed one is fine where the other is.
+template <int power>
+FUSEDOPT_INLINE void choose_guarded_bases(CodeGuard guard, BlockGroup& __restrict small, BlockGroup& __restrict large,
+                                          std::int32_t* __restrict distances) {
+#pragma omp simd
+    for (int b = 0; b < group; ++b) {
+        const std::int32_t is_fine = are_close(large.largest[b], large.minus_smallest[b], power == 1 ? 7 : 14);
+        const std::int32_t small_base = base_of(small.largest[b], is_fine, true);
+        const std::int32_t large_base = base_of(large.largest[b], is_fine, false);
+        // So high that no code has to be above what a byte holds, unless it must be above what a float holds.
+        constexpr std::int32_t highest = 240;
+        const std::int32_t below = at_least(0, -guard.distance<power>(small_base, large_base, is_fine));
+        const std::int32_t raised = large_base + choose(is_fine, (below + 15) >> 4, (below + 7) >> 3);
+        const std::int32_t base = at_least(large_base, raised < highest ? raised : highest);
+        small.base[b] = small_base;
+        large.base[b] = base;
+        small.cut[b] = large.cut[b] = coarse + is_fine;
+        distances[b] = guard.distance<power>(small_base, base, is_fine);
+    }
+}
+
+/// The scales of some blocks of all slots.
+FUSEDOPT_INLINE void choose_scales(const Step& step, const CodeGuard& guard, const float* const* numbers,
+                                   BlockGroup* all, std::int32_t* distances) {
+    if (guard.power == 1) {
+        choose_guarded_bases<1>(guard, all[guard.small], all[guard.large], distances);
+    } else if (guard.power == 2) {
+        choose_guarded_bases<2>(guard, all[guard.small], all[guard.large], distances);
+    }
+    for (int k = 0; k < max_slots; ++k) {
+        if (!numbers[k]) continue;
+        BlockGroup& slot = all[k];
+        const bool is_guarded = guard.power != 0 && (k == guard.small || k == guard.large);
+        if (!is_guarded && step.is_signed[k]) {
+            choose_bases<true>(slot);
+        } else if (!is_guarded) {
+            choose_bases<false>(slot);
+        }
+#pragma omp simd
+        for (int b = 0; b < group; ++b) {
+            slot.base_bits[b] = static_cast<std::uint32_t>(slot.base[b]) << 23;
+            slot.minus_base[b] = 0u - slot.base_bits[b];
+            slot.below[b] = (1u << fine) - 1 + (static_cast<std::uint32_t>(slot.cut[b] - fine) << fine);
+        }
+    }
+}
+
+/// Random bits for the elements of one block after the other.
+struct BlockBits {
+    alignas(64) std::uint32_t first[block_words];
+    std::uint32_t steps[5];  // from an element of a word to those of the other bytes, and to the next block's
+
+    explicit BlockBits(const RandomBits& random) {
+#pragma omp simd
+        for (int l = 0; l < block_words; ++l) first[l] = random.at(l);
+        for (std::uint32_t j = 0; j < 5; ++j) steps[j] = j * block_words * random.step();
+    }
+
+    std::uint32_t at(int i) const { return first[i % block_words] + steps[i / block_words]; }
+    void skip() {
+        for (std::uint32_t& bits : first) bits += steps[4];
+    }
+};
+
+struct ByteMasks {
+    std::uint32_t all[4], magnitudes[4], signs[4];
+};
+inline constexpr ByteMasks byte_masks = {{0xffu, 0xff00u, 0xff0000u, 0xff000000u},
+                                         {0x7fu, 0x7f00u, 0x7f0000u, 0x7f000000u},
+                                         {0x80u, 0x8000u, 0x800000u, 0x80000000u}};
+
+FUSEDOPT_INLINE void encode_signed(const float* __restrict x, const BlockGroup& scales, int b, const ByteMasks& masks,
+                                   BlockBits& __restrict random, std::uint32_t* __restrict out) {
+    const std::uint32_t base = scales.base_bits[b], minus_base = scales.minus_base[b], below = scales.below[b];
+    const int cut = scales.cut[b];
+#pragma omp simd
+    for (int l = 0; l < block_words; ++l) {
+        const std::uint32_t r = random.first[l];
+        const auto code = [&](int j) __attribute__((always_inline)) {
+            const std::uint32_t moved = bits_of(absolute(x[16 * j + l]) + float_of(base));
+            return moved + (((j == 0 ? r : r + random.steps[j]) & below) | minus_base);
+        };
+        const auto sign = [&](int j) __attribute__((always_inline)) {
+            return bits_of(x[16 * j + l]) >> (24 - 8 * j) & masks.signs[j];
+        };
+        std::uint32_t word = code(0) >> cut;
+        word |= code(1) >> (cut - 8) & masks.magnitudes[1];
+        word |= code(2) >> (cut - 16) & masks.magnitudes[2];
+        word |= code(3) << (24 - cut) & masks.magnitudes[3];
+        out[l] = word | sign(0) | sign(1) | sign(2) | sign(3);
+        random.first[l] = r + random.steps[4];
+    }
+}
+
+FUSEDOPT_INLINE void encode_unsigned(const float* __restrict x, const BlockGroup& scales, int b, const ByteMasks& masks,
+                                     BlockBits& __restrict random, std::uint32_t* __restrict out) {
+    const std::uint32_t minus_base = scales.minus_base[b], below = scales.below[b];
+    const int cut = scales.cut[b];
+    const auto least = static_cast<std::int32_t>(below + 1);
+#pragma omp simd
+    for (int l = 0; l < block_words; ++l) {
+        const std::uint32_t r = random.first[l];
+        const auto code = [&](int j) __attribute__((always_inline)) {
+            const std::uint32_t bits = bits_of(x[16 * j + l]);
+            const auto moved =
+                static_cast<std::int32_t>(bits + (((j == 0 ? r : r + random.steps[j]) & below) | minus_base));
+            const std::int32_t above = moved > least ? moved : least;
+            const auto rounded = static_cast<std::uint32_t>(above);
+            return rounded < bits ? rounded : bits;  // zero stays zero
+        };
+        std::uint32_t word = code(0) >> cut;
+        word |= code(1) >> (cut - 8) & masks.all[1];
+        word |= code(2) >> (cut - 16) & masks.all[2];
+        word |= code(3) << (24 - cut) & masks.all[3];
+        out[l] = word;
+        random.first[l] = r + random.steps[4];
+    }
+}
+
+/// The same, element by element, for blocks with huge or special numbers.
+FUSEDOPT_NOINLINE void encode_huge(const float* x, bool is_signed, Scale& scale, BlockBits& random,
+                                   std::uint32_t* out) {
+    const SpecialCodes special = special_codes[is_signed];
+    const std::uint32_t most = scale.finite_codes(special.finite);
+    const std::uint32_t base = scale.base_bits(), below = (1u << scale.cut) - 1;
+    for (int l = 0; l < block_words; ++l) out[l] = 0;
+    for (int i = 0; i < slot_block; ++i) {
+        const std::uint32_t bits = bits_of(x[i]), magnitude = bits & ~sign_bit, r = random.at(i) & below;
+        std::uint32_t code;
+        if (magnitude >= infinity_bits) {
+            code = magnitude > infinity_bits ? special.nan : special.infinity;
+            scale.has_special = true;
+        } else if (is_signed) {
+            code = (bits_of(float_of(magnitude) + float_of(base)) + r - base) >> scale.cut;
+        } else {
+            const auto rounded = static_cast<std::int32_t>(bits + r - base) >> scale.cut;
+            code = static_cast<std::uint32_t>(rounded > 1 ? rounded : 1);
+            code = code < bits ? code : bits;
+        }
+        if (magnitude < infinity_bits && code > most) code = most;
+        if (is_signed) code |= bits >> 24 & 0x80u;
+        out[i % block_words] |= code << (i / block_words * 8);
+    }
+    random.skip();
+}
+
+/// Raises codes of the large slot to power small - distance.
+template <int power>
+FUSEDOPT_INLINE void raise_codes(unsigned char distance, const unsigned char* __restrict small,
+                                 unsigned char* __restrict large) {
+#pragma omp simd
+    for (int i = 0; i < slot_block; ++i) {
+        const auto magnitude = static_cast<unsigned char>(small[i] & 0x7f);
+        const auto moved = static_cast<unsigned char>(power == 1 ? magnitude : magnitude + magnitude);
+        const auto least = static_cast<unsigned char>((moved > distance ? moved : distance) - distance);
+        large[i] = large[i] > least ? large[i] : least;
+    }
+}
+
+/// The same for codes of which some are special, or would be infinite.
+FUSEDOPT_NOINLINE void raise_huge_codes(int power, std::int32_t distance, Scale of_small, Scale of_large,
+                                        const unsigned char* small, unsigned char* large) {
+    const auto most = static_cast<int>(of_large.finite_codes(of_large.has_special ? 253 : 255));
+    for (int i = 0; i < slot_block; ++i) {
+        const int magnitude = small[i] & 0x7f;
+        if (magnitude == 0 || (of_small.has_special && magnitude > 125)) continue;
+        const int wanted = power * magnitude - distance, least = wanted < most ? wanted : most;
+        if (least > large[i]) large[i] = static_cast<unsigned char>(least);
+    }
+}
+
+/// Some blocks of a variable's slots.
+struct Coding {
+    const Step& step;
+    const Job& job;
+    const CodeGuard& guard;
+    bool at_random;
+    std::int64_t begin;  // their first element
+    int blocks;
+    const float* numbers[max_slots];  // from there on; null: a slot stays as it is
+    bool any_huge = false;
+    bool huge[max_slots][group] = {};
+    alignas(64) std::int32_t distances[group];
+    BlockGroup slots[max_slots];
+
+    Coding(const Step& of_step, const Job& of_job, const CodeGuard& of_guard, bool rounds_at_random,
+           std::int64_t first_element, int block_count)
+        : step(of_step),
+          job(of_job),
+          guard(of_guard),
+          at_random(rounds_at_random),
+          begin(first_element),
+          blocks(block_count) {}
+
+    template <class Body>
+    FUSEDOPT_INLINE void for_each_slot(const Body& body) {
+        for (int k = 0; k < max_slots; ++k) {
+            if (numbers[k]) body(k);
+        }
+    }
+};
+
+/// Makes the blocks coarse in which not all numbers are finite and far from infinity.
+FUSEDOPT_NOINLINE void mark_huge(Coding& coding) {
+    constexpr std::int32_t never_close = 0x7fffffff;
+    coding.for_each_slot([&](int k) {
+        BlockGroup& slot = coding.slots[k];
+        for (int b = 0; b < coding.blocks; ++b) {
+            if (static_cast<std::uint32_t>(slot.largest[b]) < huge_bits) continue;
+            coding.any_huge = coding.huge[k][b] = true;
+            slot.largest[b] = static_cast<std::int32_t>(largest_finite(coding.numbers[k] + b * slot_block));
+            slot.minus_smallest[b] = never_close;
+            const CodeGuard& guard = coding.guard;
+            if (guard.power != 0 && k == guard.small) coding.slots[guard.large].minus_smallest[b] = never_close;
+        }
+    });
+}
+
+/// With their scales.
+FUSEDOPT_INLINE void encode_blocks(Coding& coding, int k, const ByteMasks& masks) {
+    const bool is_signed = coding.step.is_signed[k];
+    const Float8Memory memory(coding.job, k, coding.begin);
+    BlockGroup& slot = coding.slots[k];
+    BlockBits random(RandomBits::of(coding.step.seed, coding.job.first_partial, 1 + k, coding.begin));
+    for (int b = 0; b < coding.blocks; ++b) {
+        const float* const x = coding.numbers[k] + b * slot_block;
+        std::uint32_t* const codes = memory.codes + b * block_words;
+        Scale scale{slot.base[b], slot.cut[b], false};
+        if (!coding.at_random) random = BlockBits(RandomBits::constant(1u << (slot.cut[b] - 1)));
+        if (__builtin_expect(coding.huge[k][b], false)) {
+            encode_huge(x, is_signed, scale, random, codes);
+        } else if (is_signed) {
+            encode_signed(x, slot, b, masks, random, codes);
+        } else {
+            encode_unsigned(x, slot, b, masks, random, codes);
+        }
+        memory.scales[b] = scale.code();
+    }
+}
+
+FUSEDOPT_INLINE void guard_blocks(const Coding& coding) {
+    const CodeGuard& guard = coding.guard;
+    const Float8Memory small(coding.job, guard.small, coding.begin), large(coding.job, guard.large, coding.begin);
+    for (int b = 0; b < coding.blocks; ++b) {
+        const auto* const small_codes = reinterpret_cast<const unsigned char*>(small.codes + b * block_words);
+        auto* const large_codes = reinterpret_cast<unsigned char*>(large.codes + b * block_words);
+        const Scale of_large = Scale::of(large.scales[b]);
+        const std::int32_t distance = coding.distances[b];
+        const auto d = static_cast<unsigned char>(distance < 255 ? distance : 255);
+        if (__builtin_expect(coding.any_huge || of_large.finite_codes(255) < 255, false)) {
+            raise_huge_codes(guard.power, distance, Scale::of(small.scales[b]), of_large, small_codes, large_codes);
+        } else if (guard.power == 1) {
+            raise_codes<1>(d, small_codes, large_codes);
+        } else {
+            raise_codes<2>(d, small_codes, large_codes);
+        }
+    }
+}
+
+/// Codes n elements from `begin` on, which are of one tile. Behind the last one, the buffers have room for the rest of
+/// its block.
+inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, float* const* numbers,
+                          bool at_random) {
+    const ByteMasks* masks = &byte_masks;
+    __asm__("" : "+r"(masks));  // the compiler would build each in a register of its own, again and again
+    const CodeGuard guard(step.guard, numbers);
+    const std::int64_t blocks = (n + slot_block - 1) / slot_block;
+    for (int k = 0; k < max_slots; ++k) {
+        if (!numbers[k]) continue;
+        for (std::int64_t i = n; i < blocks * slot_block; ++i) numbers[k][i] = 0;
+    }
+    for (std::int64_t first = 0; first < blocks; first += group) {
+        const int count = static_cast<int>(blocks - first < group ? blocks - first : group);
+        Coding coding(step, job, guard, at_random, begin + first * slot_block, count);
+        bool any_huge = false;
+        for (int k = 0; k < max_slots; ++k) {
+            coding.numbers[k] = numbers[k] ? numbers[k] + first * slot_block : nullptr;
+        }
+        coding.for_each_slot([&](int k) {
+            BlockGroup& slot = coding.slots[k];
+            if (step.is_signed[k]) {
+                measure_blocks<true>(coding.numbers[k], count, slot);
+            } else {
+                measure_blocks<false>(coding.numbers[k], count, slot);
+            }
+            for (int b = 0; b < group; ++b) any_huge |= static_cast<std::uint32_t>(slot.largest[b]) >= huge_bits;
+        });
+        if (__builtin_expect(any_huge, false)) mark_huge(coding);
+        choose_scales(step, guard, coding.numbers, coding.slots, coding.distances);
+        coding.for_each_slot([&](int k) { encode_blocks(coding, k, *masks); });
+        if (guard.power != 0) guard_blocks(coding);
+    }
+}
+
+}  // namespace fusedopt::kernel::FUSEDOPT_LEVEL
