@@ -92,8 +92,6 @@ void catch_up_weight(const CatchUp& all, const Missed& missed, const Job& row) {
     const bool moves = all.moving_slot >= 0 && missed.move != 0;
     if (!moves && missed.keep == 1) return;
     const T* x = moves ? static_cast<const T*>(row.slots[all.moving_slot]) : nullptr;
-    Step step{};
-    step.seed = all.seed;
     for (std::int64_t i = 0, n; i < row.size; i += n) {
         n = row.storage && row.size - i > tile ? tile : row.size - i;
         T* const w = open_piece(row, i, n, widened);
@@ -106,7 +104,11 @@ void catch_up_weight(const CatchUp& all, const Missed& missed, const Job& row) {
         } else {
             move_elements_by_sign(keep, move, x + i, n, w);
         }
-        if (row.storage) store_tile(step, row, i, n, w);
+        if (row.storage) {
+            Step step = {};
+            step.seed = all.seed;
+            store_tile(step, row, i, n, w, 1 + max_slots);
+        }
     }
 }
 

@@ -73,9 +73,10 @@ T* open_piece(const Job& job, std::int64_t begin, std::int64_t n, T* buffer) {
     return open_again(job, begin, n, buffer);
 }
 
-/// What is left to do when a tile's average is up to date: the variable takes it, and a 16-bit one is stored.
+/// What is left to do when a tile's average is up to date: the variable takes it, and a 16-bit one is stored. If a step
+/// rounds a variable twice, it does so from two streams.
 template <class T>
-void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, T* w) {
+void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, T* w, int stream = 0) {
     if (job.average && (step.overwrite || job.work == Work::restore)) {
         __builtin_memcpy(w, static_cast<const T*>(job.average) + begin, static_cast<unsigned long>(n) * sizeof(T));
     }
@@ -89,7 +90,7 @@ void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64
         for (std::int64_t i = 0, count; i < n; i += count) {
             const std::int64_t rest = tile - (begin + i) % tile;
             count = n - i < rest ? n - i : rest;
-            const auto random = RandomBits::of(step.seed, job.first_partial, 0, begin + i);
+            const auto random = RandomBits::of(step.seed, job.first_partial, stream, begin + i);
             narrow_at_random(job.storage_element, w + i, count, random, storage + i);
         }
     }

@@ -58,12 +58,24 @@ struct Float8Memory {
     }
 };
 
-FUSEDOPT_INLINE void decode_signed(const std::uint32_t* __restrict codes, Scale scale, float* __restrict out) {
-    const std::uint32_t base = scale.base_bits();
-    const std::uint32_t places = sign_bit | 0x7fu << scale.cut;
-    const int down = 24 - scale.cut;
+/// How far a code moves from each byte of a word to its place in a float, and where that is.
+struct Places {
+    int shifts[4];  // to the left, but the last one to the right
+    int from_top;   // to the right, from the upper byte
+    std::uint32_t unsigned_bits, signed_bits;
+};
+inline constexpr Places places_of_cut[] = {
+    // by cut - fine
+    {{19, 11, 3, 5}, 5, 0xffu << 19, sign_bit | 0x7fu << 19},
+    {{20, 12, 4, 4}, 4, 0xffu << 20, sign_bit | 0x7fu << 20},
+};
+
+FUSEDOPT_INLINE void decode_signed(const std::uint32_t* __restrict codes, const Places& places, std::uint32_t base,
+                                   float* __restrict out) {
+    const std::uint32_t bits = places.signed_bits;
+    const int down = places.from_top;
     const auto number = [&](std::uint32_t code_on_top) __attribute__((always_inline)) {
-        const auto moved = (static_cast<std::uint32_t>(static_cast<std::int32_t>(code_on_top) >> down) & places) + base;
+        const auto moved = (static_cast<std::uint32_t>(static_cast<std::int32_t>(code_on_top) >> down) & bits) + base;
         return float_of(moved) - float_of((moved & sign_bit) | base);
     };
 #pragma omp simd
@@ -76,20 +88,20 @@ FUSEDOPT_INLINE void decode_signed(const std::uint32_t* __restrict codes, Scale 
     }
 }
 
-FUSEDOPT_INLINE void decode_unsigned(const std::uint32_t* __restrict codes, Scale scale, float* __restrict out) {
-    const std::uint32_t base = scale.base_bits();
-    const std::uint32_t places = 0xffu << scale.cut;
-    const auto number = [&](std::uint32_t shifted) __attribute__((always_inline)) {
-        const std::uint32_t code = shifted & places;
+FUSEDOPT_INLINE void decode_unsigned(const std::uint32_t* __restrict codes, const Places& places, std::uint32_t base,
+                                     float* __restrict out) {
+    const std::uint32_t bits = places.unsigned_bits;
+    const auto number = [&](std::uint32_t moved) __attribute__((always_inline)) {
+        const std::uint32_t code = moved & bits;
         return float_of(code != 0 ? code + base : 0);
     };
 #pragma omp simd
     for (int l = 0; l < block_words; ++l) {
         const std::uint32_t word = codes[l];
-        out[l] = number(word << scale.cut);
-        out[16 + l] = number(word << (scale.cut - 8));
-        out[32 + l] = number(word << (scale.cut - 16));
-        out[48 + l] = number(word >> (24 - scale.cut));
+        out[l] = number(word << places.shifts[0]);
+        out[16 + l] = number(word << places.shifts[1]);
+        out[32 + l] = number(word << places.shifts[2]);
+        out[48 + l] = number(word >> places.shifts[3]);
     }
 }
 
@@ -109,18 +121,27 @@ FUSEDOPT_NOINLINE void decode_special(const std::uint32_t* codes, bool is_signed
     }
 }
 
-inline void decode_float8(const Float8Memory& memory, bool is_signed, std::int64_t blocks, float* out) {
+template <bool is_signed>
+FUSEDOPT_NOINLINE void decode_blocks(const Float8Memory& memory, std::int64_t blocks, float* out) {
     for (std::int64_t b = 0; b < blocks; ++b, out += slot_block) {
-        const Scale scale = Scale::of(memory.scales[b]);
+        const unsigned scale = memory.scales[b];
         const std::uint32_t* const codes = memory.codes + b * block_words;
-        if (is_signed) {
-            decode_signed(codes, scale, out);
+        const Places& places = places_of_cut[(scale & Scale::fine_flag) == 0];
+        const std::uint32_t base = scale << 23 & infinity_bits;
+        if constexpr (is_signed) {
+            decode_signed(codes, places, base, out);
         } else {
-            decode_unsigned(codes, scale, out);
+            decode_unsigned(codes, places, base, out);
         }
-        if (__builtin_expect(scale.has_special, false)) {
-            decode_special(codes, is_signed, out);
-        }
+        if (__builtin_expect((scale & Scale::special_flag) != 0, false)) decode_special(codes, is_signed, out);
+    }
+}
+
+inline void decode_float8(const Float8Memory& memory, bool is_signed, std::int64_t blocks, float* out) {
+    if (is_signed) {
+        decode_blocks<true>(memory, blocks, out);
+    } else {
+        decode_blocks<false>(memory, blocks, out);
     }
 }
 

@@ -21,36 +21,35 @@ struct BlockGroup {
     alignas(64) std::uint32_t base_bits[group];
     alignas(64) std::uint32_t minus_base[group];
     alignas(64) std::uint32_t below[group];  // bits that are cut off
+    alignas(64) std::uint16_t scales[group];
 };
 
 FUSEDOPT_INLINE std::uint32_t larger_bits(std::uint32_t a, std::uint32_t b) {
     return a > b ? a : b;
 }
 
-/// The larger ones of the two halves of a block's row.
-template <int width>
-FUSEDOPT_INLINE void halve(const std::uint32_t* __restrict row, std::uint32_t* __restrict out) {
+/// The larger one of each pair of numbers.
+template <int pairs>
+FUSEDOPT_INLINE void fold(const std::uint32_t* __restrict numbers, std::uint32_t* __restrict out) {
 #pragma omp simd
-    for (int l = 0; l < width; ++l) out[l] = larger_bits(row[l], row[l + width]);
+    for (int i = 0; i < pairs; ++i) out[i] = larger_bits(numbers[2 * i], numbers[2 * i + 1]);
 }
 
-/// The largest numbers of blocks whose rows of sixteen lie one after the other. Blocks take turns, as each waits for
-/// itself, and the last steps need no more than parts of a register.
+/// The largest numbers of blocks whose rows of sixteen lie one after the other. What is read is always as wide as what
+/// has been written, or the processor would wait until it is in the cache, and for all divisions before.
 FUSEDOPT_INLINE void largest_of_rows(const std::uint32_t* rows, std::int32_t* largest) {
-    alignas(64) std::uint32_t eights[group * 8], fours[group * 4];
-#pragma GCC unroll 8
-    for (int b = 0; b < group; ++b) halve<8>(rows + b * 16, eights + b * 8);
-#pragma GCC unroll 8
-    for (int b = 0; b < group; ++b) halve<4>(eights + b * 8, fours + b * 4);
-#pragma GCC unroll 8
-    for (int b = 0; b < group; ++b) {
-        const std::uint32_t* const row = fours + b * 4;
-        largest[b] = static_cast<std::int32_t>(larger_bits(larger_bits(row[0], row[1]), larger_bits(row[2], row[3])));
-    }
+    static_assert(block_words == 16);
+    alignas(64) std::uint32_t eights[group * 8], fours[group * 4], twos[group * 2], ones[group];
+    fold<group * 8>(rows, eights);
+    fold<group * 4>(eights, fours);
+    fold<group * 2>(fours, twos);
+    fold<group>(twos, ones);
+#pragma omp simd
+    for (int b = 0; b < group; ++b) largest[b] = static_cast<std::int32_t>(ones[b]);
 }
 
 template <bool is_signed>
-FUSEDOPT_INLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
+FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
     alignas(64) std::uint32_t most[group * block_words], least[group * block_words];
     for (int b = 0; b < blocks; ++b) {
         const float* const block = x + b * slot_block;
@@ -172,8 +171,8 @@ FUSEDOPT_INLINE void choose_guarded_bases(CodeGuard guard, BlockGroup& __restric
 }
 
 /// The scales of some blocks of all slots.
-FUSEDOPT_INLINE void choose_scales(const Step& step, const CodeGuard& guard, const float* const* numbers,
-                                   BlockGroup* all, std::int32_t* distances) {
+FUSEDOPT_NOINLINE void choose_scales(const Step& step, const CodeGuard& guard, const float* const* numbers,
+                                     BlockGroup* all, std::int32_t* distances) {
     if (guard.power == 1) {
         choose_guarded_bases<1>(guard, all[guard.small], all[guard.large], distances);
     } else if (guard.power == 2) {
@@ -193,6 +192,10 @@ FUSEDOPT_INLINE void choose_scales(const Step& step, const CodeGuard& guard, con
             slot.base_bits[b] = static_cast<std::uint32_t>(slot.base[b]) << 23;
             slot.minus_base[b] = 0u - slot.base_bits[b];
             slot.below[b] = (1u << fine) - 1 + (static_cast<std::uint32_t>(slot.cut[b] - fine) << fine);
+        }
+#pragma omp simd
+        for (int b = 0; b < group; ++b) {
+            slot.scales[b] = static_cast<std::uint16_t>(slot.base[b] + (coarse - slot.cut[b]) * 0x4000);
         }
     }
 }
@@ -330,8 +333,7 @@ struct Coding {
     std::int64_t begin;  // their first element
     int blocks;
     const float* numbers[max_slots];  // from there on; null: a slot stays as it is
-    bool any_huge = false;
-    bool huge[max_slots][group] = {};
+    bool huge[max_slots][group];
     alignas(64) std::int32_t distances[group];
     BlockGroup slots[max_slots];
 
@@ -343,83 +345,109 @@ struct Coding {
           at_random(rounds_at_random),
           begin(first_element),
           blocks(block_count) {}
-
-    template <class Body>
-    FUSEDOPT_INLINE void for_each_slot(const Body& body) {
-        for (int k = 0; k < max_slots; ++k) {
-            if (numbers[k]) body(k);
-        }
-    }
 };
 
-/// Makes the blocks coarse in which not all numbers are finite and far from infinity.
+/// Finds the blocks in which not all numbers are finite and far from infinity, and makes them coarse.
 FUSEDOPT_NOINLINE void mark_huge(Coding& coding) {
     constexpr std::int32_t never_close = 0x7fffffff;
-    coding.for_each_slot([&](int k) {
+    __builtin_memset(coding.huge, 0, sizeof(coding.huge));
+    for (int k = 0; k < max_slots; ++k) {
         BlockGroup& slot = coding.slots[k];
-        for (int b = 0; b < coding.blocks; ++b) {
+        for (int b = 0; coding.numbers[k] && b < coding.blocks; ++b) {
             if (static_cast<std::uint32_t>(slot.largest[b]) < huge_bits) continue;
-            coding.any_huge = coding.huge[k][b] = true;
+            coding.huge[k][b] = true;
             slot.largest[b] = static_cast<std::int32_t>(largest_finite(coding.numbers[k] + b * slot_block));
             slot.minus_smallest[b] = never_close;
             const CodeGuard& guard = coding.guard;
             if (guard.power != 0 && k == guard.small) coding.slots[guard.large].minus_smallest[b] = never_close;
         }
-    });
+    }
 }
 
-/// With their scales.
-FUSEDOPT_INLINE void encode_blocks(Coding& coding, int k, const ByteMasks& masks) {
+/// Blocks of one slot, with their scales.
+template <bool is_signed>
+FUSEDOPT_NOINLINE void encode_plain(const float* x, const BlockGroup& slot, int blocks, const RandomBits& random,
+                                    const Float8Memory& memory) {
+    const ByteMasks* masks = &byte_masks;
+    __asm__("" : "+r"(masks));  // the compiler would build each in a register, again and again
+    BlockBits bits(random);
+    for (int b = 0; b < blocks; ++b) {
+        if constexpr (is_signed) {
+            encode_signed(x + b * slot_block, slot, b, *masks, bits, memory.codes + b * block_words);
+        } else {
+            encode_unsigned(x + b * slot_block, slot, b, *masks, bits, memory.codes + b * block_words);
+        }
+    }
+    for (int b = 0; b < blocks; ++b) memory.scales[b] = slot.scales[b];
+}
+
+/// Blocks of one slot, of which some are huge, or which are rounded to the nearest.
+FUSEDOPT_NOINLINE void encode_any(const Coding& coding, int k, const Float8Memory& memory) {
     const bool is_signed = coding.step.is_signed[k];
-    const Float8Memory memory(coding.job, k, coding.begin);
-    BlockGroup& slot = coding.slots[k];
-    BlockBits random(RandomBits::of(coding.step.seed, coding.job.first_partial, 1 + k, coding.begin));
+    const BlockGroup& slot = coding.slots[k];
+    BlockBits bits(RandomBits::of(coding.step.seed, coding.job.first_partial, 1 + k, coding.begin));
     for (int b = 0; b < coding.blocks; ++b) {
         const float* const x = coding.numbers[k] + b * slot_block;
         std::uint32_t* const codes = memory.codes + b * block_words;
         Scale scale{slot.base[b], slot.cut[b], false};
-        if (!coding.at_random) random = BlockBits(RandomBits::constant(1u << (slot.cut[b] - 1)));
-        if (__builtin_expect(coding.huge[k][b], false)) {
-            encode_huge(x, is_signed, scale, random, codes);
+        if (!coding.at_random) bits = BlockBits(RandomBits::constant(1u << (slot.cut[b] - 1)));
+        if (coding.huge[k][b]) {
+            encode_huge(x, is_signed, scale, bits, codes);
         } else if (is_signed) {
-            encode_signed(x, slot, b, masks, random, codes);
+            encode_signed(x, slot, b, byte_masks, bits, codes);
         } else {
-            encode_unsigned(x, slot, b, masks, random, codes);
+            encode_unsigned(x, slot, b, byte_masks, bits, codes);
         }
         memory.scales[b] = scale.code();
     }
 }
 
-FUSEDOPT_INLINE void guard_blocks(const Coding& coding) {
-    const CodeGuard& guard = coding.guard;
-    const Float8Memory small(coding.job, guard.small, coding.begin), large(coding.job, guard.large, coding.begin);
+FUSEDOPT_NOINLINE void guard_any(const Coding& coding, const Float8Memory& small, const Float8Memory& large) {
     for (int b = 0; b < coding.blocks; ++b) {
-        const auto* const small_codes = reinterpret_cast<const unsigned char*>(small.codes + b * block_words);
-        auto* const large_codes = reinterpret_cast<unsigned char*>(large.codes + b * block_words);
-        const Scale of_large = Scale::of(large.scales[b]);
-        const std::int32_t distance = coding.distances[b];
-        const auto d = static_cast<unsigned char>(distance < 255 ? distance : 255);
-        if (__builtin_expect(coding.any_huge || of_large.finite_codes(255) < 255, false)) {
-            raise_huge_codes(guard.power, distance, Scale::of(small.scales[b]), of_large, small_codes, large_codes);
-        } else if (guard.power == 1) {
-            raise_codes<1>(d, small_codes, large_codes);
-        } else {
-            raise_codes<2>(d, small_codes, large_codes);
-        }
+        raise_huge_codes(coding.guard.power, coding.distances[b], Scale::of(small.scales[b]),
+                         Scale::of(large.scales[b]),
+                         reinterpret_cast<const unsigned char*>(small.codes + b * block_words),
+                         reinterpret_cast<unsigned char*>(large.codes + b * block_words));
     }
+}
+
+template <int power>
+FUSEDOPT_NOINLINE void guard_plain(const std::int32_t* distances, int blocks, const Float8Memory& small,
+                                   const Float8Memory& large) {
+    for (int b = 0; b < blocks; ++b) {
+        const auto distance = static_cast<unsigned char>(distances[b] < 255 ? distances[b] : 255);
+        raise_codes<power>(distance, reinterpret_cast<const unsigned char*>(small.codes + b * block_words),
+                           reinterpret_cast<unsigned char*>(large.codes + b * block_words));
+    }
+}
+
+/// Whether a code of 255 might be infinite or NaN in a block.
+FUSEDOPT_INLINE bool any_code_is_infinite(const BlockGroup& slot) {
+    std::int32_t any = 0;
+#pragma omp simd reduction(| : any)
+    for (int b = 0; b < group; ++b) any |= is_negative(223 + ((coarse - slot.cut[b]) << 4) - slot.base[b]);
+    return any != 0;
+}
+
+FUSEDOPT_INLINE bool any_is_huge(const BlockGroup& slot) {
+    std::int32_t any = 0;
+#pragma omp simd reduction(| : any)
+    for (int b = 0; b < group; ++b)
+        any |= slot.largest[b] | is_negative(static_cast<std::int32_t>(huge_bits) - 1 - slot.largest[b]);
+    return any < 0;
 }
 
 /// Codes n elements from `begin` on, which are of one tile. Behind the last one, the buffers have room for the rest of
 /// its block.
 inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, float* const* numbers,
                           bool at_random) {
-    const ByteMasks* masks = &byte_masks;
-    __asm__("" : "+r"(masks));  // the compiler would build each in a register of its own, again and again
     const CodeGuard guard(step.guard, numbers);
     const std::int64_t blocks = (n + slot_block - 1) / slot_block;
-    for (int k = 0; k < max_slots; ++k) {
-        if (!numbers[k]) continue;
-        for (std::int64_t i = n; i < blocks * slot_block; ++i) numbers[k][i] = 0;
+    if (n < blocks * slot_block) {
+        for (int k = 0; k < max_slots; ++k) {
+            if (!numbers[k]) continue;
+            for (std::int64_t i = n; i < blocks * slot_block; ++i) numbers[k][i] = 0;
+        }
     }
     for (std::int64_t first = 0; first < blocks; first += group) {
         const int count = static_cast<int>(blocks - first < group ? blocks - first : group);
@@ -427,20 +455,38 @@ inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, 
         bool any_huge = false;
         for (int k = 0; k < max_slots; ++k) {
             coding.numbers[k] = numbers[k] ? numbers[k] + first * slot_block : nullptr;
-        }
-        coding.for_each_slot([&](int k) {
-            BlockGroup& slot = coding.slots[k];
+            if (!numbers[k]) continue;
             if (step.is_signed[k]) {
-                measure_blocks<true>(coding.numbers[k], count, slot);
+                measure_blocks<true>(coding.numbers[k], count, coding.slots[k]);
             } else {
-                measure_blocks<false>(coding.numbers[k], count, slot);
+                measure_blocks<false>(coding.numbers[k], count, coding.slots[k]);
             }
-            for (int b = 0; b < group; ++b) any_huge |= static_cast<std::uint32_t>(slot.largest[b]) >= huge_bits;
-        });
-        if (__builtin_expect(any_huge, false)) mark_huge(coding);
+            any_huge |= any_is_huge(coding.slots[k]);
+        }
+        const bool is_plain = at_random && !any_huge;
+        if (__builtin_expect(!is_plain, false)) mark_huge(coding);
         choose_scales(step, guard, coding.numbers, coding.slots, coding.distances);
-        coding.for_each_slot([&](int k) { encode_blocks(coding, k, *masks); });
-        if (guard.power != 0) guard_blocks(coding);
+        for (int k = 0; k < max_slots; ++k) {
+            if (!numbers[k]) continue;
+            const Float8Memory memory(job, k, coding.begin);
+            const RandomBits random = RandomBits::of(step.seed, job.first_partial, 1 + k, coding.begin);
+            if (!is_plain) {
+                encode_any(coding, k, memory);
+            } else if (step.is_signed[k]) {
+                encode_plain<true>(coding.numbers[k], coding.slots[k], count, random, memory);
+            } else {
+                encode_plain<false>(coding.numbers[k], coding.slots[k], count, random, memory);
+            }
+        }
+        if (guard.power == 0) continue;
+        const Float8Memory small(job, guard.small, coding.begin), large(job, guard.large, coding.begin);
+        if (__builtin_expect(any_huge || any_code_is_infinite(coding.slots[guard.large]), false)) {
+            guard_any(coding, small, large);
+        } else if (guard.power == 1) {
+            guard_plain<1>(coding.distances, count, small, large);
+        } else {
+            guard_plain<2>(coding.distances, count, small, large);
+        }
     }
 }
 

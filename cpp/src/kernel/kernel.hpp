@@ -139,7 +139,7 @@ struct CatchUp {
     /// The part of `move` for an element whose slot became zero on the way, by underflow, so that it has no sign since.
     double (*move_until_zero)(const void* history, std::int32_t entry, double slot);
     const void* history;
-    std::uint64_t seed;  // of what is rounded at random
+    std::uint64_t seed;  // the Step's, for variables of 16 bits without a master copy
 };
 
 // Kernels of a rule that is more than a formula, and of the benchmarks; each has a header in border/.
