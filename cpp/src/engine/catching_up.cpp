@@ -78,7 +78,7 @@ void Optimizer::State::catch_up_rows(const RowBatch& batch) const {
     all.moves_by_sign = history.mover().is_sign;
     all.move_until_zero = job.computes_in_double ? until_zero_of_double : until_zero;
     all.history = &history;
-    all.seed = ~seed_of(options, calls);  // not that of the step, which rounds the same rows again
+    all.seed = seed_of(options, calls);
     current_kernels().catch_up[job.computes_in_double](all, batch.stretch());
 }
 
