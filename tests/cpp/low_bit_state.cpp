@@ -182,8 +182,10 @@ TEST(a_fresh_optimizer_goes_on_from_the_state_with_the_same_bits) {
 
 TEST(numbers_that_are_loaded_get_the_nearest_code) {
     for (const SlotDType slot_dtype : codes) {
-        Trained trained(fusedopt::Adam{}, coded(slot_dtype, shapes.size(), {.gradient_accumulation_steps = 2}));
-        const Trained exact(fusedopt::Adam{}, {.gradient_accumulation_steps = 2}, DType::float32, 4);
+        // Adam's v may be raised, as it bounds updates.
+        const fusedopt::RMSprop rule{.momentum = 0.9};
+        Trained trained(rule, coded(slot_dtype, shapes.size(), {.gradient_accumulation_steps = 2}));
+        const Trained exact(rule, {.gradient_accumulation_steps = 2}, DType::float32, 4);
         const auto given = exact.optimizer.variables();
         trained.optimizer.set_weights(tensors_of(given));
         const double most = slot_dtype == SlotDType::float8 ? 1.0 / 16 : 1.0 / 256;
