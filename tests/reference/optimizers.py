@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reference import slot_codes
 from reference.elementwise import nadam, nadam_product, schedule_free_adamw
+from reference.low_bits import code_of, coded_slots, guard_of
 from reference.matrices import muon
 from reference.missed import CATCHING_UP, History, narrowing
 from reference.rows import Gradient, Summed, SummedRows, each_summed, numbers_of, sum_of_squares
-from reference.rule import RULES, Array
+from reference.rule import RULES, Array, StepSlots
+from reference.slot_codes import CodedSlots
+from reference.sums import TILE
 
 
 def empty_slot(name: str, w: Array, is_rowwise: bool) -> Array:
@@ -39,6 +44,10 @@ OPTIONS: dict[str, Any] = {
     "gradient_accumulation_steps": None,
     "skip_nonfinite": False,
     "row_updates": "lazy",
+    "slot_dtype": "float32",
+    "slot_dtypes": None,
+    "seed": 0,
+    "master": True,
 }
 
 
@@ -86,11 +95,18 @@ class Reference:
         self.histories: list[History] = []
         self.groups: list[list[list[str]]] = []
         self.slots: list[dict[str, Array]] = []
+        self.coded: list[CodedSlots | None] = []
+        self.first_tiles: list[int] = []
 
-    def build(self, variables: list[Array], excluded: tuple[int, ...] = ()) -> None:
+    def build(
+        self,
+        variables: list[Array],
+        excluded: tuple[int, ...] = (),
+        names: Sequence[str] = (),
+    ) -> None:
         """Begin with these variables, or go on with those of the last call and more behind them."""
         self.excluded = excluded
-        for variable in variables[len(self.weights) :]:
+        for i, variable in enumerate(variables[len(self.weights) :], len(self.weights)):
             self.dtypes.append(variable.dtype)
             wide = variable.dtype == np.float64
             w = variable.astype(np.float64 if wide else np.float32)
@@ -108,6 +124,11 @@ class Reference:
             if self.formula is schedule_free_adamw:
                 slots["momentum"][...] = w
             self.slots.append(slots)
+            code = code_of(self.a, names[i] if names else "", w)
+            self.coded.append(coded_slots(code, w, slots, self.rule))
+            self._settle_slots(i)
+            tiles = [-(-w.size // TILE) for w in self.weights[:-1]]
+            self.first_tiles.append(sum(tiles))
 
     def summed(self, grads: Sequence[Gradient | None]) -> list[Summed | None]:
         """Sum what rows have several times: everything else sees the sums."""
@@ -134,6 +155,9 @@ class Reference:
                 average[...] = T(momentum) * average + T(1 - momentum) * w
                 if frequency and (iteration + 1) % frequency == 0:
                     w[...] = average
+        for i, g in enumerate(grads):
+            is_dense = self.is_update and isinstance(g, np.ndarray)
+            self._round_weights(i, self._jobs(i) if is_dense else None)
         self.calls += 1
 
     @property
@@ -183,7 +207,10 @@ class Reference:
             # A touched row is a small variable.
             where: Any = ... if rows is None else rows
             w = self.weights[i][where]
-            slots = {name: slot[where] for name, slot in self.slots[i].items()}
+            slots = StepSlots(
+                {name: slot[where] for name, slot in self.slots[i].items()},
+                functools.partial(self._kept, i, t, rows),
+            )
             T = w.dtype.type
             clip = global_factor
             if a["clipnorm"]:
@@ -197,15 +224,65 @@ class Reference:
             if keep != 1.0:
                 w[...] = w * T(keep)
             self.formula(w, x, slots, a, lr, t)
+            slots.settle()
             self.weights[i][where] = w
             for name, slot in slots.items():
                 self.slots[i][name][where] = slot
+            if rows is not None:
+                self._round_weights(i, rows)
             if rows is not None and a["row_updates"] == "caught_up":
                 narrow = narrowing(w)
                 missed = CATCHING_UP[self.rule](a, lr, narrow)
                 self.histories[i].add(missed._replace(keep=narrow(keep)), rows)
         if self.steps > 1:
             self.accumulators = [np.zeros_like(w) for w in self.weights]
+
+    @property
+    def seed_of_call(self) -> int:
+        return slot_codes.seed_of_call(self.a["seed"], self.calls)
+
+    def _kept(
+        self, i: int, t: int, rows: Array | None, slots: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Code what a step made of a variable's slots, or of some of its rows; return what the codes hold."""
+        coded = self.coded[i]
+        if coded is None:
+            return {}
+        values = {name: slots[name] for name in coded.signs}
+        guard = guard_of(self.rule, self.a, t, coded)
+        jobs = self._jobs(i) if rows is None else rows
+        coded.store(values, self.seed_of_call, self.first_tiles[i], guard, jobs)
+        where: Any = ... if rows is None else rows
+        return {name: coded.numbers(name)[where] for name in coded.signs}
+
+    def load_slots(self, i: int, values: dict[str, Array]) -> None:
+        """Take numbers for a variable's slots in fewer bits, each rounded to the nearest."""
+        coded, updates = self.coded[i], self.calls // self.steps
+        if coded is not None:
+            coded.load(values, guard_of(self.rule, self.a, updates, coded) if updates else None)
+            self._settle_slots(i)
+
+    def _settle_slots(self, i: int) -> None:
+        coded = self.coded[i]
+        if coded is not None:
+            self.slots[i].update({name: coded.numbers(name) for name in coded.signs})
+
+    def _round_weights(self, i: int, rows: Array | None = None) -> None:
+        """Round a 16-bit variable without a master copy; what it can hold stays."""
+        if self.a["master"] or self.dtypes[i].itemsize != 2:
+            return
+        w = self.weights[i]
+        where: Any = ... if rows is None else rows
+        size = w.size if rows is None else math.prod(w.shape[1:])
+        first = slot_codes.first_tiles(self.first_tiles[i], size, rows)
+        random = slot_codes.random_bits(self.seed_of_call, 0, first, size)
+        narrow = slot_codes.narrowed_at_random(w[where], self.dtypes[i], random)
+        w[where] = narrow.astype(np.float32)
+
+    def _jobs(self, i: int) -> Array | None:
+        """Return the rows, if a dense gradient goes to the kernels row by row, as those of rows do."""
+        is_by_rows = self.a.get("rowwise", False) and self.weights[i].ndim > 1
+        return np.arange(len(self.weights[i])) if is_by_rows else None
 
     def _keep(self, i: int) -> float:
         of_adam = self.formula is muon and self.weights[i].ndim != 2
@@ -227,6 +304,18 @@ class Reference:
     def stored(self) -> list[Array]:
         """Return the weights as the variables hold them."""
         return [w.astype(d) for w, d in zip(self.weights, self.dtypes, strict=True)]
+
+    def codes(self, names: Sequence[str]) -> dict[str, Array]:
+        """Return what the complete state lists of the slots in fewer bits."""
+        listed = {}
+        for name, coded in zip(names, self.coded, strict=True):
+            if coded is None:
+                continue
+            for slot in coded.signs:
+                codes, *scales = coded.state(slot)
+                listed[f"{slot}/{name}"] = codes
+                listed.update({f"{slot}_scale/{name}": scale for scale in scales})
+        return listed
 
     def variables(self) -> list[Array]:
         """Return all state in Keras's order, caught up."""
