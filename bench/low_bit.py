@@ -1,0 +1,16 @@
+"""Training with optimizer state in fewer bits: ``python bench/low_bit.py --help``."""
+
+import sys
+
+from fusedopt.bench.extra import require
+
+try:
+    require()
+except ImportError as error:
+    sys.exit(str(error))
+
+from fusedopt.bench.command import main
+from low_bit_suite import LOW_BIT
+
+if __name__ == "__main__":
+    sys.exit(main(suite=LOW_BIT))
