@@ -46,7 +46,8 @@ def _averages(axes: Any, found: Record) -> None:
         curve = found[name]["curve"]
         steps = [one["step"] for one in curve]
         low, median, high = zip(*(one["quantiles"] for one in curve), strict=True)
-        axes.plot(steps, median, color=COLOURS[name], label=name, linewidth=1.6)
+        marks = {"marker": MARKERS[name], "markevery": [-1], "markersize": 5}
+        axes.plot(steps, median, color=COLOURS[name], label=name, linewidth=1.6, **marks)
         if name in OURS:
             axes.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
     drop = found[FLOAT32]["steady"]["step"]
@@ -67,9 +68,10 @@ def _averages(axes: Any, found: Record) -> None:
 
 def _largest(axes: Any, found: Record) -> None:
     kinds = list(found)
-    for name in NAMES:
+    for place, name in enumerate(NAMES):
         sizes = [found[kind][name] for kind in kinds]
-        axes.plot(sizes, range(len(kinds)), MARKERS[name], color=COLOURS[name], markersize=5)
+        rows = [row + 0.1 * (place - len(NAMES) // 2) for row in range(len(kinds))]
+        axes.plot(sizes, rows, MARKERS[name], color=COLOURS[name], markersize=4)
     axes.axvline(BOUND, color="#999999", linestyle=":")
     axes.annotate(f" {BOUND}", (BOUND, 0.99), xycoords=("data", "axes fraction"), va="top")
     axes.set_xscale("log")
