@@ -22,6 +22,8 @@ def test_the_manual_is_short() -> None:
         ("docs/hosts.md", ["hosts"]),
         ("bench/results/rows.md", ["rows"]),
         ("docs/rows.md", ["row_goals"]),
+        ("bench/results/low_bit.md", ["low_bit_results"]),
+        ("docs/low_bit.md", ["low_bit"]),
     ],
 )
 def test_a_run_finds_its_place(name: str, blocks: list[str]) -> None:
