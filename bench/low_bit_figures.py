@@ -76,7 +76,7 @@ def page(results: Results) -> str:
             parts += [f"**{table.title}**\n"] if section == "time" else []
             parts.append(table.markdown())
         if section in TASKS:
-            parts.append(paragraph(PAIRS))
+            parts.append(paragraph(f"{_seeds(results, section)} {PAIRS}"))
         if section == "time":
             parts += map(paragraph, notes([*found, goals]))
     return "\n".join(parts)
@@ -85,7 +85,12 @@ def page(results: Results) -> str:
 def goals_and_source(results: Results) -> str:
     """Write the goals alone, and where they were measured."""
     source = "Measured by `python bench/low_bit.py` on " + "; ".join(results.environment.values())
-    return "\n".join([goal_table(results).markdown(), *map(paragraph, (WHO, f"{source}."))])
+    said = [f"{source}.", *(_seeds(results, section) for section in TASKS)]
+    return "\n".join([goal_table(results).markdown(), *map(paragraph, (WHO, " ".join(said)))])
+
+
+def _seeds(results: Results, section: str) -> str:
+    return f"Seeds of {section}: {len(results.more.get(section, []))}."
 
 
 def _measured(results: Results) -> Iterator[tuple[str, list[Table]]]:

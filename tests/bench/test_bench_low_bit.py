@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench_runs import CHECKOUT, PNG, python
 from fusedopt.bench.results import Entry, Measurement, Results, load
 from low_bit_codes import BLOCK, CODES, bfloat16, dynamic_map, e4m3, mapped, mapped_by_table
 from low_bit_goals import NAMES, differences, goals
+from low_bit_suite import Sizes
 from low_bit_time import limit_of, moved_bytes
 from low_bit_trainers import BFLOAT16, FLOAT8, FLOAT32, OURS, InNumpy, OfTheLibrary
 
@@ -204,6 +206,23 @@ def test_the_goals() -> None:
         "time over float32, 2 threads": {FLOAT8: True},
         "time over limit of 16.1 bytes, 2 threads": {FLOAT8: False},
     }
+
+
+def test_the_page_says_how_long_everything_ran() -> None:
+    sizes = Sizes()
+    for section, numbers_of_it in {
+        "averages": (sizes.alike, sizes.steady, sizes.dropped),
+        "sums": (sizes.sums,),
+        "digits": (sizes.digits, low_bit_tasks.BATCH, low_bit_tasks.DIGITS_RATE),
+        "characters": (
+            sizes.characters,
+            low_bit_tasks.LETTERS_BATCH,
+            low_bit_tasks.LETTERS_RATE,
+            low_bit_tasks.WIDTH,
+        ),
+    }.items():
+        words = re.findall(r"[\d,.]*\d", low_bit_figures.ABOUT[section])
+        assert {f"{one:,}" for one in numbers_of_it} <= set(words)
 
 
 def test_differences_are_those_of_pairs() -> None:
