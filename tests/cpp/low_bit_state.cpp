@@ -117,9 +117,7 @@ TEST(numbers_can_be_loaded_in_the_place_of_codes) {
 
 TEST(codes_of_loaded_numbers_keep_updates_bounded) {
     const double beta_1 = 0.9, beta_2 = 0.999;
-    double sum = 0.0;
-    for (int j = 0; j < 5; ++j) sum += std::pow(beta_1 * beta_1 / beta_2, j);
-    const double floor = (1.0 - beta_2) / ((1.0 - beta_1) * (1.0 - beta_1) * sum);
+    const double floor = (1.0 - beta_2) * (1.0 - beta_1 * beta_1 / beta_2) / ((1.0 - beta_1) * (1.0 - beta_1));
     const Trained source(fusedopt::Adam{}, {}, DType::float32, 5);
     Trained target(fusedopt::Adam{}, coded(SlotDType::float8, shapes.size()));
     // Of the smallest v that exact arithmetic allows beside each m, in blocks of many binades.

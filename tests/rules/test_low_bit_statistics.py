@@ -144,8 +144,8 @@ ATTACKS = {
 }
 
 
-def inverse_floor(q: float, t: int) -> float:
-    return sum(q**j for j in range(t))
+def inverse_floor(q: float) -> float:
+    return 1 / (1 - q)
 
 
 @every_code
@@ -164,9 +164,9 @@ def test_no_update_is_beyond_its_bound(rule: str, attack: str, code: str) -> Non
         w[...] = 0
         optimizer.apply([gradients(rng, t).astype(np.float32)])
         if rule == "Adamax":
-            bound = (1 - beta_1) * inverse_floor(beta_1 / beta_2, t) / (1 - beta_1**t)
+            bound = (1 - beta_1) * inverse_floor(beta_1 / beta_2) / (1 - beta_1**t)
         else:
-            share = (1 - beta_1) ** 2 / (1 - beta_2) * inverse_floor(beta_1**2 / beta_2, t)
+            share = (1 - beta_1) ** 2 / (1 - beta_2) * inverse_floor(beta_1**2 / beta_2)
             bound = math.sqrt((1 - beta_2**t) * share) / (1 - beta_1**t)
         found = float(np.abs(w).max()) / rate
         largest = max(largest, found)

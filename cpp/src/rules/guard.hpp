@@ -8,8 +8,10 @@
 
 namespace fusedopt {
 
-/// 1 + q + ... + q^(t - 1)
+/// 1 + q + q^2 + ..., or the first t terms if all of them have no sum. The sum of t terms would bound more in the first
+/// steps, but there exact slots are at that bound, and codes would be raised for nothing.
 inline double geometric_sum(double q, double t) {
+    if (q < 1.0) return 1.0 / (1.0 - q);
     return q == 1.0 ? t : std::expm1(t * std::log(q)) / (q - 1.0);
 }
 
@@ -19,7 +21,7 @@ inline kernel::Guard guard(int power, double inverse) {
     return floor > 0.0 ? kernel::Guard{0, 1, power, floor} : kernel::Guard{};
 }
 
-/// v >= k m^2 with 1/k = (1 - beta_1)^2 / (1 - beta_2) sum of (beta_1^2 / beta_2)^j for j < t, by Cauchy-Schwarz.
+/// v >= k m^2 with 1/k = (1 - beta_1)^2 / (1 - beta_2) sum of (beta_1^2 / beta_2)^j, by Cauchy-Schwarz.
 inline kernel::Guard adam_guard(const Now& now) {
     const double one_minus_beta_1 = 1.0 - now.beta_1;
     const double q = now.beta_1 * now.beta_1 / now.beta_2;
@@ -27,7 +29,7 @@ inline kernel::Guard adam_guard(const Now& now) {
         2, one_minus_beta_1 * one_minus_beta_1 / (1.0 - now.beta_2) * geometric_sum(q, static_cast<double>(now.t)));
 }
 
-/// u >= k |m| with 1/k = (1 - beta_1) sum of (beta_1 / beta_2)^j for j < t.
+/// u >= k |m| with 1/k = (1 - beta_1) sum of (beta_1 / beta_2)^j.
 inline kernel::Guard adamax_guard(const Now& now) {
     return guard(1, (1.0 - now.beta_1) * geometric_sum(now.beta_1 / now.beta_2, static_cast<double>(now.t)));
 }
