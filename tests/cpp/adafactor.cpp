@@ -74,7 +74,7 @@ struct PlainAdafactor {
 };
 
 Values state_of(const Optimizer& optimizer, const std::string& name) {
-    for (const auto& [found, tensor, memory] : optimizer.variables()) {
+    for (const auto& [found, tensor] : optimizer.variables()) {
         if (found == name) return values_of(tensor);
     }
     throw std::logic_error("no state of the name " + name);
@@ -177,7 +177,7 @@ TEST(adafactor_keeps_little) {
     optimizer.build(std::vector{a.tensor(), b.tensor(), bias.tensor()}, std::vector<std::string>{"a", "b", "bias"});
     const auto list = [](const std::vector<fusedopt::NamedTensor>& state) {
         std::string text;
-        for (const auto& [name, tensor, memory] : state) text += name + "=" + std::to_string(tensor.size()) + " ";
+        for (const auto& [name, tensor] : state) text += name + "=" + std::to_string(tensor.size()) + " ";
         return text;
     };
     CHECK_EQUAL(list(optimizer.state()),

@@ -110,6 +110,6 @@ std::vector<std::byte> snapshot(const Optimizer& optimizer, std::span<const Tens
         bytes.insert(bytes.end(), from, from + tensor.size_bytes());
     };
     for (const Tensor& variable : variables) add(variable);
-    for (const auto& [name, tensor, memory] : optimizer.variables()) add(tensor);
+    for (const auto& [name, tensor] : optimizer.variables()) add(tensor);
     return bytes;
 }

@@ -24,7 +24,7 @@ Bytes bytes_of(const Tensor& tensor) {
 
 std::map<std::string, Bytes> by_name(const std::vector<NamedTensor>& list) {
     std::map<std::string, Bytes> found;
-    for (const auto& [name, tensor, memory] : list) found[name] = bytes_of(tensor);
+    for (const auto& [name, tensor] : list) found[name] = bytes_of(tensor);
     return found;
 }
 
@@ -89,7 +89,7 @@ TEST(old_variables_go_on_and_new_ones_begin) {
                 is_right = is_right && bytes_of(arrays.variables[i].tensor()) == bytes_of(copies.variables[i].tensor());
             }
             const auto listed = by_name(grown.variables());
-            for (const auto& [name, tensor, memory] : views) is_right = is_right && bytes_of(tensor) == listed.at(name);
+            for (const auto& [name, tensor] : views) is_right = is_right && bytes_of(tensor) == listed.at(name);
             grown.apply(in_order(arrays.gradients, new_order));
             if (!is_right) check::fail(__FILE__, __LINE__, rule_name + ", " + option_name);
         }

@@ -25,7 +25,7 @@ void check_counters(Optimizer& optimizer, const Array& variable, const std::vect
         const std::string last = name.substr(name.rfind('/') + 1);
         std::vector<Tensor> state;
         Tensor view;
-        for (const auto& [own, tensor, memory] : optimizer.state()) {
+        for (const auto& [own, tensor] : optimizer.state()) {
             state.push_back(tensor);
             if (own == name) view = tensor;
         }

@@ -92,7 +92,7 @@ TEST(inside_an_evaluation_what_needs_the_weights_in_training_is_refused) {
     scaled.begin_evaluation();
     CHECK(several->evaluating() && average->evaluating());
     std::vector<Tensor> values;
-    for (const auto& [name, tensor, memory] : scaled.variables()) values.push_back(tensor);
+    for (const auto& [name, tensor] : scaled.variables()) values.push_back(tensor);
     const std::string lent = "lent to an evaluation";
     CHECK_REFUSED(scaled.begin_evaluation(), lent);
     CHECK_REFUSED(average->begin_evaluation(), lent);

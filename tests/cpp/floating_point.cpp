@@ -213,7 +213,7 @@ TEST(a_recomputed_product_does_not_depend_on_the_callers_state) {
         optimizer.build({variable.tensor()});
         for (int k = 0; k < 30; ++k) optimizer.apply({Array(DType::float64, Values{1.0}).tensor()});
         std::vector<Tensor> values;
-        for (const auto& [name, tensor, memory] : optimizer.variables()) values.push_back(tensor);
+        for (const auto& [name, tensor] : optimizer.variables()) values.push_back(tensor);
         optimizer.set_weights(values);
         const std::vector<std::byte> found = snapshot(optimizer, std::vector{variable.tensor()});
         if (expected.empty()) expected = found;

@@ -29,7 +29,7 @@ std::vector<std::string> slots_of(const fusedopt::Rule& rule) {
 }
 
 Tensor state_of(const fusedopt::Optimizer& optimizer, const std::string& name, std::size_t i) {
-    for (const auto& [found, tensor, memory] : optimizer.variables()) {
+    for (const auto& [found, tensor] : optimizer.variables()) {
         if (found == name + "/" + std::to_string(i)) return tensor;
     }
     throw std::runtime_error("no " + name);

@@ -71,7 +71,7 @@ std::vector<Values> after_steps(const Rule& rule, std::size_t slots, bool hosts,
         return values;
     }
     for (const Array& table : tables) values.push_back(values_of(table.tensor()));
-    for (const auto& [name, tensor, memory] : optimizer.variables()) {
+    for (const auto& [name, tensor] : optimizer.variables()) {
         if (name.starts_with("average")) values.push_back(values_of(tensor));
     }
     return values;

@@ -39,7 +39,7 @@ void check_what_is_asked(const std::shared_ptr<Inner>& inner, const Assignment&.
     outer.set_global_norm({});
     CHECK(!inner->global_norm());
     outer.finalize_variable_values(variables);
-    for (const auto& [name, tensor, memory] : outer.variables()) {
+    for (const auto& [name, tensor] : outer.variables()) {
         if (name.ends_with("average/0")) CHECK(std::memcmp(tensor.data(), variable.data(), 40) == 0);
     }
 }

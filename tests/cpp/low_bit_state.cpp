@@ -115,6 +115,22 @@ TEST(numbers_can_be_loaded_in_the_place_of_codes) {
     }
 }
 
+TEST(a_structured_binding_has_the_name_and_the_tensor) {
+    Trained trained(fusedopt::Adam{}, coded(SlotDType::float8, shapes.size()), DType::float32, 2);
+    auto list = trained.optimizer.variables();
+    std::size_t position = 0;
+    for (const auto& [name, tensor] : list) {
+        CHECK_EQUAL(name, list[position].name);
+        CHECK_EQUAL(tensor.data(), list[position++].tensor.data());
+    }
+    CHECK_EQUAL(position, list.size());
+    for (auto& [name, tensor] : list) name += "!";
+    CHECK_EQUAL(list[0].name, "iteration!");
+    auto [name, tensor] = std::move(list[1]);
+    CHECK_EQUAL(name, "learning_rate!");
+    CHECK_EQUAL(tensor.size(), 1);
+}
+
 TEST(codes_of_loaded_numbers_keep_updates_bounded) {
     const double beta_1 = 0.9, beta_2 = 0.999;
     const double floor = (1.0 - beta_2) * (1.0 - beta_1 * beta_1 / beta_2) / ((1.0 - beta_1) * (1.0 - beta_1));
@@ -187,7 +203,7 @@ TEST(numbers_that_are_loaded_get_the_nearest_code) {
         const auto given = exact.optimizer.variables();
         trained.optimizer.set_weights(tensors_of(given));
         const double most = slot_dtype == SlotDType::float8 ? 1.0 / 16 : 1.0 / 256;
-        for (const auto& [name, found, memory] : trained.optimizer.variables()) {
+        for (const auto& [name, found] : trained.optimizer.variables()) {
             const Values a = values_of(found), b = values_of(named(given, name).tensor);
             const bool is_signed = name.starts_with("momentum");
             for (std::size_t i = 0; i < a.size(); ++i) {
@@ -276,7 +292,7 @@ TEST(building_again_leaves_codes_where_they_are) {
             for (const auto& [name, bytes] : before) CHECK(after.at(name) == bytes);
             step(trained.optimizer, all, 5);
             const State later = state_of(trained.optimizer, all);
-            for (const auto& [name, tensor, memory] : views) {
+            for (const auto& [name, tensor] : views) {
                 const auto* const bytes = static_cast<const std::byte*>(tensor.data());
                 CHECK(std::ranges::equal(later.at(name),
                                          std::span(bytes, static_cast<std::size_t>(tensor.size_bytes()))));

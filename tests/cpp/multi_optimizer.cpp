@@ -199,7 +199,7 @@ TEST(all_skip_a_step_with_a_gradient_that_is_not_finite) {
         CHECK_EQUAL(optimizer.skipped_steps(), 4);
         for (const auto& member : optimizer.optimizers()) CHECK_EQUAL(member->skipped_steps(), by_members ? 4 : 0);
         std::vector<Tensor> values;
-        for (const auto& [name, tensor, memory] : optimizer.state()) values.push_back(tensor);
+        for (const auto& [name, tensor] : optimizer.state()) values.push_back(tensor);
         Arrays others;
         MultiOptimizer other(equal_optimizers({.use_ema = true, .skip_nonfinite = by_members}), std::nullopt,
                              std::nullopt, !by_members);
@@ -245,7 +245,7 @@ TEST(an_optimizer_without_variables_lists_what_keras_lists) {
     CHECK_EQUAL(nadam->variables().size(), 2u);
     CHECK_EQUAL(optimizer.variables().size(), 6u);
     std::vector<Tensor> values;
-    for (const auto& [name, tensor, memory] : optimizer.variables()) values.push_back(tensor);
+    for (const auto& [name, tensor] : optimizer.variables()) values.push_back(tensor);
     optimizer.set_weights(values);
     Optimizer alone(fusedopt::Nadam{});
     alone.build({});
@@ -259,7 +259,7 @@ TEST(complete_state_goes_on_bit_for_bit) {
     other.build(tensors(others.variables), assignment);
     for (int k = 0; k < 3; ++k) one.apply(tensors(arrays.gradients));
     std::vector<Tensor> values;
-    for (const auto& [name, tensor, memory] : one.state()) values.push_back(tensor);
+    for (const auto& [name, tensor] : one.state()) values.push_back(tensor);
     other.set_state(values);
     for (std::size_t i = 0; i < 4; ++i) {
         const Tensor from = arrays.variables[i].tensor();

@@ -139,7 +139,7 @@ TEST(muon_leaves_to_adam_what_is_excluded) {
     Optimizer optimizer(rule);
     optimizer.build(tensors(arrays.variables), names);
     std::string found;
-    for (const auto& [name, tensor, memory] : optimizer.variables()) found += name + " ";
+    for (const auto& [name, tensor] : optimizer.variables()) found += name + " ";
     CHECK_EQUAL(found,
                 "iteration learning_rate momentum/body momentum/head velocity/head momentum/Embedding "
                 "velocity/Embedding momentum/bias velocity/bias momentum/volume velocity/volume ");

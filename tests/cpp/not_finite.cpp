@@ -63,7 +63,7 @@ TEST(a_maximum_keeps_a_nan_of_the_state) {
                 const Array variable(dtype, Values(40, 1.0)), gradient(dtype, Values(40, 1.0));
                 fusedopt::Optimizer optimizer(rule, {});
                 optimizer.build({variable.tensor()});
-                for (const auto& [name, tensor, memory] : optimizer.variables()) {
+                for (const auto& [name, tensor] : optimizer.variables()) {
                     if (name != slot) continue;
                     for (const int k : {0, 39}) {
                         if (dtype == DType::float64) {
@@ -99,7 +99,7 @@ TEST(ftrl_holds_still_at_a_rate_of_zero) {
                 const Values before = values_of(variable.tensor());
                 const auto slots = [&] {
                     Values all;
-                    for (const auto& [name, tensor, memory] : optimizer.variables()) {
+                    for (const auto& [name, tensor] : optimizer.variables()) {
                         if (tensor.rank() == 1) {
                             for (const double x : values_of(tensor)) all.push_back(x);
                         }

@@ -29,7 +29,7 @@ bool throws_caught(const Call& call) {
 
 std::string names_of(const Optimizer& optimizer) {
     std::string names;
-    for (const auto& [name, tensor, memory] : optimizer.variables()) names += name + " ";
+    for (const auto& [name, tensor] : optimizer.variables()) names += name + " ";
     return names;
 }
 
@@ -170,7 +170,7 @@ TEST(a_function_may_read_its_optimizer_but_not_change_it) {
     optimizer->apply({g.tensor()});
     CHECK_EQUAL(values_of(a.tensor())[0], 0.75);
     std::vector<Tensor> weights;
-    for (const auto& [name, tensor, memory] : optimizer->variables()) weights.push_back(tensor);
+    for (const auto& [name, tensor] : optimizer->variables()) weights.push_back(tensor);
     const auto before = snapshot(*optimizer, std::vector{a.tensor()});
     const std::function<void()> attempts[] = {
         [&] { optimizer->apply({g.tensor()}); },
@@ -291,7 +291,7 @@ TEST(all_state_moves_to_another_optimizer) {
             for (int k = 0; k < 4; ++k) one.apply({g.tensor()});
             std::vector<Tensor> values;
             const auto state = one.variables();
-            for (const auto& [name, tensor, memory] : state) values.push_back(tensor);
+            for (const auto& [name, tensor] : state) values.push_back(tensor);
             other.set_weights(values);
             CHECK(snapshot(one, {}) == snapshot(other, {}));
             // The master copies are no part of the state, so both go on from the rounded weights.
@@ -319,7 +319,7 @@ TEST(complete_state_goes_on_bit_for_bit) {
             other.apply({g.tensor()});
             for (int k = 0; k < 4; ++k) one.apply({g.tensor()});
             std::vector<Tensor> values;
-            for (const auto& [name, tensor, memory] : one.state()) values.push_back(tensor);
+            for (const auto& [name, tensor] : one.state()) values.push_back(tensor);
             other.set_state(values);
             std::memcpy(y.data(), x.data(), 6000);
             for (int k = 0; k < 3; ++k) {
@@ -347,7 +347,7 @@ TEST(state_of_matrices_goes_on_bit_for_bit) {
             const Array y = x.copy();
             other.build({y.tensor()});
             std::vector<Tensor> values;
-            for (const auto& [name, tensor, memory] : one.state()) values.push_back(tensor);
+            for (const auto& [name, tensor] : one.state()) values.push_back(tensor);
             other.set_state(values);
             for (int k = 0; k < 3; ++k) {
                 one.apply({g.tensor()});

@@ -86,7 +86,7 @@ std::string difference(const Library& optimizer, const Optimizer& expected, std:
     }
     const auto state = optimizer.variables();
     if (state.size() != expected.state_count()) return "another number of state arrays";
-    for (const auto& [name, tensor, memory] : state) {
+    for (const auto& [name, tensor] : state) {
         const std::string found = ::difference(values_of(tensor), expected.state(name));
         if (!found.empty()) return name + ": " + found;
     }

@@ -208,7 +208,7 @@ TEST(weights) {
     optimizer.apply({Array(DType::float32, {10, 10}, numbers(DType::float32, 100, 2)).tensor()});
     const auto before = snapshot(optimizer, std::vector{a.tensor()});
     std::vector<Tensor> good;
-    for (const auto& [name, tensor, memory] : optimizer.variables()) good.push_back(tensor);
+    for (const auto& [name, tensor] : optimizer.variables()) good.push_back(tensor);
     const Array zeros(DType::float32, {10, 10}, Values(100)), flat(DType::float32, Values(100)),
         wide(DType::float64, {10, 10}, Values(100));
     const Array negative(DType::float64, Shape{}, Values{-1.0});

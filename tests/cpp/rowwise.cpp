@@ -79,7 +79,7 @@ TEST(a_row_has_one_second_moment) {
     const Array table(DType::float32, Shape{3, 5}, Values(15, 1.0)), vector(DType::float64, Values(4, 1.0));
     Optimizer optimizer(AdamW{.amsgrad = true, .rowwise = true});
     optimizer.build({table.tensor(), vector.tensor()});
-    for (const auto& [name, tensor, memory] : optimizer.variables()) {
+    for (const auto& [name, tensor] : optimizer.variables()) {
         if (name == "velocity/0" || name == "velocity_hat/0") CHECK_EQUAL(tensor.size(), 3);
         if (name == "momentum/0") CHECK_EQUAL(tensor.size(), 15);
         if (name == "velocity/1") CHECK_EQUAL(tensor.size(), 4);

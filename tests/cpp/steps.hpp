@@ -45,7 +45,7 @@ std::map<std::string, std::vector<std::byte>> state_of(const AnyOptimizer& optim
         const auto* from = static_cast<const std::byte*>(tensor.data());
         state[name] = {from, from + tensor.size_bytes()};
     };
-    for (const auto& [name, tensor, memory] : optimizer.state()) add(name, tensor);
+    for (const auto& [name, tensor] : optimizer.state()) add(name, tensor);
     for (std::size_t i = 0; i < variables.size(); ++i) add("variable " + std::to_string(i), variables[i].tensor());
     return state;
 }
@@ -64,7 +64,7 @@ template <class AnyOptimizer>
 void load(AnyOptimizer& optimizer, const AnyOptimizer& from) {
     std::vector<Tensor> values;
     const auto held = from.state();
-    for (const auto& [name, tensor, memory] : optimizer.state()) {
+    for (const auto& [name, tensor] : optimizer.state()) {
         const auto found = std::ranges::find(held, name, &fusedopt::NamedTensor::name);
         values.push_back(found == held.end() ? tensor : found->tensor);
     }

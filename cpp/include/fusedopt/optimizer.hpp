@@ -15,6 +15,8 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <fusedopt/fields.hpp>
@@ -93,6 +95,20 @@ struct NamedTensor {
     std::string name;
     Tensor tensor;
     std::shared_ptr<const void> memory = nullptr;  // of a copy; null: the tensor is a live view
+
+    // A structured binding, `const auto& [name, tensor]`, has these two. `memory` stays where it is.
+    template <std::size_t I>
+    constexpr auto& get() & {
+        return std::get<I>(std::tie(name, tensor));
+    }
+    template <std::size_t I>
+    constexpr const auto& get() const& {
+        return std::get<I>(std::tie(name, tensor));
+    }
+    template <std::size_t I>
+    constexpr auto&& get() && {
+        return std::move(std::get<I>(std::tie(name, tensor)));
+    }
 };
 
 /// A change that a built optimizer cannot make: it needs other state than was built.
@@ -256,3 +272,10 @@ private:
 };
 
 }  // namespace fusedopt
+
+template <>
+struct std::tuple_size<fusedopt::NamedTensor> : std::integral_constant<std::size_t, 2> {};
+
+template <std::size_t I>
+struct std::tuple_element<I, fusedopt::NamedTensor> : std::tuple_element<I, std::tuple<std::string, fusedopt::Tensor>> {
+};
