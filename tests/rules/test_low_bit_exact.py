@@ -468,3 +468,15 @@ def test_codes_of_any_number() -> None:
                     reference.apply([g])
                 optimizer.apply([g])
                 assert_equal(optimizer, [w], reference)
+
+
+@pytest.mark.parametrize("bits", [0x7F4FFFFF, 0x7F5FFFFF, 0x7F6FFFFF, 0x7F7FFFFF])
+def test_no_finite_number_becomes_infinite(bits: int) -> None:
+    """Not even the largest ones, of which some are rounded up."""
+    x = np.full(64 * 1000, bits, np.uint32).view(np.float32)
+    optimizer = fo.SGD(learning_rate=1.0, momentum=0.5, slot_dtypes={"w": "float8"})
+    optimizer.build({"w": np.zeros(x.size, np.float32)})
+    optimizer.apply([x])
+    found = optimizer.named_variables()["momentum/w"]
+    assert np.isfinite(found).all()
+    assert (found < -0.9 * x).all()
