@@ -1,6 +1,7 @@
 // Every kernel on coded slots: what it leaves is what it leaves in float slots that hold the same numbers, coded by the
 // book, however variables are cut. And 16-bit variables without a master copy in the kernels that have sweeps of their
 // own. The kernels are called as a step calls them.
+// One file, though long: all kernels step the same variable.
 #include <algorithm>
 #include <cmath>
 #include <random>

@@ -1,4 +1,5 @@
 // Codes of slots by the book, element by element, to hold the kernels against; and slots in memory as a job has them.
+// One file, though long: the codes, and the memory that holds them.
 #pragma once
 
 #include <algorithm>

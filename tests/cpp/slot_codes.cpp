@@ -1,5 +1,6 @@
 // Slots in 16 and 8 bits: codes and numbers on every level, against codes by the book; and what rounding at random and
 // the guard promise. The kernels are called as a step calls them.
+// One file, though long: all tests take the same examples.
 #include <cmath>
 #include <random>
 #include <string>

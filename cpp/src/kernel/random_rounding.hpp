@@ -7,8 +7,9 @@
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 /// Random bits for the elements of a tile: a sequence with a random start and a random odd step. So each element's are
-/// uniform, those of two elements are independent, and those of two tiles, streams or seeds are, too. That is all that
-/// unbiased rounding and its variance need. The key is a 64-bit hash with SplitMix64's shifts and factors.
+/// uniform. Those of two elements differ by a random odd multiple of their distance, and those of two tiles, streams or
+/// seeds have nothing in common. That is enough for unbiased rounding, at one addition an element. The key is a 64-bit
+/// hash with SplitMix64's shifts and factors.
 class RandomBits {
 public:
     /// Stream 0 is that of the variable, 1 that of its first slot. `place` is the first element's in its tile.
