@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,7 +31,7 @@ inline Options coded(SlotDType slot_dtype, std::size_t variables, Options option
     return options;
 }
 
-/// The reason why a rule has no slots of 8 bits, or nothing.
+/// Whether a rule has slots of 8 bits.
 inline bool has_float8(const fusedopt::Rule& rule) {
     try {
         const fusedopt::Optimizer optimizer(rule, {.slot_dtype = SlotDType::float8});
@@ -59,4 +60,21 @@ inline std::string first_difference(const State& found, const State& expected) {
         if (same == found.end() || same->second != bytes) return name;
     }
     return "";
+}
+
+inline constexpr unsigned step_count = 4;
+
+/// In every step, another variable has no gradient.
+inline State after_steps(const fusedopt::Rule& rule, const Options& options, DType dtype, const std::vector<Shape>& of,
+                         DType gradient_dtype = DType::float32) {
+    const std::vector<Array> variables = arrays_of(dtype, of, 1);
+    fusedopt::Optimizer optimizer(rule, options);
+    optimizer.build(tensors(variables));
+    for (unsigned k = 0; k < step_count; ++k) {
+        const std::vector<Array> gradients = arrays_of(gradient_dtype, of, 100 * (k + 1));
+        std::vector<Tensor> list = tensors(gradients);
+        list[k % of.size()] = Tensor();
+        optimizer.apply(list);
+    }
+    return state_of(optimizer, variables);
 }

@@ -87,7 +87,7 @@ public:
 
     /// Live views of the complete state, enough to go on with identical bits. It holds `variables()` and what Keras
     /// does not list, such as master copies of 16-bit variables. set_state takes the same list back and checks it like
-    /// set_weights. An empty Tensor in it keeps what is there.
+    /// set_weights. An empty Tensor in it keeps what is there. Slots in 16 or 8 bits are listed as by an Optimizer.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 
