@@ -96,7 +96,7 @@ struct Given {
     bool is_signed = false;
 
     bool is_huge() const {
-        return std::ranges::any_of(numbers, [](float x) { return magnitude_of(x) >= 0x7f700000u; });
+        return std::ranges::any_of(numbers, [](float x) { return magnitude_of(x) >= 0x7f600000u; });
     }
     int top(int cut) const {
         std::uint32_t top = 0;

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from reference.float8 import Guard
 from reference.rule import Array
-from reference.slot_codes import SMALLEST_FLOAT8, CodedSlots, Guard
+from reference.slot_codes import SMALLEST_FLOAT8, CodedSlots
 
 UNSIGNED = {"velocity", "velocity_hat", "accumulator", "norm"}
 """The slots that are never below zero."""

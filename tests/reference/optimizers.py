@@ -1,4 +1,7 @@
-"""The whole step: one optimizer, several as one, and dynamic loss scaling around one."""
+"""The whole step: one optimizer, several as one, and dynamic loss scaling around one.
+
+One file, though long: what is around an optimizer reaches into its step.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reference import slot_codes
+from reference import random_rounding
 from reference.elementwise import nadam, nadam_product, schedule_free_adamw
 from reference.low_bits import code_of, coded_slots, guard_of
 from reference.matrices import muon
@@ -239,7 +242,7 @@ class Reference:
 
     @property
     def seed_of_call(self) -> int:
-        return slot_codes.seed_of_call(self.a["seed"], self.calls)
+        return random_rounding.seed_of_call(self.a["seed"], self.calls)
 
     def _kept(
         self, i: int, t: int, rows: Array | None, slots: dict[str, Array]
@@ -274,9 +277,9 @@ class Reference:
         w = self.weights[i]
         where: Any = ... if rows is None else rows
         size = w.size if rows is None else math.prod(w.shape[1:])
-        first = slot_codes.first_tiles(self.first_tiles[i], size, rows)
-        random = slot_codes.random_bits(self.seed_of_call, 0, first, size)
-        narrow = slot_codes.narrowed_at_random(w[where], self.dtypes[i], random)
+        first = random_rounding.first_tiles(self.first_tiles[i], size, rows)
+        random = random_rounding.random_bits(self.seed_of_call, 0, first, size)
+        narrow = random_rounding.narrowed_at_random(w[where], self.dtypes[i], random)
         w[where] = narrow.astype(np.float32)
 
     def _jobs(self, i: int) -> Array | None:

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from reference import Array
-from reference.slot_codes import bfloat16_nearest, widened
+from reference.random_rounding import bfloat16_nearest, widened
 
 CODES = ["bfloat16", "float8"]
 every_code = pytest.mark.parametrize("code", CODES)

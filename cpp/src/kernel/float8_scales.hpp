@@ -7,7 +7,7 @@
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
 /// From here on a block may hold what is not finite, or a code may round to infinity.
-inline constexpr std::uint32_t huge_bits = 0x7f700000u;
+inline constexpr std::uint32_t huge_bits = 0x7f600000u;
 
 inline constexpr int group = 8;  // blocks whose scales are chosen at a time
 
