@@ -43,19 +43,14 @@ def coded_slots(code: str, w: Array, slots: dict[str, Array], rule: str) -> Code
     return coded
 
 
-def sum_of_powers(q: float, t: int) -> float:
-    """Return 1 + q + q^2 + ..., or its first terms if all have no sum."""
-    return 1 / (1 - q) if q < 1 else math.fsum(q**j for j in range(t))
-
-
 def guard_of(rule: str, a: dict[str, Any], t: int, coded: CodedSlots) -> Guard | None:
     """Return what the rule's update is bounded by after so many updates."""
     if rule == "Adamax":
         beta_1, beta_2 = a["beta_1"], a["beta_2"]
         if not beta_2:
             return None
-        share = sum_of_powers(beta_1 / beta_2, t)
-        return Guard("momentum", "norm", 1, 1 / ((1 - beta_1) * share))
+        share = math.fsum((beta_1 / beta_2) ** j for j in range(t))
+        return Guard("momentum", "norm", 1, 1 / (2 * (1 - beta_1) * share))
     if not {"momentum", "velocity"} <= coded.signs.keys() or rule == "RMSprop":
         return None
     prefix = "adam_" if rule == "Muon" else ""
@@ -63,5 +58,7 @@ def guard_of(rule: str, a: dict[str, Any], t: int, coded: CodedSlots) -> Guard |
     if not beta_2:
         return None
     # By Cauchy and Schwarz, momentum being a weighted sum of what velocity is the same of in squares.
-    share = sum_of_powers(beta_1 * beta_1 / beta_2, t)
+    # Over all steps, if that has a sum.
+    q = beta_1 * beta_1 / beta_2
+    share = 1 / (1 - q) if q < 1 else math.fsum(q**j for j in range(t))
     return Guard("momentum", "velocity", 2, (1 - beta_2) / ((1 - beta_1) ** 2 * share))

@@ -8,10 +8,8 @@
 
 namespace fusedopt {
 
-/// 1 + q + q^2 + ..., or the first t terms if all of them have no sum. The sum of t terms would bound more in the first
-/// steps, but there exact slots are at that bound, and codes would be raised for nothing.
+/// 1 + q + ... + q^(t - 1)
 inline double geometric_sum(double q, double t) {
-    if (q < 1.0) return 1.0 / (1.0 - q);
     return q == 1.0 ? t : std::expm1(t * std::log(q)) / (q - 1.0);
 }
 
@@ -21,17 +19,20 @@ inline kernel::Guard guard(int power, double inverse) {
     return floor > 0.0 ? kernel::Guard{0, 1, power, floor} : kernel::Guard{};
 }
 
-/// v >= k m^2 with 1/k = (1 - beta_1)^2 / (1 - beta_2) sum of (beta_1^2 / beta_2)^j, by Cauchy-Schwarz.
+/// v >= k m^2 with 1/k = (1 - beta_1)^2 / (1 - beta_2) sum of (beta_1^2 / beta_2)^j, by Cauchy-Schwarz. The sum is over
+/// all j if there is one: with those before step t alone, exact slots are at the bound in the first steps, and codes
+/// would be raised for nothing.
 inline kernel::Guard adam_guard(const Now& now) {
     const double one_minus_beta_1 = 1.0 - now.beta_1;
     const double q = now.beta_1 * now.beta_1 / now.beta_2;
-    return guard(
-        2, one_minus_beta_1 * one_minus_beta_1 / (1.0 - now.beta_2) * geometric_sum(q, static_cast<double>(now.t)));
+    const double sum = q < 1.0 ? 1.0 / (1.0 - q) : geometric_sum(q, static_cast<double>(now.t));
+    return guard(2, one_minus_beta_1 * one_minus_beta_1 / (1.0 - now.beta_2) * sum);
 }
 
-/// u >= k |m| with 1/k = (1 - beta_1) sum of (beta_1 / beta_2)^j.
+/// u >= k |m| with 1/k = (1 - beta_1) sum of (beta_1 / beta_2)^j for j < t. The sum over all j would bound little, as
+/// the first steps multiply m by most. Exact slots are often at the bound, so codes are held to half of it.
 inline kernel::Guard adamax_guard(const Now& now) {
-    return guard(1, (1.0 - now.beta_1) * geometric_sum(now.beta_1 / now.beta_2, static_cast<double>(now.t)));
+    return guard(1, 2.0 * (1.0 - now.beta_1) * geometric_sum(now.beta_1 / now.beta_2, static_cast<double>(now.t)));
 }
 
 }  // namespace fusedopt
