@@ -43,9 +43,16 @@ def goal_table(found: Iterable[Goal], counts: list[int]) -> Table:
 
 
 def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
-    """Yield each section's title and tables, and the goals at the end, which a console shows last."""
-    yield from _measured(results)
-    table = goal_table(goals(results), results.threads)
+    """List each section's title and tables, and the goals."""
+    return with_goals(results, _measured(results), goals(results))
+
+
+def with_goals(
+    results: Results, measured: Iterable[tuple[str, list[Table]]], found: Iterable[Goal]
+) -> Iterator[tuple[str, list[Table]]]:
+    """Yield the goals after all tables, as a console shows the end."""
+    yield from measured
+    table = goal_table(found, results.threads)
     if table.rows:
         yield "Goals", [table]
 

@@ -16,7 +16,7 @@ from fusedopt.bench.contestants import FUSEDOPT
 from fusedopt.bench.limit import traffic_of
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import Results
-from fusedopt.bench.workload import FLOAT_BYTES, Workload
+from fusedopt.bench.workload import Workload
 from peer_lists import PEERS
 from sections import FLAGSHIP, main_variant
 
@@ -46,7 +46,7 @@ def growths(results: Results) -> list[Growth]:
 def measure(bench: Bench, elements: int) -> None:
     """Measure fusedopt and each of its peers."""
     workload = workload_of(elements)
-    slot_bytes = (traffic_of(workload).state - 1) * FLOAT_BYTES * elements
+    slot_bytes = int(traffic_of(workload).kept * elements)
     names = [FUSEDOPT.name, *(peer.name for peer in PEERS if peer in bench.peers)]
     bench.results.more[GROWTHS] = [
         asdict(Growth(name, workload.label, elements, growth_in_child(name, elements), slot_bytes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from figures import ABOUT_GOALS, compared, goal_table, page_of
+from figures import ABOUT_GOALS, compared, goal_table, page_of, with_goals
 from fusedopt.bench.report import paragraph
 from fusedopt.bench.results import LIMIT, Measurement, Results
 from fusedopt.bench.tables import Table, thread_count
@@ -55,11 +55,8 @@ def _goal(results: Results, text: str, one: Measurement, bound: float, unit: str
 
 
 def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
-    """Yield each section's title and tables, and the goals at the end, which a console shows last."""
-    yield from _measured(results)
-    table = goal_table(goals(results), results.threads)
-    if table.rows:
-        yield "Goals", [table]
+    """List each section's title and tables, and the goals."""
+    return with_goals(results, _measured(results), goals(results))
 
 
 def page(results: Results) -> str:

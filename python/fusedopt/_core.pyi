@@ -26,7 +26,10 @@ class PlainLoop:
     def __init__(
         self,
         tensors: Sequence[
-            tuple[Sequence[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float16 | np.float32]]]
+            tuple[Sequence[npt.NDArray[np.uint32]], Sequence[npt.NDArray[np.uint32]]]
+            | tuple[
+                Sequence[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float16 | np.float32]]
+            ]
         ],
     ) -> None: ...
     def __call__(self) -> None: ...

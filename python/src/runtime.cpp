@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "gil.hpp"
@@ -20,12 +21,18 @@ namespace py = pybind11;
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
+using Words = py::array_t<std::uint32_t, py::array::c_style>;
 
 /// With the arrays it runs on, which live as long.
 class PlainLoopOfArrays {
 public:
-    explicit PlainLoopOfArrays(const std::vector<std::pair<std::vector<Floats>, std::vector<py::array>>>& tensors) {
-        for (const auto& [updated, read] : tensors) add(updated, read);
+    using OfWords = std::pair<std::vector<Words>, std::vector<Words>>;
+    using OfFloats = std::pair<std::vector<Floats>, std::vector<py::array>>;
+
+    explicit PlainLoopOfArrays(const std::vector<std::variant<OfWords, OfFloats>>& tensors) {
+        for (const auto& tensor : tensors) {
+            std::visit([this](const auto& arrays) { add(arrays.first, arrays.second); }, tensor);
+        }
     }
 
     void operator()() const {
@@ -34,23 +41,32 @@ public:
     }
 
 private:
+    void add(const std::vector<Words>& updated, const std::vector<Words>& read) {
+        std::vector<std::uint32_t*> written;
+        std::vector<const std::uint32_t*> sources;
+        py::ssize_t size = -1;
+        for (Words array : updated) {
+            keep(array, size);
+            written.push_back(array.mutable_data());
+        }
+        for (const Words& array : read) {
+            keep(array, size);
+            sources.push_back(array.data());
+        }
+        loop_.add_words(written, sources, size < 0 ? 0 : size);
+    }
+
     void add(const std::vector<Floats>& updated, const std::vector<py::array>& read) {
         std::vector<float*> written;
         std::vector<const float*> sources;
         const std::uint16_t* narrow = nullptr;
         py::ssize_t size = -1;
-        const auto keep = [&](const py::array& array) {
-            if (size >= 0 && array.size() != size)
-                throw std::invalid_argument("PlainLoop: expected arrays of one size");
-            size = array.size();
-            arrays_.push_back(array);
-        };
         for (Floats array : updated) {
-            keep(array);
+            keep(array, size);
             written.push_back(array.mutable_data());
         }
         for (const py::array& array : read) {
-            keep(array);
+            keep(array, size);
             if (!(array.flags() & py::array::c_style))
                 throw std::invalid_argument("PlainLoop: expected contiguous arrays");
             if (py::isinstance<Floats>(array)) {
@@ -62,6 +78,13 @@ private:
             }
         }
         loop_.add(written, sources, narrow, size < 0 ? 0 : size);
+    }
+
+    /// `size` is that of the others, or negative if this is the first array.
+    void keep(const py::array& array, py::ssize_t& size) {
+        if (size >= 0 && array.size() != size) throw std::invalid_argument("PlainLoop: expected arrays of one size");
+        size = array.size();
+        arrays_.push_back(array);
     }
 
     std::vector<py::array> arrays_;
@@ -152,7 +175,7 @@ void register_runtime(py::module_& module) {
         },
         py::arg("function"));
     py::class_<PlainLoopOfArrays>(module, "PlainLoop")
-        .def(py::init<const std::vector<std::pair<std::vector<Floats>, std::vector<py::array>>>&>(),
+        .def(py::init<const std::vector<std::variant<PlainLoopOfArrays::OfWords, PlainLoopOfArrays::OfFloats>>&>(),
              py::arg("tensors").noconvert())
         .def("__call__", &PlainLoopOfArrays::operator());
     py::class_<PlainRowLoopOfArrays>(module, "PlainRowLoop")

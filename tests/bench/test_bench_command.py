@@ -105,7 +105,8 @@ def test_runs_that_share_nothing_are_no_success(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "project"),
-    [(name, name) for name in ("rich", "matplotlib", "psutil")] + [("cpuinfo", "py-cpuinfo")],
+    [(name, name) for name in ("rich", "matplotlib", "psutil", "ml_dtypes")]
+    + [("cpuinfo", "py-cpuinfo")],
 )
 def test_a_missing_library_is_one_clear_line(name: str, project: str, tmp_path: Path) -> None:
     program = (

@@ -16,14 +16,15 @@ def test_the_manual_is_short() -> None:
     ("name", "blocks"),
     [
         ("README.md", ["rules"]),
-        ("docs/performance.md", ["measurements"]),
+        ("docs/performance.md", ["measurements", "slot_instructions"]),
         ("bench/results/results.md", ["results"]),
         ("bench/results/hosts.md", ["hosts"]),
         ("docs/hosts.md", ["hosts"]),
         ("bench/results/rows.md", ["rows"]),
         ("docs/rows.md", ["row_goals"]),
         ("bench/results/low_bit.md", ["low_bit_results"]),
-        ("docs/low_bit.md", ["low_bit"]),
+        ("bench/results/slots.md", ["slots"]),
+        ("docs/low_bit.md", ["low_bit", "slot_speed"]),
     ],
 )
 def test_a_run_finds_its_place(name: str, blocks: list[str]) -> None:

@@ -50,7 +50,8 @@ def test_limits_of_rules_of_another_shape(
     rule: str, state: list[str], is_matrix: bool, expected: int | None
 ) -> None:
     layout = Layout(state, is_matrix)
-    assert Traffic(len(state), SWEEPS[rule](layout)).bytes == expected
+    widths = [4.0] * (len(state) + 1)
+    assert Traffic(widths, SWEEPS[rule](layout)).bytes == expected
 
 
 def address(array: Array) -> int:

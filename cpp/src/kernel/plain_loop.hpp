@@ -46,8 +46,27 @@ void plain_loop_updating(const Moved& moved, std::int64_t begin, std::int64_t en
     }
 }
 
+/// Adds a zero that the compiler does not know to words of any bits, array after array. As floats, some would change.
+inline void plain_loop_over_words(const Moved& moved, std::int64_t begin, std::int64_t end) {
+    volatile std::uint32_t unknown = 0;
+    std::uint32_t seen = unknown;
+    for (int k = 0; k < moved.read_count; ++k) {
+        const auto* r = reinterpret_cast<const std::uint32_t*>(moved.read[k]);
+#pragma omp simd reduction(+ : seen)
+        for (std::int64_t i = begin; i < end; ++i) seen += r[i];
+    }
+    const std::uint32_t zero = unknown;
+    for (int k = 0; k < moved.updated_count; ++k) {
+        auto* w = reinterpret_cast<std::uint32_t*>(moved.updated[k]);
+#pragma omp simd
+        for (std::int64_t i = begin; i < end; ++i) w[i] += zero;
+    }
+    unknown = seen;
+}
+
 inline void plain_loop(const Moved& moved, std::int64_t begin, std::int64_t end) {
     static_assert(most_updated == 5 && most_read == 2);
+    if (moved.is_words) return plain_loop_over_words(moved, begin, end);
     if (moved.updated_count == 0) plain_loop_updating<0>(moved, begin, end);
     if (moved.updated_count == 1) plain_loop_updating<1>(moved, begin, end);
     if (moved.updated_count == 2) plain_loop_updating<2>(moved, begin, end);

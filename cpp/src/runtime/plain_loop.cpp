@@ -10,17 +10,29 @@ namespace fusedopt {
 
 void PlainLoop::add(std::span<float* const> updated, std::span<const float* const> read, const std::uint16_t* narrow,
                     std::int64_t size) {
-    if (updated.size() > kernel::most_updated || read.size() > kernel::most_read) {
-        throw std::invalid_argument("PlainLoop: expected at most 5 arrays to update and 2 to read");
-    }
-    kernel::Moved moved{};
+    kernel::Moved& moved = added(updated.size(), read.size(), size);
     std::ranges::copy(updated, moved.updated);
     std::ranges::copy(read, moved.read);
-    moved.updated_count = static_cast<int>(updated.size());
-    moved.read_count = static_cast<int>(read.size());
     moved.narrow = narrow;
+}
+
+void PlainLoop::add_words(std::span<std::uint32_t* const> updated, std::span<const std::uint32_t* const> read,
+                          std::int64_t size) {
+    kernel::Moved& moved = added(updated.size(), read.size(), size);
+    std::ranges::transform(updated, moved.updated, [](std::uint32_t* w) { return reinterpret_cast<float*>(w); });
+    std::ranges::transform(read, moved.read, [](const std::uint32_t* r) { return reinterpret_cast<const float*>(r); });
+    moved.is_words = true;
+}
+
+kernel::Moved& PlainLoop::added(std::size_t updated, std::size_t read, std::int64_t size) {
+    if (updated > kernel::most_updated || read > kernel::most_read) {
+        throw std::invalid_argument("PlainLoop: expected at most 5 arrays to update and 2 to read");
+    }
     plan_.add(tensors_.size(), size);
-    tensors_.push_back(moved);
+    kernel::Moved& moved = tensors_.emplace_back();
+    moved.updated_count = static_cast<int>(updated);
+    moved.read_count = static_cast<int>(read);
+    return moved;
 }
 
 void PlainLoop::run() const {

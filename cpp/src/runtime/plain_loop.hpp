@@ -17,9 +17,15 @@ public:
     void add(std::span<float* const> updated, std::span<const float* const> read, const std::uint16_t* narrow,
              std::int64_t size);
 
+    /// Arrays of `size` words, whatever their bits are.
+    void add_words(std::span<std::uint32_t* const> updated, std::span<const std::uint32_t* const> read,
+                   std::int64_t size);
+
     void run() const;
 
 private:
+    kernel::Moved& added(std::size_t updated, std::size_t read, std::int64_t size);
+
     std::vector<kernel::Moved> tensors_;
     SweepPlan plan_;
 };

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from fusedopt.bench import keras, pytorch
-from fusedopt.bench.workload import Absent, Array, Ready, Workload
+from fusedopt.bench.workload import Absent, Array, Ready, Workload, kept_by
 
 STEPS_OF_AGREEMENT = 3
 AGREEMENT = 1e-3
@@ -36,9 +36,8 @@ def fusedopt(workload: Workload, variables: list[Array], gradients: list[Array])
     optimizer = workload.optimizer()
     optimizer.build(variables)
     slots: list[list[Array]] = [[] for _ in variables]
-    for name, state in optimizer.named_variables().items():
-        if state.ndim:
-            slots[int(name.rpartition("/")[2])].append(state)
+    for name, state in kept_by(optimizer):
+        slots[int(name.rpartition("/")[2])].append(state)
     return Ready(partial(optimizer.apply, gradients), variables, lambda: slots)
 
 

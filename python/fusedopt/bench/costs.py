@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import fusedopt as fo
 from fusedopt.bench import rules
 from fusedopt.bench.limit import slots_of, traffic_of
 from fusedopt.bench.measuring import LIMITS
 from fusedopt.bench.report import absences, notes, paragraph
-from fusedopt.bench.results import FUSEDOPT, LIMIT, Measurement, Results
+from fusedopt.bench.results import FUSEDOPT, LIMIT, WHOLE, Measurement, Results
 from fusedopt.bench.tables import MISSING, Table, legend, marked, thread_count
+from fusedopt.bench.workload import Workload
 
 NANO = 1e9
 
 
 ABOUT_COSTS = (
     "Bytes: what one step moves per element of a float32 matrix. Time / limit: the step's time divided by the time "
-    "that a plain loop needs to move the same bytes."
+    "that a plain loop needs to move the same bytes. `bfloat16 weights` have no float32 copy, and their gradients are "
+    "bfloat16."
 )
 
 
@@ -30,7 +33,11 @@ def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
 def limit_table(results: Results) -> Table:
     """What the memory gives."""
     rows = [
-        [one.label, str(one.bytes), *(_bandwidth(one, threads) for threads in results.threads)]
+        [
+            one.label,
+            bytes_cell(one.bytes),
+            *(_bandwidth(one, threads) for threads in results.threads),
+        ]
         for one in results.of(LIMITS)
     ]
     columns = ["plainest loop", "bytes per element", *map(thread_count, results.threads)]
@@ -40,21 +47,30 @@ def limit_table(results: Results) -> Table:
 def cost_table(results: Results, threads: int) -> Table:
     """What each rule takes, and what others take for it."""
     found = results.of(rules.SECTION)
-    known = (LIMIT, FUSEDOPT)
+    known = (LIMIT, FUSEDOPT, WHOLE)
     names = dict.fromkeys(name for one in found for name in one.names if name not in known)
     rows = [
         [
             one.label,
             one.name,
-            MISSING if one.bytes is None else str(one.bytes),
-            _nanoseconds(one, LIMIT, threads),
-            _nanoseconds(one, FUSEDOPT, threads),
-            _ratio(one, threads),
-            *(_nanoseconds(one, name, threads) for name in names),
+            bytes_cell(one.bytes),
+            nanoseconds_cell(one, LIMIT, threads),
+            nanoseconds_cell(one, FUSEDOPT, threads),
+            ratio_cell(one, threads),
+            ratio_cell(one, threads, WHOLE),
+            *(nanoseconds_cell(one, name, threads) for name in names),
         ]
         for one in found
     ]
-    columns = ["rule", "elements", "bytes", "limit, ns", "fusedopt, ns", "time / limit"]
+    columns = [
+        "rule",
+        "elements",
+        "bytes",
+        "limit, ns",
+        "fusedopt, ns",
+        "time / limit",
+        "time / float32",
+    ]
     title = f"Per element, {thread_count(threads)}"
     return Table(title, [*columns, *(f"{name}, ns" for name in names)], rows)
 
@@ -67,17 +83,24 @@ def rule_table(results: Results) -> Table:
     for workload in rules.workloads(1):
         moved = traffic_of(workload).bytes
         found = measured.get(workload.label)
-        about = "" if workload.arguments else rules.summary(getattr(fo, workload.rule))
         rows.append(
             [
                 f"`{workload.label}`",
-                about,
+                _about(workload, found, threads),
                 ", ".join(f"`{slot}`" for slot in slots_of(workload)),
-                MISSING if moved is None else str(moved),
-                _ratio(found, threads) if found else MISSING,
+                bytes_cell(moved),
+                ratio_cell(found, threads) if found else MISSING,
             ]
         )
     return Table("", ["rule", "what it does", "slots", "bytes", "time / limit"], rows, texts=3)
+
+
+def _about(workload: Workload, found: Measurement | None, threads: int) -> str:
+    if workload.whole() is workload:
+        return "" if workload.arguments else rules.summary(getattr(fo, workload.rule))
+    text = f"{bytes_cell(traffic_of(workload).kept)} bytes of state per element."
+    ratio = found and found.find(WHOLE, threads) and ratio_cell(found, threads, WHOLE)
+    return f"{text} {ratio} of the time with float32 weights and slots." if ratio else text
 
 
 def rules_block(results: Results) -> str:
@@ -120,18 +143,26 @@ def _source(results: Results) -> str:
     )
 
 
-def _nanoseconds(one: Measurement, name: str, threads: int) -> str:
+def nanoseconds_cell(one: Measurement, name: str, threads: int) -> str:
+    """Write somebody's time per element."""
     entry = one.find(name, threads)
     if entry is None:
         return MISSING
     return marked(f"{entry.median * NANO / one.elements:.3g}", entry.is_doubtful)
 
 
-def _ratio(one: Measurement, threads: int) -> str:
-    ratio = one.ratio(FUSEDOPT, threads)
+def ratio_cell(one: Measurement, threads: int, baseline: str = LIMIT) -> str:
+    """Compare fusedopt's time with that of one of the others."""
+    against = replace(one, baseline=baseline)
+    ratio = against.ratio(FUSEDOPT, threads)
     if ratio is None:
         return MISSING
-    return marked(f"{ratio:.2f}", one.is_doubtful(FUSEDOPT, threads))
+    return marked(f"{ratio:.2f}", against.is_doubtful(FUSEDOPT, threads))
+
+
+def bytes_cell(count: float | None) -> str:
+    """Write bytes per element, which need not be a whole number."""
+    return MISSING if count is None else f"{count:.3g}"
 
 
 def _bandwidth(one: Measurement, threads: int) -> str:

@@ -9,6 +9,7 @@ LIBRARIES = {
     "matplotlib": "matplotlib",
     "psutil": "psutil",
     "cpuinfo": "py-cpuinfo",
+    "ml_dtypes": "ml_dtypes",
 }
 """What is imported, and the project that has it."""
 

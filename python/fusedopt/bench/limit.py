@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+import fusedopt as fo
 from fusedopt.bench.workload import (
     FLOAT_BYTES,
     STAGGER,
@@ -15,12 +16,18 @@ from fusedopt.bench.workload import (
     Step,
     Workload,
     fill,
+    kept_by,
     noise_of,
+    squarest,
     touch,
 )
 from fusedopt.runtime import _core
 
 VARIABLE = "variable"
+# So many elements of a variable are moved before as many of its codes: few, because a step takes them together.
+PIECE = 2**14
+# With slots of fewer bits, variables of fewer elements keep float32.
+FEWEST_CODED = 2**12
 
 Sweep = tuple[list[int], list[int]]
 """The positions of the arrays that are updated and of those that are only read."""
@@ -28,10 +35,11 @@ Sweep = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays of a step that are as large as its variables, by position."""
+    """The arrays of a step that have something for each element of its variables, by position."""
 
     state: list[str]
-    """The names of the variable and then of all that is kept for it; a name's place is the position."""
+    """The names of the variable and then of all that is kept for it; a name's place is the position. The codes and the
+    scales of a slot have its name."""
     is_matrix: bool
 
     @property
@@ -89,54 +97,70 @@ SWEEPS: dict[str, Callable[[Layout], list[Sweep] | None]] = {
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a step moves, in arrays as long as the variables."""
+    """What a step moves."""
 
-    state: int
-    """Variables and all that is kept for them; after them comes the gradient."""
+    widths: list[float]
+    """Bytes per element: of the variable, of each array that is kept for it, and of the gradient."""
     sweeps: list[Sweep] | None
-    gradient_bytes: int = FLOAT_BYTES
 
     @property
-    def bytes(self) -> int | None:
+    def kept(self) -> float:
+        """Bytes per element of all that is kept for a variable."""
+        return sum(self.widths[1:-1])
+
+    @property
+    def bytes(self) -> float | None:
         """Per element; None if the bytes are no limit."""
         if self.sweeps is None:
             return None
         moved = [
             position for updated, read in self.sweeps for position in (*updated, *updated, *read)
         ]
-        of_gradient = moved.count(self.state)
-        return FLOAT_BYTES * (len(moved) - of_gradient) + self.gradient_bytes * of_gradient
+        return sum(self.widths[position] for position in moved)
 
 
 def traffic_of(workload: Workload) -> Traffic:
     """Count the arrays that an optimizer keeps for a variable and the sweeps over them."""
-    layout = layout_of(workload)
+    layout, widths = _laid_out(workload)
     sweeps = SWEEPS.get(workload.rule, _one_sweep)(layout)
     if sweeps is not None and workload.reads_gradients_first:
         sweeps = [([], [layout.gradient]), *sweeps]
-    return Traffic(len(layout.state), sweeps, workload.gradient_bytes)
+    return Traffic([*widths, workload.gradient_bytes], sweeps)
 
 
 def layout_of(workload: Workload) -> Layout:
-    """Name the arrays that an optimizer keeps for a variable, as large as that itself."""
+    """Name the arrays that an optimizer keeps for a variable, with something for each element."""
+    layout, _ = _laid_out(workload)
+    return layout
+
+
+def _laid_out(workload: Workload) -> tuple[Layout, list[float]]:
+    """The arrays, and the bytes of each per element."""
     is_matrix = any(len(shape) > 1 for shape in workload.shapes)
-    variable = np.ones((64, 64) if is_matrix else 64, np.float32)
-    whole = [name for name, array in _kept(workload, variable) if array.shape == variable.shape]
-    return Layout([VARIABLE, *whole], is_matrix)
+    optimizer, variable = _built(workload, is_matrix)
+    kept = [(name, array) for name, array in kept_by(optimizer) if has_elements(array, variable)]
+    names = [name.partition("/")[0].removesuffix("_scale") for name, _ in kept]
+    widths = [array.nbytes / variable.size for array in (variable, *(array for _, array in kept))]
+    return Layout([VARIABLE, *names], is_matrix), widths
+
+
+def has_elements(kept: Array, variable: Array) -> bool:
+    """Whether something is kept for each element. Codes and their scales are unsigned numbers."""
+    return kept.shape == variable.shape or kept.dtype.kind == "u"
 
 
 def slots_of(workload: Workload) -> list[str]:
     """Name the state that a rule keeps for a matrix."""
-    return [name for name, _ in _kept(workload, np.ones((64, 64), np.float32))]
+    optimizer, _ = _built(workload, is_matrix=True)
+    named = optimizer.named_variables().items()
+    return [name.partition("/")[0] for name, array in named if array.ndim]
 
 
-def _kept(
-    workload: Workload, variable: npt.NDArray[np.float32]
-) -> list[tuple[str, npt.NDArray[np.generic]]]:
+def _built(workload: Workload, is_matrix: bool) -> tuple[fo.Optimizer, Array]:
     optimizer = workload.rule_optimizer()
+    variable = np.ones(squarest(FEWEST_CODED) if is_matrix else FEWEST_CODED, workload.dtype)
     optimizer.build({VARIABLE: variable})
-    named = optimizer.named_variables()
-    return [(name.partition("/")[0], array) for name, array in named.items() if array.ndim]
+    return optimizer, variable
 
 
 def limit_step(traffic: Traffic, tensors: Sequence[Sequence[Array]]) -> Step | None:
@@ -145,7 +169,11 @@ def limit_step(traffic: Traffic, tensors: Sequence[Sequence[Array]]) -> Step | N
         return None
     calls = [
         _core.PlainLoop(
-            [([arrays[i] for i in updated], [arrays[i] for i in read]) for arrays in tensors]
+            [
+                part
+                for arrays in tensors
+                for part in _parts([arrays[i] for i in updated], [arrays[i] for i in read])
+            ]
         )
         if updated
         else reading_loop(arrays[i] for arrays in tensors for i in read)
@@ -161,15 +189,34 @@ def limit_step(traffic: Traffic, tensors: Sequence[Sequence[Array]]) -> Step | N
     return step
 
 
+def _parts(updated: list[Array], read: list[Array]) -> Iterator[tuple[list[Array], list[Array]]]:
+    """Yield what a loop moves, in its order.
+
+    Codes have fewer bytes than their variable, so no loop over elements moves both. They are moved as words, a piece
+    after each piece of the variable.
+    """
+    arrays = [*updated, *read]
+    if all(array.dtype.kind == "f" for array in arrays):
+        yield updated, read
+        return
+    count = -(-max(array.size for array in arrays) // PIECE)
+    cut = [[np.array_split(_as(np.uint32, a), count) for a in some] for some in (updated, read)]
+    for number in range(count):
+        pieces = [[array[number] for array in some] for some in cut]
+        for size in dict.fromkeys(piece.size for some in pieces for piece in some):
+            written, seen = ([piece for piece in some if piece.size == size] for some in pieces)
+            yield written, seen
+
+
 def reading_loop(arrays: Iterable[Array]) -> Step:
     """Make the plainest loop that reads the memory of arrays, as float32 whatever it holds."""
-    return _core.PlainLoop([([], [_floats(array)]) for array in arrays])
+    return _core.PlainLoop([([], [_as(np.float32, array)]) for array in arrays])
 
 
-def _floats(array: Array) -> npt.NDArray[np.float32]:
-    """See memory as float32; a last element of 16 bits that has no second is left out."""
+def _as(dtype: type[np.float32 | np.uint32], array: Array) -> Array:
+    """See memory as numbers of 32 bits; a last element of fewer bits may be left out."""
     flat = array.reshape(-1)
-    return flat[: flat.nbytes // FLOAT_BYTES * FLOAT_BYTES // flat.itemsize].view(np.float32)
+    return flat[: flat.nbytes // FLOAT_BYTES * FLOAT_BYTES // flat.itemsize].view(dtype)
 
 
 def staggered(count: int, elements: int) -> list[npt.NDArray[np.float32]]:

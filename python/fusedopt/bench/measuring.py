@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from fusedopt.bench import environment
 from fusedopt.bench.contestants import FUSEDOPT, Contestant, installed, prepare
-from fusedopt.bench.limit import Traffic, limit_step, staggered, traffic_of
-from fusedopt.bench.results import LIMIT, Entry, Measurement, Results
+from fusedopt.bench.limit import Traffic, has_elements, limit_step, staggered, traffic_of
+from fusedopt.bench.results import LIMIT, WHOLE, Entry, Measurement, Results
 from fusedopt.bench.timing import QUICK, Effort, Participant, race
 from fusedopt.bench.watch import Watch
 from fusedopt.bench.workload import FLOAT_BYTES, Absent, Array, Ready, Workload, power_of_two
@@ -49,7 +49,7 @@ class Bench:
         """
         available = environment.available_bytes()
         # Ours and two for temporaries.
-        one = traffic.state * FLOAT_BYTES * workload.elements
+        one = int((traffic.widths[0] + traffic.kept) * workload.elements)
         room = available // one - 3
         name = f"{workload.label}, {workload.name}"
         if room < 0:
@@ -61,8 +61,8 @@ class Bench:
 
     def measure(self, workload: Workload, known: list[Contestant]) -> None:
         """Time a workload with those for whom there is memory."""
-        traffic = traffic_of(workload)
-        peers = self.fitting(workload, traffic, known)
+        traffic, whole = traffic_of(workload), workload.whole()
+        peers = self.fitting(workload, traffic_of(whole), known)
         if peers is None:
             return
         environment.set_threads(self.results.threads[-1])
@@ -73,8 +73,12 @@ class Bench:
             Participant(LIMIT, threads, limit) for threads in self.results.threads if limit
         ]
         participants += self.turns(FUSEDOPT, ours)
+        if whole is not workload:
+            gradients = whole.gradients()
+            theirs = prepare(FUSEDOPT, whole, gradients)
+            participants += [Participant(WHOLE, n, theirs.step) for n in self.results.threads]
         for peer in peers:
-            ready = self.ready(peer, workload, gradients)
+            ready = self.ready(peer, whole, gradients)
             if ready:
                 participants += self.turns(peer, ready)
         self.race(workload, workload.name, traffic.bytes, LIMIT, participants)
@@ -119,7 +123,7 @@ class Bench:
         self,
         workload: Workload,
         name: str,
-        moved_bytes: int | None,
+        moved_bytes: float | None,
         baseline: str,
         participants: list[Participant],
     ) -> None:
@@ -156,6 +160,6 @@ class Bench:
 def tensors_of(ours: Ready, gradients: list[Array]) -> list[list[Array]]:
     """Find each tensor's state and gradient, fusedopt's own: where arrays lie shows in the times."""
     return [
-        [variable, *(slot for slot in slots if slot.shape == variable.shape), gradient]
+        [variable, *(slot for slot in slots if has_elements(slot, variable)), gradient]
         for variable, slots, gradient in zip(ours.variables, ours.slots(), gradients, strict=True)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ MARKERS = {
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 BYTES_COLOUR = "#bbbbbb"
 BAR = 0.7
+LONGEST_LABEL = 24
 NANO = 1e9
 # Bars stay readable next to a peer that takes a hundred times as long.
 MOST_SHOWN, MARGIN = 2.5, 1.05
@@ -59,7 +61,7 @@ def draw(results: Results, path: Path) -> None:
             one.label if one.name == largest.name else f"{one.label}, {_typeset(one.name)}"
             for one in found
         ]
-        left.set_yticks(range(len(found)), rows)
+        left.set_yticks(range(len(found)), [textwrap.fill(row, LONGEST_LABEL) for row in rows])
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
         save(figure, path)
@@ -71,7 +73,7 @@ def _bytes(axes: Any, found: list[Measurement]) -> None:
             axes.text(0, position, " products of matrices", va="center", color=COLOURS[LIMIT])
             continue
         axes.barh(position, one.bytes, height=BAR, color=BYTES_COLOUR)
-        axes.text(one.bytes, position, f" {one.bytes}", va="center")
+        axes.text(one.bytes, position, f" {one.bytes:.3g}", va="center")
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.margins(x=0.15)

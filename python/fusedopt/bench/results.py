@@ -12,6 +12,8 @@ from typing import Any
 
 LIMIT = "limit"
 FUSEDOPT = "fusedopt"
+WHOLE = "float32 slots"
+"""Fusedopt's step on float32 variables and slots, next to one that keeps fewer bits."""
 NO_THREADS = 0
 WIDEST = 0.2
 """A figure is not to be believed if the middle half of its rounds spans more than this share of the median."""
@@ -96,7 +98,7 @@ class Measurement:
     name: str
     elements: int
     tensors: int
-    bytes: int | None
+    bytes: float | None
     """Moved by a step, per element; None if they say nothing about its time."""
     baseline: str
     """The entry that the others are compared with; without it there are times alone."""

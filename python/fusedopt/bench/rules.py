@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterator
 
 import fusedopt as fo
-from fusedopt.bench.limit import traffic_of
+from fusedopt.bench import low_bit
+from fusedopt.bench.limit import FEWEST_CODED, traffic_of
 from fusedopt.bench.workload import Arguments, Workload, power_of_two, squarest
 from fusedopt.rules.rule_optimizer import RuleOptimizer
 
@@ -44,6 +45,8 @@ def workloads(elements: int) -> Iterator[Workload]:
                 few = min(elements, MOST_ELEMENTS_OF_PRODUCTS)
                 workload = _workload(rule, arguments, few)
             yield workload
+        if rule.__name__ == low_bit.RULE:
+            yield from low_bit.workloads(SECTION, max(elements, FEWEST_CODED))
 
 
 def _workload(rule: type[fo.Optimizer], arguments: Arguments, elements: int) -> Workload:

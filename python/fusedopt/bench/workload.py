@@ -48,6 +48,8 @@ class Workload:
     arguments: Arguments
     shapes: tuple[tuple[int, ...], ...]
 
+    dtype: ClassVar[npt.DTypeLike] = np.float32
+    """Of variables."""
     gradient_bytes: ClassVar[int] = FLOAT_BYTES
 
     @cached_property
@@ -77,7 +79,7 @@ class Workload:
 
     def variables(self) -> list[Array]:
         """Make fresh arrays with the same values each time."""
-        noise = noise_of(seed=1)
+        noise = noise_of(seed=1).astype(self.dtype)
         return [_filled(shape, noise, 5 * STAGGER) for shape in self.shapes]
 
     def gradients(self) -> list[Array]:
@@ -88,9 +90,18 @@ class Workload:
         """Make gradients that repeat these numbers."""
         return [_filled(shape, noise, 6 * STAGGER) for shape in self.shapes]
 
+    def whole(self) -> Workload:
+        """Make the same step on float32 variables and slots, which is what peers take."""
+        return self
+
     def shrunk(self) -> Workload:
         """Make a small one with the same computation."""
         return replace(self, shapes=(squarest(1000),))
+
+
+def kept_by(optimizer: fo.Optimizer) -> list[tuple[str, Array]]:
+    """Name the arrays that an optimizer keeps, in its own memory and as they are stored."""
+    return [(name, array) for name, array in optimizer._core.state() if array.ndim]
 
 
 def touch(array: npt.NDArray[np.float32]) -> None:

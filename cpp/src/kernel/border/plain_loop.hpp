@@ -15,6 +15,7 @@ struct Moved {
     const std::uint16_t* narrow;  // read, too; null: none
     int updated_count;
     int read_count;
+    bool is_words;  // the pointers are to words of 32 bits, which need not be numbers
 };
 
 /// Rows of tables that the plain loop updates, and the values that it reads for them.
