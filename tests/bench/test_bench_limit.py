@@ -82,7 +82,7 @@ def test_the_limit_runs_on_the_optimizers_memory(
         assert state[0] is variable
         assert last is gradient
         names = [kept[address(array)].partition("/")[0] for array in state[1:]]
-        assert names == layout_of(workload).state[1:]
+        assert names == layout_of(workload)[0].state[1:]
     step = limit_step(traffic_of(workload), tensors)
     assert (step is None) == (rule == "Muon" and len(shapes[0]) == 2)
     if step:

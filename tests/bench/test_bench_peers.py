@@ -101,7 +101,7 @@ def test_those_without_memory_are_left_out_and_named(
     peers = list(PEERS[:2])
     traffic = traffic_of(workload)
     # Three besides the peers: ours and two for temporaries.
-    available = (room + 3) * traffic.state * 4 * 2**20
+    available = int((room + 3) * (4 + traffic.kept) * 2**20)
     monkeypatch.setattr(environment, "available_bytes", lambda: available)
     bench = Bench([], [], [1], QUICK)
     fitting = bench.fitting(workload, traffic, peers)

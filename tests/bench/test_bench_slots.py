@@ -184,7 +184,7 @@ def test_instructions_are_counted() -> None:
 import instructions
 def loop(count):
     return instructions.counted(lambda: sum(range(count)))
-few, more, most = map(loop, (400, 600, 800))
+few, more, most = map(loop, (300, 400, 500))
 print(None if few is None else abs((most - more) / (more - few) - 1) < 0.1)
 """
     done = python("-c", program, folder=CHECKOUT)

@@ -121,21 +121,15 @@ class Traffic:
 
 def traffic_of(workload: Workload) -> Traffic:
     """Count the arrays that an optimizer keeps for a variable and the sweeps over them."""
-    layout, widths = _laid_out(workload)
+    layout, widths = layout_of(workload)
     sweeps = SWEEPS.get(workload.rule, _one_sweep)(layout)
     if sweeps is not None and workload.reads_gradients_first:
         sweeps = [([], [layout.gradient]), *sweeps]
     return Traffic([*widths, workload.gradient_bytes], sweeps)
 
 
-def layout_of(workload: Workload) -> Layout:
-    """Name the arrays that an optimizer keeps for a variable, with something for each element."""
-    layout, _ = _laid_out(workload)
-    return layout
-
-
-def _laid_out(workload: Workload) -> tuple[Layout, list[float]]:
-    """The arrays, and the bytes of each per element."""
+def layout_of(workload: Workload) -> tuple[Layout, list[float]]:
+    """Name the arrays that an optimizer keeps for the elements of a variable, and count the bytes of each per element."""
     is_matrix = any(len(shape) > 1 for shape in workload.shapes)
     optimizer, variable = _built(workload, is_matrix)
     kept = [(name, array) for name, array in kept_by(optimizer) if has_elements(array, variable)]
