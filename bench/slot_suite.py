@@ -34,18 +34,18 @@ SLOT_PEERS = [peer for peer in PEERS if peer.name in ("PyTorch fused", "DeepSpee
 def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
     """List everything that a run measures."""
     sizes = [FEWEST_CODED] if arguments.quick else SIZES
-    config = fo.show_config()
-    for level in sorted(config["levels_supported"], key=lambda level: level != config["level"]):
-        is_chosen = level == config["level"]
+    levels, chosen = fo.show_config()["levels_supported"], _core.level()
+    for level in [chosen, *(level for level in reversed(levels) if level != chosen)]:
+        is_chosen = level == chosen
         for elements in sizes if is_chosen else sizes[:1]:
             for one in low_bit.workloads("levels", elements):
                 named = replace(one, name=f"{one.name} elements, {level}")
                 yield _task(named, level, SLOT_PEERS if is_chosen else [])
     for one in of_rules(FEWEST_CODED if arguments.quick else SIZE_OF_RULES):
-        yield _task(one, config["level"], [])
+        yield _task(one, chosen, [])
     if instructions.is_possible():
-        levels = [config["level"]] if arguments.quick else config["levels_supported"]
-        measure = partial(instructions.measure, levels=levels)
+        counted = [chosen] if arguments.quick else levels
+        measure = partial(instructions.measure, levels=counted)
         yield Task(instructions.SECTION, "of a step", measure)
 
 

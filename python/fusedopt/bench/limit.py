@@ -129,7 +129,7 @@ def traffic_of(workload: Workload) -> Traffic:
 
 
 def layout_of(workload: Workload) -> tuple[Layout, list[float]]:
-    """Name the arrays that an optimizer keeps for the elements of a variable, and count the bytes of each per element."""
+    """Name the arrays that an optimizer keeps for each element, and count the bytes of each per element."""
     is_matrix = any(len(shape) > 1 for shape in workload.shapes)
     optimizer, variable = _built(workload, is_matrix)
     kept = [(name, array) for name, array in kept_by(optimizer) if has_elements(array, variable)]
