@@ -172,6 +172,20 @@ def test_refused_values_change_nothing(dtype: str) -> None:
         assert state(mine.optimizer) == before
 
 
+def test_a_slot_without_a_sign_takes_no_negative_number() -> None:
+    mine = model("adam", "float8")
+    before = state(mine.optimizer)
+    names = list(mine.optimizer.named_variables())
+    values = [np.array(array) for array in mine.optimizer.variables]
+    place = next(k for k, name in enumerate(names) if name.startswith("velocity/"))
+    values[place].flat[7] = -1.0
+    with pytest.raises(ValueError, match=r"velocity/.*expected numbers >= 0.*found -1.0+ at 7"):
+        mine.optimizer.set_weights(values)
+    assert state(mine.optimizer) == before
+    values[place].flat[7] = -0.0
+    mine.optimizer.set_weights(values)
+
+
 @both
 def test_special_values_are_kept(dtype: str) -> None:
     """An infinity and a NaN stay what they are, and spoil nothing beside them."""

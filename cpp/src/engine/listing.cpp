@@ -29,14 +29,16 @@ void Listing::add(std::string name, const Tensor& tensor, Check check) {
     entries_.push_back({.name = std::move(name), .tensor = tensor, .check = check});
 }
 
-void Listing::add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape) {
+void Listing::add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape, Check check) {
     Tensor numbers(codes.data(), DType::float32, shape);
-    entries_.push_back({.name = std::move(name), .tensor = codes, .numbers = std::move(numbers)});
+    entries_.push_back({.name = std::move(name), .tensor = codes, .check = check, .numbers = std::move(numbers)});
 }
 
-void Listing::add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read) {
-    entries_.push_back(
-        {.name = std::move(name), .tensor = Tensor(codes, DType::float32, shape), .read = std::move(read)});
+void Listing::add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read, Check check) {
+    entries_.push_back({.name = std::move(name),
+                        .tensor = Tensor(codes, DType::float32, shape),
+                        .check = check,
+                        .read = std::move(read)});
 }
 
 std::vector<NamedTensor> Listing::tensors() const {

@@ -47,10 +47,10 @@ public:
 
     /// Codes of slots. In their place their numbers may be loaded, as float32 of this shape, and their owner codes
     /// them.
-    void add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape);
+    void add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape, Check check = nullptr);
 
     /// Numbers that are kept as codes. They are listed as a float32 copy, and its owner codes what is loaded.
-    void add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read);
+    void add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read, Check check = nullptr);
 
     /// A count of calls, steps and the like.
     void add_counter(std::string name, std::int64_t& count);

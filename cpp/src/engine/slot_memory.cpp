@@ -176,6 +176,16 @@ void read_slot(const RuleSpec& spec, const kernel::Job& job, std::size_t slot, s
     current_kernels().decode_slot(job, static_cast<int>(slot), spec.slots[slot].is_signed, begin, end, values);
 }
 
+void check_not_negative(const std::string& who, const Tensor& numbers) {
+    if (numbers.dtype() != DType::float32) return;
+    const auto* const all = static_cast<const float*>(numbers.data());
+    for (std::int64_t i = 0; i < numbers.size(); ++i) {
+        if (!(all[i] < 0.0f)) continue;
+        throw std::invalid_argument(who + ": expected numbers >= 0, as this slot of float8 has no sign, found " +
+                                    std::to_string(all[i]) + " at " + std::to_string(i));
+    }
+}
+
 void check_scales(const std::string& who, const Tensor& scales) {
     constexpr unsigned fine = 0x4000, special = 0x8000, largest_base = 248;
     const auto* const all = static_cast<const std::uint16_t*>(scales.data());

@@ -76,6 +76,9 @@ void begin_slots(const RuleSpec& spec, const kernel::Job& job, std::int64_t begi
 void read_slot(const RuleSpec& spec, const kernel::Job& job, std::size_t slot, std::int64_t begin, std::int64_t end,
                float* values);
 
+/// Refuses numbers that codes without a sign cannot hold. Codes pass.
+void check_not_negative(const std::string& who, const Tensor& numbers);
+
 /// Refuses what no step writes.
 void check_scales(const std::string& who, const Tensor& scales);
 

@@ -91,6 +91,8 @@ void Optimizer::State::append_slot(Listing& listing, std::size_t i, std::size_t 
     void* const array = job.slots[k];
     const bool is_complete = listing.extent() == Extent::complete;
     const auto name_of = [&](const std::string& what) { return what + "/" + variables[i].name; };
+    const bool has_no_sign = job.slot_code == kernel::SlotCode::float8 && !slot.is_signed;
+    const Listing::Check check = has_no_sign ? check_not_negative : nullptr;
     if (slot.form == Form::hidden || (slot.form == Form::derived && is_complete)) return;
     if (slot.form == Form::placeholder) {
         if (listing.extent() != Extent::keras) return;
@@ -100,19 +102,20 @@ void Optimizer::State::append_slot(Listing& listing, std::size_t i, std::size_t 
     } else if (!is_coded(slot, job)) {
         listing.add(name_of(slot.name), Tensor(array, compute_type(job), shape_of(slot, variable)));
     } else if (!is_complete) {
-        listing.add_copy(name_of(slot.name), array, variable.shape(), [this, i, k](float* values) {
+        const auto read = [this, i, k](float* values) {
             SweepPlan plan;
             plan.add(i, jobs[i].size);
             plan.run([&](std::size_t, std::int64_t begin, std::int64_t end) {
                 read_slot(branch_of(jobs[i]), jobs[i], k, begin, end, values + begin);
             });
-        });
+        };
+        listing.add_copy(name_of(slot.name), array, variable.shape(), read, check);
     } else if (job.slot_code == kernel::SlotCode::bfloat16) {
         listing.add_codes(name_of(slot.name), Tensor(array, DType::bfloat16, variable.shape()), variable.shape());
     } else {
         const std::int64_t blocks = blocks_of(job.size);
         listing.add_codes(name_of(slot.name), Tensor(array, DType::uint8, std::array{blocks, kernel::slot_block}),
-                          variable.shape());
+                          variable.shape(), check);
         listing.add(name_of(std::string(slot.name) + "_scale"),
                     Tensor(static_cast<std::byte*>(array) + job.scales, DType::uint16, std::array{blocks}),
                     check_scales);
