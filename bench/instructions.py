@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 import fusedopt as fo
-from fusedopt.bench import low_bit
+from fusedopt.bench import slot_kinds
 from fusedopt.bench.contestants import FUSEDOPT, prepare
 from fusedopt.bench.limit import FEWEST_CODED
 from fusedopt.bench.measuring import Bench
@@ -37,8 +37,8 @@ def is_possible() -> bool:
 
 def workloads(elements: int) -> dict[str, Workload]:
     """Name the steps that are counted."""
-    found = list(low_bit.workloads(SECTION, elements))
-    return {f"{low_bit.RULE}, {WHOLE}": found[0].whole(), **{one.label: one for one in found}}
+    found = list(slot_kinds.workloads(SECTION, elements))
+    return {f"{slot_kinds.RULE}, {WHOLE}": found[0].whole(), **{one.label: one for one in found}}
 
 
 def measure(bench: Bench, levels: list[str]) -> None:

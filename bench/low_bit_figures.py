@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from figures import compared
-from fusedopt.bench.report import absences, notes, paragraph
+from fusedopt.bench.report import absences, paragraph
 from fusedopt.bench.results import Results
-from fusedopt.bench.tables import Table, thread_count
+from fusedopt.bench.tables import Table
 from low_bit_goals import NAMES, Record, differences, goal_table, number
 
 SECTIONS = {
@@ -18,7 +17,6 @@ SECTIONS = {
     "sums": "How far the sum of all updates is from that of float32",
     "digits": "Digits",
     "characters": "Characters",
-    "time": "The time of a step",
 }
 WHO = (
     "The first three are fusedopt's AdamW. The others are formats alone, in AdamW in NumPy with the same order of "
@@ -40,8 +38,6 @@ ABOUT = {
     "characters": "The next letter after eight in Python's own help texts: an embedding of 48 and a perceptron, "
     "AdamW, learning rate from 0.003 to 0, 3,000 steps of 128. Bits per character are those on the last tenth of "
     "the text.",
-    "time": "Both slots and the variable are read and written, and the gradient is read. The limit is the plainest "
-    "loop that moves as many bytes.",
 }
 PAIRS = (
     "Everybody begins with the same weights and sees the same batches, so differences are those of pairs. ± is the "
@@ -52,8 +48,8 @@ TASKS = ("digits", "characters")
 
 def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
     """Yield each section's title and tables, and the goals at the end, which a console shows last."""
-    for section, found in _measured(results):
-        yield SECTIONS[section], found
+    for section, table in _measured(results):
+        yield SECTIONS[section], [table]
     table = goal_table(results)
     if table.rows:
         yield "Goals", [table]
@@ -61,24 +57,17 @@ def tables(results: Results) -> Iterator[tuple[str, list[Table]]]:
 
 def page(results: Results) -> str:
     """Write everything as one page."""
-    measured = list(_measured(results))
-    goals = goal_table(results)
     parts = [
         "# Results\n",
         "Written by `python bench/low_bit.py --markdown`; not edited by hand.\n",
     ]
     parts += [paragraph(f"**{doubt}**") for doubt in results.doubts]
     parts.append("".join(f"- {name}: {value}\n" for name, value in results.environment.items()))
-    parts += [absences(results), "## Goals\n", goals.markdown(), paragraph(WHO)]
-    for section, found in measured:
-        parts += [f"## {SECTIONS[section]}\n", paragraph(ABOUT[section])]
-        for table in found:
-            parts += [f"**{table.title}**\n"] if section == "time" else []
-            parts.append(table.markdown())
+    parts += [absences(results), "## Goals\n", goal_table(results).markdown(), paragraph(WHO)]
+    for section, table in _measured(results):
+        parts += [f"## {SECTIONS[section]}\n", paragraph(ABOUT[section]), table.markdown()]
         if section in TASKS:
             parts.append(paragraph(f"{_seeds(results, section)} {PAIRS}"))
-        if section == "time":
-            parts += map(paragraph, notes([*found, goals]))
     return "\n".join(parts)
 
 
@@ -93,7 +82,7 @@ def _seeds(results: Results, section: str) -> str:
     return f"Seeds of {section}: {len(results.more.get(section, []))}."
 
 
-def _measured(results: Results) -> Iterator[tuple[str, list[Table]]]:
+def _measured(results: Results) -> Iterator[tuple[str, Table]]:
     of_sections = {
         "untouched": _untouched,
         "largest": _kinds,
@@ -104,10 +93,7 @@ def _measured(results: Results) -> Iterator[tuple[str, list[Table]]]:
     }
     for section, table in of_sections.items():
         if section in results.more:
-            yield section, [table(results.more[section])]
-    found = results.of("time")
-    if found:
-        yield "time", [compared(thread_count(one), found, one) for one in results.threads]
+            yield section, table(results.more[section])
 
 
 def _table(columns: list[str], rows: dict[str, list[str]]) -> Table:

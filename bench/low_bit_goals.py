@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fusedopt.bench.results import Results
-from fusedopt.bench.tables import MISSING, Table, marked, thread_count
+from fusedopt.bench.tables import Table
 from low_bit_codes import CODES
-from low_bit_time import SECTION, limit_of
 from low_bit_trainers import BFLOAT16, FLOAT8, FLOAT32, OURS
 
 NAMES = [*OURS, *CODES]
@@ -42,7 +41,7 @@ class Goal:
     found: dict[str, Verdict]
 
     def row(self) -> list[str]:
-        return [self.text, self.bound, *(str(self.found.get(name, MISSING)) for name in NAMES)]
+        return [self.text, self.bound, *(str(self.found[name]) for name in NAMES)]
 
 
 def goal_table(results: Results) -> Table:
@@ -73,7 +72,6 @@ def goals(results: Results) -> Iterator[Goal]:
         gaps = means(differences(more["characters"], "bits", relative=True))
         text = "characters: bits from float32"
         yield _judged(text, "within 0.5 %", gaps, lambda x: abs(x) <= 0.5, "{:+.2f} %")
-    yield from _of_time(results)
 
 
 def _judged(
@@ -113,18 +111,6 @@ def _of_sums(sums: Record) -> Goal:
         found[name] = Verdict(number(error), error <= bound)
     bounds = f"<= {LARGEST_ERRORS[FLOAT8]}, bfloat16 {LARGEST_ERRORS[BFLOAT16]}"
     return Goal("error of the sum of updates", bounds, found)
-
-
-def _of_time(results: Results) -> Iterator[Goal]:
-    threads = results.threads[-1]
-    for one in results.of(SECTION):
-        for baseline, bound in ((FLOAT32, 0.65), (limit_of(FLOAT8), 1.05)):
-            against = replace(one, baseline=baseline)
-            ratio = against.ratio(FLOAT8, threads)
-            if ratio is not None:
-                figure = marked(f"{ratio:.2f}", against.is_doubtful(FLOAT8, threads))
-                text = f"time over {baseline}, {thread_count(threads)}"
-                yield Goal(text, f"<= {bound}", {FLOAT8: Verdict(figure, ratio <= bound)})
 
 
 def differences(

@@ -1,4 +1,4 @@
-"""The suite of optimizer state in fewer bits: slots and updates, two trainings, and the time of a step."""
+"""The suite of optimizer state in fewer bits: slots, updates and two trainings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from typing import Any, NamedTuple
 import fusedopt as fo
 import low_bit_figures
 import low_bit_tasks
-import low_bit_time
 import low_bit_trials
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import Results
 from fusedopt.bench.suite import Suite, Task, count
-from fusedopt.bench.timing import Effort
-
-NORMAL = Effort(rounds=21, piece_seconds=0.001, budget_seconds=3.0)
+from fusedopt.bench.timing import BRIEF
 
 
 class Sizes(NamedTuple):
@@ -33,12 +30,11 @@ class Sizes(NamedTuple):
     digits: int = 3000
     characters: int = 3000
     alike: int = 8192
-    timed: int = 2**24
     seeds: int = 10
 
 
 # So few steps that letters and digits are hardly learnt.
-QUICK = Sizes(20, 170, 60, 40, 30, 30, 10, low_bit_trials.ELEMENTS, 2**15, 2)
+QUICK = Sizes(20, 170, 60, 40, 30, 30, 10, low_bit_trials.ELEMENTS, 2)
 
 
 def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
@@ -62,7 +58,6 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
         yield Task("digits", "absent", _without_digits)
     train = partial(low_bit_tasks.characters, steps=sizes.characters)
     yield from _trained("characters", train, seeds)
-    yield Task("time", "AdamW", partial(low_bit_time.measure, elements=sizes.timed))
 
 
 def _tried(bench: Bench, section: str, trial: Any) -> None:
@@ -96,9 +91,10 @@ def draw(results: Results, path: Path) -> None:
 
 LOW_BIT = Suite(
     program="python bench/low_bit.py",
-    description="Train with optimizer state in 16 and 8 bits beside float32, in a quarter of an hour.",
-    effort=NORMAL,
-    threads=lambda: sorted({1, fo.get_num_threads()}),
+    description="Train with optimizer state in 16 and 8 bits beside float32, in half an hour.",
+    # Nothing is timed.
+    effort=BRIEF,
+    threads=lambda: [fo.get_num_threads()],
     peers=[],
     quick_packages=(),
     libraries=("numpy",),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import instructions
 from figures import ABOUT_GOALS, goal_table, page_of, with_goals
-from fusedopt.bench import low_bit
+from fusedopt.bench import slot_kinds
 from fusedopt.bench.costs import bytes_cell, nanoseconds_cell, ratio_cell
 from fusedopt.bench.limit import FEWEST_CODED, traffic_of
 from fusedopt.bench.report import notes, paragraph
@@ -16,7 +16,7 @@ from fusedopt.bench.tables import Table, thread_count
 from goals import Goal, Measured, by_threads, ratios
 
 SECTIONS = {"levels": "AdamW", "rules": "Every rule"}
-BFLOAT16, FLOAT8, FEWEST = (one.label for one in low_bit.workloads("", FEWEST_CODED))
+BFLOAT16, FLOAT8, FEWEST = (one.label for one in slot_kinds.workloads("", FEWEST_CODED))
 V3, V4 = "x86_64_v3", "x86_64_v4"
 # What, on which level, its bound, of what time, and whether on one thread or on all.
 BOUNDS = [
@@ -51,7 +51,7 @@ def goals(results: Results) -> Iterator[Goal]:
                     unit = "times the limit" if baseline == LIMIT else f"times that of {WHOLE}"
                     yield Goal(text, bound, unit, measured)
     if results.of("levels"):
-        for workload in low_bit.workloads("", FEWEST_CODED):
+        for workload in slot_kinds.workloads("", FEWEST_CODED):
             if workload.label in STATE_BOUNDS:
                 kept = traffic_of(workload).kept
                 measured = dict.fromkeys(results.threads, Measured(kept, kept))

@@ -11,12 +11,12 @@ from pathlib import Path
 import fusedopt as fo
 import instructions
 import slot_figures
-from fusedopt.bench import low_bit
+from fusedopt.bench import slot_kinds
 from fusedopt.bench.contestants import Contestant
 from fusedopt.bench.limit import FEWEST_CODED
-from fusedopt.bench.low_bit import LowBitWorkload
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import Results
+from fusedopt.bench.slot_kinds import LowBitWorkload
 from fusedopt.bench.suite import Suite, Task
 from fusedopt.bench.timing import Effort
 from fusedopt.bench.workload import Workload, power_of_two
@@ -38,7 +38,7 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
     for level in [chosen, *(level for level in reversed(levels) if level != chosen)]:
         is_chosen = level == chosen
         for elements in sizes if is_chosen else sizes[:1]:
-            for one in low_bit.workloads("levels", elements):
+            for one in slot_kinds.workloads("levels", elements):
                 named = replace(one, name=f"{one.name} elements, {level}")
                 yield _task(named, level, SLOT_PEERS if is_chosen else [])
     for one in of_rules(FEWEST_CODED if arguments.quick else SIZE_OF_RULES):
@@ -52,7 +52,7 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
 def of_rules(elements: int) -> Iterator[Workload]:
     """Every rule with every kind of slots that it takes. On a vector, each is a sweep over elements."""
     for rule in RULES:
-        for dtype in low_bit.SLOT_DTYPES:
+        for dtype in slot_kinds.SLOT_DTYPES:
             arguments = main_variant(rule) | {"slot_dtype": dtype}
             one = LowBitWorkload("rules", power_of_two(elements), rule, arguments, ((elements,),))
             try:

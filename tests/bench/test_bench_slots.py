@@ -12,16 +12,16 @@ import pytest
 import slot_figures
 import slot_suite
 from bench_runs import CHECKOUT, python
-from fusedopt.bench import low_bit
+from fusedopt.bench import slot_kinds
 from fusedopt.bench.contestants import FUSEDOPT, prepare
 from fusedopt.bench.limit import FEWEST_CODED, PIECE, limit_step, traffic_of
-from fusedopt.bench.low_bit import LowBitWorkload
 from fusedopt.bench.measuring import tensors_of
 from fusedopt.bench.results import LIMIT, WHOLE, Entry, Measurement, Results, load
+from fusedopt.bench.slot_kinds import LowBitWorkload
 from fusedopt.bench.workload import Array, Workload
 from fusedopt.runtime import _core
 
-KINDS = list(low_bit.workloads("", FEWEST_CODED))
+KINDS = list(slot_kinds.workloads("", FEWEST_CODED))
 
 
 @pytest.mark.parametrize(

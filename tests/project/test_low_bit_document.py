@@ -66,26 +66,6 @@ def test_rules(rule: str) -> None:
     assert {slot for slot, is_signed in found.items() if not is_signed} == names(unsigned)
 
 
-@pytest.mark.parametrize("is_same", [False, True])
-def test_mean_of_v(is_same: bool) -> None:
-    row = "the same in each step" if is_same else "normal, new ones in each step"
-    (cells,) = re.findall(rf"^\| {row} \|(.*)\|$", DOCUMENT, re.MULTILINE)
-    said = dict(zip((1, 5, 60), map(float, cells.split("|")), strict=True))
-    optimizers = [fo.Adam(), *(fo.Adam(slot_dtype="float8", seed=seed) for seed in range(8))]
-    for optimizer in optimizers:
-        optimizer.build([np.ones((64, 128), np.float32)])
-    random = np.random.default_rng(1)
-    gradient = random.normal(size=(64, 128)).astype(np.float32)
-    for step in range(1, 61):
-        for optimizer in optimizers:
-            optimizer.apply([gradient])
-        if not is_same:
-            gradient = random.normal(size=(64, 128)).astype(np.float32)
-        if step in said:
-            whole, *coded = (optimizer.variables[3] for optimizer in optimizers)
-            assert abs(np.mean(np.mean(coded, axis=0) / whole) - said[step]) < 0.015
-
-
 @pytest.fixture(scope="module")
 def decoded() -> Any:
     (reader,) = re.findall(r"<!-- reader -->\n```python\n(.*?)```", DOCUMENT, re.DOTALL)

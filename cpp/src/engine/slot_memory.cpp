@@ -1,3 +1,4 @@
+// How the options choose the memory of each slot, and how that begins, is read and is checked.
 #include "engine/slot_memory.hpp"
 
 #include <algorithm>

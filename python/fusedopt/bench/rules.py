@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 
 import fusedopt as fo
-from fusedopt.bench import low_bit
+from fusedopt.bench import slot_kinds
 from fusedopt.bench.limit import FEWEST_CODED, traffic_of
 from fusedopt.bench.workload import Arguments, Workload, power_of_two, squarest
 from fusedopt.rules.rule_optimizer import RuleOptimizer
@@ -45,8 +45,8 @@ def workloads(elements: int) -> Iterator[Workload]:
                 few = min(elements, MOST_ELEMENTS_OF_PRODUCTS)
                 workload = _workload(rule, arguments, few)
             yield workload
-        if rule.__name__ == low_bit.RULE:
-            yield from low_bit.workloads(SECTION, max(elements, FEWEST_CODED))
+        if rule.__name__ == slot_kinds.RULE:
+            yield from slot_kinds.workloads(SECTION, max(elements, FEWEST_CODED))
 
 
 def _workload(rule: type[fo.Optimizer], arguments: Arguments, elements: int) -> Workload:
