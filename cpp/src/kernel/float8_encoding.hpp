@@ -135,6 +135,7 @@ struct Coding {
     int blocks;
     const float* numbers[max_slots];  // from there on; null: a slot stays as it is
     bool huge[max_slots][group];
+    RandomBits random[max_slots];  // early, as they take long, but wait for nothing
     alignas(64) std::int32_t distances[group];
     BlockGroup slots[max_slots];
 
@@ -145,7 +146,10 @@ struct Coding {
           guard(of_guard),
           at_random(rounds_at_random),
           begin(first_element),
-          blocks(block_count) {}
+          blocks(block_count),
+          random{of_slot(0), of_slot(1), of_slot(2)} {}
+
+    RandomBits of_slot(int k) const { return RandomBits::of(step.seed, job.first_partial, 1 + k, begin); }
 };
 
 /// Finds the blocks in which not all numbers are finite and far from infinity, and makes them coarse.
@@ -186,7 +190,7 @@ FUSEDOPT_NOINLINE void encode_plain(const float* x, const BlockGroup& slot, int 
 FUSEDOPT_NOINLINE void encode_any(const Coding& coding, int k, const Float8Memory& memory) {
     const bool is_signed = coding.step.is_signed[k];
     const BlockGroup& slot = coding.slots[k];
-    BlockBits bits(RandomBits::of(coding.step.seed, coding.job.first_partial, 1 + k, coding.begin));
+    BlockBits bits(coding.random[k]);
     for (int b = 0; b < coding.blocks; ++b) {
         const float* const x = coding.numbers[k] + b * slot_block;
         std::uint32_t* const codes = memory.codes + b * block_words;
@@ -254,13 +258,12 @@ inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, 
         for (int k = 0; k < max_slots; ++k) {
             if (!numbers[k]) continue;
             const Float8Memory memory(job, k, coding.begin);
-            const RandomBits random = RandomBits::of(step.seed, job.first_partial, 1 + k, coding.begin);
             if (!is_plain) {
                 encode_any(coding, k, memory);
             } else if (step.is_signed[k]) {
-                encode_plain<true>(coding.numbers[k], coding.slots[k], count, random, memory);
+                encode_plain<true>(coding.numbers[k], coding.slots[k], count, coding.random[k], memory);
             } else {
-                encode_plain<false>(coding.numbers[k], coding.slots[k], count, random, memory);
+                encode_plain<false>(coding.numbers[k], coding.slots[k], count, coding.random[k], memory);
             }
         }
         if (guard.power == 0) continue;
