@@ -57,7 +57,7 @@ FUSEDOPT_INLINE void largest_of_rows(const std::uint32_t* rows, std::int32_t* la
 }
 
 template <bool is_signed>
-FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
+FUSEDOPT_INLINE void measure_some(const float* x, int blocks, BlockGroup& all) {
     alignas(64) std::uint32_t most[group * block_words], least[group * block_words];
     for (int b = 0; b < blocks; ++b) {
         const float* const block = x + b * slot_block;
@@ -77,6 +77,16 @@ FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& al
     for (int i = blocks * block_words; i < group * block_words; ++i) most[i] = least[i] = 0;
     largest_of_rows(most, all.largest);
     if constexpr (!is_signed) largest_of_rows(least, all.minus_smallest);
+}
+
+/// Nearly always of a whole group, for which the compiler unrolls all loops.
+template <bool is_signed>
+FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
+    if (blocks == group) {
+        measure_some<is_signed>(x, group, all);
+    } else {
+        measure_some<is_signed>(x, blocks, all);
+    }
 }
 
 /// The largest magnitude of a finite number.
