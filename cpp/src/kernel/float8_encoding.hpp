@@ -24,11 +24,10 @@ struct BlockBits {
 };
 
 struct ByteMasks {
-    std::uint32_t all[4], magnitudes[4], signs[4];
+    std::uint32_t sign, upper_half, even, odd, even_magnitudes, odd_magnitudes, even_signs, odd_signs;
 };
-inline constexpr ByteMasks byte_masks = {{0xffu, 0xff00u, 0xff0000u, 0xff000000u},
-                                         {0x7fu, 0x7f00u, 0x7f0000u, 0x7f000000u},
-                                         {0x80u, 0x8000u, 0x800000u, 0x80000000u}};
+inline constexpr ByteMasks byte_masks = {sign_bit,    0xffff0000u, 0x00ff00ffu, 0xff00ff00u,
+                                         0x007f007fu, 0x7f007f00u, 0x00800080u, 0x80008000u};
 
 FUSEDOPT_INLINE void encode_signed(const float* __restrict x, const BlockGroup& scales, int b, const ByteMasks& masks,
                                    BlockBits& __restrict random, std::uint32_t* __restrict out) {
@@ -37,18 +36,16 @@ FUSEDOPT_INLINE void encode_signed(const float* __restrict x, const BlockGroup& 
 #pragma omp simd
     for (int l = 0; l < block_words; ++l) {
         const std::uint32_t r = random.first[l];
-        const auto code = [&](int j) __attribute__((always_inline)) {
-            const std::uint32_t moved = bits_of(absolute(x[16 * j + l]) + float_of(base));
-            return moved + (((j == 0 ? r : r + random.steps[j]) & below) | minus_base);
+        // The sign on top, and the code from `cut` on.
+        const auto moved = [&](int j) __attribute__((always_inline)) {
+            const float number = x[16 * j + l];
+            return bits_of(number + float_of((bits_of(number) & masks.sign) | base)) +
+                   (((j == 0 ? r : r + random.steps[j]) & below) | minus_base);
         };
-        const auto sign = [&](int j) __attribute__((always_inline)) {
-            return bits_of(x[16 * j + l]) >> (24 - 8 * j) & masks.signs[j];
-        };
-        std::uint32_t word = code(0) >> cut;
-        word |= code(1) >> (cut - 8) & masks.magnitudes[1];
-        word |= code(2) >> (cut - 16) & masks.magnitudes[2];
-        word |= code(3) << (24 - cut) & masks.magnitudes[3];
-        out[l] = word | sign(0) | sign(1) | sign(2) | sign(3);
+        const std::uint32_t even = moved(0) >> 16 | (moved(2) & masks.upper_half);
+        const std::uint32_t odd = moved(1) >> 16 | (moved(3) & masks.upper_half);
+        out[l] = (even >> (cut - 16) & masks.even_magnitudes) | (odd << (24 - cut) & masks.odd_magnitudes) |
+                 (even >> 8 & masks.even_signs) | (odd & masks.odd_signs);
         random.first[l] = r + random.steps[4];
     }
 }
@@ -61,19 +58,17 @@ FUSEDOPT_INLINE void encode_unsigned(const float* __restrict x, const BlockGroup
 #pragma omp simd
     for (int l = 0; l < block_words; ++l) {
         const std::uint32_t r = random.first[l];
-        const auto code = [&](int j) __attribute__((always_inline)) {
+        const auto moved = [&](int j) __attribute__((always_inline)) {
             const std::uint32_t bits = bits_of(x[16 * j + l]);
-            const auto moved =
+            const auto rounded =
                 static_cast<std::int32_t>(bits + (((j == 0 ? r : r + random.steps[j]) & below) | minus_base));
-            const std::int32_t above = moved > least ? moved : least;
-            const auto rounded = static_cast<std::uint32_t>(above);
-            return rounded < bits ? rounded : bits;  // zero stays zero
+            const std::int32_t above = rounded > least ? rounded : least;
+            const auto code = static_cast<std::uint32_t>(above);
+            return code < bits ? code : bits;  // zero stays zero
         };
-        std::uint32_t word = code(0) >> cut;
-        word |= code(1) >> (cut - 8) & masks.all[1];
-        word |= code(2) >> (cut - 16) & masks.all[2];
-        word |= code(3) << (24 - cut) & masks.all[3];
-        out[l] = word;
+        const std::uint32_t even = moved(0) >> 16 | (moved(2) & masks.upper_half);
+        const std::uint32_t odd = moved(1) >> 16 | (moved(3) & masks.upper_half);
+        out[l] = (even >> (cut - 16) & masks.even) | (odd << (24 - cut) & masks.odd);
         random.first[l] = r + random.steps[4];
     }
 }
@@ -140,6 +135,7 @@ struct Coding {
     int blocks;
     const float* numbers[max_slots];  // from there on; null: a slot stays as it is
     bool huge[max_slots][group];
+    RandomBits random[max_slots];  // early, as they take long, but wait for nothing
     alignas(64) std::int32_t distances[group];
     BlockGroup slots[max_slots];
 
@@ -150,7 +146,10 @@ struct Coding {
           guard(of_guard),
           at_random(rounds_at_random),
           begin(first_element),
-          blocks(block_count) {}
+          blocks(block_count),
+          random{of_slot(0), of_slot(1), of_slot(2)} {}
+
+    RandomBits of_slot(int k) const { return RandomBits::of(step.seed, job.first_partial, 1 + k, begin); }
 };
 
 /// Finds the blocks in which not all numbers are finite and far from infinity, and makes them coarse.
@@ -183,15 +182,15 @@ FUSEDOPT_NOINLINE void encode_plain(const float* x, const BlockGroup& slot, int 
         } else {
             encode_unsigned(x + b * slot_block, slot, b, *masks, bits, memory.codes + b * block_words);
         }
+        memory.scales[b] = static_cast<std::uint16_t>(slot.scales[b]);
     }
-    for (int b = 0; b < blocks; ++b) memory.scales[b] = slot.scales[b];
 }
 
 /// Blocks of one slot, of which some are huge, or which are rounded to the nearest.
 FUSEDOPT_NOINLINE void encode_any(const Coding& coding, int k, const Float8Memory& memory) {
     const bool is_signed = coding.step.is_signed[k];
     const BlockGroup& slot = coding.slots[k];
-    BlockBits bits(RandomBits::of(coding.step.seed, coding.job.first_partial, 1 + k, coding.begin));
+    BlockBits bits(coding.random[k]);
     for (int b = 0; b < coding.blocks; ++b) {
         const float* const x = coding.numbers[k] + b * slot_block;
         std::uint32_t* const codes = memory.codes + b * block_words;
@@ -259,13 +258,12 @@ inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, 
         for (int k = 0; k < max_slots; ++k) {
             if (!numbers[k]) continue;
             const Float8Memory memory(job, k, coding.begin);
-            const RandomBits random = RandomBits::of(step.seed, job.first_partial, 1 + k, coding.begin);
             if (!is_plain) {
                 encode_any(coding, k, memory);
             } else if (step.is_signed[k]) {
-                encode_plain<true>(coding.numbers[k], coding.slots[k], count, random, memory);
+                encode_plain<true>(coding.numbers[k], coding.slots[k], count, coding.random[k], memory);
             } else {
-                encode_plain<false>(coding.numbers[k], coding.slots[k], count, random, memory);
+                encode_plain<false>(coding.numbers[k], coding.slots[k], count, coding.random[k], memory);
             }
         }
         if (guard.power == 0) continue;

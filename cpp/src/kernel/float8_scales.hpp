@@ -19,8 +19,17 @@ struct BlockGroup {
     alignas(64) std::int32_t cut[group];
     alignas(64) std::uint32_t base_bits[group];
     alignas(64) std::uint32_t minus_base[group];
-    alignas(64) std::uint32_t below[group];  // bits that are cut off
-    alignas(64) std::uint16_t scales[group];
+    alignas(64) std::uint32_t below[group];   // bits that are cut off
+    alignas(64) std::uint32_t scales[group];  // without codes of special numbers
+
+    FUSEDOPT_INLINE void set(int b, std::int32_t of_block, std::int32_t is_fine) {
+        base[b] = of_block;
+        cut[b] = coarse + is_fine;
+        base_bits[b] = static_cast<std::uint32_t>(of_block) << 23;
+        minus_base[b] = 0u - (static_cast<std::uint32_t>(of_block) << 23);
+        below[b] = (1u << coarse) - 1 + (static_cast<std::uint32_t>(is_fine) << fine);
+        scales[b] = static_cast<std::uint32_t>(of_block - is_fine * static_cast<std::int32_t>(Scale::fine_flag));
+    }
 };
 
 FUSEDOPT_INLINE std::uint32_t larger_bits(std::uint32_t a, std::uint32_t b) {
@@ -48,7 +57,7 @@ FUSEDOPT_INLINE void largest_of_rows(const std::uint32_t* rows, std::int32_t* la
 }
 
 template <bool is_signed>
-FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
+FUSEDOPT_INLINE void measure_some(const float* x, int blocks, BlockGroup& all) {
     alignas(64) std::uint32_t most[group * block_words], least[group * block_words];
     for (int b = 0; b < blocks; ++b) {
         const float* const block = x + b * slot_block;
@@ -60,14 +69,24 @@ FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& al
                 return bits_of(block[16 * j + l]) & (is_signed ? ~sign_bit : 0xffffffffu);
             };
             high[l] = larger_bits(larger_bits(bits(0), bits(1)), larger_bits(bits(2), bits(3)));
-            low[l] = is_signed ? 0
-                               : larger_bits(larger_bits(0u - bits(0), 0u - bits(1)),
-                                             larger_bits(0u - bits(2), 0u - bits(3)));
+            if constexpr (!is_signed) {
+                low[l] = larger_bits(larger_bits(0u - bits(0), 0u - bits(1)), larger_bits(0u - bits(2), 0u - bits(3)));
+            }
         }
     }
     for (int i = blocks * block_words; i < group * block_words; ++i) most[i] = least[i] = 0;
     largest_of_rows(most, all.largest);
-    largest_of_rows(least, all.minus_smallest);
+    if constexpr (!is_signed) largest_of_rows(least, all.minus_smallest);
+}
+
+/// Nearly always of a whole group, for which the compiler unrolls all loops.
+template <bool is_signed>
+FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
+    if (blocks == group) {
+        measure_some<is_signed>(x, group, all);
+    } else {
+        measure_some<is_signed>(x, blocks, all);
+    }
 }
 
 /// The largest magnitude of a finite number.
@@ -143,8 +162,7 @@ FUSEDOPT_INLINE void choose_bases(BlockGroup& slot) {
 #pragma omp simd
     for (int b = 0; b < group; ++b) {
         const std::int32_t is_fine = is_signed ? 0 : are_close(slot.largest[b], slot.minus_smallest[b], 14);
-        slot.cut[b] = coarse + is_fine;
-        slot.base[b] = base_of(slot.largest[b], is_fine, is_signed);
+        slot.set(b, base_of(slot.largest[b], is_fine, is_signed), is_fine);
     }
 }
 
@@ -162,9 +180,8 @@ FUSEDOPT_INLINE void choose_guarded_bases(CodeGuard guard, BlockGroup& __restric
         const std::int32_t below = at_least(0, -guard.distance<power>(small_base, large_base, is_fine));
         const std::int32_t raised = large_base + choose(is_fine, (below + 15) >> 4, (below + 7) >> 3);
         const std::int32_t base = at_least(large_base, raised < highest ? raised : highest);
-        small.base[b] = small_base;
-        large.base[b] = base;
-        small.cut[b] = large.cut[b] = coarse + is_fine;
+        small.set(b, small_base, is_fine);
+        large.set(b, base, is_fine);
         distances[b] = guard.distance<power>(small_base, base, is_fine);
     }
 }
@@ -185,16 +202,6 @@ FUSEDOPT_NOINLINE void choose_scales(const Step& step, const CodeGuard& guard, c
             choose_bases<true>(slot);
         } else if (!is_guarded) {
             choose_bases<false>(slot);
-        }
-#pragma omp simd
-        for (int b = 0; b < group; ++b) {
-            slot.base_bits[b] = static_cast<std::uint32_t>(slot.base[b]) << 23;
-            slot.minus_base[b] = 0u - slot.base_bits[b];
-            slot.below[b] = (1u << fine) - 1 + (static_cast<std::uint32_t>(slot.cut[b] - fine) << fine);
-        }
-#pragma omp simd
-        for (int b = 0; b < group; ++b) {
-            slot.scales[b] = static_cast<std::uint16_t>(slot.base[b] + (coarse - slot.cut[b]) * 0x4000);
         }
     }
 }
