@@ -165,7 +165,7 @@ py::object shown(SlotDType slot_dtype) {
 py::object shown(const std::map<std::string, SlotDType>& slot_dtypes) {
     py::dict names;
     for (const auto& [name, slot_dtype] : slot_dtypes) names[py::str(name)] = shown(slot_dtype);
-    return std::move(names);
+    return names;
 }
 template <class Value>
 py::object shown(const std::optional<Value>& value) {

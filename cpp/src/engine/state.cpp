@@ -92,7 +92,7 @@ void Optimizer::State::append_slot(Listing& listing, std::size_t i, std::size_t 
     const bool is_complete = listing.extent() == Extent::complete;
     const auto name_of = [&](const std::string& what) { return what + "/" + variables[i].name; };
     const bool has_no_sign = job.slot_code == kernel::SlotCode::float8 && !slot.is_signed;
-    const Listing::Check check = has_no_sign ? check_not_negative : nullptr;
+    const Listing::Check sign_check = has_no_sign ? check_not_negative : nullptr;
     if (slot.form == Form::hidden || (slot.form == Form::derived && is_complete)) return;
     if (slot.form == Form::placeholder) {
         if (listing.extent() != Extent::keras) return;
@@ -109,13 +109,13 @@ void Optimizer::State::append_slot(Listing& listing, std::size_t i, std::size_t 
                 read_slot(branch_of(jobs[i]), jobs[i], k, begin, end, values + begin);
             });
         };
-        listing.add_copy(name_of(slot.name), array, variable.shape(), read, check);
+        listing.add_copy(name_of(slot.name), array, variable.shape(), read, sign_check);
     } else if (job.slot_code == kernel::SlotCode::bfloat16) {
         listing.add_codes(name_of(slot.name), Tensor(array, DType::bfloat16, variable.shape()), variable.shape());
     } else {
         const std::int64_t blocks = blocks_of(job.size);
         listing.add_codes(name_of(slot.name), Tensor(array, DType::uint8, std::array{blocks, kernel::slot_block}),
-                          variable.shape(), check);
+                          variable.shape(), sign_check);
         listing.add(name_of(std::string(slot.name) + "_scale"),
                     Tensor(static_cast<std::byte*>(array) + job.scales, DType::uint16, std::array{blocks}),
                     check_scales);
