@@ -135,7 +135,7 @@ def child():
     threads = [threading.Thread(target=idle.apply, args=([g],)) for _ in range(3)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
-    print(idle.iterations, fo.get_num_threads())
+    print(idle.iterations, fo.get_num_threads(), flush=True)  # or the next child prints it, too
     fork(lambda: print(idle.apply([g]), idle.iterations))
 
 fork_in_a_step(child)
