@@ -90,8 +90,8 @@ void store_tile(const Step& step, const Job& job, std::int64_t begin, std::int64
         for (std::int64_t i = 0, count; i < n; i += count) {
             const std::int64_t rest = tile - (begin + i) % tile;
             count = n - i < rest ? n - i : rest;
-            const auto random = RandomBits::of(step.seed, job.first_partial, stream, begin + i);
-            narrow_at_random(job.storage_element, w + i, count, random, storage + i);
+            const RandomSource random(step.seed, job.first_partial, begin + i);
+            narrow_at_random(job.storage_element, w + i, count, random.stream(stream), storage + i);
         }
     }
 }

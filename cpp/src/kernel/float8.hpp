@@ -121,6 +121,7 @@ FUSEDOPT_NOINLINE void decode_special(const std::uint32_t* codes, bool is_signed
     }
 }
 
+/// Fetches as many codes more, from which the next piece will be opened.
 template <bool is_signed>
 FUSEDOPT_NOINLINE void decode_blocks(const Float8Memory& memory, std::int64_t blocks, float* out) {
     for (std::int64_t b = 0; b < blocks; ++b, out += slot_block) {
@@ -128,6 +129,7 @@ FUSEDOPT_NOINLINE void decode_blocks(const Float8Memory& memory, std::int64_t bl
         const std::uint32_t* const codes = memory.codes + b * block_words;
         const Places& places = places_of_cut[(scale & Scale::fine_flag) == 0];
         const std::uint32_t base = scale << 23 & infinity_bits;
+        prefetch_now(codes + blocks * block_words);
         if constexpr (is_signed) {
             decode_signed(codes, places, base, out);
         } else {

@@ -29,6 +29,11 @@ struct ByteMasks {
 inline constexpr ByteMasks byte_masks = {sign_bit,    0xffff0000u, 0x00ff00ffu, 0xff00ff00u,
                                          0x007f007fu, 0x7f007f00u, 0x00800080u, 0x80008000u};
 
+/// Those of x where the mask has ones. Written so that compilers find the one instruction for it.
+FUSEDOPT_INLINE std::uint32_t choose_bits(std::uint32_t mask, std::uint32_t x, std::uint32_t otherwise) {
+    return (x & mask) | (otherwise & ~mask);
+}
+
 FUSEDOPT_INLINE void encode_signed(const float* __restrict x, const BlockGroup& scales, int b, const ByteMasks& masks,
                                    BlockBits& __restrict random, std::uint32_t* __restrict out) {
     const std::uint32_t base = scales.base_bits[b], minus_base = scales.minus_base[b], below = scales.below[b];
@@ -44,8 +49,9 @@ FUSEDOPT_INLINE void encode_signed(const float* __restrict x, const BlockGroup& 
         };
         const std::uint32_t even = moved(0) >> 16 | (moved(2) & masks.upper_half);
         const std::uint32_t odd = moved(1) >> 16 | (moved(3) & masks.upper_half);
-        out[l] = (even >> (cut - 16) & masks.even_magnitudes) | (odd << (24 - cut) & masks.odd_magnitudes) |
-                 (even >> 8 & masks.even_signs) | (odd & masks.odd_signs);
+        const std::uint32_t low = choose_bits(masks.even_magnitudes, even >> (cut - 16), even >> 8);
+        const std::uint32_t high = choose_bits(masks.odd_magnitudes, odd << (24 - cut), odd);
+        out[l] = choose_bits(masks.even, low, high);
         random.first[l] = r + random.steps[4];
     }
 }
@@ -125,31 +131,26 @@ FUSEDOPT_NOINLINE void raise_huge_codes(int power, std::int32_t distance, Scale 
     }
 }
 
-/// Some blocks of a variable's slots.
+/// The blocks of a tile's slots.
 struct Coding {
     const Step& step;
-    const Job& job;
     const CodeGuard& guard;
     bool at_random;
-    std::int64_t begin;  // their first element
     int blocks;
-    const float* numbers[max_slots];  // from there on; null: a slot stays as it is
+    float* const* numbers;  // null: a slot stays as it is
+    RandomSource random;    // early, as it takes long, but waits for nothing
     bool huge[max_slots][group];
-    RandomBits random[max_slots];  // early, as they take long, but wait for nothing
     alignas(64) std::int32_t distances[group];
     BlockGroup slots[max_slots];
 
-    Coding(const Step& of_step, const Job& of_job, const CodeGuard& of_guard, bool rounds_at_random,
-           std::int64_t first_element, int block_count)
+    Coding(const Step& of_step, const Job& job, const CodeGuard& of_guard, bool rounds_at_random, std::int64_t begin,
+           int block_count, float* const* of_slots)
         : step(of_step),
-          job(of_job),
           guard(of_guard),
           at_random(rounds_at_random),
-          begin(first_element),
           blocks(block_count),
-          random{of_slot(0), of_slot(1), of_slot(2)} {}
-
-    RandomBits of_slot(int k) const { return RandomBits::of(step.seed, job.first_partial, 1 + k, begin); }
+          numbers(of_slots),
+          random(of_step.seed, job.first_partial, begin) {}
 };
 
 /// Finds the blocks in which not all numbers are finite and far from infinity, and makes them coarse.
@@ -190,12 +191,12 @@ FUSEDOPT_NOINLINE void encode_plain(const float* x, const BlockGroup& slot, int 
 FUSEDOPT_NOINLINE void encode_any(const Coding& coding, int k, const Float8Memory& memory) {
     const bool is_signed = coding.step.is_signed[k];
     const BlockGroup& slot = coding.slots[k];
-    BlockBits bits(coding.random[k]);
+    BlockBits bits(coding.random.stream(1 + k));
     for (int b = 0; b < coding.blocks; ++b) {
         const float* const x = coding.numbers[k] + b * slot_block;
         std::uint32_t* const codes = memory.codes + b * block_words;
         Scale scale{slot.base[b], slot.cut[b], false};
-        if (!coding.at_random) bits = BlockBits(RandomBits::constant(1u << (slot.cut[b] - 1)));
+        if (!coding.at_random) bits = BlockBits(RandomBits(1u << (slot.cut[b] - 1), 0));
         if (coding.huge[k][b]) {
             encode_huge(x, is_signed, scale, bits, codes);
         } else if (is_signed) {
@@ -231,50 +232,46 @@ FUSEDOPT_NOINLINE void guard_plain(const std::int32_t* distances, int blocks, co
 inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, float* const* numbers,
                           bool at_random) {
     const CodeGuard guard(step.guard, numbers);
-    const std::int64_t blocks = (n + slot_block - 1) / slot_block;
+    const auto blocks = static_cast<int>((n + slot_block - 1) / slot_block);
     if (n < blocks * slot_block) {
         for (int k = 0; k < max_slots; ++k) {
             if (!numbers[k]) continue;
             for (std::int64_t i = n; i < blocks * slot_block; ++i) numbers[k][i] = 0;
         }
     }
-    for (std::int64_t first = 0; first < blocks; first += group) {
-        const int count = static_cast<int>(blocks - first < group ? blocks - first : group);
-        Coding coding(step, job, guard, at_random, begin + first * slot_block, count);
-        bool any_huge = false;
-        for (int k = 0; k < max_slots; ++k) {
-            coding.numbers[k] = numbers[k] ? numbers[k] + first * slot_block : nullptr;
-            if (!numbers[k]) continue;
-            if (step.is_signed[k]) {
-                measure_blocks<true>(coding.numbers[k], count, coding.slots[k]);
-            } else {
-                measure_blocks<false>(coding.numbers[k], count, coding.slots[k]);
-            }
-            any_huge |= any_is_huge(coding.slots[k]);
-        }
-        const bool is_plain = at_random && !any_huge;
-        if (__builtin_expect(!is_plain, false)) mark_huge(coding);
-        choose_scales(step, guard, coding.numbers, coding.slots, coding.distances);
-        for (int k = 0; k < max_slots; ++k) {
-            if (!numbers[k]) continue;
-            const Float8Memory memory(job, k, coding.begin);
-            if (!is_plain) {
-                encode_any(coding, k, memory);
-            } else if (step.is_signed[k]) {
-                encode_plain<true>(coding.numbers[k], coding.slots[k], count, coding.random[k], memory);
-            } else {
-                encode_plain<false>(coding.numbers[k], coding.slots[k], count, coding.random[k], memory);
-            }
-        }
-        if (guard.power == 0) continue;
-        const Float8Memory small(job, guard.small, coding.begin), large(job, guard.large, coding.begin);
-        if (__builtin_expect(any_huge || any_code_is_infinite(coding.slots[guard.large]), false)) {
-            guard_any(coding, small, large);
-        } else if (guard.power == 1) {
-            guard_plain<1>(coding.distances, count, small, large);
+    Coding coding(step, job, guard, at_random, begin, blocks, numbers);
+    bool any_huge = false;
+    for (int k = 0; k < max_slots; ++k) {
+        if (!numbers[k]) continue;
+        if (step.is_signed[k]) {
+            measure_blocks<true>(numbers[k], blocks, coding.slots[k]);
         } else {
-            guard_plain<2>(coding.distances, count, small, large);
+            measure_blocks<false>(numbers[k], blocks, coding.slots[k]);
         }
+        any_huge |= any_is_huge(coding.slots[k]);
+    }
+    const bool is_plain = at_random && !any_huge;
+    if (__builtin_expect(!is_plain, false)) mark_huge(coding);
+    choose_scales(step, guard, numbers, coding.slots, coding.distances);
+    for (int k = 0; k < max_slots; ++k) {
+        if (!numbers[k]) continue;
+        const Float8Memory memory(job, k, begin);
+        if (!is_plain) {
+            encode_any(coding, k, memory);
+        } else if (step.is_signed[k]) {
+            encode_plain<true>(numbers[k], coding.slots[k], blocks, coding.random.stream(1 + k), memory);
+        } else {
+            encode_plain<false>(numbers[k], coding.slots[k], blocks, coding.random.stream(1 + k), memory);
+        }
+    }
+    if (guard.power == 0) return;
+    const Float8Memory small(job, guard.small, begin), large(job, guard.large, begin);
+    if (__builtin_expect(any_huge || any_code_is_infinite(coding.slots[guard.large]), false)) {
+        guard_any(coding, small, large);
+    } else if (guard.power == 1) {
+        guard_plain<1>(coding.distances, blocks, small, large);
+    } else {
+        guard_plain<2>(coding.distances, blocks, small, large);
     }
 }
 

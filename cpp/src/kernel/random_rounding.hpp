@@ -12,48 +12,59 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 /// hash with SplitMix64's shifts and factors.
 class RandomBits {
 public:
-    /// Stream 0 is that of the variable, 1 that of its first slot. `place` is the first element's in its tile.
-    RandomBits(std::uint64_t seed, std::uint64_t tile_number, int stream, std::int64_t place) {
-        const std::uint64_t tile_key = mixed(mixed(seed) + tile_number);
-        const std::uint64_t key = mixed(tile_key + static_cast<std::uint64_t>(stream) * golden);
-        second_ = static_cast<std::uint32_t>(key >> 32) | 1u;
-        first_ = static_cast<std::uint32_t>(key) + static_cast<std::uint32_t>(place) * second_;
-    }
+    RandomBits(std::uint32_t first, std::uint32_t step) : first_(first), step_(step) {}
 
-    /// The elements from `begin` on of a variable whose first tile has this number.
-    static RandomBits of(std::uint64_t seed, std::uint64_t first_tile, int stream, std::int64_t begin) {
-        return {seed, first_tile + static_cast<std::uint64_t>(begin / tile), stream, begin % tile};
-    }
-
-    /// The same for all elements.
-    static RandomBits constant(std::uint32_t bits) { return {bits, 0}; }
-
-    FUSEDOPT_INLINE std::uint32_t step() const { return second_; }
-    FUSEDOPT_INLINE std::uint32_t at(std::int64_t i) const { return first_ + static_cast<std::uint32_t>(i) * second_; }
+    FUSEDOPT_INLINE std::uint32_t step() const { return step_; }
+    FUSEDOPT_INLINE std::uint32_t at(std::int64_t i) const { return first_ + static_cast<std::uint32_t>(i) * step_; }
 
 private:
-    RandomBits(std::uint32_t first, std::uint32_t second) : first_(first), second_(second) {}
+    std::uint32_t first_, step_;
+};
 
+/// Where the random bits of a tile's streams come from. Stream 0 is that of the variable, 1 that of its first slot.
+class RandomSource {
+public:
+    /// For the elements from `begin` on, which are of one tile of a variable whose first tile has this number.
+    RandomSource(std::uint64_t seed, std::uint64_t first_tile, std::int64_t begin)
+        : key_(mixed(mixed(seed) + first_tile + static_cast<std::uint64_t>(begin / tile))),
+          place_(static_cast<std::uint32_t>(begin % tile)) {}
+
+    FUSEDOPT_INLINE RandomBits stream(int number) const {
+        const std::uint64_t key = mixed(key_ + static_cast<std::uint64_t>(number) * golden);
+        const std::uint32_t step = static_cast<std::uint32_t>(key >> 32) | 1u;
+        return {static_cast<std::uint32_t>(key) + place_ * step, step};
+    }
+
+private:
     static constexpr std::uint64_t golden = 0x9e3779b97f4a7c15u;
 
-    static std::uint64_t mixed(std::uint64_t x) {
+    FUSEDOPT_INLINE static std::uint64_t mixed(std::uint64_t x) {
         x += golden;
         x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
         x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
         return x ^ (x >> 31);
     }
 
-    std::uint32_t first_, second_;
+    std::uint64_t key_;
+    std::uint32_t place_;
+};
+
+/// Those of some elements side by side, one group after the other.
+template <int lanes>
+struct RandomLanes {
+    alignas(64) std::uint32_t bits[lanes];
+    std::uint32_t step;  // from one group to the next
+
+    FUSEDOPT_INLINE explicit RandomLanes(const RandomBits& random) : step(lanes * random.step()) {
+#pragma omp simd
+        for (int l = 0; l < lanes; ++l) bits[l] = random.at(l);
+    }
 };
 
 // To one of the two neighbours, and to each the more often the nearer it is, so that the mean is the number itself.
 // Random bits are added below the last bit that stays, and the rest is cut off. Not beyond the largest finite number.
 
 inline constexpr std::uint32_t largest_float16 = 0x477fe000u, largest_bfloat16 = 0x7f7f0000u;  // as float32
-
-FUSEDOPT_INLINE std::uint32_t round_bfloat16(std::uint32_t magnitude, std::uint32_t random) {
-    return (magnitude + (random & 0xffffu)) >> 16;
-}
 
 FUSEDOPT_INLINE std::uint32_t round_float16(std::uint32_t magnitude, std::uint32_t random) {
     constexpr std::uint32_t smallest_normal = 113u << 23;  // 2^-14
@@ -65,27 +76,73 @@ FUSEDOPT_INLINE std::uint32_t round_float16(std::uint32_t magnitude, std::uint32
     return magnitude < smallest_normal ? subnormal : normal;
 }
 
-template <class Round>
-FUSEDOPT_INLINE void narrow_at_random(const float* in, std::int64_t n, const RandomBits& random, std::uint32_t largest,
-                                      std::uint16_t* out, const Round& round) {
+/// Elements of bfloat16 that are rounded at a time.
+inline constexpr int rounded_at_once = 32;
+
+/// Says by its largest code whether a number of some was beyond the largest finite one, or might have become it.
+struct RoundedBfloat16 {
+    RandomLanes<rounded_at_once> random;
+    alignas(64) std::uint16_t largest[rounded_at_once] = {};
+
+    FUSEDOPT_INLINE void operator()(const float* __restrict in, std::uint16_t* __restrict out) {
+#pragma omp simd
+        for (int l = 0; l < rounded_at_once; ++l) {
+            const auto code = static_cast<std::uint16_t>((bits_of(in[l]) + (random.bits[l] & 0xffffu)) >> 16);
+            const auto magnitude = static_cast<std::uint16_t>(code & 0x7fffu);
+            out[l] = code;
+            largest[l] = largest[l] > magnitude ? largest[l] : magnitude;
+            random.bits[l] += random.step;
+        }
+    }
+};
+
+/// False if an element may be beyond the largest finite number. Then what has been written means nothing.
+FUSEDOPT_NOINLINE bool round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
+    RoundedBfloat16 round{RandomLanes<rounded_at_once>(random)};
+    std::int64_t i = 0;
+    for (; i + rounded_at_once <= n; i += rounded_at_once) round(in + i, out + i);
+    if (i < n) {
+        alignas(64) float rest[rounded_at_once] = {};
+        alignas(64) std::uint16_t rounded[rounded_at_once];
+        __builtin_memcpy(rest, in + i, static_cast<unsigned long>(n - i) * sizeof(float));
+        round(rest, rounded);
+        __builtin_memcpy(out + i, rounded, static_cast<unsigned long>(n - i) * sizeof(std::uint16_t));
+    }
+    std::uint16_t largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int l = 0; l < rounded_at_once; ++l) largest = round.largest[l] > largest ? round.largest[l] : largest;
+    return largest < largest_bfloat16 >> 16;
+}
+
+FUSEDOPT_NOINLINE void round_float16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
+    narrow_float16(in, n, out);  // stays what it is beyond the largest finite number
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
         const std::uint32_t bits = bits_of(in[i]);
         const std::uint32_t magnitude = bits & 0x7fffffffu;
-        const std::uint32_t rounded = ((bits >> 16) & 0x8000u) | round(magnitude, random.at(i));
-        out[i] = static_cast<std::uint16_t>(magnitude <= largest ? rounded : out[i]);
+        const std::uint32_t rounded = ((bits >> 16) & 0x8000u) | round_float16(magnitude, random.at(i));
+        out[i] = static_cast<std::uint16_t>(magnitude <= largest_float16 ? rounded : out[i]);
+    }
+}
+
+/// The same where an element may be beyond the largest finite number.
+FUSEDOPT_NOINLINE void round_huge_bfloat16(const float* in, std::int64_t n, const RandomBits& random,
+                                           std::uint16_t* out) {
+    narrow_bfloat16(in, n, out);
+    for (std::int64_t i = 0; i < n; ++i) {
+        const std::uint32_t bits = bits_of(in[i]);
+        if ((bits & 0x7fffffffu) > largest_bfloat16) continue;
+        out[i] = static_cast<std::uint16_t>((bits + (random.at(i) & 0xffffu)) >> 16);
     }
 }
 
 /// All of these elements are of one tile.
-FUSEDOPT_NOINLINE void narrow_at_random(Element element, const float* in, std::int64_t n, RandomBits random,
-                                        void* out) {
-    narrow(element, in, n, out);  // stays what it is beyond the largest finite number
-    auto* bits = static_cast<std::uint16_t*>(out);
+FUSEDOPT_INLINE void narrow_at_random(Element element, const float* in, std::int64_t n, const RandomBits& random,
+                                      std::uint16_t* out) {
     if (element == Element::float16) {
-        narrow_at_random(in, n, random, largest_float16, bits, round_float16);
-    } else {
-        narrow_at_random(in, n, random, largest_bfloat16, bits, round_bfloat16);
+        round_float16(in, n, random, out);
+    } else if (__builtin_expect(!round_bfloat16(in, n, random, out), false)) {
+        round_huge_bfloat16(in, n, random, out);
     }
 }
 

@@ -7,41 +7,35 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-/// Elements of a piece, whose open slots and arrays lie in the first cache together. It is a part of a tile.
-inline constexpr std::int64_t coded_piece = 512;
-
-/// The numbers of a piece's slots.
+/// The numbers of a tile's slots. They lie in the first cache together with the tile's arrays.
 struct OpenSlots {
-    alignas(64) float numbers[max_slots][coded_piece];
+    alignas(64) float numbers[max_slots][tile];
 };
 
 FUSEDOPT_INLINE bool is_coded(const Job& job) {
     return job.slot_code != SlotCode::full;
 }
 
-/// Elements [begin, begin + n) of a coded slot, in pieces of whole blocks: what follows n in the last one is written,
-/// too.
-FUSEDOPT_NOINLINE void open_slot(const Job& job, int slot, bool is_signed, std::int64_t begin, std::int64_t n,
-                                 float* numbers) {
-    if (job.slot_code == SlotCode::bfloat16) {
-        widen_bfloat16(static_cast<const std::uint16_t*>(job.slots[slot]) + begin, n, numbers);
-    } else {
-        decode_float8(Float8Memory(job, slot, begin), is_signed, (n + slot_block - 1) / slot_block, numbers);
+/// Fetches as many codes more, from which the next piece will be opened.
+FUSEDOPT_NOINLINE void open_bfloat16(const std::uint16_t* __restrict codes, std::int64_t n, float* __restrict numbers) {
+    constexpr int at_once = 32;
+    std::int64_t i = 0;
+    for (; i + at_once <= n; i += at_once) {
+        prefetch_now(codes + i + n);
+#pragma omp simd
+        for (int l = 0; l < at_once; ++l) numbers[i + l] = widen_bfloat16(codes[i + l]);
     }
+    widen_bfloat16(codes + i, n - i, numbers + i);
 }
 
-FUSEDOPT_NOINLINE void round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
-    std::uint32_t largest = 0, bits_of_element = random.at(0);
-    const std::uint32_t step = random.step();
-#pragma omp simd reduction(max : largest)
-    for (std::int64_t i = 0; i < n; ++i) {
-        const std::uint32_t bits = bits_of(in[i]), magnitude = bits & 0x7fffffffu;
-        largest = magnitude > largest ? magnitude : largest;
-        out[i] = static_cast<std::uint16_t>((bits + (bits_of_element & 0xffffu)) >> 16);
-        bits_of_element += step;
-    }
-    if (__builtin_expect(largest > largest_bfloat16, false)) {
-        narrow_at_random(Element::bfloat16, in, n, random, out);
+/// Elements [begin, begin + n) of a coded slot, in pieces of whole blocks: what follows n in the last one is written,
+/// too.
+FUSEDOPT_INLINE void open_slot(const Job& job, int slot, bool is_signed, std::int64_t begin, std::int64_t n,
+                               float* numbers) {
+    if (job.slot_code == SlotCode::bfloat16) {
+        open_bfloat16(static_cast<const std::uint16_t*>(job.slots[slot]) + begin, n, numbers);
+    } else {
+        decode_float8(Float8Memory(job, slot, begin), is_signed, (n + slot_block - 1) / slot_block, numbers);
     }
 }
 
@@ -52,11 +46,12 @@ FUSEDOPT_NOINLINE void close_slots(const Step& step, const Job& job, std::int64_
     if (job.slot_code == SlotCode::float8) {
         return encode_float8(step, job, begin, n, numbers, at_random);
     }
+    const RandomSource random(step.seed, job.first_partial, begin);
     for (int k = 0; k < max_slots; ++k) {
         if (!numbers[k]) continue;
         auto* out = static_cast<std::uint16_t*>(job.slots[k]) + begin;
         if (at_random) {
-            round_bfloat16(numbers[k], n, RandomBits::of(step.seed, job.first_partial, 1 + k, begin), out);
+            narrow_at_random(Element::bfloat16, numbers[k], n, random.stream(1 + k), out);
         } else {
             narrow_bfloat16(numbers[k], n, out);
         }
@@ -93,9 +88,9 @@ FUSEDOPT_INLINE void prefetch_codes(const Job& job, int slot, std::int64_t begin
 }
 
 inline void decode_slot(const Job& job, int slot, bool is_signed, std::int64_t begin, std::int64_t end, float* values) {
-    alignas(64) float piece[coded_piece];
-    for (std::int64_t i = begin; i < end; i += coded_piece) {
-        const std::int64_t n = end - i < coded_piece ? end - i : coded_piece;
+    alignas(64) float piece[tile];
+    for (std::int64_t i = begin; i < end; i += tile) {
+        const std::int64_t n = end - i < tile ? end - i : tile;
         open_slot(job, slot, is_signed, i, n, piece);
         __builtin_memcpy(values + (i - begin), piece, static_cast<unsigned long>(n) * sizeof(float));
     }
@@ -114,8 +109,8 @@ inline void tidy_unsigned(std::int64_t n, float* x) {
 inline void encode_slots(const Step& step, const Job& job, std::int64_t begin, std::int64_t end,
                          const float* const* values) {
     OpenSlots open;
-    for (std::int64_t i = begin; i < end; i += coded_piece) {
-        const std::int64_t n = end - i < coded_piece ? end - i : coded_piece;
+    for (std::int64_t i = begin; i < end; i += tile) {
+        const std::int64_t n = end - i < tile ? end - i : tile;
         float* numbers[max_slots] = {};
         for (int k = 0; k < max_slots; ++k) {
             if (!values[k]) continue;
