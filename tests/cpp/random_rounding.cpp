@@ -166,7 +166,8 @@ TEST(what_is_representable_stays) {
 TEST(beyond_the_largest_it_is_the_nearest) {
     for (const DType dtype : small_dtypes) {
         const double largest = from_bits(small_float(dtype), dtype == DType::float16 ? 0x7bff : 0x7f7f);
-        Values values{largest, HUGE_VAL, std::nan("")};
+        // Random bits must not carry a NaN of ones into its sign.
+        Values values{largest, HUGE_VAL, std::nan(""), std::nan("0xfffffffffffff")};
         for (const double above : {0x1p-20, 0.25, 0.5 - 0x1p-7, 0.5, 0.75, 0.99}) {
             values.push_back(largest * (1.0 + above * (dtype == DType::float16 ? 0x1p-10 : 0x1p-7)));
         }

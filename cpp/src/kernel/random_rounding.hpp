@@ -79,26 +79,19 @@ FUSEDOPT_INLINE std::uint32_t round_float16(std::uint32_t magnitude, std::uint32
 /// Elements of bfloat16 that are rounded at a time.
 inline constexpr int rounded_at_once = 32;
 
-/// Says by its largest code whether a number of some was beyond the largest finite one, or might have become it.
-struct RoundedBfloat16 {
-    RandomLanes<rounded_at_once> random;
-    alignas(64) std::uint16_t largest[rounded_at_once] = {};
-
-    FUSEDOPT_INLINE void operator()(const float* __restrict in, std::uint16_t* __restrict out) {
+/// False if an element is beyond the largest finite number. Then what has been written means nothing.
+FUSEDOPT_NOINLINE bool round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
+    alignas(64) std::uint32_t largest[rounded_at_once] = {};
+    RandomLanes<rounded_at_once> lanes(random);
+    const auto round = [&](const float* __restrict x, std::uint16_t* __restrict codes) __attribute__((always_inline)) {
 #pragma omp simd
         for (int l = 0; l < rounded_at_once; ++l) {
-            const auto code = static_cast<std::uint16_t>((bits_of(in[l]) + (random.bits[l] & 0xffffu)) >> 16);
-            const auto magnitude = static_cast<std::uint16_t>(code & 0x7fffu);
-            out[l] = code;
-            largest[l] = largest[l] > magnitude ? largest[l] : magnitude;
-            random.bits[l] += random.step;
+            const std::uint32_t bits = bits_of(x[l]), magnitude = bits & 0x7fffffffu;
+            largest[l] = magnitude > largest[l] ? magnitude : largest[l];
+            codes[l] = static_cast<std::uint16_t>((bits + (lanes.bits[l] & 0xffffu)) >> 16);
+            lanes.bits[l] += lanes.step;
         }
-    }
-};
-
-/// False if an element may be beyond the largest finite number. Then what has been written means nothing.
-FUSEDOPT_NOINLINE bool round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
-    RoundedBfloat16 round{RandomLanes<rounded_at_once>(random)};
+    };
     std::int64_t i = 0;
     for (; i + rounded_at_once <= n; i += rounded_at_once) round(in + i, out + i);
     if (i < n) {
@@ -108,10 +101,10 @@ FUSEDOPT_NOINLINE bool round_bfloat16(const float* in, std::int64_t n, const Ran
         round(rest, rounded);
         __builtin_memcpy(out + i, rounded, static_cast<unsigned long>(n - i) * sizeof(std::uint16_t));
     }
-    std::uint16_t largest = 0;
-#pragma omp simd reduction(max : largest)
-    for (int l = 0; l < rounded_at_once; ++l) largest = round.largest[l] > largest ? round.largest[l] : largest;
-    return largest < largest_bfloat16 >> 16;
+    std::uint32_t most = 0;
+#pragma omp simd reduction(max : most)
+    for (int l = 0; l < rounded_at_once; ++l) most = largest[l] > most ? largest[l] : most;
+    return most <= largest_bfloat16;
 }
 
 FUSEDOPT_NOINLINE void round_float16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
