@@ -224,3 +224,11 @@ def decay(default: float, text: str, **how: Any) -> Any:
     """Declare a real number or a callable without arguments."""
     text += " A callable takes no arguments and is called exactly once in each update."
     return Hyperparameter(default, arguments.number_or_function, "float or callable", text, **how)
+
+
+def needs_build(name: str) -> str:
+    """Return why a built optimizer cannot take another value."""
+    return (
+        f"{name}: expected before build, as it shapes the state, found the optimizer built; "
+        "make a new optimizer with it"
+    )

@@ -214,6 +214,8 @@ class MultiOptimizer(Optimizer):
         for k, optimizer in enumerate(self._optimizers):
             optimizer._exclude_copies([objects[i] for i in self._variables_of(k)])
         self._core.build(objects, names, self._assignment)
+        for optimizer in self._optimizers:
+            optimizer._reconfigure({})
 
     def _variables_of(self, number: int) -> list[int]:
         """Return which variables an optimizer updates."""

@@ -44,10 +44,33 @@ TEST(rows_cannot_catch_up_on_codes) {
     }
 }
 
+TEST(a_refusal_names_the_option_that_asks_for_it) {
+    const auto caught_up = fusedopt::RowUpdates::caught_up;
+    const std::map<std::string, SlotDType> named = {{"v", SlotDType::float32}, {"w", SlotDType::float8}};
+    CHECK_REFUSED(Optimizer(fusedopt::Ftrl{}, float8), "slot_dtype: expected \"float32\" or \"bfloat16\"");
+    CHECK_REFUSED(Optimizer(fusedopt::Ftrl{}, {.slot_dtypes = named}), "slot_dtypes['w']: expected \"float32\" or");
+    CHECK_REFUSED(Optimizer(fusedopt::Adam{}, {.row_updates = caught_up, .slot_dtype = SlotDType::bfloat16}),
+                  "slot_dtype: expected \"float32\" with row_updates");
+    CHECK_REFUSED(Optimizer(fusedopt::Adam{}, {.row_updates = caught_up, .slot_dtypes = named}),
+                  "slot_dtypes['w']: expected \"float32\" with row_updates");
+}
+
+TEST(numbers_that_name_no_choice_are_refused) {
+    const auto unknown = static_cast<SlotDType>(7);
+    CHECK_REFUSED(Optimizer(fusedopt::Adam{}, {.slot_dtype = unknown}), "slot_dtype: unknown value 7");
+    CHECK_REFUSED(Optimizer(fusedopt::Adam{}, {.slot_dtypes = {{"w", unknown}}}), "slot_dtypes['w']: unknown value 7");
+    CHECK_REFUSED(Optimizer(fusedopt::Adam{}, {.row_updates = static_cast<fusedopt::RowUpdates>(2)}),
+                  "row_updates: unknown value 2");
+    Optimizer optimizer(fusedopt::Adam{}, {});
+    CHECK_REFUSED(optimizer.set_options({.slot_dtype = unknown}), "slot_dtype: unknown value 7");
+    CHECK(optimizer.options().slot_dtype == SlotDType::float32);
+}
+
 TEST(a_name_that_no_variable_has_is_refused_at_build) {
     const Array variable(DType::float32, numbers(DType::float32, 100, 1));
     Optimizer optimizer(fusedopt::Adam{}, {.slot_dtypes = {{"kernel", SlotDType::bfloat16}}});
-    CHECK_REFUSED(optimizer.build({variable.tensor()}), "slot_dtypes: expected names of variables given to build");
+    CHECK_REFUSED(optimizer.build({variable.tensor()}),
+                  "slot_dtypes: expected names of this optimizer's variables, found 'kernel'");
     CHECK(!optimizer.built());
     optimizer.build(std::vector{variable.tensor()}, std::vector<std::string>{"kernel"});
     CHECK(optimizer.built());

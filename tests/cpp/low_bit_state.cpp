@@ -268,6 +268,40 @@ TEST(a_damaged_state_is_refused_and_changes_nothing) {
     CHECK(trained.state() == before);
 }
 
+TEST(codes_and_their_scales_are_loaded_together) {
+    Trained trained(fusedopt::Adam{}, coded(SlotDType::float8, shapes.size()));
+    const State before = trained.state();
+    const auto state = trained.optimizer.state();
+    const auto place = static_cast<std::size_t>(&named(state, "velocity/1") - state.data());
+    const std::vector<std::uint8_t> of_ones(79 * 64, 1);
+    const std::vector<std::uint16_t> scales(79, 7);
+    const std::vector<float> numbers(5000, 0.5f);
+    const Tensor codes_of_ones(of_ones.data(), DType::uint8, Shape{79, 64});
+    const Tensor their_scales(scales.data(), DType::uint16, Shape{79});
+    std::vector<Tensor> values(state.size());
+    values[place] = codes_of_ones;
+    CHECK_REFUSED(trained.optimizer.set_state(values), "velocity_scale/1: expected the scales of these codes, found");
+    values[place] = Tensor();
+    values[place + 1] = their_scales;
+    CHECK_REFUSED(trained.optimizer.set_state(values), "velocity_scale/1: expected the codes of these scales, found");
+    values[place] = Tensor(numbers);
+    CHECK_REFUSED(trained.optimizer.set_state(values), "velocity_scale/1: expected no scales beside numbers, found");
+    CHECK(trained.state() == before);
+    values[place] = codes_of_ones;
+    trained.optimizer.set_state(values);
+    CHECK(trained.state() != before);
+}
+
+TEST(a_refused_number_is_written_out) {
+    Trained trained(fusedopt::Adam{}, coded(SlotDType::float8, shapes.size()));
+    const auto state = trained.optimizer.state();
+    std::vector<Tensor> values(state.size());
+    std::vector<float> numbers(5000, 0.5f);
+    numbers[3] = -1e-30f;
+    values[static_cast<std::size_t>(&named(state, "velocity/1") - state.data())] = Tensor(numbers);
+    CHECK_REFUSED(trained.optimizer.set_state(values), "as this slot of float8 has no sign, found -1e-30 at 3");
+}
+
 TEST(codes_of_another_kind_are_refused) {
     const Trained bfloat16(fusedopt::Adam{}, coded(SlotDType::bfloat16, shapes.size()));
     const Trained float32(fusedopt::Adam{}, {});

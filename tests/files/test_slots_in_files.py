@@ -239,6 +239,19 @@ def test_conversion_of_what_fits(there: str, here: str, path: Path) -> None:
     target.apply(gradients(variables, 0))
 
 
+def test_a_momentum_that_rests_keeps_its_sign(path: Path) -> None:
+    coded, whole = fo.SGD(0.1, momentum=0.9, slot_dtype="float8"), fo.SGD(0.1, momentum=0.9)
+    for each in (coded, whole):
+        each.build({"w": np.ones(5000, np.float32)})
+    coded.apply({"w": np.linspace(-1, 1, 5000, dtype=np.float32)})
+    coded.save(path)
+    whole.momentum = 0.0
+    whole.load(path, convert_slots=True)
+    found, expected = (each.named_variables()["momentum/w"] for each in (whole, coded))
+    assert (expected < 0).any()
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_slots_of_a_variable_are_converted_together_or_not_at_all(path: Path) -> None:
     source = fo.RMSprop(slot_dtype="bfloat16")
     source.build({"a": np.ones(70, np.float32), "b": np.ones(70, np.float32)})

@@ -45,6 +45,25 @@ def test_a_rule_goes_on(name: str, way: Any) -> None:
 
 
 @way
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+@pytest.mark.parametrize("wrap", [None, fo.LossScaleOptimizer, fo.MultiOptimizer])
+def test_a_momentum_that_rests_goes_on(name: str, wrap: Any, way: Any) -> None:
+    """Its slot is still there, and takes part again once the momentum does."""
+    inner = rule(name, momentum=0.9)
+    given = fo.OptimizerMap(inner) if wrap is fo.MultiOptimizer else inner
+    model = Model(wrap(given) if wrap else inner)
+    inner.momentum = 0.0
+    other = way(way(model))
+    assert_same_future(model, other)
+    for each in (model.optimizer, other.optimizer):
+        part = getattr(each, "inner_optimizer", each)
+        part = getattr(part, "optimizers", [part])[0]
+        assert part.momentum == part.get_config()["momentum"] == 0.0
+        part.momentum = 0.5
+    assert_same_future(model, other)
+
+
+@way
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("built", [True, False], ids=["built", "unbuilt"])
 def test_a_wrapper_goes_on(name: str, built: bool, way: Any) -> None:

@@ -178,10 +178,13 @@ def test_a_slot_without_a_sign_takes_no_negative_number() -> None:
     names = list(mine.optimizer.named_variables())
     values = [np.array(array) for array in mine.optimizer.variables]
     place = next(k for k, name in enumerate(names) if name.startswith("velocity/"))
-    values[place].flat[7] = -1.0
-    with pytest.raises(ValueError, match=r"velocity/.*expected numbers >= 0.*found -1.0+ at 7"):
-        mine.optimizer.set_weights(values)
-    assert state(mine.optimizer) == before
+    for negative in (-1.5, -1e-30):
+        values[place].flat[7] = negative
+        with pytest.raises(
+            ValueError, match=rf"velocity/.*expected numbers >= 0.*found {negative} at 7"
+        ):
+            mine.optimizer.set_weights(values)
+        assert state(mine.optimizer) == before
     values[place].flat[7] = -0.0
     mine.optimizer.set_weights(values)
 

@@ -230,9 +230,9 @@ public:
     /// does not list, such as master copies of 16-bit variables. Slots in 16 bits are bfloat16. Those in 8 bits are two
     /// arrays: uint8 codes of shape (blocks, 64), and "<slot>_scale/<variable>", a uint16 for each block. The seed is
     /// there if anything is rounded at random. set_state takes the same list back and checks it like set_weights. An
-    /// empty Tensor in it keeps what is there; codes and their scales belong together. In the place of codes it takes
-    /// their numbers, too, as float32 of the variable's shape, and codes them as set_weights does. Leave scales empty
-    /// then.
+    /// empty Tensor in it keeps what is there. Codes are given with their scales, or both are empty. In the place of
+    /// codes it takes their numbers, too, as float32 of the variable's shape, and codes them as set_weights does. The
+    /// scales must be empty then.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 

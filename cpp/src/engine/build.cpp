@@ -11,18 +11,6 @@
 #include "runtime/levels.hpp"
 
 namespace fusedopt {
-namespace {
-
-void fill(const kernel::Job& job, void* array, std::int64_t begin, std::int64_t end, double value) {
-    if (!array) return;
-    if (job.computes_in_double) {
-        std::fill(static_cast<double*>(array) + begin, static_cast<double*>(array) + end, value);
-    } else {
-        std::fill(static_cast<float*>(array) + begin, static_cast<float*>(array) + end, static_cast<float>(value));
-    }
-}
-
-}  // namespace
 
 void Optimizer::State::require_apart(const Given& given) const {
     for (std::size_t i = 0; i < given.tensors.size(); ++i) {
@@ -70,7 +58,7 @@ Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span
 void Optimizer::State::require_known_names(std::span<const Variable> all) const {
     for (const auto& [name, slot_dtype] : options.slot_dtypes) {
         if (std::ranges::find(all, name, &Variable::name) != all.end()) continue;
-        throw std::invalid_argument("slot_dtypes: expected names of variables given to build, found '" + name +
+        throw std::invalid_argument("slot_dtypes: expected names of this optimizer's variables, found '" + name +
                                     "', which none of them has");
     }
 }

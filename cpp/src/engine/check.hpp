@@ -25,6 +25,13 @@ template <class Number>
     throw std::invalid_argument(message.str());
 }
 
+/// Refuses a number that names no choice of an enumeration whose last one this is.
+template <class Choice>
+void require_choice(const std::string& name, Choice value, Choice last) {
+    if (value <= last) return;
+    throw std::invalid_argument(name + ": unknown value " + std::to_string(static_cast<int>(value)));
+}
+
 template <class Number>
 void require(const char* name, Number value, const Domain& domain) {
     if (!domain.contains(static_cast<double>(value))) refuse(name, domain.description, value);
@@ -45,9 +52,17 @@ inline void require_below_one(const char* name, double value) {
 // A hyperparameter by its type. One that is a function of the step is checked when it is called.
 inline void require_field(const char*, bool, const Domain&) {}
 inline void require_field(const char*, DType, const Domain&) {}
-inline void require_field(const char*, RowUpdates, const Domain&) {}
-inline void require_field(const char*, SlotDType, const Domain&) {}
-inline void require_field(const char*, const std::map<std::string, SlotDType>&, const Domain&) {}
+inline void require_field(const char* name, RowUpdates value, const Domain&) {
+    require_choice(name, value, RowUpdates::caught_up);
+}
+inline void require_field(const char* name, SlotDType value, const Domain&) {
+    require_choice(name, value, SlotDType::float8);
+}
+inline void require_field(const char* name, const std::map<std::string, SlotDType>& values, const Domain&) {
+    for (const auto& [variable, value] : values) {
+        require_choice(std::string(name) + "['" + variable + "']", value, SlotDType::float8);
+    }
+}
 inline void require_field(const char* name, double value, const Domain& domain) {
     require(name, value, domain);
 }

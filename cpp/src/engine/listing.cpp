@@ -23,6 +23,19 @@ void check_shape_and_type(const std::string& who, const Tensor& value, const Ten
     }
 }
 
+/// Scales alone, and codes alone, would stand for other numbers than those that they were saved as.
+void check_scales_of(const std::string& who, const Tensor& scales, const Tensor& codes) {
+    const bool are_numbers = codes && codes.dtype() == DType::float32;
+    if (are_numbers && scales) {
+        throw std::invalid_argument(who + ": expected no scales beside numbers, found some; leave them empty");
+    }
+    if (are_numbers || bool(scales) == bool(codes)) return;
+    throw std::invalid_argument(
+        who + ": expected " +
+        (codes ? "the scales of these codes, found none" : "the codes of these scales, found none") +
+        "; give both, or leave both empty");
+}
+
 }  // namespace
 
 void Listing::add(std::string name, const Tensor& tensor, Check check) {
@@ -32,6 +45,10 @@ void Listing::add(std::string name, const Tensor& tensor, Check check) {
 void Listing::add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape, Check check) {
     Tensor numbers(codes.data(), DType::float32, shape);
     entries_.push_back({.name = std::move(name), .tensor = codes, .check = check, .numbers = std::move(numbers)});
+}
+
+void Listing::add_scales(std::string name, const Tensor& scales, Check check) {
+    entries_.push_back({.name = std::move(name), .tensor = scales, .check = check, .are_scales = true});
 }
 
 void Listing::add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read, Check check) {
@@ -96,6 +113,7 @@ Loading::Loading(Listing listing, std::span<const Tensor> values) : listing_(std
     }
     for (std::size_t k = 0; k < own.size(); ++k) {
         if (own[k].check && values[k]) own[k].check("set_weights: " + own[k].name, values[k]);
+        if (own[k].are_scales) check_scales_of("set_weights: " + own[k].name, values[k], values[k - 1]);
     }
 }
 

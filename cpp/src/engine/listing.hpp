@@ -38,6 +38,7 @@ public:
         Check check = nullptr;
         Read read = nullptr;                 // null: the tensor is a live view
         std::optional<Tensor> numbers = {};  // of codes: where they are, as the float32 numbers that may be given
+        bool are_scales = false;             // of the codes that are listed just before
     };
 
     explicit Listing(Extent extent) : extent_(extent) {}
@@ -48,6 +49,9 @@ public:
     /// Codes of slots. In their place their numbers may be loaded, as float32 of this shape, and their owner codes
     /// them.
     void add_codes(std::string name, const Tensor& codes, std::span<const std::int64_t> shape, Check check = nullptr);
+
+    /// Scales of the codes that were added last. Both are loaded, or neither.
+    void add_scales(std::string name, const Tensor& scales, Check check);
 
     /// Numbers that are kept as codes. They are listed as a float32 copy, and its owner codes what is loaded.
     void add_copy(std::string name, void* codes, std::span<const std::int64_t> shape, Read read, Check check = nullptr);

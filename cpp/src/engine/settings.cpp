@@ -124,14 +124,17 @@ void Optimizer::State::require_row_updates(const Options& wanted, std::span<cons
 }
 
 void Optimizer::State::require_slot_dtypes(const Options& wanted, std::span<const RuleSpec> of_branches) const {
-    if (asks_for_codes(wanted) && wanted.row_updates == RowUpdates::caught_up) {
-        throw std::invalid_argument(
-            "slot_dtype: expected \"float32\" with row_updates=\"caught_up\", as what a row has missed is a product of "
-            "factors on exact slots, found slots in fewer bits; use row_updates=\"lazy\"");
+    const std::string of_codes = option_asking_for(wanted, SlotDType::bfloat16);
+    if (!of_codes.empty() && wanted.row_updates == RowUpdates::caught_up) {
+        throw std::invalid_argument(of_codes +
+                                    ": expected \"float32\" with row_updates=\"caught_up\", as what a row has missed "
+                                    "is a product of factors on "
+                                    "exact slots, found slots in fewer bits; use row_updates=\"lazy\"");
     }
     const auto refused = std::ranges::find_if(of_branches, [](const RuleSpec& branch) { return branch.no_float8; });
-    if (refused == of_branches.end() || !asks_for_float8(wanted)) return;
-    throw std::invalid_argument("slot_dtype: expected \"float32\" or \"bfloat16\", as " +
+    const std::string of_float8 = option_asking_for(wanted, SlotDType::float8);
+    if (refused == of_branches.end() || of_float8.empty()) return;
+    throw std::invalid_argument(of_float8 + ": expected \"float32\" or \"bfloat16\", as " +
                                 std::string(refused->no_float8) + ", found \"float8\"");
 }
 

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 
 #include "engine/state.hpp"
@@ -19,17 +21,6 @@ constexpr auto slot_code(SlotDType dtype) {
 static_assert(slot_code(SlotDType::float32) == kernel::SlotCode::full);
 static_assert(slot_code(SlotDType::bfloat16) == kernel::SlotCode::bfloat16);
 static_assert(slot_code(SlotDType::float8) == kernel::SlotCode::float8);
-
-template <class Is>
-bool any_slot_dtype(const Options& options, const Is& is) {
-    return is(options.slot_dtype) ||
-           std::ranges::any_of(options.slot_dtypes, [&](const auto& named) { return is(named.second); });
-}
-
-template <class T>
-void fill(void* array, std::int64_t begin, std::int64_t end, double value) {
-    std::fill(static_cast<T*>(array) + begin, static_cast<T*>(array) + end, static_cast<T>(value));
-}
 
 /// What a variable of 16 bits holds. Work on it brings its master copy up to date, if it has one, and a job with an
 /// average counts as work.
@@ -57,7 +48,7 @@ void begin_full_slot(const Slot& slot, const kernel::Job& job, void* array, std:
         const auto item = static_cast<std::int64_t>(item_size(compute_type(job)));
         read_variable(job, begin, end, static_cast<std::byte*>(array) + begin * item);
     } else {
-        (job.computes_in_double ? fill<double> : fill<float>)(array, begin, end, slot.initial);
+        fill(job, array, begin, end, slot.initial);
     }
 }
 
@@ -75,11 +66,16 @@ void clear_codes(const kernel::Job& job, void* array, std::int64_t begin, std::i
 }  // namespace
 
 bool asks_for_codes(const Options& options) {
-    return any_slot_dtype(options, [](SlotDType dtype) { return dtype != SlotDType::float32; });
+    const auto is_coded = [](SlotDType slot_dtype) { return slot_dtype != SlotDType::float32; };
+    return is_coded(options.slot_dtype) ||
+           std::ranges::any_of(options.slot_dtypes, [&](const auto& named) { return is_coded(named.second); });
 }
 
-bool asks_for_float8(const Options& options) {
-    return any_slot_dtype(options, [](SlotDType dtype) { return dtype == SlotDType::float8; });
+std::string option_asking_for(const Options& options, SlotDType slot_dtype) {
+    if (options.slot_dtype >= slot_dtype) return "slot_dtype";
+    const auto found =
+        std::ranges::find_if(options.slot_dtypes, [&](const auto& named) { return named.second >= slot_dtype; });
+    return found == options.slot_dtypes.end() ? "" : "slot_dtypes['" + found->first + "']";
 }
 
 bool rounds_at_random(const Options& options) {
@@ -134,6 +130,15 @@ void refuse_row_size(const std::string& who, std::int64_t row_size, const std::s
         "; give this variable slots of bfloat16, with slot_dtypes={'" + name + "': 'bfloat16'}");
 }
 
+void fill(const kernel::Job& job, void* array, std::int64_t begin, std::int64_t end, double value) {
+    if (!array) return;
+    if (job.computes_in_double) {
+        std::fill(static_cast<double*>(array) + begin, static_cast<double*>(array) + end, value);
+    } else {
+        std::fill(static_cast<float*>(array) + begin, static_cast<float*>(array) + end, static_cast<float>(value));
+    }
+}
+
 void set_signs(const RuleSpec& spec, kernel::Step& step) {
     for (std::size_t k = 0; k < spec.slots.size(); ++k) step.is_signed[k] = spec.slots[k].is_signed;
 }
@@ -182,8 +187,11 @@ void check_not_negative(const std::string& who, const Tensor& numbers) {
     const auto* const all = static_cast<const float*>(numbers.data());
     for (std::int64_t i = 0; i < numbers.size(); ++i) {
         if (!(all[i] < 0.0f)) continue;
+        std::ostringstream found;
+        found.precision(std::numeric_limits<float>::max_digits10);
+        found << all[i];
         throw std::invalid_argument(who + ": expected numbers >= 0, as this slot of float8 has no sign, found " +
-                                    std::to_string(all[i]) + " at " + std::to_string(i));
+                                    found.str() + " at " + std::to_string(i));
     }
 }
 

@@ -19,8 +19,8 @@ inline constexpr std::int64_t least_coded = 4096;
 /// Whether the options ask for a slot that is coded.
 bool asks_for_codes(const Options& options);
 
-/// Whether they ask for one in 8 bits.
-bool asks_for_float8(const Options& options);
+/// Which of them asks for a slot of this kind or of fewer bits, as errors name it; empty: none.
+std::string option_asking_for(const Options& options, SlotDType slot_dtype);
 
 /// Whether a step may round at random.
 bool rounds_at_random(const Options& options);
@@ -65,6 +65,9 @@ inline bool has_whole_blocks(const kernel::Job& job, std::int64_t row_size) {
 }
 
 [[noreturn]] void refuse_row_size(const std::string& who, std::int64_t row_size, const std::string& name);
+
+/// Fills a part of an array in the compute type, if there is one.
+void fill(const kernel::Job& job, void* array, std::int64_t begin, std::int64_t end, double value);
 
 /// Tells a step which slots of a branch may be below zero.
 void set_signs(const RuleSpec& spec, kernel::Step& step);

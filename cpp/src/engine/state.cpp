@@ -116,9 +116,9 @@ void Optimizer::State::append_slot(Listing& listing, std::size_t i, std::size_t 
         const std::int64_t blocks = blocks_of(job.size);
         listing.add_codes(name_of(slot.name), Tensor(array, DType::uint8, std::array{blocks, kernel::slot_block}),
                           variable.shape(), sign_check);
-        listing.add(name_of(std::string(slot.name) + "_scale"),
-                    Tensor(static_cast<std::byte*>(array) + job.scales, DType::uint16, std::array{blocks}),
-                    check_scales);
+        listing.add_scales(name_of(std::string(slot.name) + "_scale"),
+                           Tensor(static_cast<std::byte*>(array) + job.scales, DType::uint16, std::array{blocks}),
+                           check_scales);
     }
 }
 

@@ -56,6 +56,10 @@ inline RuleSpec rowwise(RuleSpec spec, kernel::RuleId kernel, std::initializer_l
 inline constexpr const char* adadelta_feeds_back =
     "Adadelta's update is a ratio of two averages, of which one takes the update in again";
 
+/// The same of centered RMSprop's.
+inline constexpr const char* centered_subtracts =
+    "the centered form subtracts two slots, and each code may be off by a sixteenth";
+
 /// Whether the rule's file has missed_of.
 template <class AnyRule>
 concept says_what_is_missed = requires(const AnyRule& rule, const kernel::Scalars& scalars) {

@@ -19,9 +19,7 @@ static RuleSpec specify(const RMSprop& rule) {
     if (has_momentum) spec.kernel = kernel::RuleId::RmspropMomentum;
     if (has_momentum) spec.mover = {1};
     if (rule.centered) spec.kernel = has_momentum ? kernel::RuleId::RmspropFull : kernel::RuleId::RmspropCentered;
-    if (rule.centered) {
-        spec.no_float8 = "the centered form subtracts two slots, and each code may be off by a sixteenth";
-    }
+    if (rule.centered) spec.no_float8 = centered_subtracts;
     return spec;
 }
 

@@ -13,9 +13,7 @@ static RuleSpec specify(const TorchRMSprop& rule) {
     if (rule.centered) {
         spec.kernel = has_momentum ? kernel::RuleId::TorchRmspropFull : kernel::RuleId::TorchRmspropCentered;
     }
-    if (rule.centered) {
-        spec.no_float8 = "the centered form subtracts two slots, and each code may be off by a sixteenth";
-    }
+    if (rule.centered) spec.no_float8 = centered_subtracts;
     return spec;
 }
 

@@ -82,9 +82,10 @@ def slot_dtype() -> Any:
         1.03, a code per element and a scale per 64 elements, and leaves variables of fewer than 4096 elements in
         float32. What a step stores is rounded up or down at random between two neighbours, so that the mean is right.
         Zero stays zero, and an update stays as bounded as without rounding. Rules for which that does not hold refuse
-        it. So does ``row_updates="caught_up"``. Averages, accumulators, master copies and slots of one number per row
-        or column stay float32. `variables` then lists read-only copies. docs/low_bit.md has the format. Keras does not
-        have this option nor the next three, so configurations hold them only if they are not the defaults.
+        "float8". With ``row_updates="caught_up"`` it must be "float32". Averages, accumulators, master copies and slots
+        of one number per row or column stay float32. `variables` then lists read-only copies. docs/low_bit.md has the
+        format. Keras does not have this option nor the next three, so configurations hold them only if they are not the
+        defaults.
         """,
         meant=_MEANT,
         shapes_state=True,
@@ -107,9 +108,9 @@ def seed() -> Any:
     """Declare the seed of what is rounded at random."""
     return Seed(
         """
-        Seed of what is rounded at random, from 0 to 2**63 - 1. The bits follow from it, from the number of the call
-        and from the place of the element, and from nothing else. It can be assigned at any time. It is saved with the
-        state while something is rounded at random, and a load then replaces it.
+        Seed of what is rounded at random, from 0 to 2**63 - 1. The bits follow from it, from the number of the call,
+        from the slot and from the place of the element, and from nothing else. It can be assigned at any time. If
+        anything is rounded at random, the seed is saved with the state, and a load replaces it.
         """
     )
 

@@ -14,6 +14,7 @@ from fusedopt.hyperparameters import (
     Hyperparameter,
     choice,
     flag,
+    needs_build,
     optional_integer,
     optional_real,
     real,
@@ -32,6 +33,7 @@ class RuleOptimizer(Optimizer):
     """An optimizer with one update rule."""
 
     _rule_name = ""
+    _slot_momentum: float | None = None  # if it has been set to zero since there is a slot for it
 
     # For type checkers what follows is by keyword. Keras's order, which the constructor has, ends with it.
     _: KW_ONLY
@@ -125,11 +127,9 @@ class RuleOptimizer(Optimizer):
         self._connect()
 
     def _connect(self) -> None:
-        values = self._values()
-        self._core: _core.Optimizer = _core.Optimizer(
-            self._core_rule(values),
-            self._core_options(values, self._core_learning_rate(self._learning_rate)),
-        )
+        rate = self._core_learning_rate(self._learning_rate)
+        options = self._core_options(self._values(), rate)
+        self._core: _core.Optimizer = _core.Optimizer(self._built_rule(), options)
 
     # Values on their way to the core
 
@@ -147,7 +147,7 @@ class RuleOptimizer(Optimizer):
         for name, value in changes.items():
             is_fixed = self._hyperparameters[name].shapes_state and self.built
             if is_fixed and value != vars(self)[name]:
-                raise AttributeError(self._needs_build(name))
+                raise AttributeError(needs_build(name))
         try:
             self._core.set_rule(self._core_rule(values))
             try:
@@ -158,15 +158,15 @@ class RuleOptimizer(Optimizer):
         except _core.BuiltError as error:
             found = str(error).partition(":")[0]
             name = found if found in changes else ", ".join(changes)
-            raise AttributeError(self._needs_build(name)) from None
+            raise AttributeError(needs_build(name)) from None
+        if self.built and changes.get("momentum") == 0.0:  # whose slot stays
+            vars(self)["_slot_momentum"] = self._slot_momentum or vars(self)["momentum"]
         vars(self).update(changes)
 
-    @staticmethod
-    def _needs_build(name: str) -> str:
-        return (
-            f"{name}: expected before build, as it shapes the state, found the optimizer built; "
-            "make a new optimizer with it"
-        )
+    def _built_rule(self) -> _core.Rule:
+        """Make a rule that needs all slots there are."""
+        values = self._values()
+        return self._core_rule(values | {"momentum": self._slot_momentum or values.get("momentum")})
 
     def _core_rule(self, values: Mapping[str, Any]) -> _core.Rule:
         """Make the core's rule of all values."""
@@ -286,12 +286,13 @@ class RuleOptimizer(Optimizer):
     def _build_copy(self, objects: Sequence[Any], names: Sequence[str]) -> None:
         self._exclude_copies(objects)
         self._core.build(objects, names)
+        self._reconfigure({})  # the present rule in the place of the built one
 
     def _rules(self) -> dict[str, set[str]]:
         return {"": {cls.__name__ for cls in type(self).__mro__}}
 
     def _signed_slots(self) -> set[str]:
-        return set(_core.signed_slots(self._core_rule(self._values())))
+        return set(_core.signed_slots(self._built_rule()))
 
     @property
     def _loss_scale(self) -> float | None:

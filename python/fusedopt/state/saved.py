@@ -126,9 +126,9 @@ class Saved(Stateful):
         """Take the state from a file that `save` wrote.
 
         It replaces everything in `variables`: the counters, averages, accumulators and slots, and the learning rate if
-        it is a number. It also replaces master copies of 16-bit variables and loss scales. The other hyperparameters
-        stay as they are, and so does a schedule or callable. If the learning rate is a number here, it must be one in
-        the file, and the reverse.
+        it is a number. It also replaces master copies of 16-bit variables, loss scales, and the seed if anything is
+        rounded at random. The other hyperparameters stay as they are, and so does a schedule or callable. If the
+        learning rate is a number here, it must be one in the file, and the reverse.
 
         The file is read twice in small pieces, so that loading takes hardly any memory. The first time all
         of it is checked, and nothing has changed. If reading fails only the second time (a broken

@@ -95,8 +95,8 @@ class Optimizer(Stepping):
         If the optimizer is another object, or a parameter is not a tensor of float16, bfloat16, float32 or float64.
     ValueError
         If a group has a value out of its range, or one that another library means by its name, or if the optimizer
-        keeps slots in fewer bits. Also if a parameter is
-        on another device, sparse, or overlaps itself or another one. The message names the group and the parameter.
+        keeps slots in fewer bits. Also if a parameter is on another device, sparse, or overlaps itself or another one.
+        The message names the group and the parameter.
 
     Examples
     --------
