@@ -96,7 +96,6 @@ LOW_BIT = Suite(
     effort=BRIEF,
     threads=lambda: [fo.get_num_threads()],
     peers=[],
-    quick_packages=(),
     libraries=("numpy",),
     sections=list(low_bit_figures.SECTIONS),
     add_options=add_options,
