@@ -1,4 +1,4 @@
-"""The benchmark of slots in fewer bits: its limit, its steps, its goals, and the instructions that it counts."""
+"""The benchmark of the speed of slots in fewer bits: limits, steps, goals, and instructions."""
 
 from __future__ import annotations
 
