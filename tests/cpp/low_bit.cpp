@@ -118,8 +118,11 @@ TEST(an_update_stays_below_what_exact_slots_allow) {
         {fusedopt::Adam{}, 7.3},  // in rates, from the betas
         {fusedopt::Adam{.amsgrad = true}, 7.3},
         {fusedopt::AdamW{.weight_decay = 0.0}, 7.3},
+        {fusedopt::TorchAdam{}, 7.3},
+        {fusedopt::TorchAdamW{.weight_decay = 0.0}, 7.3},
         {fusedopt::Adam{.beta_1 = 0.5, .beta_2 = 0.9}, 1.87},
         {fusedopt::Adamax{}, 2.02},
+        {fusedopt::TorchAdamax{}, 2.02},
     };
     for (const auto& [rule, most] : rules) {
         const Array variable(DType::float32, Values(256, 0.0));
