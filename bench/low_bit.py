@@ -1,4 +1,4 @@
-"""Training with optimizer state in fewer bits: ``python bench/low_bit.py --help``."""
+"""The accuracy of slots in fewer bits, in trainings: ``python bench/low_bit.py --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The suite of optimizer state in fewer bits: slots, updates and two trainings."""
+"""The suite of the accuracy of slots in fewer bits: slots, updates and two trainings."""
 
 from __future__ import annotations
 
@@ -91,12 +91,11 @@ def draw(results: Results, path: Path) -> None:
 
 LOW_BIT = Suite(
     program="python bench/low_bit.py",
-    description="Train with optimizer state in 16 and 8 bits beside float32, in half an hour.",
+    description="Measure how well slots in 16 and 8 bits train beside float32, in half an hour.",
     # Nothing is timed.
     effort=BRIEF,
     threads=lambda: [fo.get_num_threads()],
     peers=[],
-    quick_packages=(),
     libraries=("numpy",),
     sections=list(low_bit_figures.SECTIONS),
     add_options=add_options,

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fusedopt as fo
 import row_figures
 from fusedopt.bench.results import Results
 from fusedopt.bench.suite import Suite, Task
@@ -87,12 +86,10 @@ ROW_SUITE = Suite(
     program="python bench/rows.py",
     description="Measure steps on some rows of large tables, in minutes.",
     effort=NORMAL,
-    threads=lambda: sorted({1, fo.get_num_threads()}),
     peers=PEERS,
     quick_packages=("numpy",),
     libraries=("numpy", "torch"),
     sections=list(row_figures.SECTIONS),
-    add_options=lambda parser: None,
     tasks=tasks,
     tables=row_figures.tables,
     blocks={"rows": row_figures.page, "row_goals": row_figures.goals_and_source},

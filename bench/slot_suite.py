@@ -1,4 +1,4 @@
-"""The suite of slots in fewer bits: AdamW on large arrays and on every level, every rule, and instructions."""
+"""The suite of the speed of slots in fewer bits: AdamW on every level, every rule, and instructions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import fusedopt as fo
 import instructions
@@ -15,7 +14,6 @@ from fusedopt.bench import slot_kinds
 from fusedopt.bench.contestants import Contestant
 from fusedopt.bench.limit import FEWEST_CODED
 from fusedopt.bench.measuring import Bench
-from fusedopt.bench.results import Results
 from fusedopt.bench.slot_kinds import LowBitWorkload
 from fusedopt.bench.suite import Suite, Task
 from fusedopt.bench.timing import Effort
@@ -78,22 +76,14 @@ def _measure(bench: Bench, workload: Workload, level: str, peers: list[Contestan
         _core.set_level(in_use)
 
 
-def _draw(results: Results, path: Path) -> None:
-    raise SystemExit("--plot: this suite has tables only")
-
-
 SLOT_SUITE = Suite(
     program="python bench/slots.py",
-    description="Measure steps on slots in fewer bits, in minutes.",
+    description="Time steps on slots in 16 and 8 bits beside float32, in minutes.",
     effort=NORMAL,
-    threads=lambda: sorted({1, fo.get_num_threads()}),
     peers=SLOT_PEERS,
-    quick_packages=(),
     libraries=("numpy", "torch", "deepspeed"),
     sections=[*slot_figures.SECTIONS, instructions.SECTION],
-    add_options=lambda parser: None,
     tasks=tasks,
     tables=slot_figures.tables,
     blocks=slot_figures.BLOCKS,
-    draw=_draw,
 )

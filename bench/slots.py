@@ -1,4 +1,4 @@
-"""Slots in fewer bits, next to float32: ``python bench/slots.py --help``."""
+"""The speed of slots in fewer bits, next to float32: ``python bench/slots.py --help``."""
 
 import sys
 

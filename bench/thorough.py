@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import figures
-import fusedopt as fo
 import matrices
 import memory
 import number_kinds
@@ -127,7 +126,6 @@ THOROUGH = Suite(
     program="python bench/run.py",
     description="Measure fusedopt's speed and memory in about half an hour.",
     effort=NORMAL,
-    threads=lambda: [1, fo.get_num_threads()],
     peers=[*PEERS, *MIXED_PEERS],
     quick_packages=("numpy",),
     libraries=("numpy", "torch", "keras", "optax", "jax", "deepspeed"),

@@ -53,6 +53,14 @@ TORCH_RULES = _with_variants(reference.TORCH_RULES)
 LAZY_ONLY = {"Adafactor", "Ftrl", "Lamb", "ScheduleFreeAdamW"}
 """The rules that cannot give rows what they have missed."""
 
+NO_FLOAT8 = {
+    "Adadelta": "ratio",
+    "Adafactor": "row and column",
+    "Ftrl": "anew from its slots",
+    "ScheduleFreeAdamW": "holds weights",
+}
+"""The rules that have no slots of 8 bits, and a word of the reason that they give."""
+
 KERAS_RULES = [rule for rule, known in reference.RULES.items() if known.model == "keras"]
 """The rules that Keras has."""
 

@@ -10,13 +10,12 @@ from typing import Any
 import fusedopt as fo
 import numpy as np
 import pytest
-from cases import OPTIONS, VARIANTS, Case
+from cases import NO_FLOAT8, OPTIONS, VARIANTS, Case
 from fusedopt import _core
 from machine import LEVELS
 from reference import Array, Reference
 from sample_arrays import NAMED_DTYPES, same_bits
 
-NO_FLOAT8 = {"Adadelta", "Adafactor", "Ftrl", "ScheduleFreeAdamW"}
 # Around a block, a tile and what is too small for float8; several dimensions; nothing.
 SHAPES = [
     *((0,), (1,), (63,), (64,), (65,), (1023,), (1025,), (4095,), (4096,), (5000,)),

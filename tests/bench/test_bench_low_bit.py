@@ -1,4 +1,4 @@
-"""The benchmark of slots in fewer bits: the formats of others, the trials and trainings, and its goals."""
+"""The benchmark of the accuracy of slots in fewer bits: formats of others, trials and trainings, goals."""
 
 from __future__ import annotations
 

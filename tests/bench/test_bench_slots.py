@@ -1,4 +1,4 @@
-"""The benchmark of slots in fewer bits: its limit, its steps, its goals, and the instructions that it counts."""
+"""The benchmark of the speed of slots in fewer bits: limits, steps, goals, and instructions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 import slot_figures
 import slot_suite
 from bench_runs import CHECKOUT, python
+from cases import NO_FLOAT8
 from fusedopt.bench import slot_kinds
+from fusedopt.bench.command import main
 from fusedopt.bench.contestants import FUSEDOPT, prepare
 from fusedopt.bench.limit import FEWEST_CODED, PIECE, limit_step, traffic_of
 from fusedopt.bench.measuring import tensors_of
@@ -107,10 +109,9 @@ def test_a_plain_loop_over_words_refuses_other_arrays(
 
 def test_every_rule_is_measured_with_what_it_takes() -> None:
     found = [(one.rule, one.arguments["slot_dtype"]) for one in slot_suite.of_rules(64)]
-    refusing = {"Adadelta", "Adafactor", "Ftrl", "ScheduleFreeAdamW"}
     assert {rule for rule, dtype in found if dtype == "bfloat16"} == slot_suite.RULES.keys()
     assert {rule for rule, dtype in found if dtype == "float8"} == (
-        slot_suite.RULES.keys() - refusing
+        slot_suite.RULES.keys() - NO_FLOAT8.keys()
     )
 
 
@@ -136,6 +137,14 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     for title in (*slot_figures.SECTIONS.values(), "Goals"):
         assert f"## {title}\n" in text
     assert "| AdamW, float8 slots, all state | <= 2.1 bytes per element | 2.06 (2.06) yes |" in text
+
+
+def test_a_picture_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--plot", "slots.png"], suite=slot_suite.SLOT_SUITE)
+    assert "unrecognized arguments: --plot slots.png" in capsys.readouterr().err
 
 
 def test_the_goals() -> None:

@@ -34,14 +34,20 @@ inline std::vector<int> thread_counts() {
 }
 
 template <class Body>
-void on_every_level_and_thread_count(const Body& body) {
+void on_every_level(const Body& body) {
     for (const std::string& level : fusedopt::supported_levels()) {
         fusedopt::set_level(level);
+        body();
+    }
+}
+
+template <class Body>
+void on_every_level_and_thread_count(const Body& body) {
+    on_every_level([&] {
         for (const int threads : thread_counts()) {
             fusedopt::set_num_threads(threads);
-            body(level + ", " + std::to_string(threads) + " threads");
+            body(std::string(fusedopt::level()) + ", " + std::to_string(threads) + " threads");
         }
-    }
-    fusedopt::set_level(fusedopt::supported_levels().back());
+    });
     fusedopt::set_num_threads(1);
 }

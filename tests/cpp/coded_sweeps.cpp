@@ -1,17 +1,17 @@
 // Every kernel on coded slots: what it leaves is what it leaves in float slots that hold the same numbers, coded by the
 // book, however variables are cut. And 16-bit variables without a master copy in the kernels that have sweeps of their
-// own. The kernels are called as a step calls them.
-// One file, though long: all kernels step the same variable.
+// own.
 #include <algorithm>
 #include <cmath>
 #include <random>
-#include <string>
 #include <vector>
 
+#include <fusedopt/fusedopt.hpp>
+
+#include "cases.hpp"
 #include "check.hpp"
 #include "codes.hpp"
-
-#include <fusedopt/fusedopt.hpp>
+#include "sweeps.hpp"
 
 #include "kernel/border/adafactor.hpp"
 #include "kernel/border/lamb.hpp"
@@ -19,21 +19,13 @@
 
 namespace {
 
-namespace kernel = fusedopt::kernel;
+using codes::all_codes;
 using codes::Floats;
+using codes::same;
 using codes::Slots;
 using kernel::SlotCode;
 
-constexpr SlotCode slot_codes[] = {SlotCode::bfloat16, SlotCode::float8};
 constexpr std::uint64_t first_tile = 9;
-
-template <class Body>
-void on_every_level(const Body& body) {
-    for (const std::string& level : fusedopt::supported_levels()) {
-        fusedopt::set_level(level);
-        body();
-    }
-}
 
 Floats numbers(std::int64_t size, unsigned seed, bool is_signed) {
     std::mt19937 generator(seed);
@@ -46,15 +38,8 @@ Floats numbers(std::int64_t size, unsigned seed, bool is_signed) {
     return numbers;
 }
 
-kernel::Step step_of() {
-    kernel::Step step = {};
-    std::fill(std::begin(step.scalars.values), std::end(step.scalars.values), 0.375);
-    step.keep = 0.75;
-    step.unscale = 1.0;
-    step.scale = 0.5;
-    step.clipvalue = HUGE_VAL;
-    step.ema_momentum = 0.625;
-    step.seed = 4;
+kernel::Step step_with_signs() {
+    kernel::Step step = step_of_any_rule(4);
     std::fill(std::begin(step.is_signed), std::end(step.is_signed), true);  // some formulas go below zero here
     return step;
 }
@@ -80,28 +65,13 @@ struct Variable {
     }
 
     kernel::Job job(bool has_average = false, bool has_master = true) {
-        kernel::Job job = {};
-        job.size = size;
-        job.weight = has_master ? weights.data() : nullptr;
-        job.storage = has_master ? nullptr : storage.data();
-        job.storage_element = has_master ? kernel::Element::float32 : kernel::Element::bfloat16;
-        job.gradient = gradients.data();
-        job.gradient_element = kernel::Element::float32;
+        kernel::Job job = job_of(size, has_master ? weights.data() : nullptr, gradients.data(), first_tile);
+        if (!has_master) {
+            job.storage = storage.data();
+            job.storage_element = kernel::Element::bfloat16;
+        }
         for (std::size_t k = 0; k < slots.size(); ++k) job.slots[k] = slots[k].data();
         job.average = has_average ? average.data() : nullptr;
-        job.clip_factor = job.ratio = 1.0;
-        job.decays = true;
-        job.work = kernel::Work::update;
-        job.first_partial = first_tile;
-        return job;
-    }
-
-    // Puts coded slots into the place of the first ones.
-    kernel::Job job_with(Slots& coded, bool has_average = false) {
-        kernel::Job job = this->job(has_average), of_slots = coded.job();
-        for (std::size_t k = 0; k < coded.slots.size(); ++k) job.slots[k] = of_slots.slots[k];
-        job.slot_code = coded.code;
-        job.scales = of_slots.scales;
         return job;
     }
 
@@ -113,13 +83,6 @@ struct Variable {
     }
 };
 
-bool same(const Floats& a, const Floats& b) {
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        if (codes::bits_of(a[i]) != codes::bits_of(b[i]) && !(std::isnan(a[i]) && std::isnan(b[i]))) return false;
-    }
-    return a.size() == b.size();
-}
-
 // A rule with fewer slots leaves the others alone.
 void check_slots(const Slots& found, const Slots& start, const kernel::Step& step, const Variable& exact,
                  const Variable& before) {
@@ -130,13 +93,6 @@ void check_slots(const Slots& found, const Slots& start, const kernel::Step& ste
     }
 }
 
-void sweep(int rule, const kernel::Step& step, const kernel::Job& job, std::int64_t cut = 0) {
-    const fusedopt::FloatEnvironment environment;
-    const auto update = fusedopt::current_kernels().update[rule][0];
-    update(step, {&job, &job, cut, job.size});
-    if (cut > 0) update(step, {&job, &job, 0, cut});
-}
-
 const kernel::LambKernels& lamb() {
     return fusedopt::current_kernels().lamb[0];
 }
@@ -144,11 +100,12 @@ const kernel::LambKernels& lamb() {
 }  // namespace
 
 TEST(every_formula_steps_as_on_floats) {
-    const kernel::Step step = step_of();
+    const kernel::Step step = step_with_signs();
     // The kernels of rows come last.
-    for (int rule = 0; rule < static_cast<int>(kernel::RuleId::RowwiseRmsprop); ++rule) {
-        const std::size_t count = rule == static_cast<int>(kernel::RuleId::Muon) ? 1 : kernel::max_slots;
-        for (const SlotCode code : slot_codes) {
+    for (int id = 0; id < static_cast<int>(kernel::RuleId::RowwiseRmsprop); ++id) {
+        const auto rule = static_cast<kernel::RuleId>(id);
+        const std::size_t count = rule == kernel::RuleId::Muon ? 1 : kernel::max_slots;
+        for (const SlotCode code : all_codes) {
             for (const bool has_average : {false, true}) {
                 for (const std::int64_t size : {std::int64_t{40}, 2 * kernel::tile + 500}) {
                     Variable exact(size);
@@ -161,7 +118,7 @@ TEST(every_formula_steps_as_on_floats) {
                             if (cut >= size) continue;
                             Variable found = before;
                             Slots coded = start;
-                            sweep(rule, step, found.job_with(coded, has_average), cut);
+                            sweep(rule, step, coded.in(found.job(has_average)), cut);
                             CHECK(same(found.weights, exact.weights));
                             CHECK(same(found.average, exact.average));
                             check_slots(coded, start, step, exact, before);
@@ -175,19 +132,19 @@ TEST(every_formula_steps_as_on_floats) {
 
 // The slot of elements is coded, and what a row has is not.
 TEST(a_row_with_one_second_moment_steps_as_on_floats) {
-    const kernel::Step step = step_of();
+    const kernel::Step step = step_with_signs();
     for (const auto rule : {kernel::RuleId::RowwiseAdam, kernel::RuleId::RowwiseNadam, kernel::RuleId::RowwiseYogi}) {
-        for (const SlotCode code : slot_codes) {
+        for (const SlotCode code : all_codes) {
             for (const std::int64_t size : {std::int64_t{64}, kernel::tile + 64}) {
                 Variable exact(size);
                 const Slots start = exact.code(code, step, 1);
                 const Variable before = exact;
                 fusedopt::set_level(fusedopt::supported_levels().front());
-                sweep(static_cast<int>(rule), step, exact.job());
+                sweep(rule, step, exact.job());
                 on_every_level([&] {
                     Variable found = before;
                     Slots coded = start;
-                    sweep(static_cast<int>(rule), step, found.job_with(coded));
+                    sweep(rule, step, coded.in(found.job()));
                     CHECK(same(found.weights, exact.weights));
                     CHECK(same(found.slots[1], exact.slots[1]));
                     check_slots(coded, start, step, exact, before);
@@ -200,14 +157,14 @@ TEST(a_row_with_one_second_moment_steps_as_on_floats) {
 // Both sweeps take the update from the codes, so that the norm is that of the update which is made.
 TEST(lamb_takes_its_update_from_the_codes) {
     constexpr std::int64_t size = 2 * kernel::tile + 500;
-    const kernel::Step step = step_of();
+    const kernel::Step step = step_with_signs();
     kernel::Step standing = step;  // moves no slot
     standing.scalars.values[3] = standing.scalars.values[4] = 0.0;
-    for (const SlotCode code : slot_codes) {
+    for (const SlotCode code : all_codes) {
         Variable exact(size, 2);
         const Slots start = exact.code(code, step, 2);
         const Variable before = exact;
-        std::vector<kernel::Squares> expected(20), sums(20);
+        std::vector<kernel::Squares> expected(20);
         fusedopt::set_level(fusedopt::supported_levels().front());
         {
             const fusedopt::FloatEnvironment environment;
@@ -225,8 +182,9 @@ TEST(lamb_takes_its_update_from_the_codes) {
         on_every_level([&] {
             Variable found = before;
             Slots slots = start;
+            std::vector<kernel::Squares> sums(20);
             const fusedopt::FloatEnvironment environment;
-            kernel::Job job = found.job_with(slots);
+            kernel::Job job = slots.in(found.job());
             lamb().advance(step, {&job, &job, 0, size}, sums.data());
             lamb().settle(step, {&job, &job, 0, size});
             CHECK(same(found.weights, exact.weights));
@@ -241,17 +199,20 @@ TEST(lamb_takes_its_update_from_the_codes) {
 
 TEST(muon_reads_its_momentum_from_the_codes) {
     constexpr std::int64_t size = kernel::tile + 500;
-    const kernel::Step step = step_of();
-    for (const SlotCode code : slot_codes) {
+    const kernel::Step step = step_with_signs();
+    for (const SlotCode code : all_codes) {
         Variable exact(size, 2);
-        Slots coded = exact.code(code, step, 1);
-        Variable found = exact;
-        std::vector<double> expected(2), sums(2);
+        const Slots start = exact.code(code, step, 1);
+        const Variable before = exact;
+        std::vector<double> expected(2);
         fusedopt::set_level(fusedopt::supported_levels().front());
         const fusedopt::FloatEnvironment environment;
         fusedopt::current_kernels().muon[0].make_direction(step, exact.job(), 0, size, expected.data());
         on_every_level([&] {
-            fusedopt::current_kernels().muon[0].make_direction(step, found.job_with(coded), 0, size, sums.data());
+            Variable found = before;
+            Slots coded = start;
+            std::vector<double> sums(2);
+            fusedopt::current_kernels().muon[0].make_direction(step, coded.in(found.job()), 0, size, sums.data());
             CHECK(same(found.slots[1], exact.slots[1]));
             CHECK(sums == expected);
         });
@@ -261,13 +222,9 @@ TEST(muon_reads_its_momentum_from_the_codes) {
 // Adafactor's slot of a vector, which like LAMB's both sweeps take from the codes.
 TEST(adafactor_takes_its_update_from_the_codes) {
     constexpr std::int64_t size = kernel::tile + 500;
-    const kernel::Step step = step_of();
+    const kernel::Step step = step_with_signs();
     Variable exact(size);
     const Slots start = exact.code(SlotCode::bfloat16, step, 3);
-    for (float& x : exact.slots[2]) x = std::fabs(x);
-    Slots of_vector(SlotCode::bfloat16, size, 3);
-    of_vector = of_vector.expected(step, exact.slots, false);
-    exact.slots[2] = of_vector.slots[2].numbers(true);
     const Variable before = exact;
     const auto run = [&](kernel::Job job, kernel::Squares& squares) {
         job.slots[0] = job.slots[1] = nullptr;
@@ -282,13 +239,13 @@ TEST(adafactor_takes_its_update_from_the_codes) {
     fusedopt::set_level(fusedopt::supported_levels().front());
     kernel::Squares whole;
     run(exact.job(), whole);
-    const Slots expected = of_vector.expected(step, exact.slots, true, first_tile);
+    const Slots expected = start.expected(step, exact.slots, true, first_tile);
     const Floats second = expected.slots[2].numbers(true);
     on_every_level([&] {
         Variable found = before;
-        Slots coded = of_vector;
+        Slots coded = start;
         kernel::Squares squares;
-        run(found.job_with(coded), squares);
+        run(coded.in(found.job()), squares);
         CHECK(coded.slots[2] == expected.slots[2]);
         for (std::size_t i = 0; i < second.size(); ++i) {
             const float g = found.gradients[i] * 0.5f;
@@ -301,8 +258,8 @@ TEST(adafactor_takes_its_update_from_the_codes) {
 // In sweeps of their own, too, a 16-bit variable is widened, updated and rounded at random.
 TEST(variables_without_a_master_copy_step_as_with_one) {
     constexpr std::int64_t rows = 7, columns = 300, size = rows * columns;
-    const kernel::Step step = step_of();
-    const auto adafactor_matrix = [&](const kernel::Step& of_step, kernel::Job job, Variable& variable) {
+    const kernel::Step step = step_with_signs();
+    const auto adafactor_matrix = [&](kernel::Job job) {
         std::vector<double> row_sums(rows), column_sums(columns);
         const Floats means(rows, 0.5f), factors(columns, 2.0f);
         kernel::Squares squares;
@@ -310,15 +267,15 @@ TEST(variables_without_a_master_copy_step_as_with_one) {
             0,       columns, rows, columns, means.data(), factors.data(), 0.75, row_sums.data(), column_sums.data(),
             &squares};
         const kernel::AdafactorKernels& kernels = fusedopt::current_kernels().adafactor[0];
-        kernels.sums(of_step, job, block);
-        kernels.settle(of_step, job, block);
-        variable.average[0] = static_cast<float>(squares.weight);
+        kernels.sums(step, job, block);
+        kernels.settle(step, job, block);
+        return squares.weight;
     };
-    const auto lamb_sweeps = [&](const kernel::Step& of_step, kernel::Job job, Variable& variable) {
+    const auto lamb_sweeps = [&](kernel::Job job) {
         std::vector<kernel::Squares> squares(20);
-        lamb().advance(of_step, {&job, &job, 0, size}, squares.data());
-        lamb().settle(of_step, {&job, &job, 0, size});
-        variable.average[0] = static_cast<float>(squares[first_tile].weight);
+        lamb().advance(step, {&job, &job, 0, size}, squares.data());
+        lamb().settle(step, {&job, &job, 0, size});
+        return squares[first_tile].weight;
     };
     const auto check = [&](const auto& run) {
         Variable exact(size);
@@ -326,11 +283,10 @@ TEST(variables_without_a_master_copy_step_as_with_one) {
         const Variable before = exact;
         const fusedopt::FloatEnvironment environment;
         fusedopt::set_level(fusedopt::supported_levels().front());
-        run(step, exact.job(), exact);
+        const double weight = run(exact.job());
         on_every_level([&] {
             Variable found = before;
-            run(step, found.job(false, false), found);
-            CHECK_EQUAL(found.average[0], exact.average[0]);
+            CHECK_EQUAL(run(found.job(false, false)), weight);
             for (std::int64_t i = 0; i < size; ++i) {
                 const auto place = static_cast<std::size_t>(i);
                 CHECK_EQUAL(

@@ -11,15 +11,13 @@
 #include <optional>
 #include <vector>
 
-#include "kernel/kernel.hpp"
-#include "runtime/float_environment.hpp"
-#include "runtime/levels.hpp"
+#include "sweeps.hpp"
 
 namespace codes {
 
-namespace kernel = fusedopt::kernel;
-
 using Floats = std::vector<float>;
+
+inline constexpr kernel::SlotCode all_codes[] = {kernel::SlotCode::bfloat16, kernel::SlotCode::float8};
 
 inline std::uint32_t bits_of(float x) {
     return std::bit_cast<std::uint32_t>(x);
@@ -27,6 +25,12 @@ inline std::uint32_t bits_of(float x) {
 
 inline std::uint32_t magnitude_of(float x) {
     return bits_of(x) & 0x7fffffffu;
+}
+
+/// Whether all bits are the same. A NaN is one, whatever its bits.
+inline bool same(const Floats& a, const Floats& b) {
+    return std::ranges::equal(
+        a, b, [](float x, float y) { return bits_of(x) == bits_of(y) || (std::isnan(x) && std::isnan(y)); });
 }
 
 // Random bits.
@@ -121,6 +125,7 @@ inline Block encoded(const Given& given, int base, bool fine) {
     const int cut = block.cut();
     const auto base_bits = static_cast<std::int64_t>(base) << 23;
     const std::int64_t finite = (0x7f7fffff - base_bits) >> cut;
+    const bool is_huge = given.is_huge();
     for (std::size_t i = 0; i < 64; ++i) {
         const float x = given.numbers[i];
         const auto random = given.random ? static_cast<std::int64_t>((*given.random)[i] % (1u << cut)) : 1 << (cut - 1);
@@ -128,7 +133,7 @@ inline Block encoded(const Given& given, int base, bool fine) {
         const float moved = given.is_signed ? magnitude + std::bit_cast<float>(base << 23) : x;
         std::int64_t code = (static_cast<std::int64_t>(bits_of(moved)) + random - base_bits) >> cut;
         if (!given.is_signed) code = magnitude_of(x) == 0 ? 0 : std::max<std::int64_t>(code, 1);
-        if (given.is_huge()) {
+        if (is_huge) {
             const std::int64_t last = given.is_signed ? 127 : 255;
             code = std::isnan(x) ? last - 1 : std::isinf(x) ? last : std::min({code, last - 2, finite});
             block.special |= !std::isfinite(x);
@@ -221,10 +226,15 @@ public:
     /// What its codes say.
     Floats numbers(bool is_signed) const {
         Floats numbers;
-        for (std::int64_t i = 0; i < size_; ++i) {
-            const auto place = static_cast<std::size_t>(i % 64);
-            numbers.push_back(code_ == kernel::SlotCode::bfloat16 ? from_bfloat16(half(i))
-                                                                  : decoded(block(i / 64), place, is_signed));
+        if (code_ == kernel::SlotCode::bfloat16) {
+            for (std::int64_t i = 0; i < size_; ++i) numbers.push_back(from_bfloat16(half(i)));
+            return numbers;
+        }
+        for (std::int64_t b = 0; b < blocks(); ++b) {
+            const Block block = this->block(b);
+            for (std::int64_t i = 64 * b; i < std::min(64 * b + 64, size_); ++i) {
+                numbers.push_back(decoded(block, static_cast<std::size_t>(i % 64), is_signed));
+            }
         }
         return numbers;
     }
@@ -252,11 +262,12 @@ struct Slots {
     Slots(kernel::SlotCode slot_code, std::int64_t elements, std::size_t count)
         : code(slot_code), size(elements), slots(count, Slot(slot_code, elements)) {}
 
-    kernel::Job job() {
-        kernel::Job job = {};
+    /// The same job, with these slots in the place of its first ones.
+    kernel::Job in(const kernel::Job& of_floats) {
+        kernel::Job job = of_floats;
         job.size = size;
-        job.slot_code = code;
         for (std::size_t k = 0; k < slots.size(); ++k) job.slots[k] = slots[k].data();
+        job.slot_code = code;
         job.scales = slots[0].scales();
         return job;
     }
@@ -265,13 +276,13 @@ struct Slots {
         const float* values[kernel::max_slots] = {};
         for (std::size_t k = 0; k < slots.size(); ++k) values[k] = numbers[k].data();
         const fusedopt::FloatEnvironment environment;
-        fusedopt::current_kernels().encode_slots(step, job(), 0, size, values);
+        fusedopt::current_kernels().encode_slots(step, in({}), 0, size, values);
     }
 
     Floats decoded(std::size_t k, bool is_signed) {
         Floats numbers(static_cast<std::size_t>(size));
         const fusedopt::FloatEnvironment environment;
-        fusedopt::current_kernels().decode_slot(job(), static_cast<int>(k), is_signed, 0, size, numbers.data());
+        fusedopt::current_kernels().decode_slot(in({}), static_cast<int>(k), is_signed, 0, size, numbers.data());
         return numbers;
     }
 

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
 
 #include "low_bit.hpp"
 
@@ -18,13 +17,7 @@ TEST(every_rule_gives_the_same_bits_on_every_level_and_thread_count) {
             for (const bool master : {true, false}) {
                 if (dtype == DType::float32 && !master) continue;
                 const Options options = coded(slot_dtype, shapes.size(), {.seed = 7, .master = master});
-                std::optional<State> expected;
-                on_every_level_and_thread_count([&](const std::string& where) {
-                    const State found = after_steps(rule, options, dtype, shapes);
-                    if (!expected) expected = found;
-                    const std::string different = first_difference(found, *expected);
-                    CHECK_EQUAL(different.empty() ? "" : name + ", " + where + ": " + different, "");
-                });
+                check_same_everywhere(name, [&] { return after_steps(rule, options, dtype, shapes); });
             }
         }
     });
@@ -36,16 +29,12 @@ TEST(other_phases_of_a_step_give_the_same_bits_too) {
     const Options with_values{.clipvalue = 0.5, .seed = 3, .master = false};
     for (const fusedopt::Rule& rule : {fusedopt::Rule(fusedopt::AdamW{}), fusedopt::Rule(fusedopt::Lamb{}),
                                        fusedopt::Rule(fusedopt::Muon{.matrix_product = multiply})}) {
-        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        for (const SlotDType slot_dtype : coded_dtypes) {
             for (const Options& base : {with_all, with_values}) {
                 for (const DType gradient_dtype : all_dtypes) {
                     const Options options = coded(slot_dtype, shapes.size(), base);
-                    std::optional<State> expected;
-                    on_every_level_and_thread_count([&](const std::string& where) {
-                        const State found = after_steps(rule, options, DType::float16, shapes, gradient_dtype);
-                        if (!expected) expected = found;
-                        const std::string different = first_difference(found, *expected);
-                        CHECK_EQUAL(different.empty() ? "" : where + ": " + different, "");
+                    check_same_everywhere("rule " + std::to_string(rule.index()), [&] {
+                        return after_steps(rule, options, DType::float16, shapes, gradient_dtype);
                     });
                 }
             }
@@ -56,7 +45,7 @@ TEST(other_phases_of_a_step_give_the_same_bits_too) {
 TEST(eight_threads_give_the_bits_of_one) {
     if (!fusedopt::has_threads()) return;
     const std::vector<Shape> large = {{300, 512}, {100001}};
-    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const Options options{.slot_dtype = slot_dtype};
         const State expected = after_steps(fusedopt::Adam{}, options, DType::float32, large);
         for (int threads = 2; threads <= 8; ++threads) {
@@ -82,7 +71,7 @@ TEST(zero_gradients_for_ever_leave_zero_slots_and_the_same_weights) {
         fusedopt::Muon{.matrix_product = multiply, .adam_weight_decay = 0.0, .weight_decay = 0.0},
     };
     for (const fusedopt::Rule& rule : rules) {
-        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        for (const SlotDType slot_dtype : coded_dtypes) {
             for (const DType dtype : {DType::float32, DType::bfloat16}) {
                 const std::vector<Array> variables = arrays_of(dtype, {{20, 40}, {1000}}, 1);
                 std::vector<Values> before;
@@ -103,7 +92,7 @@ TEST(zero_gradients_for_ever_leave_zero_slots_and_the_same_weights) {
 }
 
 TEST(a_zero_beside_large_numbers_stays_zero) {
-    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const Array variable(DType::float32, Values(640, 1.0));
         fusedopt::Optimizer optimizer(fusedopt::Adam{}, coded(slot_dtype, 1));
         optimizer.build({variable.tensor()});
@@ -129,8 +118,11 @@ TEST(an_update_stays_below_what_exact_slots_allow) {
         {fusedopt::Adam{}, 7.3},  // in rates, from the betas
         {fusedopt::Adam{.amsgrad = true}, 7.3},
         {fusedopt::AdamW{.weight_decay = 0.0}, 7.3},
+        {fusedopt::TorchAdam{}, 7.3},
+        {fusedopt::TorchAdamW{.weight_decay = 0.0}, 7.3},
         {fusedopt::Adam{.beta_1 = 0.5, .beta_2 = 0.9}, 1.87},
         {fusedopt::Adamax{}, 2.02},
+        {fusedopt::TorchAdamax{}, 2.02},
     };
     for (const auto& [rule, most] : rules) {
         const Array variable(DType::float32, Values(256, 0.0));
@@ -166,7 +158,7 @@ TEST(what_is_not_finite_stays_with_its_element) {
                                                fusedopt::Nadam{},
                                                fusedopt::Yogi{}};
     for (const fusedopt::Rule& rule : rules) {
-        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        for (const SlotDType slot_dtype : coded_dtypes) {
             const Array found(DType::float32, Values(200, 1.0)), expected(DType::float32, Values(200, 1.0));
             fusedopt::Optimizer of_codes(rule, coded(slot_dtype, 1)), of_floats(rule);
             of_codes.build({found.tensor()});
@@ -201,7 +193,7 @@ TEST(what_is_not_finite_stays_with_its_element) {
 }
 
 TEST(another_seed_rounds_otherwise_and_a_name_keeps_a_variable_exact) {
-    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const std::vector<Shape> two = {{5000}, {5000}};
         const Options options{.slot_dtype = slot_dtype, .slot_dtypes = {{"1", SlotDType::float32}}};
         Options other = options;

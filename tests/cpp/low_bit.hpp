@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -17,6 +18,8 @@ using fusedopt::Options;
 using fusedopt::SlotDType;
 
 using State = std::map<std::string, std::vector<std::byte>>;
+
+inline constexpr SlotDType coded_dtypes[] = {SlotDType::bfloat16, SlotDType::float8};
 
 /// Arrays of these shapes.
 inline std::vector<Array> arrays_of(DType dtype, const std::vector<Shape>& shapes, unsigned seed) {
@@ -45,7 +48,7 @@ inline bool has_float8(const fusedopt::Rule& rule) {
 template <class Body>
 void for_each_rule_and_slot_dtype(const Body& body) {
     for (const RuleCase& rule_case : rule_cases()) {
-        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        for (const SlotDType slot_dtype : coded_dtypes) {
             if (slot_dtype == SlotDType::float8 && !has_float8(rule_case.rule)) continue;
             body(rule_case.name + ", " + std::string(to_string(slot_dtype)), rule_case.rule, slot_dtype);
         }
@@ -60,6 +63,18 @@ inline std::string first_difference(const State& found, const State& expected) {
         if (same == found.end() || same->second != bytes) return name;
     }
     return "";
+}
+
+/// Checks that a run leaves the same bits on every level and thread count.
+template <class Run>
+void check_same_everywhere(const std::string& name, const Run& run) {
+    std::optional<State> expected;
+    on_every_level_and_thread_count([&](const std::string& where) {
+        const State found = run();
+        if (!expected) expected = found;
+        const std::string different = first_difference(found, *expected);
+        CHECK_EQUAL(different.empty() ? "" : name + ", " + where + ": " + different, "");
+    });
 }
 
 inline constexpr unsigned step_count = 4;

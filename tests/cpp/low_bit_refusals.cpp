@@ -36,7 +36,7 @@ TEST(rules_that_eight_bits_would_spoil_say_why) {
 }
 
 TEST(rows_cannot_catch_up_on_codes) {
-    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const auto caught_up = fusedopt::RowUpdates::caught_up;
         CHECK_REFUSED(Optimizer(fusedopt::Adam{}, {.row_updates = caught_up, .slot_dtype = slot_dtype}), "row_updates");
         CHECK_REFUSED(Optimizer(fusedopt::Adam{}, {.row_updates = caught_up, .slot_dtypes = {{"w", slot_dtype}}}),

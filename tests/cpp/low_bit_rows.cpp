@@ -1,6 +1,5 @@
 // Gradients of rows, and rules that go row by row, with slots in 16 and 8 bits.
 #include <algorithm>
-#include <optional>
 
 #include "low_bit.hpp"
 #include "row_gradients.hpp"
@@ -21,7 +20,7 @@ const std::vector<RuleCase> rowwise_rules = {
 // A tile of a dense gradient and the tile of a row have the same number, if rows are made of whole tiles.
 TEST(rows_of_whole_tiles_get_the_bits_of_a_dense_gradient) {
     const std::vector<Shape> tables = {{1}, {5, 1024}, {3, 2, 1024}};
-    for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         for (const DType dtype : {DType::float32, DType::bfloat16}) {
             const Options options = coded(slot_dtype, 3, {.master = false});
             const std::vector<Array> dense = arrays_of(dtype, tables, 1), by_rows = arrays_of(dtype, tables, 1);
@@ -47,10 +46,9 @@ TEST(rows_give_the_same_bits_everywhere_and_others_stand_still) {
     rules.push_back({"Lion", fusedopt::Lion{}});
     rules.push_back({"RMSprop", fusedopt::RMSprop{.momentum = 0.5}});
     for (const RuleCase& rule_case : rules) {
-        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        for (const SlotDType slot_dtype : coded_dtypes) {
             for (const DType dtype : {DType::float32, DType::float16}) {
-                std::optional<State> expected;
-                on_every_level_and_thread_count([&](const std::string& where) {
+                check_same_everywhere(rule_case.name, [&] {
                     const std::vector<Array> variables = arrays_of(dtype, {shape}, 1);
                     const Values before = values_of(variables[0].tensor());
                     fusedopt::Optimizer optimizer(rule_case.rule, coded(slot_dtype, 1, {.master = false}));
@@ -63,10 +61,7 @@ TEST(rows_give_the_same_bits_everywhere_and_others_stand_still) {
                     const Values after = values_of(variables[0].tensor());
                     CHECK(std::equal(before.begin() + 40 * 64, before.end(), after.begin() + 40 * 64));
                     CHECK(!std::equal(before.begin(), before.begin() + 40 * 64, after.begin()));
-                    const State found = state_of(optimizer, variables);
-                    if (!expected) expected = found;
-                    const std::string different = first_difference(found, *expected);
-                    CHECK_EQUAL(different.empty() ? "" : rule_case.name + ", " + where + ": " + different, "");
+                    return state_of(optimizer, variables);
                 });
             }
         }
@@ -75,16 +70,11 @@ TEST(rows_give_the_same_bits_everywhere_and_others_stand_still) {
 
 TEST(a_dense_gradient_of_a_rowwise_rule_gives_the_same_bits_everywhere) {
     for (const RuleCase& rule_case : rowwise_rules) {
-        for (const SlotDType slot_dtype : {SlotDType::bfloat16, SlotDType::float8}) {
+        for (const SlotDType slot_dtype : coded_dtypes) {
             const std::vector<Shape> tables = {{70, 64}, {9, 192}, {100}};
-            std::optional<State> expected;
-            on_every_level_and_thread_count([&](const std::string& where) {
-                const State found =
-                    after_steps(rule_case.rule, coded(slot_dtype, tables.size()), DType::float32, tables);
-                if (!expected) expected = found;
-                const std::string different = first_difference(found, *expected);
-                CHECK_EQUAL(different.empty() ? "" : rule_case.name + ", " + where + ": " + different, "");
-            });
+            const Options options = coded(slot_dtype, tables.size());
+            check_same_everywhere(rule_case.name,
+                                  [&] { return after_steps(rule_case.rule, options, DType::float32, tables); });
         }
     }
 }

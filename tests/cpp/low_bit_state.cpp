@@ -7,7 +7,6 @@
 
 namespace {
 
-constexpr SlotDType codes[] = {SlotDType::bfloat16, SlotDType::float8};
 const std::vector<Shape> shapes = {{70, 64}, {5000}, {0}, {65}};
 
 std::vector<Tensor> tensors_of(const std::vector<fusedopt::NamedTensor>& list) {
@@ -50,7 +49,7 @@ double number_of(unsigned code, unsigned scale, bool is_signed) {
 }  // namespace
 
 TEST(state_lists_codes_and_variables_list_numbers) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const Trained trained(fusedopt::Adam{}, coded(slot_dtype, shapes.size()));
         const auto state = trained.optimizer.state(), copies = trained.optimizer.variables();
         std::set<std::string> names;
@@ -92,7 +91,7 @@ TEST(state_lists_codes_and_variables_list_numbers) {
 }
 
 TEST(numbers_can_be_loaded_in_the_place_of_codes) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const Trained source(fusedopt::Adam{}, {}, DType::float32, 5);
         const Options options = coded(slot_dtype, shapes.size());
         Trained by_state(fusedopt::Adam{}, options), by_weights(fusedopt::Adam{}, options);
@@ -195,7 +194,7 @@ TEST(a_fresh_optimizer_goes_on_from_the_state_with_the_same_bits) {
 }
 
 TEST(numbers_that_are_loaded_get_the_nearest_code) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         // Adam's v may be raised, as it bounds updates.
         const fusedopt::RMSprop rule{.momentum = 0.9};
         Trained trained(rule, coded(slot_dtype, shapes.size(), {.gradient_accumulation_steps = 2}));
@@ -217,7 +216,7 @@ TEST(numbers_that_are_loaded_get_the_nearest_code) {
 }
 
 TEST(copies_of_slots_outlive_their_optimizer_and_are_apart_from_it) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         std::vector<fusedopt::NamedTensor> copies;
         Values expected;
         {
@@ -233,7 +232,7 @@ TEST(copies_of_slots_outlive_their_optimizer_and_are_apart_from_it) {
 }
 
 TEST(slots_begin_at_the_nearest_code_of_their_first_number) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const Trained adagrad(fusedopt::Adagrad{.initial_accumulator_value = 0.1}, coded(slot_dtype, shapes.size()),
                               DType::bfloat16, 0);
         const Trained yogi(fusedopt::Yogi{}, coded(slot_dtype, shapes.size()), DType::float32, 0);
@@ -313,7 +312,7 @@ TEST(codes_of_another_kind_are_refused) {
 }
 
 TEST(building_again_leaves_codes_where_they_are) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         for (const DType dtype : {DType::float32, DType::float16}) {
             Options options{.slot_dtype = slot_dtype, .slot_dtypes = {{"3", slot_dtype}}, .master = false};
             Trained trained(fusedopt::AdamW{.amsgrad = true}, options, dtype);
@@ -338,7 +337,7 @@ TEST(building_again_leaves_codes_where_they_are) {
 }
 
 TEST(amsgrad_can_be_left_and_taken_up_again) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         Trained trained(fusedopt::Adam{.amsgrad = true}, coded(slot_dtype, shapes.size()));
         const State before = trained.state();
         trained.optimizer.set_rule(fusedopt::Adam{});
@@ -353,7 +352,7 @@ TEST(amsgrad_can_be_left_and_taken_up_again) {
 }
 
 TEST(a_seed_acts_from_the_next_step_on) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         Trained changed(fusedopt::Adam{}, coded(slot_dtype, shapes.size(), {.seed = 1}), DType::float32, 0);
         Trained expected(fusedopt::Adam{}, coded(slot_dtype, shapes.size(), {.seed = 2}), DType::float32, 0);
         Options options = changed.optimizer.options();
@@ -378,7 +377,7 @@ TEST(nothing_hidden_takes_memory) {
 }
 
 TEST(wrappers_list_and_load_codes_too) {
-    for (const SlotDType slot_dtype : codes) {
+    for (const SlotDType slot_dtype : coded_dtypes) {
         const Options options = coded(slot_dtype, 2, {.seed = 4});
         const std::vector<Shape> three = {{100}, {200}, {300}};
         const std::vector<Array> first = arrays_of(DType::bfloat16, three, 1),

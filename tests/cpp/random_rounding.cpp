@@ -1,18 +1,14 @@
 // float16 and bfloat16 variables without a master copy: a step rounds them at random to one of the two neighbours. The
-// mean is the number itself, and the bits depend on nothing but the seed. The kernels are called as a step calls them.
+// mean is the number itself, and the bits depend on nothing but the seed.
 #include <algorithm>
 #include <cmath>
 
 #include "array.hpp"
 #include "cases.hpp"
 #include "check.hpp"
-#include "kernel/kernel.hpp"
-#include "runtime/float_environment.hpp"
-#include "runtime/levels.hpp"
+#include "sweeps.hpp"
 
 namespace {
-
-namespace kernel = fusedopt::kernel;
 
 constexpr DType small_dtypes[] = {DType::float16, DType::bfloat16};
 
@@ -49,20 +45,13 @@ struct Variable {
 
     std::int64_t size() const { return storage.tensor().size(); }
 
-    kernel::Job job(std::size_t first_partial, bool has_average, bool has_master = false) const {
-        kernel::Job job = {};
-        job.size = size();
-        job.weight = has_master ? master.data() : nullptr;
+    kernel::Job job(std::uint64_t first_tile, bool has_average, bool has_master = false) const {
+        kernel::Job job = job_of(size(), has_master ? master.data() : nullptr, gradient.data(), first_tile);
         job.storage = storage.data();
         job.storage_element = element_of(storage.dtype());
-        job.gradient = gradient.data();
         job.gradient_element = element_of(gradient.dtype());
         for (std::size_t k = 0; k < slots.size(); ++k) job.slots[k] = slots[k].data();
         job.average = has_average ? average.data() : nullptr;
-        job.clip_factor = job.ratio = 1.0;
-        job.decays = true;
-        job.work = kernel::Work::update;
-        job.first_partial = first_partial;
         return job;
     }
 
@@ -74,45 +63,19 @@ struct Variable {
     }
 };
 
-kernel::Step step_of(std::uint64_t seed) {
-    kernel::Step step = {};
-    std::fill(std::begin(step.scalars.values), std::end(step.scalars.values), 0.375);
-    step.keep = 0.75;
-    step.unscale = 1.0;
-    step.scale = 0.5;
-    step.clipvalue = HUGE_VAL;
-    step.ema_momentum = 0.625;
-    step.seed = seed;
-    return step;
-}
-
 // w <- w - g
 kernel::Step descent_of(std::uint64_t seed) {
-    kernel::Step step = step_of(seed);
-    step.scalars.values[0] = step.keep = step.scale = 1.0;
+    kernel::Step step = plain_step(seed);
+    step.scalars.values[0] = 1.0;
     return step;
-}
-
-void sweep(kernel::RuleId rule, const kernel::Step& step, const kernel::Job& job, std::int64_t begin,
-           std::int64_t end) {
-    const fusedopt::FloatEnvironment environment;
-    fusedopt::current_kernels().update[static_cast<int>(rule)][0](step, {&job, &job, begin, end});
 }
 
 // What becomes of these numbers, which float32 holds.
 Values rounded_at_random(DType dtype, Values numbers, std::uint64_t seed) {
     for (double& x : numbers) x = -x;
     const Variable variable(dtype, Values(numbers.size()), DType::float32, numbers);
-    sweep(kernel::RuleId::Sgd, descent_of(seed), variable.job(0, false), 0, variable.size());
+    sweep(kernel::RuleId::Sgd, descent_of(seed), variable.job(0, false));
     return values_of(variable.storage.tensor());
-}
-
-template <class Body>
-void on_every_level(const Body& body) {
-    for (const std::string& level : fusedopt::supported_levels()) {
-        fusedopt::set_level(level);
-        body(level);
-    }
 }
 
 // The two numbers of a format around a finite one, and how far it is from the one nearer to zero.
@@ -153,10 +116,10 @@ TEST(what_is_representable_stays) {
             patterns.push_back(x);
             expected.push_back(std::fabs(x) < 0x1p-126 ? std::copysign(0.0, x) : x);  // the kernels flush subnormals
         }
-        on_every_level([&](const std::string&) {
+        on_every_level([&] {
             for (const std::uint64_t seed : {0u, 1u, 12345u}) {
                 const Variable variable(dtype, patterns, DType::float32, Values(patterns.size()));
-                sweep(kernel::RuleId::Sgd, descent_of(seed), variable.job(0, false), 0, variable.size());
+                sweep(kernel::RuleId::Sgd, descent_of(seed), variable.job(0, false));
                 CHECK_EQUAL(difference(values_of(variable.storage.tensor()), expected), "");
             }
         });
@@ -175,7 +138,7 @@ TEST(beyond_the_largest_it_is_the_nearest) {
         for (std::size_t k = 0; k < positive; ++k) values.push_back(-values[k]);
         values = rounded(DType::float32, values);
         for (std::size_t k = 0; k < 40; ++k) values.push_back(values[k % (2 * positive)]);
-        on_every_level([&](const std::string&) {
+        on_every_level([&] {
             for (std::uint64_t seed = 0; seed < 100; ++seed) {
                 CHECK_EQUAL(difference(rounded_at_random(dtype, values, seed), rounded(dtype, values)), "");
             }
@@ -275,11 +238,11 @@ TEST(every_rule_steps_as_on_a_master_copy_and_rounds_the_same_everywhere) {
                     const auto make = [&] { return Variable(dtype, start, gradient_dtype, gradient); };
                     const Variable exact = make();
                     fusedopt::set_level(fusedopt::supported_levels().front());
-                    sweep(rule, step_of(3), exact.job(9, has_average, true), 0, size);
+                    sweep(rule, step_of_any_rule(3), exact.job(9, has_average, true));
                     std::vector<Values> expected = exact.written();
 
                     const Variable whole = make();
-                    sweep(rule, step_of(3), whole.job(9, has_average), 0, size);
+                    sweep(rule, step_of_any_rule(3), whole.job(9, has_average));
                     const Values weights = values_of(exact.master.tensor());
                     const Values found = values_of(whole.storage.tensor());
                     std::size_t away = 0;
@@ -291,12 +254,11 @@ TEST(every_rule_steps_as_on_a_master_copy_and_rounds_the_same_everywhere) {
                     CHECK(away > 100);  // of them are not rounded to the nearest
                     expected[0] = found;
 
-                    on_every_level([&](const std::string&) {
+                    on_every_level([&] {
                         for (const std::int64_t cut : {std::int64_t{0}, kernel::tile, 3 * kernel::tile}) {
                             const Variable parts = make();
                             const kernel::Job job = parts.job(9, has_average);
-                            sweep(rule, step_of(3), job, cut, size);
-                            if (cut > 0) sweep(rule, step_of(3), job, 0, cut);
+                            sweep(rule, step_of_any_rule(3), job, cut);
                             const std::vector<Values> written = parts.written();
                             for (std::size_t j = 0; j < written.size(); ++j) {
                                 CHECK_EQUAL(difference(written[j], expected[j]), "");
@@ -314,9 +276,9 @@ TEST(a_variable_that_takes_its_average_is_rounded_too) {
     for (const DType dtype : small_dtypes) {
         const Values start = numbers(dtype, size, 1);
         const Variable variable(dtype, start, DType::float32, numbers(DType::float32, size, 2));
-        kernel::Step step = step_of(1);
+        kernel::Step step = step_of_any_rule(1);
         step.overwrite = true;
-        sweep(kernel::RuleId::Sgd, step, variable.job(0, true), 0, size);
+        sweep(kernel::RuleId::Sgd, step, variable.job(0, true));
         const std::vector<Values> written = variable.written();
         for (std::size_t i = 0; i < written[0].size(); ++i) {
             const Neighbours neighbours(dtype, written[1][i]);

@@ -1,39 +1,27 @@
 // Slots in 16 and 8 bits: codes and numbers on every level, against codes by the book; and what rounding at random and
-// the guard promise. The kernels are called as a step calls them.
-// One file, though long: all tests take the same examples.
+// the guard promise.
 #include <cmath>
 #include <random>
-#include <string>
 #include <vector>
-
-#include "check.hpp"
-#include "codes.hpp"
 
 #include <fusedopt/fusedopt.hpp>
 
+#include "cases.hpp"
+#include "check.hpp"
+#include "codes.hpp"
+#include "sweeps.hpp"
+
 namespace {
 
-namespace kernel = fusedopt::kernel;
+using codes::all_codes;
 using codes::Floats;
+using codes::same;
 using codes::Slots;
 using kernel::SlotCode;
 
-constexpr SlotCode slot_codes[] = {SlotCode::bfloat16, SlotCode::float8};
-
-template <class Body>
-void on_every_level(const Body& body) {
-    for (const std::string& level : fusedopt::supported_levels()) {
-        fusedopt::set_level(level);
-        body();
-    }
-}
-
 // Adam's: slot 0 has a sign, slot 1 has none.
 kernel::Step step_of(std::uint64_t seed, kernel::Guard guard = {}) {
-    kernel::Step step = {};
-    step.keep = step.unscale = step.scale = 1.0;
-    step.clipvalue = HUGE_VAL;
-    step.seed = seed;
+    kernel::Step step = plain_step(seed);
     step.is_signed[0] = true;
     step.guard = guard;
     return step;
@@ -85,13 +73,6 @@ std::vector<std::vector<Floats>> examples(std::size_t size) {
     return all;
 }
 
-bool same(const Floats& a, const Floats& b) {
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        if (codes::bits_of(a[i]) != codes::bits_of(b[i]) && !(std::isnan(a[i]) && std::isnan(b[i]))) return false;
-    }
-    return a.size() == b.size();
-}
-
 // Numbers as a step puts them into Adam's slots: with factors of 1, the gradient and its square. What lies in the slots
 // before is lost.
 struct Rounding {
@@ -108,17 +89,7 @@ struct Rounding {
         const auto size = static_cast<std::int64_t>(gradients.size());
         Slots slots(code, size, 2);
         Floats weights(gradients.size());
-        kernel::Job job = slots.job();
-        job.weight = weights.data();
-        job.gradient = gradients.data();
-        job.clip_factor = 1.0;
-        job.storage_element = job.gradient_element = kernel::Element::float32;
-        job.work = kernel::Work::update;
-        job.first_partial = first_tile;
-        const fusedopt::FloatEnvironment environment;
-        const auto update = fusedopt::current_kernels().update[static_cast<int>(kernel::RuleId::Adam)][0];
-        update(step, {&job, &job, cut, size});
-        if (cut > 0) update(step, {&job, &job, 0, cut});
+        sweep(kernel::RuleId::Adam, step, slots.in(job_of(size, weights.data(), gradients.data(), first_tile)), cut);
         return slots;
     }
 };
@@ -129,19 +100,13 @@ kernel::Step assigning(std::uint64_t seed, kernel::Guard guard = {}) {
     return step;
 }
 
-// The share of numbers of one kind that a slot holds, over many seeds.
-template <class Body>
-void over_seeds(int seeds, const Rounding& rounding, kernel::Guard guard, const Body& body) {
-    for (int seed = 0; seed < seeds; ++seed) body(rounding.run(assigning(static_cast<std::uint64_t>(seed), guard), 3));
-}
-
 }  // namespace
 
 TEST(numbers_are_coded_by_the_nearest_as_the_book_says) {
     for (const std::int64_t size : {1, 63, 64, 65, 512, 513, 1500}) {
         for (const auto& numbers : examples(static_cast<std::size_t>(size))) {
             for (const kernel::Guard& guard : guards) {
-                for (const SlotCode code : slot_codes) {
+                for (const SlotCode code : all_codes) {
                     const kernel::Step step = step_of(1, guard);
                     const Slots empty(code, size, 2);
                     const Slots expected = empty.expected(step, numbers, false);
@@ -163,7 +128,7 @@ TEST(a_step_rounds_at_random_as_the_book_says_wherever_it_is_cut) {
     for (const std::int64_t size : {1, 64, 100, 1024, 2500}) {
         for (const auto& numbers : examples(static_cast<std::size_t>(size))) {
             for (const kernel::Guard& guard : guards) {
-                for (const SlotCode code : slot_codes) {
+                for (const SlotCode code : all_codes) {
                     Rounding rounding{code, numbers[0]};
                     // A kernel makes no subnormal numbers, and reads them as zeros.
                     std::vector<Floats> expected_numbers = rounding.numbers();
@@ -187,7 +152,7 @@ TEST(a_step_rounds_at_random_as_the_book_says_wherever_it_is_cut) {
 }
 
 TEST(fresh_memory_means_zeros_and_zeros_stay) {
-    for (const SlotCode code : slot_codes) {
+    for (const SlotCode code : all_codes) {
         on_every_level([&] {
             Slots fresh(code, 1000, 2);
             CHECK(same(fresh.decoded(0, true), Floats(1000)));
@@ -206,7 +171,7 @@ TEST(fresh_memory_means_zeros_and_zeros_stay) {
 
 TEST(what_is_not_finite_spoils_nothing_but_itself) {
     const Floats plain = spread(640, 6.0, -4.0, true);
-    for (const SlotCode code : slot_codes) {
+    for (const SlotCode code : all_codes) {
         Floats spoilt = plain;
         spoilt[5] = NAN;
         spoilt[100] = HUGE_VALF;
@@ -231,27 +196,28 @@ TEST(what_is_not_finite_spoils_nothing_but_itself) {
 TEST(the_mean_over_seeds_is_the_number) {
     fusedopt::set_level(fusedopt::supported_levels().back());
     constexpr int seeds = 4000;
-    for (const SlotCode code : slot_codes) {
+    for (const SlotCode code : all_codes) {
         for (const double binades : {2.0, 12.0}) {
             const Rounding rounding{code, spread(200, binades, -3.0, true)};
+            const std::vector<Floats> numbers = rounding.numbers();
             std::vector<std::vector<double>> sums(2, std::vector<double>(200)), squares = sums;
-            over_seeds(seeds, rounding, {}, [&](const Slots& slots) {
+            for (std::uint64_t seed = 0; seed < seeds; ++seed) {
+                const Slots slots = rounding.run(assigning(seed), 3);
                 for (std::size_t k = 0; k < 2; ++k) {
                     const Floats found = slots.slots[k].numbers(k == 0);
                     for (std::size_t i = 0; i < found.size(); ++i) {
-                        const double away =
-                            static_cast<double>(found[i]) - static_cast<double>(rounding.numbers()[k][i]);
+                        const double away = static_cast<double>(found[i]) - static_cast<double>(numbers[k][i]);
                         sums[k][i] += away;
                         squares[k][i] += away * away;
                     }
                 }
-            });
+            }
             const double step = code == SlotCode::bfloat16 ? 1.0 / 128 : 1.0 / 8;  // of a number, at most
             for (std::size_t k = 0; k < 2; ++k) {
                 for (std::size_t i = 0; i < 200; ++i) {
                     CHECK(squares[k][i] > 0 || rounding.gradients[i] == 0.0f);
                     // A number next to a code may never have been rounded to the other one.
-                    const double once = step * static_cast<double>(rounding.numbers()[k][i]);
+                    const double once = step * static_cast<double>(numbers[k][i]);
                     const double spread_of_mean = std::sqrt(squares[k][i] + once * once) / seeds;
                     CHECK(std::fabs(sums[k][i] / seeds) <= 5.0 * spread_of_mean);
                 }
@@ -291,25 +257,18 @@ TEST(the_guard_holds_exactly) {
 TEST(slots_follow_a_gradient_up_and_down) {
     fusedopt::set_level(fusedopt::supported_levels().back());
     constexpr std::int64_t size = 4096;
-    for (const SlotCode code : slot_codes) {
+    for (const SlotCode code : all_codes) {
         for (const auto& [before, after] : {std::pair{1e-4f, 1.0f}, std::pair{1.0f, 1e-2f}, std::pair{1.0f, 0.0f}}) {
             Slots slots(code, size, 2);
             Floats weights(size), gradients(size, after);
-            kernel::Job job = slots.job();
-            job.weight = weights.data();
-            job.gradient = gradients.data();
-            job.clip_factor = 1.0;
-            job.storage_element = job.gradient_element = kernel::Element::float32;
-            job.work = kernel::Work::update;
+            const kernel::Job job = slots.in(job_of(size, weights.data(), gradients.data(), 0));
             kernel::Step step = step_of(0, guards[1]);
             slots.load(step, {Floats(size, before), Floats(size, before * before)});
             step.scalars.values[1] = 0.1;
             step.scalars.values[2] = 0.001;
-            const fusedopt::FloatEnvironment environment;
             double m = before, v = static_cast<double>(before) * before;
             for (; step.seed < 4000; ++step.seed) {
-                fusedopt::current_kernels().update[static_cast<int>(kernel::RuleId::Adam)][0](step,
-                                                                                              {&job, &job, 0, size});
+                sweep(kernel::RuleId::Adam, step, job);
                 m += (after - m) * 0.1;
                 v += (static_cast<double>(after) * after - v) * 0.001;
             }

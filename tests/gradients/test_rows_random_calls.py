@@ -12,7 +12,6 @@ import fusedopt as fo
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -20,8 +19,8 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
+from random_calls import run_calls
 from reference import Array, MultiReference, Reference, ScaledReference
 from rows import PICKS, assert_same, row_gradient
 from sample_arrays import same_bits
@@ -315,10 +314,4 @@ class Calls(RuleBasedStateMachine):
 @pytest.mark.parametrize("scaled", [False, True], ids=["alone", "scaled"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_sequence_of_calls(kind: str, scaled: bool) -> None:
-    machine = type("Calls", (Calls,), {"kind": kind, "scaled": scaled})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            derandomize=True, database=None, deadline=None, max_examples=12, stateful_step_count=25
-        ),
-    )
+    run_calls(Calls, examples=12, most_calls=25, kind=kind, scaled=scaled)

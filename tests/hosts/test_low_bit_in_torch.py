@@ -32,10 +32,8 @@ def test_slots_of_fewer_bits_are_refused(option: dict[str, Any], text: str) -> N
     fusedopt.torch.Optimizer([parameter], fo.Adam(slot_dtypes={}))
 
 
-@pytest.mark.parametrize("name", fusedopt.torch.__all__)
+@pytest.mark.parametrize("name", sorted(set(fusedopt.torch.__all__) - {"Optimizer"}))
 def test_optimizers_in_pytorchs_numbers_do_not_know_the_option(name: str) -> None:
-    if name == "Optimizer":
-        return
     with pytest.raises(TypeError, match="slot_dtype"):
         getattr(fusedopt.torch, name)([torch.nn.Parameter(torch.zeros(3))], slot_dtype="float8")
 

@@ -68,8 +68,11 @@ REFUSED: dict[str, tuple[list[Any], list[Any]]] = {
     "gradient_accumulation_steps": ([0, 1, -3, 2.5, 2.0, True, math.inf, 2**70], NO_INTEGERS),
     "name": ([], [5, b"adam", True]),
     "skip_nonfinite": ([], NO_FLAGS),
-    "row_updates": (["", "catch_up", "LAZY"], [None, True, 1, b"lazy", ["lazy"], object()]),
-    "slot_dtype": (["", "float16", "float64", "FLOAT8"], [None, True, 8, b"float8", np.float32]),
+    "row_updates": (["", "catch_up", "LAZY"], [None, False, 1, b"lazy", ["lazy"], {"lazy"}]),
+    "slot_dtype": (
+        ["", "float16", "float64", "FLOAT8"],
+        [None, True, 8, b"float8", np.float32, np.dtype("float32")],
+    ),
     "slot_dtypes": ([], [True, 8, "float8", ["w"], object()]),
     "seed": ([-1, 0.5, True, 2**63, math.nan], [*NO_INTEGERS, None]),
     "master": ([], NO_FLAGS),

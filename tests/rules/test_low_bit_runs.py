@@ -61,8 +61,8 @@ def test_a_saved_run_goes_on(case: Case, code: str, dtype: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("code", ["bfloat16", "float8"])
-def test_seeds(code: str) -> None:
-    """A seed acts from the step on that follows it, and makes another run of it."""
+def test_a_seed_acts_from_the_next_step_on(code: str) -> None:
+    """It makes another run of it."""
     run = Run(Case("Adam", {}, "Adam"), code, FEW, "float16", master=False)
     reference, (optimizer, variables) = run.reference(), run.optimizer()
     reached = set()

@@ -47,10 +47,6 @@ def model(kind: str, dtype: str, **how: Any) -> Model:
     return Model(KINDS[kind](dtype), **how)
 
 
-def is_slot(name: str, array: Any) -> bool:
-    return "momentum/" in name or "velocity/" in name
-
-
 # Lists
 
 
@@ -58,10 +54,7 @@ def is_slot(name: str, array: Any) -> bool:
 @kinds
 def test_lists_have_the_names_and_shapes_of_whole_slots(kind: str, dtype: str) -> None:
     found = model(kind, dtype).optimizer.named_variables()
-    whole = model(kind, "float32")
-    for part in [whole.optimizer, *whole.optimizer._parts()]:
-        assert part.built
-    expected = whole.optimizer.named_variables()
+    expected = model(kind, "float32").optimizer.named_variables()
     assert list(found) == list(expected)
     for name, array in found.items():
         assert (array.dtype, array.shape) == (expected[name].dtype, expected[name].shape), name
@@ -71,7 +64,9 @@ def test_lists_have_the_names_and_shapes_of_whole_slots(kind: str, dtype: str) -
 def test_copies_cannot_be_written_in_silence(dtype: str) -> None:
     mine = model("adam", dtype)
     for name, array in mine.optimizer.named_variables().items():
-        is_copy = is_slot(name, array) and "dense/bias" not in name  # which is float64
+        is_copy = (
+            name.startswith(("momentum/", "velocity/")) and "dense/bias" not in name
+        )  # float64
         assert array.flags.writeable == (not is_copy), name
         if is_copy:
             with pytest.raises(ValueError, match="read-only"):
@@ -128,8 +123,8 @@ def test_values_that_are_set_are_rounded_to_the_nearest(kind: str, dtype: str) -
 
 
 @both
-def test_bfloat16_values_that_are_listed_are_set_exactly(dtype: str) -> None:
-    """Of float8 a scale may be another one, so that a number moves to its neighbour."""
+def test_values_that_are_listed_are_set_exactly_or_to_a_neighbour(dtype: str) -> None:
+    """Of float8 a scale may be another one, and a number may then be none of its codes."""
     mine, other = model("adam", dtype, steps=6), model("adam", dtype)
     other.optimizer.set_weights(mine.optimizer.variables)
     for name, found in other.optimizer.named_variables().items():

@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None, suite: Suite = ONE_MINUTE) -> int:
     report.show(results, suite.tables(results), console)
     for path in arguments.markdown:
         report.write(results, path, suite.blocks)
-    if arguments.plot:
+    if suite.draw and arguments.plot:
         suite.draw(results, arguments.plot)
     return 0
 
@@ -119,9 +119,11 @@ def parsed(words: Sequence[str] | None, suite: Suite) -> argparse.Namespace:
     add("--rounds", type=count, help="rounds of each measurement")
     add("--peers", nargs="*", choices=suite.packages, help="libraries to compare with")
     add("--sections", nargs="+", choices=suite.sections, help="parts of the suite")
-    suite.add_options(parser)
+    if suite.add_options:
+        suite.add_options(parser)
     add("--json", type=Path, metavar="FILE", help="write all times")
-    add("--plot", type=Path, metavar="FILE", help="draw the picture")
+    if suite.draw:
+        add("--plot", type=Path, metavar="FILE", help="draw the picture")
     add(
         "--markdown",
         type=Path,

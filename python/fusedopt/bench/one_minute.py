@@ -51,7 +51,6 @@ ONE_MINUTE = Suite(
     effort=BRIEF,
     threads=lambda: [fo.get_num_threads()],
     peers=PEERS,
-    quick_packages=(),
     libraries=("numpy", "torch", "keras"),
     sections=(LIMITS, rules.SECTION),
     add_options=_add_options,

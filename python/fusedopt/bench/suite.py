@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import fusedopt as fo
 from fusedopt.bench.contestants import Contestant
 from fusedopt.bench.measuring import Bench
 from fusedopt.bench.results import Results
@@ -26,28 +27,34 @@ class Task(NamedTuple):
     measure: Callable[[Bench], None]
 
 
-@dataclass(frozen=True)
+def one_and_all() -> list[int]:
+    """Return the numbers of threads to compare."""
+    return [1, fo.get_num_threads()]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """Tasks, and what becomes of their results."""
 
     program: str
     description: str
     effort: Effort
-    threads: Callable[[], list[int]]
+    threads: Callable[[], list[int]] = one_and_all
     """The numbers of threads, unless the command line names some."""
     peers: Sequence[Contestant]
-    quick_packages: Sequence[str]
+    quick_packages: Sequence[str] = ()
     """Whose peers take part in a quick run."""
     libraries: Sequence[str]
     """Whose versions a reader must know."""
     sections: Sequence[str]
-    add_options: Callable[[argparse.ArgumentParser], None]
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None
     tasks: Callable[[argparse.Namespace], Iterator[Task]]
     tables: Callable[[Results], Iterator[tuple[str, list[Table]]]]
     """Tables for a console, under titles."""
     blocks: Mapping[str, Callable[[Results], str]]
     """Text for the marked places of Markdown files, by the name of the mark."""
-    draw: Callable[[Results, Path], None]
+    draw: Callable[[Results, Path], None] | None = None
+    """The picture, if there is one."""
 
     @property
     def packages(self) -> list[str]:
