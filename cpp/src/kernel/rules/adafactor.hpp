@@ -232,21 +232,30 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
     });
 }
 
-/// A tile of a vector's second moment: v <- b v + (1 - b) (g^2 + epsilon_1)
+/// The second moment of a vector.
 template <class T>
-void advance_velocity(const Step& step, T scale, std::int64_t n, const T* g, T* v) {
-    const auto scalars = with_scalars<AdafactorScalars<double>, double>(step.scalars);
-    const T b = static_cast<T>(scalars.b), one_minus_b = static_cast<T>(1.0 - scalars.b);
-    const T epsilon_1 = static_cast<T>(scalars.epsilon_1);
-#pragma omp simd
-    for (std::int64_t j = 0; j < n; ++j) {
-        const T x = g[j] * scale;
-        v[j] = b * v[j] + one_minus_b * (x * x + epsilon_1);
+struct Velocity {
+    T b, one_minus_b, epsilon_1;
+
+    explicit Velocity(const Step& step) {
+        const auto scalars = with_scalars<AdafactorScalars<double>, double>(step.scalars);
+        b = static_cast<T>(scalars.b);
+        one_minus_b = static_cast<T>(1.0 - scalars.b);
+        epsilon_1 = static_cast<T>(scalars.epsilon_1);
     }
-}
+
+    FUSEDOPT_INLINE void advance(T scale, std::int64_t n, const T* g, T* v) const {
+#pragma omp simd
+        for (std::int64_t j = 0; j < n; ++j) {
+            const T x = g[j] * scale;
+            v[j] = b * v[j] + one_minus_b * (x * x + epsilon_1);
+        }
+    }
+};
 
 template <class T>
 void adafactor_advance_unfactored(const Step& step, const Job& job, const Block& block) {
+    const Velocity<T> moment(step);
     const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile], widened[tile], velocity[tile];
     GatherBuffer gathered;
@@ -263,7 +272,7 @@ void adafactor_advance_unfactored(const Step& step, const Job& job, const Block&
         T* v = open_numbers(step, job, 2, i, n, velocity);
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
-        advance_velocity(step, scale, n, g, v);
+        moment.advance(scale, n, g, v);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             buffer[j] = whitened(g[j] * scale, v[j]);
@@ -275,6 +284,7 @@ void adafactor_advance_unfactored(const Step& step, const Job& job, const Block&
 
 template <class T>
 void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& block) {
+    const Velocity<T> moment(step);
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
     alignas(64) T update[tile], widened[tile], velocity[tile];
@@ -285,7 +295,7 @@ void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& 
         T* v = open_numbers(step, job, 2, i, n, velocity);
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, update);
-        if (is_coded(job)) advance_velocity(step, scale, n, g, v);
+        if (is_coded(job)) moment.advance(scale, n, g, v);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             update[j] = whitened(g[j] * scale, v[j]);

@@ -93,12 +93,18 @@ void lamb_advance(const Step& step, const Stretch& stretch, Squares* squares) {
 
 /// Moves m and v of coded slots as the first sweep did.
 template <class T>
-void lamb_advance_again(Lamb<T> rule, T scale, std::int64_t n, const T* g, T* m, T* v) {
+FUSEDOPT_NOINLINE void lamb_advance_again(Lamb<T> rule, const Step& step, const Job& job, std::int64_t begin,
+                                          std::int64_t n, T* m, T* v) {
+    alignas(64) T buffer[tile];
+    GatherBuffer gathered;
+    const T* g;
+    const T scale = prepare(step, job, contiguous(job, begin, n, gathered), begin, n, g, buffer);
+    empty_accumulator<T>(job, begin, n);
     for_each_line<T>(
-        n, [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
-            prefetch(g + begin);
+        n, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+            prefetch(g + first);
 #pragma omp simd
-            for (std::int64_t i = begin; i < end; ++i) {
+            for (std::int64_t i = first; i < last; ++i) {
                 rule.advance(g[i] * scale, m[i], v[i]);
             }
         });
@@ -121,8 +127,7 @@ void lamb_settle_tile(Lamb<T> rule, T a, T keep, std::int64_t n, T* w, const T* 
 template <class T>
 void lamb_settle(const Step& step, const Stretch& stretch) {
     const auto rule = with_scalars<Lamb<T>, T>(step.scalars);
-    alignas(64) T buffer[tile], widened[tile], momentum[tile], velocity[tile];
-    GatherBuffer gathered;
+    alignas(64) T widened[tile], momentum[tile], velocity[tile];
     for (const Job* job = stretch.first; job <= stretch.last; ++job) {
         const T r = static_cast<T>(job->ratio);
         const T keep = keep_of<T>(step, *job);
@@ -132,12 +137,7 @@ void lamb_settle(const Step& step, const Stretch& stretch) {
             T* w = open_again(*job, i, n, widened);
             T* m = open_numbers(step, *job, 0, i, n, momentum);
             T* v = open_numbers(step, *job, 1, i, n, velocity);
-            if (is_coded(*job)) {
-                const T* g;
-                const T scale = prepare(step, *job, contiguous(*job, i, n, gathered), i, n, g, buffer);
-                empty_accumulator<T>(*job, i, n);
-                lamb_advance_again(rule, scale, n, g, m, v);
-            }
+            if (is_coded(*job)) lamb_advance_again(rule, step, *job, i, n, m, v);
             lamb_settle_tile(rule, r * rule.s.lr, keep, n, w, m, v);
             close_numbers<T>(step, *job, i, n, {m, v, nullptr});
             finish_tile(step, *job, i, n, w);
