@@ -37,10 +37,22 @@ def test_bytes_are_those_of_the_codes(workload: Workload, moved: float, kept: fl
     assert traffic_of(workload.whole()).bytes == 28
 
 
-def test_a_rule_of_two_sweeps_reads_its_codes_in_the_second() -> None:
-    one = LowBitWorkload("", "", "Lamb", {"slot_dtype": "float8"}, ((64, 64),))
-    # Both moments, the weight and the gradient; then the weight and the moments.
-    assert traffic_of(one).bytes == (2 * 2.0625 + 4 + 4) + (8 + 2.0625)
+@pytest.mark.parametrize(
+    ("rule", "dtype", "shape", "kept"),
+    [
+        ("Lamb", "bfloat16", (64, 64), 4),
+        ("Lamb", "float8", (64, 64), 2.0625),
+        ("Adafactor", "bfloat16", (4096,), 2),
+    ],
+)
+def test_a_rule_of_two_sweeps_writes_its_codes_in_the_second(
+    rule: str, dtype: str, shape: tuple[int, ...], kept: float
+) -> None:
+    one = LowBitWorkload("", "", rule, {"slot_dtype": dtype}, (shape,))
+    # The codes, the weight and the gradient are read; then again, and the first two are written.
+    assert traffic_of(one).bytes == (kept + 4 + 4) + (2 * kept + 8 + 4)
+    matrix = replace(one, rule="Adafactor", shapes=((64, 64),))
+    assert traffic_of(replace(matrix, arguments={"slot_dtype": "bfloat16"})).bytes == 24
 
 
 @pytest.mark.parametrize("shapes", [((64, 64),), ((3 * PIECE + 77,), (4100,))], ids=str)

@@ -348,6 +348,7 @@ SWEEPS = [
     "adafactor_advance_unfactored",
     "adafactor_settle_unfactored",
     "lamb_advance",
+    "lamb_advance_again",
     "lamb_settle",
     "muon_make_direction",
     "muon_scale",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reference import sums
-from reference.rule import BETAS, Array, plain_slots, rule, settle
+from reference.rule import BETAS, Array, plain_slots, rule
 
 
 def sgd_slots(a: dict[str, Any], w: Array) -> list[list[str]]:
@@ -255,7 +255,6 @@ def lamb(w: Array, g: Array, slots: dict[str, Array], a: dict[str, Any], lr: flo
     m, v = slots["momentum"], slots["velocity"]
     m[...] = m + (g - m) * T(1 - a["beta_1"])
     v[...] = v + (g * g - v) * T(1 - a["beta_2"])
-    settle(slots)
     root = np.sqrt(T(1 / (1 - a["beta_2"] ** t)) * v) + T(a["epsilon"])
     u = (T(1 / (1 - a["beta_1"] ** t)) * m) / root
     size, length = sums.sum_of_squares(w), sums.sum_of_squares(u)

@@ -5,7 +5,6 @@ One file, though long: what is around an optimizer reaches into its step.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from reference.low_bits import code_of, coded_slots, guard_of
 from reference.matrices import muon
 from reference.missed import CATCHING_UP, History, narrowing
 from reference.rows import Gradient, Summed, SummedRows, each_summed, numbers_of, sum_of_squares
-from reference.rule import RULES, Array, StepSlots
+from reference.rule import RULES, Array
 from reference.slot_codes import CodedSlots
 from reference.sums import TILE
 
@@ -210,10 +209,7 @@ class Reference:
             # A touched row is a small variable.
             where: Any = ... if rows is None else rows
             w = self.weights[i][where]
-            slots = StepSlots(
-                {name: slot[where] for name, slot in self.slots[i].items()},
-                functools.partial(self._kept, i, t, rows),
-            )
+            slots = {name: slot[where] for name, slot in self.slots[i].items()}
             T = w.dtype.type
             clip = global_factor
             if a["clipnorm"]:
@@ -227,7 +223,7 @@ class Reference:
             if keep != 1.0:
                 w[...] = w * T(keep)
             self.formula(w, x, slots, a, lr, t)
-            slots.settle()
+            slots |= self._kept(i, t, rows, slots)
             self.weights[i][where] = w
             for name, slot in slots.items():
                 self.slots[i][name][where] = slot

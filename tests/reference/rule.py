@@ -26,28 +26,6 @@ class Rule(NamedTuple):
     """The library whose numbers it has."""
 
 
-class StepSlots(dict[str, Array]):
-    """The slots of a variable or of rows in a step, and how they are kept after it."""
-
-    def __init__(
-        self, slots: dict[str, Array], kept: Callable[[dict[str, Array]], dict[str, Array]]
-    ) -> None:
-        super().__init__(slots)
-        self.kept: Callable[[dict[str, Array]], dict[str, Array]] | None = kept
-
-    def settle(self) -> None:
-        """Put what is kept in the place of what was computed, once."""
-        kept, self.kept = self.kept, None
-        for name, slot in kept(self).items() if kept else ():
-            self[name][...] = slot
-
-
-def settle(slots: dict[str, Array]) -> None:
-    """Let a rule of two sweeps find in the second one what the first one stored."""
-    if isinstance(slots, StepSlots):
-        slots.settle()
-
-
 RULES: dict[str, Rule] = {}
 """Every rule by its name. A formula registers itself."""
 

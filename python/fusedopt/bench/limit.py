@@ -41,6 +41,7 @@ class Layout:
     """The names of the variable and then of all that is kept for it; a name's place is the position. The codes and the
     scales of a slot have its name."""
     is_matrix: bool
+    is_coded: bool = False
 
     @property
     def gradient(self) -> int:
@@ -66,9 +67,17 @@ def _one_sweep(arrays: Layout) -> list[Sweep]:
 
 def _trust_ratio(arrays: Layout) -> list[Sweep]:
     """First the two moments move and the norms are taken, then the rest moves."""
+    if arrays.is_coded:
+        return _codes_last(arrays)
     moments = arrays.named("momentum", "velocity")
     rest = arrays.others("momentum", "velocity")
     return [(moments, [*arrays.named(VARIABLE), arrays.gradient]), (rest, moments)]
+
+
+def _codes_last(arrays: Layout) -> list[Sweep]:
+    """First everything is read for the norms, then everything moves."""
+    measured = arrays.named(VARIABLE, "momentum", "velocity")
+    return [([], [*measured, arrays.gradient]), (arrays.others(), [arrays.gradient])]
 
 
 def _factored(arrays: Layout) -> list[Sweep]:
@@ -81,6 +90,8 @@ def _factored(arrays: Layout) -> list[Sweep]:
     velocity, rest = arrays.named("velocity"), arrays.others("velocity")
     if arrays.is_matrix:
         return [([], variable + gradient), ([], gradient), (rest, gradient)]
+    if arrays.is_coded:
+        return _codes_last(arrays)
     return [(velocity, variable + gradient), (rest, velocity + gradient)]
 
 
@@ -135,7 +146,8 @@ def layout_of(workload: Workload) -> tuple[Layout, list[float]]:
     kept = [(name, array) for name, array in kept_by(optimizer) if has_elements(array, variable)]
     names = [name.partition("/")[0].removesuffix("_scale") for name, _ in kept]
     widths = [array.nbytes / variable.size for array in (variable, *(array for _, array in kept))]
-    return Layout([VARIABLE, *names], is_matrix), widths
+    is_coded = any(array.dtype.kind == "u" for _, array in kept)
+    return Layout([VARIABLE, *names], is_matrix, is_coded), widths
 
 
 def has_elements(kept: Array, variable: Array) -> bool:

@@ -33,8 +33,8 @@ struct AdafactorKernels {
     BlockFunction sums;  // of squares of the gradient in rows and columns, and of the weight
     BlockFunction measure_update;
     BlockFunction settle;
-    BlockFunction advance_unfactored;  // slot and both sums of squares
-    BlockFunction settle_unfactored;
+    BlockFunction advance_unfactored;  // both sums of squares, and the slot unless it is coded
+    BlockFunction settle_unfactored;   // the variable, and a coded slot
     /// Moves means [begin, end) towards the new ones, whose sums over `terms` elements lie in `parts` arrays, `stride`
     /// apart. Returns their sum. Sets factors to their inverse roots, unless it is null.
     double (*average)(void* means, void* factors, double b, double epsilon_1, const double* sums, std::int64_t parts,

@@ -11,9 +11,9 @@ struct LambScalars {
 };
 
 struct LambKernels {
-    /// Moves the slots, and sums each tile's squares. `squares` are those of all variables.
+    /// Moves the slots, unless they are coded, and sums each tile's squares. `squares` are those of all variables.
     void (*advance)(const Step&, const Stretch&, Squares* squares);
-    SweepFunction settle;  // the variables, by the jobs' ratios
+    SweepFunction settle;  // moves the variables, by the jobs' ratios, and coded slots
 };
 
 }  // namespace fusedopt::kernel

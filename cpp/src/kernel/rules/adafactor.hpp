@@ -5,9 +5,9 @@
 //   w <- w - a u,  a = max(epsilon_2, rms(w)) rho / max(1, rms(u) / clip_threshold)
 //
 // A vector has one moment per element instead:  v <- b v + (1 - b) (g^2 + epsilon_1),  u = g / sqrt(v).
-// If a moment is zero, so is the update. The means and norms are put together elsewhere; job.ratio brings a. Both
-// sweeps over a vector take u from what is kept of v: from a coded slot, its codes. One file, though long: the three
-// sweeps go over the same blocks.
+// If a moment is zero, so is the update. The means and norms are put together elsewhere; job.ratio brings a. Codes of
+// a vector's v would give another u. So if v is coded, the first sweep does not store it, and the second one moves it
+// again and stores it after w. One file, though long: the three sweeps go over the same blocks.
 #pragma once
 
 #include "kernel/border/adafactor.hpp"
@@ -232,11 +232,30 @@ void adafactor_settle(const Step& step, const Job& job, const Block& block) {
     });
 }
 
+/// The second moment of a vector.
+template <class T>
+struct Velocity {
+    T b, one_minus_b, epsilon_1;
+
+    explicit Velocity(const Step& step) {
+        const auto scalars = with_scalars<AdafactorScalars<double>, double>(step.scalars);
+        b = static_cast<T>(scalars.b);
+        one_minus_b = static_cast<T>(1.0 - scalars.b);
+        epsilon_1 = static_cast<T>(scalars.epsilon_1);
+    }
+
+    FUSEDOPT_INLINE void advance(T scale, std::int64_t n, const T* g, T* v) const {
+#pragma omp simd
+        for (std::int64_t j = 0; j < n; ++j) {
+            const T x = g[j] * scale;
+            v[j] = b * v[j] + one_minus_b * (x * x + epsilon_1);
+        }
+    }
+};
+
 template <class T>
 void adafactor_advance_unfactored(const Step& step, const Job& job, const Block& block) {
-    const auto scalars = with_scalars<AdafactorScalars<double>, double>(step.scalars);
-    const T b = static_cast<T>(scalars.b), one_minus_b = static_cast<T>(1.0 - scalars.b);
-    const T epsilon_1 = static_cast<T>(scalars.epsilon_1);
+    const Velocity<T> moment(step);
     const T keep = keep_of<T>(step, job);
     alignas(64) T buffer[tile], widened[tile], velocity[tile];
     GatherBuffer gathered;
@@ -253,13 +272,7 @@ void adafactor_advance_unfactored(const Step& step, const Job& job, const Block&
         T* v = open_numbers(step, job, 2, i, n, velocity);
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, buffer);
-#pragma omp simd
-        for (std::int64_t j = 0; j < n; ++j) {
-            const T x = g[j] * scale;
-            v[j] = b * v[j] + one_minus_b * (x * x + epsilon_1);
-        }
-        close_numbers<T>(step, job, i, n, {nullptr, nullptr, v});
-        v = open_numbers(step, job, 2, i, n, velocity);
+        moment.advance(scale, n, g, v);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             buffer[j] = whitened(g[j] * scale, v[j]);
@@ -271,6 +284,7 @@ void adafactor_advance_unfactored(const Step& step, const Job& job, const Block&
 
 template <class T>
 void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& block) {
+    const Velocity<T> moment(step);
     const T keep = keep_of<T>(step, job);
     const T a = static_cast<T>(job.ratio);
     alignas(64) T update[tile], widened[tile], velocity[tile];
@@ -278,9 +292,10 @@ void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& 
     for (std::int64_t i = block.first; i < block.first + block.columns; i += tile) {
         const std::int64_t rest = block.first + block.columns - i;
         const std::int64_t n = rest < tile ? rest : tile;
-        const T* v = open_numbers(step, job, 2, i, n, velocity);
+        T* v = open_numbers(step, job, 2, i, n, velocity);
         const T* g;
         const T scale = prepare(step, job, contiguous(job, i, n, gathered), i, n, g, update);
+        if (is_coded(job)) moment.advance(scale, n, g, v);
 #pragma omp simd
         for (std::int64_t j = 0; j < n; ++j) {
             update[j] = whitened(g[j] * scale, v[j]);
@@ -290,6 +305,7 @@ void adafactor_settle_unfactored(const Step& step, const Job& job, const Block& 
         for (std::int64_t j = 0; j < n; ++j) {
             w[j] = w[j] * keep - a * update[j];
         }
+        close_numbers<T>(step, job, i, n, {nullptr, nullptr, v});
         empty_accumulator<T>(job, i, n);
         finish_tile(step, job, i, n, w);
     }

@@ -2,7 +2,8 @@
 // w <- w - r lr u,  r = |w| / |u| over the whole variable where both norms are positive, else 1
 // with a = 1 / (1 - beta_1^t),  c = 1 / (1 - beta_2^t). The norms split the rule: a first sweep moves m and v and sums
 // squares, a second one moves w; job.ratio brings r. As in Keras, weight decay is decoupled and comes before |w| is
-// taken; in the paper it is part of u. Both sweeps take u from what is kept of m and v: from coded slots, their codes.
+// taken; in the paper it is part of u. Codes of m and v would give another u. So of coded slots the first sweep stores
+// nothing, and the second one moves them again and stores them after w.
 #pragma once
 
 #include "kernel/border/lamb.hpp"
@@ -25,19 +26,19 @@ struct Lamb {
     FUSEDOPT_INLINE T direction(T m, T v) const { return (s.a * m) / (square_root(s.c * v) + s.epsilon); }
 };
 
-template <bool advances, class T>
+template <class T>
 FUSEDOPT_INLINE void lamb_advance_elements(const Lamb<T>& rule, T scale, T keep, std::int64_t n, const T* w, const T* g,
                                            T* m, T* v, T* decayed, T* u) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
-        if constexpr (advances) rule.advance(g[i] * scale, m[i], v[i]);
+        rule.advance(g[i] * scale, m[i], v[i]);
         decayed[i] = w[i] * keep;
         u[i] = rule.direction(m[i], v[i]);
     }
 }
 
-/// Moves m and v, unless they have been, and measures.
-template <bool advances, class T>
+/// Moves m and v, and measures.
+template <class T>
 Squares lamb_advance_tile(Lamb<T> rule, T scale, T keep, std::int64_t n, const T* w, const T* g, T* m, T* v) {
     alignas(64) T decayed[tile];
     alignas(64) T u[tile];
@@ -56,28 +57,16 @@ Squares lamb_advance_tile(Lamb<T> rule, T scale, T keep, std::int64_t n, const T
             prefetch(m + k);
             prefetch(v + k);
         }
-        lamb_advance_elements<advances>(rule, scale, keep, lanes, w + i, g + i, m + i, v + i, decayed + i, u + i);
+        lamb_advance_elements(rule, scale, keep, lanes, w + i, g + i, m + i, v + i, decayed + i, u + i);
         if (i % (tile / 8) == 0) measure_until(i);
     }
     if (i < n) {
-        lamb_advance_elements<advances>(rule, scale, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, u + i);
+        lamb_advance_elements(rule, scale, keep, n - i, w + i, g + i, m + i, v + i, decayed + i, u + i);
         for (std::int64_t k = n; k < i + lanes; ++k) decayed[k] = u[k] = 0;
         i += lanes;
     }
     measure_until(i);
     return {weights.sum(), updates.sum()};
-}
-
-/// Moves coded slots, and leaves in m and v what their codes hold.
-inline void lamb_advance_coded(Lamb<float> rule, const Step& step, const Job& job, std::int64_t begin, std::int64_t n,
-                               float scale, const float* g, float* m, float* v) {
-#pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
-        rule.advance(g[i] * scale, m[i], v[i]);
-    }
-    close_numbers<float>(step, job, begin, n, {m, v, nullptr});
-    open_numbers(step, job, 0, begin, n, m);
-    open_numbers(step, job, 1, begin, n, v);
 }
 
 template <class T>
@@ -92,21 +81,33 @@ void lamb_advance(const Step& step, const Stretch& stretch, Squares* squares) {
             const std::int64_t n = end - i < tile ? end - i : tile;
             const T* g;
             const T scale = prepare(step, *job, contiguous(*job, i, n, gathered), i, n, g, buffer);
-            empty_accumulator<T>(*job, i, n);
+            if (!is_coded(*job)) empty_accumulator<T>(*job, i, n);
             const T* w = open_piece(*job, i, n, widened);
             T* m = open_numbers(step, *job, 0, i, n, momentum);
             T* v = open_numbers(step, *job, 1, i, n, velocity);
-            Squares& sums = squares[job->first_partial + static_cast<std::size_t>(i / tile)];
-            if constexpr (sizeof(T) == 4) {
-                if (is_coded(*job)) {
-                    lamb_advance_coded(rule, step, *job, i, n, scale, g, m, v);
-                    sums = lamb_advance_tile<false>(rule, scale, keep, n, w, g, m, v);
-                    continue;
-                }
-            }
-            sums = lamb_advance_tile<true>(rule, scale, keep, n, w, g, m, v);
+            squares[job->first_partial + static_cast<std::size_t>(i / tile)] =
+                lamb_advance_tile(rule, scale, keep, n, w, g, m, v);
         }
     }
+}
+
+/// Moves m and v of coded slots as the first sweep did.
+template <class T>
+FUSEDOPT_NOINLINE void lamb_advance_again(Lamb<T> rule, const Step& step, const Job& job, std::int64_t begin,
+                                          std::int64_t n, T* m, T* v) {
+    alignas(64) T buffer[tile];
+    GatherBuffer gathered;
+    const T* g;
+    const T scale = prepare(step, job, contiguous(job, begin, n, gathered), begin, n, g, buffer);
+    empty_accumulator<T>(job, begin, n);
+    for_each_line<T>(
+        n, [&](std::int64_t first, std::int64_t last) __attribute__((always_inline)) {
+            prefetch(g + first);
+#pragma omp simd
+            for (std::int64_t i = first; i < last; ++i) {
+                rule.advance(g[i] * scale, m[i], v[i]);
+            }
+        });
 }
 
 template <class T>
@@ -134,9 +135,11 @@ void lamb_settle(const Step& step, const Stretch& stretch) {
         for (std::int64_t i = begin_in(stretch, job); i < end; i += tile) {
             const std::int64_t n = end - i < tile ? end - i : tile;
             T* w = open_again(*job, i, n, widened);
-            const T* m = open_numbers(step, *job, 0, i, n, momentum);
-            const T* v = open_numbers(step, *job, 1, i, n, velocity);
+            T* m = open_numbers(step, *job, 0, i, n, momentum);
+            T* v = open_numbers(step, *job, 1, i, n, velocity);
+            if (is_coded(*job)) lamb_advance_again(rule, step, *job, i, n, m, v);
             lamb_settle_tile(rule, r * rule.s.lr, keep, n, w, m, v);
+            close_numbers<T>(step, *job, i, n, {m, v, nullptr});
             finish_tile(step, *job, i, n, w);
         }
     }
