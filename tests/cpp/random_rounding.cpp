@@ -151,9 +151,8 @@ TEST(random_bits_do_not_carry_a_nan_of_ones_into_its_sign) {
         for (const double nan : {std::nan("0xfffffffffffff"), -std::nan("0xfffffffffffff")}) {
             Values values(100, 1.0);
             values[3] = values[97] = nan;
-            on_every_level([&](const std::string&) {
-                CHECK_EQUAL(difference(rounded_at_random(dtype, values, 1), rounded(dtype, values)), "");
-            });
+            on_every_level(
+                [&] { CHECK_EQUAL(difference(rounded_at_random(dtype, values, 1), rounded(dtype, values)), ""); });
         }
     }
 }
