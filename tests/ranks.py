@@ -1,4 +1,4 @@
-"""Ranks that are threads of this process, and gradients that differ from rank to rank."""
+"""Ranks that are threads of this process, and variables whose gradients differ from rank to rank."""
 
 from __future__ import annotations
 
@@ -88,17 +88,38 @@ def finished(results: list[Any]) -> list[Any]:
     return results
 
 
-def gradients_of(rank: int, step: int, shapes: list[tuple[int, ...]], dtype: Any) -> list[Any]:
+# Of several tiles, shared by ranks; of one; of no element; of no dimension.
+VARIABLES: list[tuple[tuple[int, ...], str]] = [
+    ((40, 100), "float32"),
+    ((), "float64"),
+    ((0, 3), "float32"),
+    ((3000,), "float64"),
+    ((7, 300), "float16"),
+    ((5,), "float32"),
+]
+NAMES = ["kernel", "gain", "nothing", "table", "half", "bias"]
+
+
+def variables() -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    made = [np.asarray(random.normal(0.0, 1.0, shape), dtype) for shape, dtype in VARIABLES]
+    return dict(zip(NAMES, made, strict=True))
+
+
+def gradients(rank: int, step: int, dtype: Any = "float32") -> dict[str, Any]:
     """Make the gradients of one rank in one step."""
     random = np.random.default_rng([rank, step])
-    return [random.normal(0.0, 2.0, shape).astype(dtype) for shape in shapes]
+    return {
+        name: np.asarray(random.normal(0.0, 2.0, shape), dtype)
+        for name, (shape, _) in zip(NAMES, VARIABLES, strict=True)
+    }
 
 
-def summed(ranks: int, step: int, shapes: list[tuple[int, ...]], dtype: Any) -> list[Any]:
-    """Add up the gradients of all ranks in their order, in float64 or float32."""
-    wide = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-    total = [gradient.astype(wide) for gradient in gradients_of(0, step, shapes, dtype)]
-    for rank in range(1, ranks):
-        for sum_, gradient in zip(total, gradients_of(rank, step, shapes, dtype)):
-            sum_ += gradient.astype(wide)
-    return total
+def summed(size: int, step: int, dtype: Any = "float32", divisor: int = 1) -> dict[str, Any]:
+    """Add up the gradients of all ranks in their order."""
+    wide = np.dtype("float64" if np.dtype(dtype) == np.float64 else "float32")
+    total = {name: each.astype(wide) for name, each in gradients(0, step, dtype).items()}
+    for rank in range(1, size):
+        for name, each in gradients(rank, step, dtype).items():
+            total[name] = np.asarray(total[name] + each.astype(wide))
+    return {name: np.asarray(each / wide.type(divisor)) for name, each in total.items()}

@@ -1,6 +1,7 @@
 // The public class: locks, and hands on to its state.
 #include <fusedopt/optimizer.hpp>
 
+#include <stdexcept>
 #include <utility>
 
 #include "engine/state.hpp"
@@ -31,6 +32,8 @@ void Optimizer::rebind(std::span<const Tensor> variables, std::optional<std::int
 
 void Optimizer::shard(Communicator communicator, bool average) {
     const std::lock_guard lock(state_->mutex);
+    if (state_->is_built) throw std::invalid_argument("shard: expected before build, found the optimizer built");
+    if (state_->ranks) throw std::invalid_argument("shard: expected once, found the optimizer sharded already");
     Ranks::require_shardable(*state_);
     state_->ranks = std::make_unique<Ranks>(std::move(communicator), average);
 }

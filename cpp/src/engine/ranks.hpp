@@ -28,7 +28,7 @@ public:
     /// Those of a sharded optimizer; refuses another.
     static Ranks& of(const Optimizer::State& state);
 
-    /// Refuses an optimizer that cannot be shared out.
+    /// Refuses a rule or options that cannot be shared out.
     static void require_shardable(const Optimizer::State& state);
 
     void build(Optimizer::State& state, std::span<const Tensor> tensors, std::span<const std::string> names);

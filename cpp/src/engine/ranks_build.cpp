@@ -78,17 +78,17 @@ void Ranks::require_shardable(const Optimizer::State& state) {
     const auto refuse = [](const std::string& expected, const std::string& found) {
         throw std::invalid_argument("shard: expected " + expected + ", found " + found);
     };
-    if (state.is_built) refuse("before build", "the optimizer built");
-    if (state.ranks) refuse("once", "the optimizer sharded already");
-    if (state.branches.size() > 1 || definition.procedure(state.rule, {}, {})) {
-        refuse("a rule that goes element by element",
-               std::string(definition.name) + " with hyperparameters by which it needs whole variables");
+    const std::string by_element = "a rule that goes element by element";
+    if (std::ranges::any_of(state.branches, &RuleSpec::is_rowwise)) {
+        refuse(by_element, std::string(definition.name) + " with rowwise, which needs whole rows");
     }
-    if (asks_for_codes(state.options))
-        refuse("slots in float32, as ranks cannot share codes yet", "slots of fewer bits");
-    if (!state.options.master) refuse("master=true, as ranks cannot round at random yet", "false");
+    if (state.branches.size() > 1 || definition.procedure(state.rule, {}, {})) {
+        refuse(by_element, std::string(definition.name) + ", which needs whole variables");
+    }
+    if (asks_for_codes(state.options)) refuse("slot_dtype float32, as codes cannot be shared out", "fewer bits");
+    if (!state.options.master) refuse("master to be true, as variables without it cannot be shared out", "false");
     if (state.options.row_updates != RowUpdates::lazy) {
-        refuse("row_updates \"lazy\", as sharded optimizers take no gradients of rows", "\"caught_up\"");
+        refuse("row_updates lazy, as a sharded optimizer takes no gradients of rows", "caught_up");
     }
 }
 
@@ -122,6 +122,7 @@ void Ranks::build(Optimizer::State& state, std::span<const Tensor> tensors, std:
         is_same = state.is_built && given.is_same(built);
         facts.add("the same variables again", std::int64_t{is_same});
         if (is_same) return false;
+        require_shardable(state);
         if (state.is_built) {
             throw std::invalid_argument(
                 "build: expected the variables of the first build, as a sharded optimizer takes no more, found others; "
