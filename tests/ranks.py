@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import fusedopt as fo
 import numpy as np
 
 PATIENCE = 60.0  # seconds, after which a rank that waits for another gives up
@@ -43,7 +45,9 @@ class Threads:
         assert send.size == sum(send_counts)
         assert receive.size == sum(receive_counts)
         ends = np.cumsum(send_counts)
-        parts = [send[end - count : end].copy() for end, count in zip(ends, send_counts)]
+        parts = [
+            send[end - count : end].copy() for end, count in zip(ends, send_counts, strict=True)
+        ]
         self.bytes_sent += send.size
         found = [each[self.rank] for each in self._swap(parts)]
         assert [part.size for part in found] == list(receive_counts)
@@ -123,3 +127,16 @@ def summed(size: int, step: int, dtype: Any = "float32", divisor: int = 1) -> di
         for name, each in gradients(rank, step, dtype).items():
             total[name] = np.asarray(total[name] + each.astype(wide))
     return {name: np.asarray(each / wide.type(divisor)) for name, each in total.items()}
+
+
+def new() -> Any:
+    return fo.AdamW(0.01, weight_decay=0.1, global_clipnorm=1.0, use_ema=True)
+
+
+def train(optimizer: Any, gradients: Callable[[int], dict[str, Any]]) -> str:
+    """Return a digest of the weights after some steps."""
+    trained = variables()
+    optimizer.build(trained)
+    for step in range(4):
+        optimizer.apply(gradients(step))
+    return hashlib.sha256(b"".join(w.tobytes() for w in trained.values())).hexdigest()

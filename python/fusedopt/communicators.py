@@ -23,7 +23,7 @@ class Communicator(Protocol):
 
     @property
     def rank(self) -> int:
-        """This rank, from 0."""
+        """The number of the own rank, from 0."""
 
     @property
     def size(self) -> int:

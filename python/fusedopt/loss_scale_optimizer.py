@@ -23,7 +23,9 @@ def _checked_inner(name: str, value: Any) -> Optimizer:
         raise TypeError(f"{name}: expected another kind, found a LossScaleOptimizer")
     if not isinstance(value, (RuleOptimizer, MultiOptimizer)):
         kind = type(value).__name__
-        raise TypeError(f"{name}: expected an optimizer inside, found {kind}; put {kind} around this one")
+        raise TypeError(
+            f"{name}: expected an optimizer inside, found {kind}; put {kind} around this one"
+        )
     return value
 
 

@@ -1,17 +1,17 @@
-"""One optimizer over many processes, which share its state and its work."""
+"""One optimizer over many processes, which share its state and its work.
+
+One file, though long: the docstrings of what all ranks call are half of it.
+"""
 
 from __future__ import annotations
 
 import os
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
-import numpy as np
-
-from fusedopt import arguments, communicators
+from fusedopt import arguments, communicators, sharded_state
 from fusedopt.arrays import Array
 from fusedopt.communicators import Communicator
 from fusedopt.configuration.optimizers import serialize
@@ -38,9 +38,7 @@ def _checked_inner(name: str, value: Any) -> Optimizer:
 
 def _rule_optimizer(name: str, optimizer: Optimizer) -> RuleOptimizer:
     """Return the optimizer that has the rule."""
-    rule = (
-        optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
-    )
+    rule = optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
     if not isinstance(rule, RuleOptimizer):
         raise TypeError(
             f"{name}: expected an optimizer with one rule, alone or in a LossScaleOptimizer, "
@@ -273,7 +271,7 @@ class Sharded(Optimizer):
 
     # State
 
-    def catch_up(self, variable: Any = None, indices: Any = None) -> None:  # noqa: ARG002
+    def catch_up(self, variable: Any = None, indices: Any = None) -> None:
         """Do nothing: a sharded optimizer takes no gradients of rows, so that no row misses anything."""
 
     def save(self, path: str | bytes | os.PathLike[Any], variables: bool = False) -> None:
@@ -303,8 +301,10 @@ class Sharded(Optimizer):
 
         def write() -> None:
             self._settle("save", None, f"variables={with_variables}")
-            twin = self._twin() if self.communicator.rank == 0 else None
-            self._gather(dict(twin._core.state()) if twin else {})
+            is_first = self.communicator.rank == 0
+            twin = self._twin(self._core.checked_arrays()) if is_first else None
+            whole = dict(twin._core.state()) if twin else {}
+            sharded_state.gather(self.communicator, self._core.state(), self._borders(), whole)
             failure: BaseException | None = None
             if twin:
                 try:
@@ -315,31 +315,12 @@ class Sharded(Optimizer):
 
         self._between_steps("save", write)
 
-    def _gather(self, whole: Mapping[str, Array]) -> None:
-        """Fill arrays on rank 0 with the state of all ranks."""
-        counts = self._counts()
-        for name, own in self._core.state():
-            target = whole.get(name)
-            if own.ndim == 0:  # the same on all ranks
-                if target is not None:
-                    target[...] = own
-                continue
-            of_ranks = [count * own.itemsize for count in counts[name.partition("/")[2]]]
-            found = communicators.to_first(self.communicator, own.view(np.uint8), of_ranks)
-            if target is not None:
-                target[...] = found.view(own.dtype).reshape(target.shape)
+    def _borders(self) -> sharded_state.Borders:
+        return {name: self._shard.borders(i) for i, name in enumerate(self._variable_names())}
 
-    def _counts(self) -> dict[str, list[int]]:
-        """Return how many elements of each variable the ranks have."""
-        return {
-            name: np.diff(self._shard.borders(i)).tolist()
-            for i, name in enumerate(self._variable_names())
-        }
-
-    def _twin(self, variables: Sequence[Array] | None = None) -> Any:
+    def _twin(self, variables: Sequence[Array]) -> Any:
         """Return the inner optimizer as it is in a single process, in its first state."""
-        arrays = self._core.checked_arrays() if variables is None else variables
-        return copying.like(self.inner_optimizer, arrays)
+        return copying.like(self.inner_optimizer, variables)
 
     def load(  # type: ignore[override]
         self,
@@ -389,28 +370,20 @@ class Sharded(Optimizer):
             twin.load(path, variables, convert_slots=convert_slots)
             whole = twin._core.state()
             loaded = twin._core.checked_arrays()
-            checksum = 0
-            for array in [array for _, array in whole] + loaded:
-                checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), checksum)
+            checksum = sharded_state.checksum([array for _, array in whole] + loaded)
             self._settle("load", None, f"checksum of what was loaded: {checksum}")
-            self._core.set_state(self._pieces([array for _, array in whole]))
+            self._core.set_state(
+                sharded_state.pieces(
+                    self.communicator.rank,
+                    self._core.state(),
+                    self._borders(),
+                    [array for _, array in whole],
+                )
+            )
             for array, new in zip(arrays, loaded, strict=True):
                 array[...] = new
 
         self._between_steps("load", take)
-
-    def _pieces(self, whole: Sequence[Array]) -> list[Array]:
-        """Return what this rank keeps of the arrays of the whole state."""
-        places = {name: i for i, name in enumerate(self._variable_names())}
-        rank = self.communicator.rank
-        pieces = []
-        for (name, own), array in zip(self._core.state(), whole, strict=True):
-            if own.ndim == 0:  # the same on all ranks
-                pieces.append(array)
-                continue
-            begin, end = self._shard.borders(places[name.partition("/")[2]])[rank : rank + 2]
-            pieces.append(array.reshape(-1)[begin:end])
-        return pieces
 
     # What cannot be done yet
 
@@ -430,7 +403,7 @@ class Sharded(Optimizer):
             "save it, and load the file into a new one"
         )
 
-    def __copy__(self) -> NoReturn:  # type: ignore[override]
+    def __copy__(self) -> NoReturn:
         """Refuse, as for `__reduce__`."""
         self.__reduce__()
 

@@ -111,7 +111,10 @@ def test_a_dynamic_loss_scale_has_one_value_on_all_ranks() -> None:
 
     def total(step: int) -> dict[str, Any]:
         of_ranks = [gradients(rank, step, single.dynamic_scale) for rank in range(3)]
-        return {name: (of_ranks[0][name] + of_ranks[1][name]) + of_ranks[2][name] for name in ranks.NAMES}
+        return {
+            name: (of_ranks[0][name] + of_ranks[1][name]) + of_ranks[2][name]
+            for name in ranks.NAMES
+        }
 
     expected = trained(single, total), single.dynamic_scale, single.consecutive_skipped_steps
     assert expected[0]["iterations"] == STEPS - 1
@@ -128,7 +131,10 @@ def test_skipped_steps_are_counted_on_all_ranks() -> None:
         if threads.rank == 0:
             gradients["bias"][2] = np.nan
         optimizer.apply(gradients)
-        same = all(np.array_equal(w, v) for w, v in zip(variables.values(), ranks.variables().values()))
+        same = all(
+            np.array_equal(w, v)
+            for w, v in zip(variables.values(), ranks.variables().values(), strict=True)
+        )
         return optimizer.skipped_steps, optimizer.iterations, same
 
     assert ranks.finished(ranks.run(3, of_rank)) == [(1, 0, True)] * 3
