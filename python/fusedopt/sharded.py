@@ -13,7 +13,6 @@ from typing import Any, NoReturn, TypeVar
 
 from fusedopt import arguments, communicators, sharded_state
 from fusedopt.arrays import Array
-from fusedopt.communicators import Communicator
 from fusedopt.configuration.optimizers import serialize
 from fusedopt.files.partial_loading import Rules
 from fusedopt.hyperparameters import Hyperparameter, flag, required
@@ -92,6 +91,8 @@ class Sharded(Optimizer):
       refused.
     - `variables`, `named_variables`, `averages` and `set_weights` are of this rank's part: one-dimensional pieces of
       the state, which are empty if the rank has nothing of a variable.
+    - Call the methods here, not those of the inner optimizer. Its hyperparameters may be assigned, on all ranks alike;
+      it saves and lists this rank's part alone.
     - Not there yet: gradients of rows, building again with more variables, copies and pickles, ``load`` with
       ``strict=False``.
 
@@ -127,7 +128,7 @@ class Sharded(Optimizer):
         serialize=serialize,
         deserialize=_no_configuration,
     )
-    communicator: Communicator = required(
+    communicator: Any = required(
         communicators.checked,
         "mpi4py.MPI.Intracomm or object",
         "The ranks. An object needs ``rank``, ``size``, ``alltoallv(send, send_counts, receive, receive_counts)`` and "

@@ -317,7 +317,7 @@ class Without:
 @pytest.mark.parametrize("missing", ["rank", "size", "alltoallv", "allgatherv"])
 def test_a_communicator_that_lacks_something(missing: str) -> None:
     with pytest.raises(TypeError, match=f"communicator: .* without {missing}"):
-        fo.Sharded(fo.Adam(), Without(missing))  # type: ignore[arg-type]
+        fo.Sharded(fo.Adam(), Without(missing))
 
 
 @pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 0)])
@@ -325,7 +325,7 @@ def test_a_rank_outside(rank: int, size: int) -> None:
     communicator = Without("")
     vars(communicator).update(rank=rank, size=size)
     with pytest.raises(ValueError, match="from 0 to size - 1"):
-        fo.Sharded(fo.Adam(), communicator)  # type: ignore[arg-type]
+        fo.Sharded(fo.Adam(), communicator)
 
 
 def test_copies_and_configurations() -> None:

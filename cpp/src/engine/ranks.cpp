@@ -153,8 +153,8 @@ bool Ranks::step(Optimizer::State& state, Gradients gradients, const Optimizer::
         return false;
     });
     state.commit();
-    if (state.options.use_ema && state.options.ema_overwrite_frequency) {
-        exchange_all_weights();
+    if (state.common.front().overwrite) {
+        exchange_all_weights();  // averages replace also those that have no gradient
     } else if (is_update) {
         exchange_weights();  // of the variables that have gradients
     }
