@@ -107,7 +107,7 @@ bool same(const std::vector<Array>& a, const std::vector<Array>& b) {
 TEST(ranks_have_the_bits_of_one_optimizer) {
     for (int size = 1; size <= 4; ++size) {
         const std::vector<Array> expected = variables();
-        fusedopt::Optimizer single(fusedopt::AdamW{}, options);
+        fusedopt::Optimizer single(fusedopt::Adam{}, options);
         single.build(tensors(expected));
         for (int step = 0; step < steps; ++step) {
             std::vector<float> first = gradient(0, step, large), second = gradient(0, step, small);
@@ -122,7 +122,7 @@ TEST(ranks_have_the_bits_of_one_optimizer) {
         for (std::vector<Array>& each : found) each = variables();
         on_ranks(size, [&](int rank, Communicator communicator) {
             const auto own = static_cast<std::size_t>(rank);
-            fusedopt::Optimizer optimizer(fusedopt::AdamW{}, options);
+            fusedopt::Optimizer optimizer(fusedopt::Adam{}, options);
             optimizer.shard(std::move(communicator));
             optimizer.build(tensors(found[own]));
             for (int step = 0; step < steps; ++step) {

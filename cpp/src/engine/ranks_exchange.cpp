@@ -1,7 +1,12 @@
 // What ranks send each other: gradients, sums of squares, weights. Elements go in windows, so that buffers stay small
 // and no count exceeds what an int holds, whatever the size of the model.
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <span>
+#include <vector>
 
 #include "engine/ranks.hpp"
 #include "engine/state.hpp"
