@@ -133,30 +133,15 @@ public:
     /// earlier one. Each must be given to build. Inside a MultiOptimizer another member may update it.
     void exclude_from_weight_decay(std::span<const Tensor> variables);
 
-    /// Shares the work and the state out to the ranks of `communicator`. Call it before build; it cannot be undone.
-    ///
-    /// Each rank builds the same variables with the same values, and gives gradients of its own to `apply`. These are
-    /// summed in the order of the ranks, and divided by their number if `average` is true. The weights have the bits of
-    /// a single optimizer that gets the sum. Each rank keeps state for its share of all elements alone: `variables` and
-    /// `state` list one-dimensional pieces, which are empty if a rank has nothing of a variable.
-    ///
-    /// The ranks must call build, apply, finalize_variable_values, begin_evaluation and end_evaluation alike, as each
-    /// waits for the others. What one of them refuses is a std::invalid_argument on all, and nothing is written. So are
-    /// calls, gradients' types, options and scalars that differ. If `communicator` throws after weights were written,
-    /// later calls are refused.
-    ///
-    /// Refused are Lamb, Adafactor, Muon and `rowwise`, which need whole variables, slots of fewer bits,
-    /// `master=false`, RowUpdates::caught_up, gradients of rows, members of a MultiOptimizer, building again with more
-    /// variables, and calls in a forked child.
+    /// Shares the work and the state out to the ranks of `communicator`, which sharding.hpp tells about. Call it before
+    /// build; it cannot be undone. Gradients are summed over ranks, and divided by their number if `average` is true.
     void shard(Communicator communicator, bool average = false);
 
-    /// Of a sharded optimizer. Waits until all ranks call it. std::invalid_argument on all if one gives an error, or if
-    /// operations or facts differ, which are lines of text. A program calls it with an error if it fails where the
-    /// other ranks wait for its part in a call.
+    /// Waits until all ranks call it. Refused on all if one gives an error, or if operations or facts (text) differ. A
+    /// program calls it with an error if it fails where the other ranks wait for its part in a call.
     void agree(const std::string& operation, const std::string& facts = {}, const std::string& error = {});
 
-    /// How often this rank has exchanged whether all may go on. A call that throws and leaves it as it was has not been
-    /// noticed by the other ranks.
+    /// How often this rank has agreed with the others. A call that throws and leaves it as it was went unnoticed.
     std::int64_t agreements() const;
 
     /// The elements of a variable that rank k keeps are those from borders[k] to borders[k + 1].
