@@ -13,8 +13,8 @@ namespace {
 
 py::array bytes_over(std::span<const std::byte> memory, bool is_written) {
     const std::array size{static_cast<std::int64_t>(memory.size())};
-    static const std::byte nothing{};
-    const Tensor tensor(memory.empty() ? &nothing : memory.data(), DType::uint8, size);
+    static const std::byte no_byte{};
+    const Tensor tensor(memory.empty() ? &no_byte : memory.data(), DType::uint8, size);
     py::array array = live_view(tensor, py::none());
     if (!is_written) array.attr("flags").attr("writeable") = false;
     return array;
