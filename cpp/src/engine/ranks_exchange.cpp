@@ -16,8 +16,9 @@
 namespace fusedopt {
 namespace {
 
-/// Of a window, over all ranks.
-constexpr std::int64_t window_elements = std::int64_t{1} << 21;
+/// Of a window, over all ranks. What is packed is still in a cache when it is sent: two ranks on an EPYC took 1.5 times
+/// as long with 2^21, and 1.3 times with 2^15.
+constexpr std::int64_t window_elements = std::int64_t{1} << 19;
 
 DType sum_type(DType dtype) {
     return dtype == DType::float64 ? DType::float64 : DType::float32;
