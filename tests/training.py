@@ -74,14 +74,14 @@ class Halving(fo.schedules.LearningRateSchedule):
 
 
 def classes() -> list[Any]:
-    """Every class of optimizers but `MultiOptimizer`, which has tests of its own."""
+    """Every class of optimizers but `MultiOptimizer` and `Sharded`, which have tests of their own."""
     found = [getattr(fo, name) for name in fo.__all__]
     return [
         cls
         for cls in found
         if isinstance(cls, type)
         and issubclass(cls, fo.Optimizer)
-        and cls not in (fo.Optimizer, fo.MultiOptimizer)
+        and cls not in (fo.Optimizer, fo.MultiOptimizer, fo.Sharded)
     ]
 
 

@@ -37,6 +37,7 @@ from fusedopt.rules.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.rules.sgd import SGD
 from fusedopt.rules.yogi import Yogi
 from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
+from fusedopt.sharded import Sharded
 
 __all__ = [
     "SGD",
@@ -58,6 +59,7 @@ __all__ = [
     "RMSprop",
     "RowGradient",
     "ScheduleFreeAdamW",
+    "Sharded",
     "Yogi",
     "__version__",
     "deserialize",

@@ -9,6 +9,7 @@ from fusedopt import arguments
 from fusedopt.configuration.optimizers import deserialize, serialize
 from fusedopt.files.partial_loading import Rules
 from fusedopt.hyperparameters import Hyperparameter, integer, real, required
+from fusedopt.multi_optimizer import MultiOptimizer
 from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.rules.rate import Name
 from fusedopt.rules.rule_optimizer import RuleOptimizer
@@ -20,6 +21,11 @@ def _checked_inner(name: str, value: Any) -> Optimizer:
         raise TypeError(f"{name}: expected an Optimizer, found {value!r}")
     if isinstance(value, LossScaleOptimizer):
         raise TypeError(f"{name}: expected another kind, found a LossScaleOptimizer")
+    if not isinstance(value, (RuleOptimizer, MultiOptimizer)):
+        kind = type(value).__name__
+        raise TypeError(
+            f"{name}: expected an optimizer inside, found {kind}; put {kind} around this one"
+        )
     return value
 
 

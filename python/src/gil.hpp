@@ -7,8 +7,10 @@
 #include <pybind11/pybind11.h>
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #if defined(__GLIBCXX__)
 #include <cxxabi.h>
@@ -55,6 +57,14 @@ public:
 private:
     PyGILState_STATE state_;
 };
+
+/// Releases a Python object wherever it dies, with the GIL.
+inline std::shared_ptr<pybind11::object> share(pybind11::object object) {
+    return {new pybind11::object(std::move(object)), [](pybind11::object* held) {
+                const Locked locked;
+                delete held;
+            }};
+}
 
 /// Calls a Python function with these arguments.
 template <class... Arguments>

@@ -22,6 +22,7 @@
 #include "gil.hpp"
 #include "register.hpp"
 #include "rules.hpp"
+#include "sharding.hpp"
 #include "staging.hpp"
 
 namespace fusedopt::python {
@@ -417,6 +418,24 @@ void register_optimizers(py::module_& module) {
              py::arg("rule"), py::arg("options"))
         .def("exclude_from_weight_decay", &PyOptimizer::exclude_from_weight_decay, py::arg("variables"))
         .def("build", &PyOptimizer::build, py::arg("variables"), py::arg("names"))
+        .def(
+            "shard",
+            [](PyOptimizer& self, const py::object& object, bool average) {
+                Communicator made = communicator(object);
+                const Unlocked unlocked;
+                self.core->shard(std::move(made), average);
+            },
+            py::arg("communicator"), py::arg("average"))
+        .def(
+            "agree",
+            [](PyOptimizer& self, const std::string& operation, const std::string& facts, const std::string& error) {
+                self.core->agree(operation, facts, error);
+            },
+            CallUnlocked(), py::arg("operation"), py::arg("facts"), py::arg("error"))
+        .def(
+            "borders", [](PyOptimizer& self, std::size_t variable) { return self.core->borders(variable); },
+            CallUnlocked(), py::arg("variable"))
+        .def_property_readonly("agreements", unlocked<PyOptimizer>(&Optimizer::agreements))
         .def_property_readonly(
             "seed", py::cpp_function([](const PyOptimizer& self) { return self.core->options().seed; }, CallUnlocked()))
         .def(

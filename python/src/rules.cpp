@@ -19,14 +19,6 @@
 namespace fusedopt::python {
 namespace {
 
-// Releases a Python object wherever it dies, with the GIL.
-std::shared_ptr<py::object> share(py::object object) {
-    return {new py::object(std::move(object)), [](py::object* held) {
-                const Locked locked;
-                delete held;
-            }};
-}
-
 std::string text(py::handle value) {
     return py::repr(value).cast<std::string>();
 }

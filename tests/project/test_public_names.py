@@ -30,7 +30,7 @@ def test_every_rule_of_the_table_is_public() -> None:
     assert {case.rule for case in VARIANTS} == set(RULES) <= set(fo.__all__)
     others = set(fo.__all__) - set(RULES)
     classes = {name for name in others if inspect.isclass(getattr(fo, name))}
-    wrappers = {"LossScaleOptimizer", "MultiOptimizer"}
+    wrappers = {"LossScaleOptimizer", "MultiOptimizer", "Sharded"}
     assert classes == {*wrappers, "Optimizer", "OptimizerMap", "RowGradient"}
 
 

@@ -53,6 +53,7 @@ def test_every_rule_of_the_package_is_there() -> None:
         "Optimizer",
         "MultiOptimizer",
         "LossScaleOptimizer",
+        "Sharded",
     }
 
 

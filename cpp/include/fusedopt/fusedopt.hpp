@@ -14,4 +14,5 @@
 #include <fusedopt/rules.hpp>
 #include <fusedopt/runtime.hpp>
 #include <fusedopt/schedules.hpp>
+#include <fusedopt/sharding.hpp>
 #include <fusedopt/tensor.hpp>

@@ -22,6 +22,7 @@
 #include <fusedopt/fields.hpp>
 #include <fusedopt/gradients.hpp>
 #include <fusedopt/rules.hpp>
+#include <fusedopt/sharding.hpp>
 #include <fusedopt/tensor.hpp>
 
 namespace fusedopt {
@@ -131,6 +132,20 @@ public:
     /// Leaves these variables out of weight decay. Call it before the build that takes them. A later call replaces an
     /// earlier one. Each must be given to build. Inside a MultiOptimizer another member may update it.
     void exclude_from_weight_decay(std::span<const Tensor> variables);
+
+    /// Shares the work and the state out to the ranks of `communicator`, which sharding.hpp tells about. Call it before
+    /// build; it cannot be undone. Gradients are summed over ranks, and divided by their number if `average` is true.
+    void shard(Communicator communicator, bool average = false);
+
+    /// Waits until all ranks call it. Refused on all if one gives an error, or if operations or facts (text) differ. A
+    /// program calls it with an error if it fails where the other ranks wait for its part in a call.
+    void agree(const std::string& operation, const std::string& facts = {}, const std::string& error = {});
+
+    /// How often this rank has agreed with the others. A call that throws and leaves it as it was went unnoticed.
+    std::int64_t agreements() const;
+
+    /// The elements of a variable that rank k keeps are those from borders[k] to borders[k + 1].
+    std::vector<std::int64_t> borders(std::size_t variable) const;
 
     /// Takes the variables to update and allocates all state. `names` serve messages and `variables()`.
     ///
@@ -265,6 +280,7 @@ public:
 private:
     friend class LossScaleOptimizer;
     friend class MultiOptimizer;
+    friend class Ranks;
     friend struct Participant;
     struct Choice;
     struct State;

@@ -127,6 +127,7 @@ void Optimizer::State::adopt(Construction&& made) noexcept {
 }
 
 void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {
+    if (ranks) return ranks->build(*this, tensors, names);
     require_not_stepping("build");
     require_training_weights("build");
     std::vector<const Variable*> built;
@@ -142,6 +143,11 @@ void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const st
 }
 
 void Optimizer::State::rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
+    if (ranks) return ranks->rebind(*this, tensors, builds_then);
+    rebind_own(tensors, builds_then);
+}
+
+void Optimizer::State::rebind_own(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
     require_built("rebind");
     require_not_stepping("rebind");
     require_latest("rebind", builds_then, builds);

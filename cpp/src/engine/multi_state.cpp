@@ -124,6 +124,9 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         const Optimizer::State& state = *optimizers[k]->state_;
         if (state.is_built && !is_built) throw std::invalid_argument("build: the optimizer is built already");
+        if (state.ranks) {
+            throw std::invalid_argument("build: expected members that are not sharded, found one that is");
+        }
         state.require_apart(given);
         made.push_back(state.construct(own[k], tensors));
     }

@@ -1,6 +1,7 @@
 // The public class: locks, and hands on to its state.
 #include <fusedopt/optimizer.hpp>
 
+#include <stdexcept>
 #include <utility>
 
 #include "engine/state.hpp"
@@ -27,6 +28,30 @@ void Optimizer::build(std::span<const Tensor> variables, std::span<const std::st
 void Optimizer::rebind(std::span<const Tensor> variables, std::optional<std::int64_t> builds) {
     const std::lock_guard lock(state_->mutex);
     state_->rebind(variables, builds);
+}
+
+void Optimizer::shard(Communicator communicator, bool average) {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->is_built) throw std::invalid_argument("shard: expected before build, found the optimizer built");
+    if (state_->ranks) throw std::invalid_argument("shard: expected once, found the optimizer sharded already");
+    Ranks::require_shardable(*state_);
+    state_->ranks = std::make_unique<Ranks>(std::move(communicator), average);
+}
+
+void Optimizer::agree(const std::string& operation, const std::string& facts, const std::string& error) {
+    const std::lock_guard lock(state_->mutex);
+    Ranks::of(*state_).agree(operation, facts, error);
+}
+
+std::int64_t Optimizer::agreements() const {
+    const std::lock_guard lock(state_->mutex);
+    return Ranks::of(*state_).agreements();
+}
+
+std::vector<std::int64_t> Optimizer::borders(std::size_t variable) const {
+    const std::lock_guard lock(state_->mutex);
+    state_->require_built("borders");
+    return Ranks::of(*state_).borders(variable);
 }
 
 bool Optimizer::built() const {
@@ -149,6 +174,7 @@ void Optimizer::between_steps(const std::function<void()>& function) const {
 
 void Optimizer::begin_evaluation() {
     const std::lock_guard lock(state_->mutex);
+    if (state_->ranks) return state_->ranks->begin_evaluation(*state_);
     state_->require_no_evaluation("begin_evaluation");
     require_evaluation_weights(state_->has_evaluation_weights());
     state_->prepare_evaluation();
@@ -158,6 +184,7 @@ void Optimizer::begin_evaluation() {
 
 void Optimizer::end_evaluation() {
     const std::lock_guard lock(state_->mutex);
+    if (state_->ranks) return state_->ranks->end_evaluation(*state_);
     require_evaluating(state_->is_evaluating);
     state_->end_evaluation();
 }

@@ -37,6 +37,19 @@ public:
     std::int64_t elements() const { return total_; }
     int threads() const { return threads_for(total_); }
 
+    /// A place between two elements of the sweep.
+    struct Border {
+        std::size_t variable;
+        std::int64_t element;
+    };
+
+    /// Where share k of so many equal ones begins, at a tile border; share `count` begins behind everything.
+    Border border(std::int64_t k, std::int64_t count) const {
+        const Cut at = cut(total_ / count * k + std::min(k, total_ % count));
+        if (at.position < variables_.size()) return {variables_[at.position], at.element};
+        return {static_cast<std::size_t>(-1), 0};
+    }
+
     /// Calls piece(variable, begin, end) until every element of every variable has been covered once.
     template <class Piece>
     void run(const Piece& piece) const {

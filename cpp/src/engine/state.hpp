@@ -19,6 +19,7 @@
 #include "engine/listing.hpp"
 #include "engine/missed.hpp"
 #include "engine/plan.hpp"
+#include "engine/ranks.hpp"
 #include "engine/rows.hpp"
 #include "engine/slot_memory.hpp"
 #include "kernel/kernel.hpp"
@@ -54,9 +55,10 @@ inline std::size_t tile_count(const kernel::Job& job) {
 /// What a wrapper adds to a step.
 struct Scaling {
     double unscale;
-    bool skips_overflow;       // whatever the optimizer's own skip_nonfinite
-    bool needs_norm = false;   // for a norm over several optimizers,
-    double clip_factor = 1.0;  // which gives this
+    bool skips_overflow;                           // whatever the optimizer's own skip_nonfinite
+    bool needs_norm = false;                       // for a norm over several optimizers,
+    double clip_factor = 1.0;                      // which gives this
+    std::span<const double> sums_of_squares = {};  // of all gradients, if other ranks have parts of them
 };
 
 /// What a wrapper has taken over from the optimizers inside it, as long as it lives.
@@ -140,6 +142,7 @@ struct Optimizer::State {
 
     /// Finds the variables in other memory, from now on.
     void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
+    void rebind_own(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);  // of this rank
     void move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept;
 
     /// All of it, with every row caught up, behind what an owner around it has listed.
@@ -158,6 +161,7 @@ struct Optimizer::State {
 
     void check_finalized(std::span<const Tensor> tensors) const;
     void finalize(std::span<const Tensor> tensors);
+    void finalize_own(std::span<const Tensor> tensors);  // of this rank
     void catch_up();
     void catch_up(const Tensor& variable, const Tensor& indices);
     void catch_up_all() noexcept;  // the same as catch_up(), where nothing can be in its way
@@ -195,6 +199,11 @@ struct Optimizer::State {
     /// Of the gradient of a variable in the step in progress, as measured; 0 if there is none.
     double sum_of_squares(std::size_t index) const;
 
+    /// The same of each tile of a dense gradient.
+    std::span<const double> tile_sums(std::size_t index) const {
+        return std::span(sums_of_squares).subspan(jobs[index].first_partial, tile_count(jobs[index]));
+    }
+
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;
 
@@ -223,6 +232,8 @@ struct Optimizer::State {
     std::vector<Tensor> excluded;
     Takeovers takeovers;
 
+    std::unique_ptr<Ranks> ranks;  // of a sharded optimizer, whose variables are this rank's pieces
+
     bool is_built = false;
     std::int64_t builds = 0;
     bool is_member = false;  // of a MultiOptimizer, which then knows its variables' places
@@ -240,6 +251,8 @@ struct Optimizer::State {
     bool is_evaluating = false;
 
 private:
+    friend class Ranks;
+
     struct Evaluation {
         std::unique_ptr<std::byte[]> training;  // what the variables held, one after the other
         double beta_1 = 1.0;

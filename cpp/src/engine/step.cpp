@@ -204,7 +204,7 @@ double Optimizer::State::sum_of_squares(std::size_t index) const {
     double sum = 0.0;
     if (job.work == kernel::Work::rows) return rows.sum_of_squares(index);
     if (!job.gradient) return sum;
-    for (std::size_t k = 0; k < tile_count(job); ++k) sum += sums_of_squares[job.first_partial + k];
+    for (const double of_tile : tile_sums(index)) sum += of_tile;
     return sum;
 }
 
@@ -226,16 +226,19 @@ bool Optimizer::State::measure(const Scaling& scaling) {
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
     const double factor = averaging_factor(scaling);
+    const auto sum_of = [&](std::size_t index) {
+        return scaling.sums_of_squares.empty() ? sum_of_squares(index) : scaling.sums_of_squares[index];
+    };
     if (options.clipnorm) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             if (!jobs[i].gradient && jobs[i].work != kernel::Work::rows) continue;
-            jobs[i].clip_factor = clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm);
+            jobs[i].clip_factor = clip_factor(factor * std::sqrt(sum_of(i)), *options.clipnorm);
         }
     }
     double scale = factor * scaling.clip_factor;
     if (options.global_clipnorm) {
         double sum = 0.0;
-        for (std::size_t i = 0; i < jobs.size(); ++i) sum += sum_of_squares(i);
+        for (std::size_t i = 0; i < jobs.size(); ++i) sum += sum_of(i);
         next_global_norm = factor * std::sqrt(sum);
         scale *= global_clip_factor(*next_global_norm, *options.global_clipnorm);
     }
@@ -378,6 +381,7 @@ void Optimizer::State::commit() {
 }
 
 bool Optimizer::State::step(Gradients gradients, const Choice& choice, const Scaling& scaling) {
+    if (ranks) return ranks->step(*this, gradients, choice, scaling);
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     const Participant participant{this, gradients, choice, scaling};
@@ -409,6 +413,11 @@ void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
 }
 
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
+    if (ranks) return ranks->finalize(*this, tensors);
+    finalize_own(tensors);
+}
+
+void Optimizer::State::finalize_own(std::span<const Tensor> tensors) {
     check_finalized(tensors);
     catch_up_all();
     if (!options.use_ema) return;

@@ -164,6 +164,10 @@ struct Kernels {
     void (*catch_up[2])(const CatchUp&, const Stretch&);
     /// Each tile's sum of squares. False if an element of a gradient is not finite.
     bool (*measure)(double unscale, const Stretch&, double* sums);
+    /// Adds a rank's values to a sum, or begins it with them. The sum is float64 for float64 values, else float32.
+    void (*add)(const void* values, Element, std::int64_t n, bool is_first, void* sum);
+    /// Divides a sum of such values.
+    void (*divide)(void* sum, Element, std::int64_t n, double count);
     const AdafactorKernels* adafactor;
     const LambKernels* lamb;
     const MuonKernels* muon;

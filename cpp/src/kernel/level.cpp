@@ -1,6 +1,7 @@
 // Compiled once per level with FUSEDOPT_LEVEL set: the level's table of kernels.
 #include "kernel/levels.hpp"
 
+#include "kernel/adding.hpp"
 #include "kernel/catch_up.hpp"
 #include "kernel/measure.hpp"
 #include "kernel/plain_loop.hpp"
@@ -42,6 +43,8 @@ const Kernels kernels = {
     encode_slots,
     {catch_up<float>, catch_up<double>},
     measure,
+    add,
+    divide,
     adafactor_kernels,
     lamb_kernels,
     muon_kernels,

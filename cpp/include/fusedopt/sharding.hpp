@@ -1,0 +1,47 @@
+// How the ranks of a program exchange bytes. The core knows no MPI: the program hands over functions.
+//
+// With Optimizer::shard each rank builds the same variables with the same values, and gives gradients of its own to
+// `apply`. They are summed in the order of the ranks, and the weights have the bits of a single optimizer that gets the
+// sum. Each rank keeps state for its share of all elements alone: `variables` and `state` list one-dimensional pieces,
+// which are empty if a rank has nothing of a variable.
+//
+// Ranks must call build, apply, finalize_variable_values, begin_evaluation and end_evaluation alike, as each waits for
+// the others. What one of them refuses is a std::invalid_argument on all, and nothing is written. So are calls,
+// gradients' types, options and scalars that differ. If the communicator throws after weights were written, later calls
+// are refused.
+//
+// Refused are Lamb, Adafactor, Muon and `rowwise`, which need whole variables or rows, slots of fewer bits,
+// `master` = false, RowUpdates::caught_up, gradients of rows, members of a MultiOptimizer, building again with more
+// variables, and calls in a forked child.
+#pragma once
+
+#include <fusedopt/language.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+
+namespace fusedopt {
+
+/// A group of ranks, each with an optimizer of its own, that take every step together. A rank is a process, or a
+/// thread.
+///
+/// All ranks of the group must call each function as often, and in the same order. Counts are bytes, one for each rank.
+/// What is for or from a rank lies behind what is for or from the rank before it.
+struct Communicator {
+    using Counts = std::span<const std::int64_t>;
+
+    int rank = 0;  // this one, from 0
+    int size = 1;
+
+    /// Sends a part of `send` to each rank, and receives a part of `receive` from each.
+    std::function<void(std::span<const std::byte> send, Counts send_counts, std::span<std::byte> receive,
+                       Counts receive_counts)>
+        alltoallv;
+
+    /// Sends all of `send` to each rank, and receives a part of `receive` from each.
+    std::function<void(std::span<const std::byte> send, std::span<std::byte> receive, Counts counts)> allgatherv;
+};
+
+}  // namespace fusedopt

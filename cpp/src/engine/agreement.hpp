@@ -1,0 +1,87 @@
+// How ranks fail together: before anybody writes, all learn whether one has refused, and whether they mean the same.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <fusedopt/sharding.hpp>
+
+#include "engine/given.hpp"
+
+namespace fusedopt {
+
+/// What must be the same on all ranks before a call goes on: numbers, which are quick to compare, and lines of text.
+class Facts {
+public:
+    void clear(const std::string& operation);
+
+    using Value = std::variant<std::int64_t, double, std::string_view>;
+
+    /// Text must outlive the facts. A variable, if it is about one.
+    void add(const char* what, Value value, std::size_t variable = unknown) {
+        values_.push_back({what, variable, value});
+    }
+    void add(std::string line) { lines_.push_back(std::move(line)); }
+
+    std::uint64_t digest() const;
+
+    /// A line for each.
+    std::string text() const;
+
+private:
+    struct Named {
+        const char* what;
+        std::size_t variable;
+        Value value;
+    };
+    std::vector<std::string> lines_;
+    std::vector<Named> values_;
+};
+
+/// Of a few bytes or of an array.
+std::uint64_t checksum(const void* data, std::size_t size, std::uint64_t seed = 0xcbf29ce484222325);
+
+class Agreement {
+public:
+    explicit Agreement(Communicator communicator);
+
+    const Communicator& communicator() const { return communicator_; }
+    std::size_t rank() const { return static_cast<std::size_t>(communicator_.rank); }
+    std::size_t size() const { return static_cast<std::size_t>(communicator_.size); }
+
+    /// How often this rank has exchanged whether all may go on.
+    std::int64_t count() const { return count_; }
+
+    /// Runs function(facts) on each rank, which returns a flag. Throws on all if it threw on one, or if facts differ.
+    /// Returns whether the flag of any is true.
+    template <class Function>
+    bool on(const std::string& operation, const Function& function) {
+        facts_.clear(operation);
+        std::exception_ptr error;
+        bool flag = false;
+        try {
+            flag = function(facts_);
+        } catch (...) {
+            error = std::current_exception();
+        }
+        return settle(operation, error, flag);
+    }
+
+private:
+    bool settle(const std::string& operation, std::exception_ptr error, bool flag);
+    std::vector<std::string> exchange(const std::string& text) const;
+    [[noreturn]] void refuse_difference(const std::string& operation) const;
+
+    Communicator communicator_;
+    std::int64_t process_;
+    std::int64_t count_ = 0;
+    Facts facts_;
+};
+
+}  // namespace fusedopt

@@ -1,0 +1,186 @@
+// Ranks that are threads: the bits of one optimizer with the summed gradients, and refusals on all ranks.
+#include <barrier>
+#include <cstring>
+#include <span>
+#include <thread>
+
+#include "array.hpp"
+#include "check.hpp"
+#include "memory.hpp"
+
+namespace {
+
+using fusedopt::Communicator;
+using Bytes = std::span<const std::byte>;
+
+/// What the ranks of a group share.
+struct Group {
+    explicit Group(int size_)
+        : size(size_), sent(static_cast<std::size_t>(size_)), counts(sent.size()), barrier(size_) {}
+
+    Communicator rank(int number) {
+        const auto own = static_cast<std::size_t>(number);
+        Communicator made{.rank = number, .size = size};
+        made.alltoallv = [this, own](Bytes send, Communicator::Counts send_counts, std::span<std::byte> receive,
+                                     Communicator::Counts receive_counts) {
+            sent[own] = send;
+            counts[own] = send_counts;
+            barrier.arrive_and_wait();
+            std::size_t at = 0;
+            for (std::size_t k = 0; k < sent.size(); ++k) {
+                std::size_t begin = 0;
+                for (std::size_t j = 0; j < own; ++j) begin += static_cast<std::size_t>(counts[k][j]);
+                const auto bytes = static_cast<std::size_t>(receive_counts[k]);
+                if (bytes > 0) std::memcpy(receive.data() + at, sent[k].data() + begin, bytes);
+                at += bytes;
+            }
+            barrier.arrive_and_wait();
+        };
+        made.allgatherv = [this, own](Bytes send, std::span<std::byte> receive, Communicator::Counts receive_counts) {
+            sent[own] = send;
+            barrier.arrive_and_wait();
+            std::size_t at = 0;
+            for (std::size_t k = 0; k < sent.size(); ++k) {
+                const auto bytes = static_cast<std::size_t>(receive_counts[k]);
+                if (bytes > 0) std::memcpy(receive.data() + at, sent[k].data(), bytes);
+                at += bytes;
+            }
+            barrier.arrive_and_wait();
+        };
+        return made;
+    }
+
+    int size;
+    std::vector<Bytes> sent;
+    std::vector<Communicator::Counts> counts;
+    std::barrier<> barrier;
+};
+
+template <class Work>
+void on_ranks(int size, const Work& work) {
+    Group group(size);
+    std::vector<std::thread> threads;
+    for (int k = 0; k < size; ++k) threads.emplace_back([&, k] { work(k, group.rank(k)); });
+    for (std::thread& thread : threads) thread.join();
+}
+
+constexpr std::int64_t large = 5000, small = 7;
+constexpr int steps = 3;
+const fusedopt::Options options{.weight_decay = 0.01, .global_clipnorm = 1.0, .use_ema = true};
+
+std::vector<Array> variables() {
+    std::vector<Array> made;
+    made.emplace_back(DType::float32, numbers(DType::float32, large, 1));
+    made.emplace_back(DType::float64, numbers(DType::float64, small, 2));
+    return made;
+}
+
+std::vector<fusedopt::Tensor> tensors(const std::vector<Array>& arrays) {
+    std::vector<fusedopt::Tensor> all;
+    for (const Array& array : arrays) all.push_back(array.tensor());
+    return all;
+}
+
+std::vector<float> gradient(int rank, int step, std::int64_t size) {
+    std::vector<float> made(static_cast<std::size_t>(size));
+    for (std::size_t i = 0; i < made.size(); ++i) {
+        made[i] = static_cast<float>((i * 7 + static_cast<std::size_t>(rank * 31 + step * 5)) % 97) * 0.01f - 0.3f;
+    }
+    return made;
+}
+
+void add(std::vector<float>& sum, const std::vector<float>& values) {
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += values[i];
+}
+
+bool same(const std::vector<Array>& a, const std::vector<Array>& b) {
+    bool is_same = true;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        const auto bytes = static_cast<std::size_t>(a[i].tensor().size_bytes());
+        is_same = is_same && std::memcmp(a[i].data(), b[i].data(), bytes) == 0;
+    }
+    return is_same;
+}
+
+}  // namespace
+
+TEST(ranks_have_the_bits_of_one_optimizer) {
+    for (int size = 1; size <= 4; ++size) {
+        const std::vector<Array> expected = variables();
+        fusedopt::Optimizer single(fusedopt::Adam{}, options);
+        single.build(tensors(expected));
+        for (int step = 0; step < steps; ++step) {
+            std::vector<float> first = gradient(0, step, large), second = gradient(0, step, small);
+            for (int rank = 1; rank < size; ++rank) {
+                add(first, gradient(rank, step, large));
+                add(second, gradient(rank, step, small));
+            }
+            single.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
+        }
+        std::vector<std::vector<Array>> found(static_cast<std::size_t>(size));
+        std::vector<std::int64_t> kept(found.size());
+        for (std::vector<Array>& each : found) each = variables();
+        on_ranks(size, [&](int rank, Communicator communicator) {
+            const auto own = static_cast<std::size_t>(rank);
+            fusedopt::Optimizer optimizer(fusedopt::Adam{}, options);
+            optimizer.shard(std::move(communicator));
+            optimizer.build(tensors(found[own]));
+            for (int step = 0; step < steps; ++step) {
+                const std::vector<float> first = gradient(rank, step, large), second = gradient(rank, step, small);
+                optimizer.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
+            }
+            for (const auto& [name, tensor] : optimizer.variables()) {
+                if (name.starts_with("momentum/")) kept[own] += tensor.size();
+            }
+        });
+        std::int64_t total = 0;
+        for (std::size_t k = 0; k < found.size(); ++k) {
+            CHECK(same(found[k], expected));
+            CHECK(kept[k] <= (large + small) / size + 1024);
+            total += kept[k];
+        }
+        CHECK_EQUAL(total, large + small);
+    }
+}
+
+TEST(what_one_rank_refuses_all_refuse) {
+    std::vector<std::vector<Array>> found(3);
+    for (std::vector<Array>& each : found) each = variables();
+    on_ranks(3, [&](int rank, Communicator communicator) {
+        const auto own = static_cast<std::size_t>(rank);
+        fusedopt::Optimizer optimizer(fusedopt::SGD{}, {});
+        optimizer.shard(std::move(communicator));
+        optimizer.build(tensors(found[own]));
+        const std::vector<float> first = gradient(rank, 0, rank == 2 ? 3 : large), second = gradient(rank, 0, small);
+        const std::int64_t before = optimizer.agreements();
+        std::string message;
+        try {
+            optimizer.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
+        } catch (const std::invalid_argument& error) {
+            message = error.what();
+        }
+        if (rank == 0) {
+            CHECK(message.starts_with("rank 2: "));
+            CHECK(message.find("expected shape (5000,), found (3,)") != std::string::npos);
+            CHECK_EQUAL(optimizer.agreements(), before + 1);
+            CHECK_EQUAL(optimizer.iterations(), 0);
+        }
+    });
+    for (const std::vector<Array>& each : found) CHECK(same(each, variables()));
+}
+
+TEST(what_cannot_be_sharded_is_refused) {
+    Group group(1);
+    fusedopt::Optimizer lamb(fusedopt::Lamb{}, {});
+    CHECK_REFUSED(lamb.shard(group.rank(0)), "found Lamb, which needs whole variables");
+    fusedopt::Optimizer adam(fusedopt::Adam{}, {});
+    CHECK_REFUSED(adam.agreements(), "expected a sharded optimizer");
+    CHECK_REFUSED(adam.shard({}), "expected the functions alltoallv and allgatherv");
+    adam.shard(group.rank(0));
+    CHECK_REFUSED(adam.shard(group.rank(0)), "sharded already");
+    CHECK_REFUSED(adam.agree("a call", {}, "a reason"), "a reason");
+    const std::vector<Array> built = variables();
+    adam.build(tensors(built));
+    CHECK(adam.borders(0) == (std::vector<std::int64_t>{0, large}));
+    CHECK_REFUSED(adam.borders(2), "found 2");
+}

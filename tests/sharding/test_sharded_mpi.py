@@ -1,0 +1,76 @@
+"""Ranks that are processes under MPI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import ranks
+
+HERE = Path(__file__).parent
+MPIEXEC = shutil.which(
+    "mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+)
+
+pytestmark = [
+    pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed (extra mpi)"),
+    pytest.mark.skipif(not MPIEXEC, reason="there is no mpiexec (extra mpi)"),
+]
+
+
+def run(size: int, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "mpi4py", str(HERE / "mpi_rank.py"), what, str(folder)]
+    return subprocess.run(
+        [str(MPIEXEC), "-n", str(size), *program],
+        env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def findings(size: int, what: str, folder: Path) -> list[list[str]]:
+    done = run(size, what, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    texts = [(folder / f"{rank}.txt").read_text(encoding="utf-8") for rank in range(size)]
+    return [text.split("\n") for text in texts]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_training(size: int, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    single = ranks.new()
+    expected = ranks.train(single, lambda step: ranks.summed(size, step))
+    found = findings(size, "trains", tmp_path)
+    assert found == [[expected, "4"]] * size
+    single.save(tmp_path / "single", variables=True)
+    assert (tmp_path / "state").read_bytes() == (tmp_path / "single").read_bytes()
+
+
+def test_a_refusal(tmp_path: Path) -> None:
+    for rank, (message, is_right) in enumerate(findings(3, "refuses", tmp_path)):
+        assert message.startswith("rank 1: ") == (rank != 1)
+        assert "expected shape (5000,), found (3,)" in message
+        assert is_right == "True"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_forked_child_is_no_rank(tmp_path: Path) -> None:
+    assert all("forked child" in text for (text,) in findings(2, "forks", tmp_path))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_rank_that_dies_ends_all(tmp_path: Path) -> None:
+    assert run(3, "dies", tmp_path).returncode != 0
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_nobody_imports_mpi4py() -> None:
+    program = "import sys, fusedopt; sys.exit(any(n.startswith('mpi4py') for n in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
