@@ -33,7 +33,7 @@ class RuleOptimizer(Optimizer):
     """An optimizer with one update rule."""
 
     _rule_name = ""
-    _slot_momentum: float | None = None  # if it has been set to zero since there is a slot for it
+    _slot_momentum = 0.0  # what it was before it was set to zero, if there is a slot for it
 
     # For type checkers what follows is by keyword. Keras's order, which the constructor has, ends with it.
     _: KW_ONLY
