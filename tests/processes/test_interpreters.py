@@ -88,6 +88,7 @@ except ImportError as error:
 run = getattr(interpreters, "exec", None) or interpreters.run_string
 print(run(number, code))
 fusedopt.SGD().build([])
+interpreters.destroy(number)  # CPython 3.11 seldom hangs if it is left to the end of the process
 """
     for text in (
         program,
