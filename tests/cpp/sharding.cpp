@@ -20,7 +20,9 @@ struct Group {
 
     Communicator rank(int number) {
         const auto own = static_cast<std::size_t>(number);
-        Communicator made{.rank = number, .size = size};
+        Communicator made;
+        made.rank = number;
+        made.size = size;
         made.alltoallv = [this, own](Bytes send, Communicator::Counts send_counts, std::span<std::byte> receive,
                                      Communicator::Counts receive_counts) {
             sent[own] = send;

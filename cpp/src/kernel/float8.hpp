@@ -14,6 +14,10 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
+/// Elements that are opened and closed at a time, a part of a tile. In a whole one, less of the memory's work would go
+/// on while codes are computed.
+inline constexpr std::int64_t coded_piece = 512;
+
 inline constexpr int block_words = 16;
 inline constexpr std::uint32_t sign_bit = 0x80000000u, infinity_bits = 0x7f800000u, nan_bits = 0x7fc00000u;
 inline constexpr int coarse = 20, fine = 19;  // bits cut off

@@ -131,7 +131,7 @@ FUSEDOPT_NOINLINE void raise_huge_codes(int power, std::int32_t distance, Scale 
     }
 }
 
-/// The blocks of a tile's slots.
+/// The blocks of a piece's slots.
 struct Coding {
     const Step& step;
     const CodeGuard& guard;
@@ -227,10 +227,8 @@ FUSEDOPT_NOINLINE void guard_plain(const std::int32_t* distances, int blocks, co
     }
 }
 
-/// Codes n elements from `begin` on, which are of one tile. Behind the last one, the buffers have room for the rest of
-/// its block.
-inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, float* const* numbers,
-                          bool at_random) {
+FUSEDOPT_INLINE void encode_piece(const Step& step, const Job& job, std::int64_t begin, std::int64_t n,
+                                  float* const* numbers, bool at_random) {
     const CodeGuard guard(step.guard, numbers);
     const auto blocks = static_cast<int>((n + slot_block - 1) / slot_block);
     if (n < blocks * slot_block) {
@@ -272,6 +270,17 @@ inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, 
         guard_plain<1>(coding.distances, blocks, small, large);
     } else {
         guard_plain<2>(coding.distances, blocks, small, large);
+    }
+}
+
+/// Codes n elements from `begin` on, which are of one tile. Behind the last one, the buffers have room for the rest of
+/// its block.
+inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, float* const* numbers,
+                          bool at_random) {
+    for (std::int64_t i = 0; i < n; i += coded_piece) {
+        float* piece[max_slots];
+        for (int k = 0; k < max_slots; ++k) piece[k] = numbers[k] ? numbers[k] + i : nullptr;
+        encode_piece(step, job, begin + i, n - i < coded_piece ? n - i : coded_piece, piece, at_random);
     }
 }
 

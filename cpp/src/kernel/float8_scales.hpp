@@ -9,7 +9,7 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 /// From here on a block may hold what is not finite, or a code may round to infinity.
 inline constexpr std::uint32_t huge_bits = 0x7f600000u;
 
-inline constexpr int group = tile / slot_block;  // blocks whose scales are chosen at a time
+inline constexpr int group = coded_piece / slot_block;  // blocks whose scales are chosen at a time
 
 /// What some blocks of a slot are like, and how they are coded.
 struct BlockGroup {

@@ -7,9 +7,9 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-/// The numbers of a tile's slots. They lie in the first cache together with the tile's arrays.
+/// The numbers of a piece's slots.
 struct OpenSlots {
-    alignas(64) float numbers[max_slots][tile];
+    alignas(64) float numbers[max_slots][coded_piece];
 };
 
 FUSEDOPT_INLINE bool is_coded(const Job& job) {
@@ -88,9 +88,9 @@ FUSEDOPT_INLINE void prefetch_codes(const Job& job, int slot, std::int64_t begin
 }
 
 inline void decode_slot(const Job& job, int slot, bool is_signed, std::int64_t begin, std::int64_t end, float* values) {
-    alignas(64) float piece[tile];
-    for (std::int64_t i = begin; i < end; i += tile) {
-        const std::int64_t n = end - i < tile ? end - i : tile;
+    alignas(64) float piece[coded_piece];
+    for (std::int64_t i = begin; i < end; i += coded_piece) {
+        const std::int64_t n = end - i < coded_piece ? end - i : coded_piece;
         open_slot(job, slot, is_signed, i, n, piece);
         __builtin_memcpy(values + (i - begin), piece, static_cast<unsigned long>(n) * sizeof(float));
     }
@@ -109,8 +109,8 @@ inline void tidy_unsigned(std::int64_t n, float* x) {
 inline void encode_slots(const Step& step, const Job& job, std::int64_t begin, std::int64_t end,
                          const float* const* values) {
     OpenSlots open;
-    for (std::int64_t i = begin; i < end; i += tile) {
-        const std::int64_t n = end - i < tile ? end - i : tile;
+    for (std::int64_t i = begin; i < end; i += coded_piece) {
+        const std::int64_t n = end - i < coded_piece ? end - i : coded_piece;
         float* numbers[max_slots] = {};
         for (int k = 0; k < max_slots; ++k) {
             if (!values[k]) continue;

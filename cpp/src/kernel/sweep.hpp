@@ -233,9 +233,9 @@ void update(const Step& step, const Stretch& stretch) {
         const bool coded = coded_slots > 0 && is_coded(*job);
         // Works in pieces only if a buffer is used, or if a later stage should find the data in the cache. Each border
         // of a tile costs 10 to 20 ns, so otherwise the whole variable is updated in one go.
-        const bool in_tiles = !direct || coded || job->strides || job->storage || step.overwrite;
+        const bool in_tiles = !direct || job->strides || job->storage || step.overwrite;
         const std::int64_t end = end_in(stretch, job);
-        const std::int64_t most = in_tiles ? tile : end;
+        const std::int64_t most = coded ? coded_piece : in_tiles ? tile : end;
         const Ahead ahead = ahead_of<T>(stretch, job, direct, coded);
         for (std::int64_t i = begin_in(stretch, job), n; i < end; i += n) {
             n = end - i < most ? end - i : most;
