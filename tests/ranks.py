@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import fusedopt as fo
@@ -62,14 +63,43 @@ class Threads:
         receive[:] = np.concatenate(found)
 
 
-def run(size: int, rank: Callable[[Threads], Any]) -> list[Any]:
+class Later(Threads):
+    """The same, but an exchange takes place when it is waited for. Until then its buffers may not change."""
+
+    def __init__(self, group: Group, rank: int) -> None:
+        super().__init__(group, rank)
+        self.under_way = 0
+        self.most_under_way = 0
+
+    def alltoallv(self, send: Any, *others: Any) -> Any:
+        return self._begun(super().alltoallv, send, *others)
+
+    def allgatherv(self, send: Any, *others: Any) -> Any:
+        return self._begun(super().allgatherv, send, *others)
+
+    def _begun(self, exchange: Callable[..., None], send: Any, *others: Any) -> Any:
+        sent = send.tobytes()
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+
+        def wait() -> None:
+            assert send.tobytes() == sent, "written to while it is under way"
+            exchange(send, *others)
+            self.under_way -= 1
+
+        return SimpleNamespace(wait=wait)
+
+
+def run(
+    size: int, rank: Callable[[Any], Any], kind: Callable[[Group, int], Any] = Threads
+) -> list[Any]:
     """Return what each rank returns or raises."""
     group = Group(size)
     results: list[Any] = [None] * size
 
     def work(number: int) -> None:
         try:
-            results[number] = rank(Threads(group, number))
+            results[number] = rank(kind(group, number))
         except BaseException as error:  # noqa: BLE001
             results[number] = error
             if isinstance(error, (AssertionError, threading.BrokenBarrierError)):

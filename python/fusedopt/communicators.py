@@ -14,10 +14,18 @@ Bytes = npt.NDArray[np.uint8]
 _IN_ONE_EXCHANGE = 2**28  # bytes, so that no count exceeds what an int holds
 
 
-class Communicator(Protocol):
-    """A group of ranks. All call each function as often, and in the same order; each call waits for the others.
+class Exchange(Protocol):
+    """What is under way between ranks."""
 
-    Buffers are arrays of uint8. Counts are bytes, one for each rank. What is for or from a rank lies behind what is
+    def wait(self) -> object:
+        """Return when it is over."""
+
+
+class Communicator(Protocol):
+    """A group of ranks. All call each function as often, and in the same order.
+
+    A function may return before its exchange is over, with an object whose ``wait()`` waits for it. Until then its
+    buffers stay as they are, and other exchanges begin. It returns None if the exchange is over. Buffers are arrays of uint8. Counts are bytes, one for each rank. What is for or from a rank lies behind what is
     for or from the rank before it.
     """
 
@@ -35,10 +43,10 @@ class Communicator(Protocol):
         send_counts: Sequence[int],
         receive: Bytes,
         receive_counts: Sequence[int],
-    ) -> None:
+    ) -> Exchange | None:
         """Send a part of ``send`` to each rank, and receive a part of ``receive`` from each."""
 
-    def allgatherv(self, send: Bytes, receive: Bytes, counts: Sequence[int]) -> None:
+    def allgatherv(self, send: Bytes, receive: Bytes, counts: Sequence[int]) -> Exchange | None:
         """Send all of ``send`` to each rank, and receive a part of ``receive`` from each."""
 
 
@@ -56,14 +64,16 @@ class _MPI:
         send_counts: Sequence[int],
         receive: Bytes,
         receive_counts: Sequence[int],
-    ) -> None:
-        self._comm.Alltoallv(
+    ) -> Exchange:
+        under_way: Exchange = self._comm.Ialltoallv(
             [send, (send_counts, _offsets(send_counts))],
             [receive, (receive_counts, _offsets(receive_counts))],
         )
+        return under_way
 
-    def allgatherv(self, send: Bytes, receive: Bytes, counts: Sequence[int]) -> None:
-        self._comm.Allgatherv(send, [receive, (counts, _offsets(counts))])
+    def allgatherv(self, send: Bytes, receive: Bytes, counts: Sequence[int]) -> Exchange:
+        under_way: Exchange = self._comm.Iallgatherv(send, [receive, (counts, _offsets(counts))])
+        return under_way
 
 
 def _offsets(counts: Sequence[int]) -> list[int]:
@@ -72,7 +82,7 @@ def _offsets(counts: Sequence[int]) -> list[int]:
 
 def checked(name: str, value: Any) -> Communicator:
     """Return a communicator for what was given."""
-    if hasattr(value, "Alltoallv") and hasattr(value, "Allgatherv"):
+    if hasattr(value, "Ialltoallv") and hasattr(value, "Iallgatherv"):
         if value.Is_inter():
             raise ValueError(f"{name}: expected an intracommunicator, found {value!r}")
         return _MPI(value)
@@ -103,7 +113,9 @@ def to_first(communicator: Communicator, own: Bytes, counts: Sequence[int]) -> B
         expected = now if rank == 0 else [0] * size
         received = np.empty(sum(expected), np.uint8)
         sent = own[done : done + now[rank]]
-        communicator.alltoallv(sent, [sent.size] + [0] * (size - 1), received, expected)
+        under_way = communicator.alltoallv(sent, [sent.size] + [0] * (size - 1), received, expected)
+        if under_way is not None:
+            under_way.wait()
         for begin, offset, count in zip(begins, _offsets(expected), expected, strict=True):
             if count:
                 whole[begin + done : begin + done + count] = received[offset : offset + count]

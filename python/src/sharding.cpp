@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "arrays.hpp"
 #include "gil.hpp"
@@ -18,6 +19,19 @@ py::array bytes_over(std::span<const std::byte> memory, bool is_written) {
     py::array array = live_view(tensor, py::none());
     if (!is_written) array.attr("flags").attr("writeable") = false;
     return array;
+}
+
+/// What an exchange returns: None if it is over, or an object that waits for it.
+Communicator::Wait wait_of(const py::object& exchange) {
+    if (exchange.is_none()) return {};
+    if (!py::hasattr(exchange, "wait")) {
+        throw py::type_error("communicator: expected None or an object with wait() from an exchange, found " +
+                             py::repr(exchange).cast<std::string>());
+    }
+    return [function = share(exchange.attr("wait"))] {
+        const Locked locked;
+        call(*function);
+    };
 }
 
 py::list list_of(Communicator::Counts counts) {
@@ -36,13 +50,13 @@ Communicator communicator(const py::object& object) {
                          std::span<const std::byte> send, Communicator::Counts send_counts,
                          std::span<std::byte> receive, Communicator::Counts receive_counts) {
         const Locked locked;
-        call(*function, bytes_over(send, false), list_of(send_counts), bytes_over(receive, true),
-             list_of(receive_counts));
+        return wait_of(call(*function, bytes_over(send, false), list_of(send_counts), bytes_over(receive, true),
+                            list_of(receive_counts)));
     };
     made.allgatherv = [function = share(object.attr("allgatherv"))](
                           std::span<const std::byte> send, std::span<std::byte> receive, Communicator::Counts counts) {
         const Locked locked;
-        call(*function, bytes_over(send, false), bytes_over(receive, true), list_of(counts));
+        return wait_of(call(*function, bytes_over(send, false), bytes_over(receive, true), list_of(counts)));
     };
     return made;
 }

@@ -29,19 +29,24 @@ namespace fusedopt {
 ///
 /// All ranks of the group must call each function as often, and in the same order. Counts are bytes, one for each rank.
 /// What is for or from a rank lies behind what is for or from the rank before it.
+///
+/// A function may return before its exchange is over, with a function that waits for it. Until then memory and counts
+/// stay as they are, and other exchanges begin. So an optimizer computes while bytes are under way. An exchange that is
+/// over at once returns an empty function.
 struct Communicator {
     using Counts = std::span<const std::int64_t>;
+    using Wait = std::function<void()>;
 
     int rank = 0;  // this one, from 0
     int size = 1;
 
     /// Sends a part of `send` to each rank, and receives a part of `receive` from each.
-    std::function<void(std::span<const std::byte> send, Counts send_counts, std::span<std::byte> receive,
+    std::function<Wait(std::span<const std::byte> send, Counts send_counts, std::span<std::byte> receive,
                        Counts receive_counts)>
         alltoallv;
 
     /// Sends all of `send` to each rank, and receives a part of `receive` from each.
-    std::function<void(std::span<const std::byte> send, std::span<std::byte> receive, Counts counts)> allgatherv;
+    std::function<Wait(std::span<const std::byte> send, std::span<std::byte> receive, Counts counts)> allgatherv;
 };
 
 }  // namespace fusedopt

@@ -116,16 +116,20 @@ Agreement::Agreement(Communicator communicator) : communicator_(std::move(commun
     }
 }
 
+void Agreement::gather(std::span<const std::byte> send, std::span<std::byte> receive,
+                       Communicator::Counts counts) const {
+    if (const Communicator::Wait wait = communicator_.allgatherv(send, receive, counts)) wait();
+}
+
 std::vector<std::string> Agreement::exchange(const std::string& text) const {
     const auto own_size = static_cast<std::int64_t>(text.size());
     std::vector<std::int64_t> sizes(size());
     const std::vector<std::int64_t> size_bytes(size(), sizeof(std::int64_t));
-    communicator_.allgatherv(std::as_bytes(std::span(&own_size, 1)), std::as_writable_bytes(std::span(sizes)),
-                             size_bytes);
+    gather(std::as_bytes(std::span(&own_size, 1)), std::as_writable_bytes(std::span(sizes)), size_bytes);
     std::int64_t total = 0;
     for (const std::int64_t size : sizes) total += size;
     std::string all(static_cast<std::size_t>(total), ' ');
-    communicator_.allgatherv(std::as_bytes(std::span(text)), std::as_writable_bytes(std::span(all)), sizes);
+    gather(std::as_bytes(std::span(text)), std::as_writable_bytes(std::span(all)), sizes);
     std::vector<std::string> texts;
     std::size_t begin = 0;
     for (const std::int64_t size : sizes) {
@@ -156,7 +160,7 @@ bool Agreement::settle(const std::string& operation, std::exception_ptr error, b
     const Answer own{error != nullptr, error ? 0 : facts_.digest(), flag};
     std::vector<Answer> answers(size());
     const std::vector<std::int64_t> bytes(size(), sizeof(Answer));
-    communicator_.allgatherv(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(answers)), bytes);
+    gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(answers)), bytes);
     bool any_failed = false, any_flag = false, is_same = true;
     for (const Answer& answer : answers) {
         any_failed = any_failed || answer.has_failed;

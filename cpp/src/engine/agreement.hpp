@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -54,6 +55,9 @@ public:
     const Communicator& communicator() const { return communicator_; }
     std::size_t rank() const { return static_cast<std::size_t>(communicator_.rank); }
     std::size_t size() const { return static_cast<std::size_t>(communicator_.size); }
+
+    /// Sends all of `send` to each rank, and returns when all that is received is there.
+    void gather(std::span<const std::byte> send, std::span<std::byte> receive, Communicator::Counts counts) const;
 
     /// How often this rank has exchanged whether all may go on.
     std::int64_t count() const { return count_; }

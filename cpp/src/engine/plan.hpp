@@ -50,10 +50,17 @@ public:
         return {static_cast<std::size_t>(-1), 0};
     }
 
+    /// How many elements of the sweep come before one of a variable, whether or not that is a part of it.
+    std::int64_t before(std::size_t variable, std::int64_t element) const {
+        const auto at = std::ranges::lower_bound(variables_, variable);
+        if (at == variables_.end()) return total_;
+        return first_[static_cast<std::size_t>(at - variables_.begin())] + (*at == variable ? element : 0);
+    }
+
     /// Calls piece(variable, begin, end) until every element of every variable has been covered once.
     template <class Piece>
     void run(const Piece& piece) const {
-        run_shares(threads(), [&](Cut begin, Cut end) {
+        run_shares(threads(), whole(), [&](Cut begin, Cut end) {
             for (std::size_t i = begin.position; i <= end.position; ++i) {
                 const std::int64_t from = i == begin.position ? begin.element : 0;
                 const std::int64_t to = i == end.position ? end.element : size_of(i);
@@ -62,10 +69,18 @@ public:
         });
     }
 
-    /// The same, but sweep(stretch) for variables that follow each other.
+    /// Elements of the sweep, from one tile border to another.
+    struct Part {
+        std::int64_t begin;
+        std::int64_t end;
+        std::int64_t elements() const { return end - begin; }
+    };
+    Part whole() const { return {0, total_}; }
+
+    /// The same of a part, but sweep(stretch) for variables that follow each other.
     template <class Sweep>
-    void run_stretches(int threads, std::span<const kernel::Job> jobs, const Sweep& sweep) const {
-        run_shares(threads, [&](Cut begin, Cut end) {
+    void run_stretches(int threads, Part part, std::span<const kernel::Job> jobs, const Sweep& sweep) const {
+        run_shares(threads, part, [&](Cut begin, Cut end) {
             for (std::size_t i = begin.position; i <= end.position;) {
                 std::size_t last = is_gapless() ? end.position : i;
                 while (last < end.position && variables_[last + 1] == variables_[last] + 1) ++last;
@@ -77,6 +92,11 @@ public:
         });
     }
 
+    template <class Sweep>
+    void run_stretches(int threads, std::span<const kernel::Job> jobs, const Sweep& sweep) const {
+        run_stretches(threads, whole(), jobs, sweep);
+    }
+
 private:
     struct Cut {
         std::size_t position;
@@ -85,12 +105,13 @@ private:
 
     /// Calls share(begin, end) for parts of the sweep; `end` lies in the last variable of its share.
     template <class Share>
-    void run_shares(int threads, const Share& share) const {
-        if (variables_.empty()) return;
-        const std::int64_t count = shares_for(threads, total_);
+    void run_shares(int threads, Part part, const Share& share) const {
+        const std::int64_t total = part.elements();
+        if (total == 0) return;
+        const std::int64_t count = shares_for(threads, total);
         run_on_threads(threads, count, [&](std::int64_t k) {
-            const Cut begin = cut(total_ / count * k + std::min(k, total_ % count));
-            Cut end = cut(total_ / count * (k + 1) + std::min(k + 1, total_ % count));
+            const Cut begin = cut(part.begin + total / count * k + std::min(k, total % count));
+            Cut end = cut(part.begin + total / count * (k + 1) + std::min(k + 1, total % count));
             if (end.position == variables_.size()) end = {end.position - 1, size_of(end.position - 1)};
             if (begin.position < variables_.size()) share(begin, end);
         });
@@ -117,19 +138,25 @@ private:
     std::int64_t total_ = 0;
 };
 
-/// Runs sweep(job, stretch) for each part of a stretch whose jobs take the same kernel; `job` stands for all.
+/// Runs sweep(job, stretch) for each bit of a part whose jobs take the same kernel; `job` stands for all.
 template <class Sweep>
-void run_kinds(const SweepPlan& plan, int threads, std::span<const kernel::Job> jobs, const Sweep& sweep) {
+void run_kinds(const SweepPlan& plan, int threads, SweepPlan::Part part, std::span<const kernel::Job> jobs,
+               const Sweep& sweep) {
     const auto is_same = [](const kernel::Job& a, const kernel::Job& b) {
         return a.work == b.work && a.branch == b.branch && a.computes_in_double == b.computes_in_double;
     };
-    plan.run_stretches(threads, jobs, [&](const kernel::Stretch& stretch) {
+    plan.run_stretches(threads, part, jobs, [&](const kernel::Stretch& stretch) {
         for (const kernel::Job *first = stretch.first, *last; first <= stretch.last; first = last + 1) {
             for (last = first; last < stretch.last && is_same(*first, last[1]);) ++last;
             sweep(*first, kernel::Stretch{first, last, first == stretch.first ? stretch.begin : 0,
                                           last == stretch.last ? stretch.end : last->size});
         }
     });
+}
+
+template <class Sweep>
+void run_kinds(const SweepPlan& plan, int threads, std::span<const kernel::Job> jobs, const Sweep& sweep) {
+    run_kinds(plan, threads, plan.whole(), jobs, sweep);
 }
 
 /// Splits pieces that are never cut; each belongs to the equal share of all elements in which it begins.

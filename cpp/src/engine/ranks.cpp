@@ -114,10 +114,10 @@ bool Ranks::step(Optimizer::State& state, Gradients gradients, const Optimizer::
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
             facts.add("gradient", gradients_[i] ? to_string(gradients_[i].dtype()) : std::string_view("none"), i);
         }
+        reserve_sums();
         return false;
     });
     if (is_empty) return true;
-    sum_gradients();
     Participant participant{&state, pieces_, {}, scaling};
     std::optional<JointStep> joint;
     const auto prepare = [&](Facts&) {
@@ -127,6 +127,9 @@ bool Ranks::step(Optimizer::State& state, Gradients gradients, const Optimizer::
     const bool is_update = (state.calls + 1) % state.accumulation_steps == 0;
     const bool clips = is_update && (state.options.clipnorm || state.options.global_clipnorm);
     const bool skips = state.options.skip_nonfinite || scaling.skips_overflow;
+    // What needs the sums of all gradients before anything is written.
+    const bool needs_sums = clips || skips || (is_update && state.procedure);
+    if (needs_sums) sum_all_gradients();
     if (clips || skips) {
         if (agreement_.on("apply", prepare)) {
             if (!scaling.skips_overflow) ++state.skipped_steps;
@@ -152,12 +155,9 @@ bool Ranks::step(Optimizer::State& state, Gradients gradients, const Optimizer::
         }
         return false;
     });
-    state.commit();
-    if (state.common.front().overwrite) {
-        exchange_all_weights();  // averages replace also those that have no gradient
-    } else if (is_update) {
-        exchange_weights();  // of the variables that have gradients
-    }
+    const bool overwrites = state.common.front().overwrite;
+    write(state, needs_sums, is_update && !overwrites);
+    if (overwrites) exchange_all_weights();  // averages replace also those that have no gradient
     return true;
 }
 

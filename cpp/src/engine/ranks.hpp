@@ -3,11 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fusedopt/optimizer.hpp>
@@ -49,10 +51,21 @@ private:
         std::int64_t size() const { return end - begin; }
     };
 
-    /// How far the elements of a rank have been exchanged.
-    struct Cursor {
+    /// What of a variable goes in one window.
+    struct Part {
         std::size_t variable;
-        std::int64_t element;
+        Piece piece;
+    };
+
+    /// Memory for an exchange, and how to wait for it.
+    struct Exchange {
+        std::vector<std::byte> send, receive;
+        std::vector<std::int64_t> send_counts, receive_counts;
+        Communicator::Wait wait;
+
+        void finish() {
+            if (const Communicator::Wait last = std::exchange(wait, {})) last();
+        }
     };
 
     void require_whole(const char* function) const;
@@ -65,34 +78,47 @@ private:
 
     void take(const Optimizer::State& state, Gradients gradients, const Optimizer::Choice& choice);
     void check_gradient(std::size_t index, const Tensor& gradient, const Tensor* rows) const;
-    void sum_gradients();
-    void exchange_windows_of_gradients();
+    void reserve_sums();
+    void sum_all_gradients();
     void exchange_squares(const Optimizer::State& state);
-    void exchange_weights();
+    void write(Optimizer::State& state, bool is_summed, bool gives_weights);
     void exchange_all_weights();
+
+    // Windows. While one is under way, the one before it is finished.
+    void choose_exchanged(std::vector<char> is_exchanged);
+    void plan_windows();
+    std::int64_t room() const;
+    void reserve_exchanges(std::int64_t item_bytes);
+    void send_gradients(std::size_t window);
+    void sum_gradients(std::size_t window);
+    void send_weights(std::size_t window);
+    void take_weights(std::size_t window);
+    std::int64_t gradient_bytes(const Part& part) const;
+    std::int64_t weight_bytes(const Part& part) const;
+    std::byte* weights_at(const Part& part, std::int64_t element) const;
+    template <class Bytes, class Work>
+    void run_on(std::span<const Part> parts, const Bytes& bytes_of, const Work& work);
 
     /// Behind the last variable of which a rank has a piece.
     std::size_t end_of(std::size_t rank) const { return std::min(borders_[rank + 1].variable + 1, variables_.size()); }
-    void begin_windows();
-    std::int64_t windows() const;
-    template <class Visit>
-    std::int64_t walk(std::size_t rank, Cursor& cursor, const Visit& visit) const;
 
     Agreement agreement_;
     bool average_;
-    bool is_torn_ = false;  // weights were written, and an exchange of them has failed
+    bool is_torn_ = false;  // weights were written, and an exchange has failed
     std::vector<Variable> variables_;
     std::vector<SweepPlan::Border> borders_;
 
+    std::vector<char> is_exchanged_;                       // whether a variable takes part,
+    std::vector<std::vector<std::vector<Part>>> windows_;  // and what each window has of each rank
+
     // Of the call in progress.
-    std::vector<Tensor> gradients_;   // whole
-    std::vector<char> is_exchanged_;  // whether a variable takes part
-    std::vector<Tensor> pieces_;      // of the summed gradients
-    std::vector<std::byte> sums_;     // their memory
+    std::vector<Tensor> gradients_;  // whole
+    std::vector<Tensor> pieces_;     // of the summed gradients
+    std::vector<std::byte> sums_;    // their memory
     std::vector<double> squares_, all_squares_, sums_of_squares_;
-    std::vector<std::byte> send_, receive_;
-    std::vector<std::int64_t> send_counts_, receive_counts_;
-    std::vector<Cursor> cursors_;
+    std::array<Exchange, 2> gradient_exchanges_, weight_exchanges_;
+    SweepPlan part_plan_;
+    std::vector<std::int64_t> offsets_;
 };
 
 }  // namespace fusedopt

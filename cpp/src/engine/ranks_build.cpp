@@ -157,6 +157,12 @@ void Ranks::build(Optimizer::State& state, std::span<const Tensor> tensors, std:
             const std::uint64_t sum = checksum(tensors[i].data(), static_cast<std::size_t>(tensors[i].size_bytes()));
             facts.add("checksum of the values", static_cast<std::int64_t>(sum), i);
         }
+        std::int64_t largest = 0;
+        for (const Tensor& tensor : tensors) {
+            largest = std::max(largest, static_cast<std::int64_t>(item_size(tensor.dtype())));
+        }
+        reserve_exchanges(largest);
+        is_exchanged_.clear();  // and so the windows of other borders
         made = state.construct(recognize(pieces, names, {}, false), pieces);
         return false;
     };

@@ -1,11 +1,14 @@
 // What ranks send each other: gradients, sums of squares, weights. Elements go in windows, so that buffers stay small
-// and no count exceeds what an int holds, whatever the size of the model.
+// and no count exceeds what an int holds, whatever the size of the model. While one window is summed and swept, the
+// next one is under way.
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/ranks.hpp"
@@ -19,24 +22,46 @@ namespace {
 /// Of a window, over all ranks. What is packed is still in a cache when it is sent: two ranks on an EPYC took 1.5 times
 /// as long with 2^21, and 1.3 times with 2^15.
 constexpr std::int64_t window_elements = std::int64_t{1} << 19;
+/// Of one rank in a window. With fewer, the exchanges of many ranks would be all latency.
+constexpr std::int64_t fewest_elements = std::int64_t{1} << 15;
 
 DType sum_type(DType dtype) {
     return dtype == DType::float64 ? DType::float64 : DType::float32;
 }
 
+std::int64_t item(DType dtype) {
+    return static_cast<std::int64_t>(item_size(dtype));
+}
+
+std::int64_t up_to(std::int64_t n, std::int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+std::int64_t sum_of(const std::vector<std::int64_t>& counts) {
+    return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+}
+
+void grow(std::vector<std::byte>& memory, std::int64_t bytes) {
+    if (memory.size() < static_cast<std::size_t>(bytes)) memory.resize(static_cast<std::size_t>(bytes));
+}
+
+std::span<std::byte> first_of(std::vector<std::byte>& memory, std::int64_t bytes) {
+    return std::span(memory).first(static_cast<std::size_t>(bytes));
+}
+
 /// Copies elements [begin, end) in C order, whatever the strides.
 void pack(const Tensor& tensor, std::int64_t begin, std::int64_t end, std::byte* out) {
-    const std::size_t item = item_size(tensor.dtype());
+    const std::size_t bytes = item_size(tensor.dtype());
     const auto* data = static_cast<const std::byte*>(tensor.data());
     if (tensor.is_contiguous()) {
-        std::memcpy(out, data + static_cast<std::size_t>(begin) * item, static_cast<std::size_t>(end - begin) * item);
+        std::memcpy(out, data + static_cast<std::size_t>(begin) * bytes, static_cast<std::size_t>(end - begin) * bytes);
         return;
     }
     const auto shape = tensor.shape(), strides = tensor.strides();
-    for (std::int64_t i = begin; i < end; ++i, out += item) {
+    for (std::int64_t i = begin; i < end; ++i, out += bytes) {
         std::int64_t rest = i, offset = 0;
         for (std::size_t d = shape.size(); d-- > 0; rest /= shape[d]) offset += rest % shape[d] * strides[d];
-        std::memcpy(out, data + offset, item);
+        std::memcpy(out, data + offset, bytes);
     }
 }
 
@@ -60,130 +85,174 @@ std::vector<std::int64_t> Ranks::borders(std::size_t variable) const {
     return all;
 }
 
-/// Visits the next elements of a rank that fill a window, and returns their bytes.
-template <class Visit>
-std::int64_t Ranks::walk(std::size_t rank, Cursor& cursor, const Visit& visit) const {
-    std::int64_t room = std::max(window_elements / static_cast<std::int64_t>(agreement_.size()), kernel::tile);
-    std::int64_t bytes = 0;
-    while (room > 0 && cursor.variable < end_of(rank)) {
-        const Piece all = piece(cursor.variable, rank);
-        const std::int64_t begin = std::max(cursor.element, all.begin), end = std::min(begin + room, all.end);
-        if (begin < end && is_exchanged_[cursor.variable]) {
-            bytes += visit(cursor.variable, begin, end);
-            room -= end - begin;
-            cursor.element = end;
-            if (end < all.end) continue;
-        }
-        cursor = {cursor.variable + 1, 0};
-    }
-    return bytes;
+/// So many elements of a rank fill a window.
+std::int64_t Ranks::room() const {
+    return std::max(window_elements / static_cast<std::int64_t>(agreement_.size()), fewest_elements);
 }
 
-void Ranks::begin_windows() {
-    cursors_.resize(agreement_.size());
-    for (std::size_t k = 0; k < cursors_.size(); ++k) cursors_[k] = {borders_[k].variable, 0};
-    send_counts_.resize(agreement_.size());
-    receive_counts_.resize(agreement_.size());
-}
-
-std::int64_t Ranks::windows() const {
-    const std::int64_t room = std::max(window_elements / static_cast<std::int64_t>(agreement_.size()), kernel::tile);
+/// Finds memory for any window of elements of so many bytes, before anybody counts on this rank.
+void Ranks::reserve_exchanges(std::int64_t item_bytes) {
     std::int64_t most = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         std::int64_t elements = 0;
-        for (std::size_t i = borders_[k].variable; i < end_of(k); ++i) {
-            if (is_exchanged_[i]) elements += piece(i, k).size();
-        }
-        most = std::max(most, (elements + room - 1) / room);
+        for (std::size_t i = borders_[k].variable; i < end_of(k); ++i) elements += piece(i, k).size();
+        most = std::max(most, std::min(elements, room() + kernel::tile));
     }
-    return most;
+    const std::int64_t of_rank = most * item_bytes + static_cast<std::int64_t>(variables_.size()) * 8;
+    for (auto* exchanges : {&gradient_exchanges_, &weight_exchanges_}) {
+        for (Exchange& exchange : *exchanges) {
+            grow(exchange.send, of_rank * static_cast<std::int64_t>(agreement_.size()));
+            grow(exchange.receive, of_rank * static_cast<std::int64_t>(agreement_.size()));
+        }
+    }
 }
 
-/// Puts the sums of all ranks' gradients over this rank's elements into `pieces_`.
-void Ranks::sum_gradients() {
-    std::vector<std::size_t> offsets(gradients_.size());
-    std::size_t bytes = 0;
-    is_exchanged_.assign(gradients_.size(), false);
+/// Cuts what each rank has of the exchanged variables into windows, at tile borders.
+void Ranks::plan_windows() {
+    windows_.clear();
+    for (std::size_t k = 0; k < agreement_.size(); ++k) {
+        std::size_t window = 0;
+        std::int64_t left = room();
+        for (std::size_t i = borders_[k].variable; i < end_of(k); ++i) {
+            const Piece all = is_exchanged_[i] ? piece(i, k) : Piece{};
+            for (std::int64_t begin = all.begin, end; begin < all.end; begin = end) {
+                end = std::min(all.begin + up_to(begin + left - all.begin, kernel::tile), all.end);
+                if (window == windows_.size()) windows_.emplace_back(agreement_.size());
+                windows_[window][k].push_back({i, {begin, end}});
+                left -= end - begin;
+                if (left > 0) continue;
+                left = room();
+                ++window;
+            }
+        }
+    }
+}
+
+/// Calls work(part, offset, begin, end) on threads, for all elements of some parts. The bytes of a part lie `offset`
+/// behind those of the first one.
+template <class Bytes, class Work>
+void Ranks::run_on(std::span<const Part> parts, const Bytes& bytes_of, const Work& work) {
+    offsets_.clear();
+    part_plan_.clear();
+    std::int64_t offset = 0;
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+        part_plan_.add(p, parts[p].piece.size());
+        offsets_.push_back(offset);
+        offset += bytes_of(parts[p]);
+    }
+    part_plan_.run([&](std::size_t p, std::int64_t begin, std::int64_t end) {
+        const Part& part = parts[p];
+        work(part, offsets_[p], part.piece.begin + begin, part.piece.begin + end);
+    });
+}
+
+/// Finds memory for the sums of all ranks' gradients over this rank's elements, and makes `pieces_` of it.
+void Ranks::reserve_sums() {
+    std::vector<char> is_exchanged(gradients_.size());
+    std::vector<std::int64_t> offsets(gradients_.size());
+    std::int64_t bytes = 0, largest = 0;
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
-        is_exchanged_[i] = true;
+        is_exchanged[i] = true;
+        largest = std::max(largest, item(gradients_[i].dtype()));
         offsets[i] = bytes;
-        bytes += (static_cast<std::size_t>(own(i).size()) * item_size(sum_type(gradients_[i].dtype())) + 63) / 64 * 64;
+        bytes += up_to(own(i).size() * item(sum_type(gradients_[i].dtype())), 64);
     }
-    if (sums_.size() < bytes) sums_.resize(bytes);
+    choose_exchanged(std::move(is_exchanged));
+    reserve_exchanges(largest);
+    grow(sums_, bytes);
     pieces_.assign(gradients_.size(), Tensor());
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
         const std::array shape{own(i).size()};
         pieces_[i] = Tensor(sums_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape);
     }
-    exchange_windows_of_gradients();
 }
 
-void Ranks::exchange_windows_of_gradients() {
+void Ranks::choose_exchanged(std::vector<char> is_exchanged) {
+    if (is_exchanged == is_exchanged_) return;
+    is_exchanged_ = std::move(is_exchanged);
+    plan_windows();
+}
+
+// Each part is aligned for any type.
+std::int64_t Ranks::gradient_bytes(const Part& part) const {
+    return up_to(part.piece.size() * item(gradients_[part.variable].dtype()), 8);
+}
+
+/// Begins to exchange a window of gradients.
+void Ranks::send_gradients(std::size_t window) {
     const std::size_t rank = agreement_.rank(), size = agreement_.size();
-    const kernel::Kernels& kernels = current_kernels();
-    // Each part is aligned for any type.
-    const auto bytes_of = [&](std::size_t i, std::int64_t begin, std::int64_t end) {
-        return ((end - begin) * static_cast<std::int64_t>(item_size(gradients_[i].dtype())) + 7) / 8 * 8;
-    };
-    const auto sum_at = [&](std::size_t i, std::int64_t element) {
-        const auto item = static_cast<std::int64_t>(item_size(pieces_[i].dtype()));
-        return static_cast<std::byte*>(pieces_[i].data()) + (element - own(i).begin) * item;
-    };
-    begin_windows();
-    for (std::int64_t left = windows(); left > 0; --left) {
-        const Cursor own_window = cursors_[rank];
-        std::size_t sent = 0;
-        const auto pack_next = [&](std::size_t i, std::int64_t begin, std::int64_t end) {
-            const std::int64_t bytes = bytes_of(i, begin, end);
-            const std::size_t needed = sent + static_cast<std::size_t>(bytes);
-            if (send_.size() < needed) send_.resize(needed);
-            pack(gradients_[i], begin, end, send_.data() + sent);
-            sent = needed;
-            return bytes;
-        };
-        for (std::size_t k = 0; k < size; ++k) {
-            send_counts_[k] = k == rank ? 0 : walk(k, cursors_[k], pack_next);
+    Exchange& exchange = gradient_exchanges_[window % 2];
+    const auto bytes_of = [&](const Part& part) { return gradient_bytes(part); };
+    std::vector<Part> sent;
+    exchange.send_counts.assign(size, 0);
+    for (std::size_t k = 0; k < size; ++k) {
+        if (k == rank) continue;
+        for (const Part& part : windows_[window][k]) {
+            sent.push_back(part);
+            exchange.send_counts[k] += gradient_bytes(part);
         }
-        receive_counts_.assign(size, walk(rank, cursors_[rank], bytes_of));
-        const std::size_t received = (size - 1) * static_cast<std::size_t>(receive_counts_[rank]);
-        receive_counts_[rank] = 0;
-        if (receive_.size() < received) receive_.resize(received);
-        agreement_.communicator().alltoallv(std::span(send_).first(sent), send_counts_,
-                                            std::span(receive_).first(received), receive_counts_);
-        const auto own_values = [&](std::size_t i, std::int64_t begin, std::int64_t end) -> const void* {
-            const Tensor& gradient = gradients_[i];
-            const auto item = static_cast<std::int64_t>(item_size(gradient.dtype()));
-            if (gradient.is_contiguous() && gradient.is_aligned()) {
-                return static_cast<const std::byte*>(gradient.data()) + begin * item;
-            }
-            const auto needed = static_cast<std::size_t>((end - begin) * item);
-            if (send_.size() < needed) send_.resize(needed);
-            pack(gradient, begin, end, send_.data());
-            return send_.data();
-        };
+    }
+    const std::span<std::byte> send = first_of(exchange.send, sum_of(exchange.send_counts));
+    run_on(sent, bytes_of, [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+        const Tensor& gradient = gradients_[part.variable];
+        pack(gradient, begin, end, send.data() + offset + (begin - part.piece.begin) * item(gradient.dtype()));
+    });
+    std::int64_t bytes = 0;
+    for (const Part& part : windows_[window][rank]) bytes += gradient_bytes(part);
+    exchange.receive_counts.assign(size, bytes);
+    exchange.receive_counts[rank] = 0;
+    const std::span<std::byte> receive = first_of(exchange.receive, sum_of(exchange.receive_counts));
+    exchange.wait = agreement_.communicator().alltoallv(send, exchange.send_counts, receive, exchange.receive_counts);
+}
+
+/// Adds up a window of gradients in the order of ranks.
+void Ranks::sum_gradients(std::size_t window) {
+    const std::size_t rank = agreement_.rank(), size = agreement_.size();
+    Exchange& exchange = gradient_exchanges_[window % 2];
+    exchange.finish();
+    const kernel::Kernels& kernels = current_kernels();
+    const std::int64_t from_each = exchange.receive_counts[rank == 0 ? size - 1 : 0];
+    const auto bytes_of = [&](const Part& part) { return gradient_bytes(part); };
+    const auto sum = [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
         // Subnormals count: the sum is that which any program would compute.
         const FloatEnvironment environment(Subnormals::kept);
-        const std::byte* values = receive_.data();
-        for (std::size_t k = 0; k < size; ++k) {
-            Cursor again = own_window;
-            static_cast<void>(walk(rank, again, [&](std::size_t i, std::int64_t begin, std::int64_t end) {
-                const std::int64_t bytes = bytes_of(i, begin, end);
-                const kernel::Element element = element_of(gradients_[i].dtype());
-                const void* addend = values;
-                if (k == rank) {
-                    addend = own_values(i, begin, end);
+        const Tensor& gradient = gradients_[part.variable];
+        const std::int64_t bytes = item(gradient.dtype());
+        const kernel::Element element = element_of(gradient.dtype());
+        const bool is_plain = gradient.is_contiguous() && gradient.is_aligned();
+        alignas(64) std::array<std::byte, kernel::tile * sizeof(double)> packed;
+        for (std::int64_t next; begin < end; begin = next) {  // so little that the sum stays in the first cache
+            next = std::min(begin + kernel::tile, end);
+            const Tensor& piece = pieces_[part.variable];
+            auto* const total =
+                static_cast<std::byte*>(piece.data()) + (begin - own(part.variable).begin) * item(piece.dtype());
+            const std::byte* received = exchange.receive.data() + offset + (begin - part.piece.begin) * bytes;
+            for (std::size_t k = 0; k < size; ++k) {
+                const std::byte* addend = received;
+                if (k != rank) {
+                    received += from_each;
+                } else if (is_plain) {
+                    addend = static_cast<const std::byte*>(gradient.data()) + begin * bytes;
                 } else {
-                    values += bytes;
+                    pack(gradient, begin, next, packed.data());
+                    addend = packed.data();
                 }
-                kernels.add(addend, element, end - begin, k == 0, sum_at(i, begin));
-                if (average_ && k + 1 == size) {
-                    kernels.divide(sum_at(i, begin), element, end - begin, static_cast<double>(size));
-                }
-                return bytes;
-            }));
+                kernels.add(addend, element, next - begin, k == 0, total);
+            }
+            if (average_) kernels.divide(total, element, next - begin, static_cast<double>(size));
         }
+    };
+    run_on(windows_[window][rank], bytes_of, sum);
+}
+
+/// Puts the sums of all ranks' gradients over this rank's elements into `pieces_`.
+void Ranks::sum_all_gradients() {
+    if (!windows_.empty()) send_gradients(0);
+    for (std::size_t w = 0; w < windows_.size(); ++w) {
+        if (w + 1 < windows_.size()) send_gradients(w + 1);
+        sum_gradients(w);
     }
 }
 
@@ -193,20 +262,19 @@ void Ranks::exchange_squares(const Optimizer::State& state) {
         return (piece(i, rank).size() + kernel::tile - 1) / kernel::tile;
     };
     squares_.clear();
-    receive_counts_.assign(agreement_.size(), 0);
+    std::vector<std::int64_t> counts(agreement_.size(), 0);
     std::int64_t total = 0;
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
         const std::span<const double> own_tiles = state.tile_sums(i);
         squares_.insert(squares_.end(), own_tiles.begin(), own_tiles.end());
         for (std::size_t k = 0; k < agreement_.size(); ++k) {
-            receive_counts_[k] += tiles_of(i, k) * static_cast<std::int64_t>(sizeof(double));
+            counts[k] += tiles_of(i, k) * static_cast<std::int64_t>(sizeof(double));
             total += tiles_of(i, k);
         }
     }
     all_squares_.resize(static_cast<std::size_t>(total));
-    agreement_.communicator().allgatherv(std::as_bytes(std::span(squares_)),
-                                         std::as_writable_bytes(std::span(all_squares_)), receive_counts_);
+    agreement_.gather(std::as_bytes(std::span(squares_)), std::as_writable_bytes(std::span(all_squares_)), counts);
     const FloatEnvironment environment;
     sums_of_squares_.assign(gradients_.size(), 0.0);
     std::size_t next = 0;
@@ -218,50 +286,87 @@ void Ranks::exchange_squares(const Optimizer::State& state) {
     }
 }
 
-/// Gives all ranks the weights of the variables that are exchanged.
-void Ranks::exchange_weights() {
+std::byte* Ranks::weights_at(const Part& part, std::int64_t element) const {
+    const Tensor& tensor = variables_[part.variable].tensor;
+    return static_cast<std::byte*>(tensor.data()) + element * item(tensor.dtype());
+}
+
+std::int64_t Ranks::weight_bytes(const Part& part) const {
+    return part.piece.size() * item(variables_[part.variable].tensor.dtype());
+}
+
+/// Begins to give all ranks a window of this rank's weights.
+void Ranks::send_weights(std::size_t window) {
     const std::size_t rank = agreement_.rank();
-    const auto at = [&](std::size_t i, std::int64_t element) {
-        const Tensor& tensor = variables_[i].tensor;
-        return static_cast<std::byte*>(tensor.data()) + element * static_cast<std::int64_t>(item_size(tensor.dtype()));
-    };
-    is_torn_ = true;
-    begin_windows();
-    for (std::int64_t left = windows(); left > 0; --left) {
-        std::size_t sent = 0, received = 0;
-        const std::vector<Cursor> before = cursors_;
-        for (std::size_t k = 0; k < agreement_.size(); ++k) {
-            receive_counts_[k] = walk(k, cursors_[k], [&](std::size_t i, std::int64_t begin, std::int64_t end) {
-                const std::int64_t bytes = at(i, end) - at(i, begin);
-                if (k != rank) return bytes;
-                const std::size_t needed = sent + static_cast<std::size_t>(bytes);
-                if (send_.size() < needed) send_.resize(needed);
-                std::memcpy(send_.data() + sent, at(i, begin), static_cast<std::size_t>(bytes));
-                sent = needed;
-                return bytes;
-            });
-            received += static_cast<std::size_t>(receive_counts_[k]);
-        }
-        if (receive_.size() < received) receive_.resize(received);
-        agreement_.communicator().allgatherv(std::span(send_).first(sent), std::span(receive_).first(received),
-                                             receive_counts_);
-        const std::byte* values = receive_.data();
-        for (std::size_t k = 0; k < agreement_.size(); ++k) {
-            Cursor again = before[k];
-            static_cast<void>(walk(k, again, [&](std::size_t i, std::int64_t begin, std::int64_t end) {
-                const std::int64_t bytes = at(i, end) - at(i, begin);
-                if (k != rank) std::memcpy(at(i, begin), values, static_cast<std::size_t>(bytes));
-                values += bytes;
-                return bytes;
-            }));
-        }
+    Exchange& exchange = weight_exchanges_[window % 2];
+    exchange.receive_counts.assign(agreement_.size(), 0);
+    for (std::size_t k = 0; k < agreement_.size(); ++k) {
+        for (const Part& part : windows_[window][k]) exchange.receive_counts[k] += weight_bytes(part);
     }
+    const std::span<std::byte> send = first_of(exchange.send, exchange.receive_counts[rank]);
+    const std::span<std::byte> receive = first_of(exchange.receive, sum_of(exchange.receive_counts));
+    const auto bytes_of = [&](const Part& part) { return weight_bytes(part); };
+    run_on(windows_[window][rank], bytes_of,
+           [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+               const std::byte* from = weights_at(part, begin);
+               std::byte* to = send.data() + offset + (from - weights_at(part, part.piece.begin));
+               std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - from));
+           });
+    exchange.wait = agreement_.communicator().allgatherv(send, receive, exchange.receive_counts);
+}
+
+/// Takes a window of the other ranks' weights.
+void Ranks::take_weights(std::size_t window) {
+    Exchange& exchange = weight_exchanges_[window % 2];
+    exchange.finish();
+    const auto bytes_of = [&](const Part& part) { return weight_bytes(part); };
+    const std::byte* received = exchange.receive.data();
+    for (std::size_t k = 0; k < agreement_.size(); ++k) {
+        if (k != agreement_.rank()) {
+            run_on(windows_[window][k], bytes_of,
+                   [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+                       std::byte* to = weights_at(part, begin);
+                       const std::byte* from = received + offset + (to - weights_at(part, part.piece.begin));
+                       std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - to));
+                   });
+        }
+        received += exchange.receive_counts[k];
+    }
+}
+
+/// Steps on this rank's elements, whose gradients may be summed already, and gives all ranks the new weights.
+void Ranks::write(Optimizer::State& state, bool is_summed, bool gives_weights) {
+    const std::size_t count = windows_.size();
+    is_torn_ = true;
+    if (!is_summed && count > 0) send_gradients(0);
+    state.begin_commit();
+    for (std::size_t w = 0; w < count; ++w) {
+        if (!is_summed) {
+            if (w + 1 < count) send_gradients(w + 1);
+            sum_gradients(w);
+        }
+        if (const std::vector<Part>& parts = windows_[w][agreement_.rank()]; !parts.empty()) {
+            const Part& last = parts.back();
+            state.sweep_until(last.variable, last.piece.end - own(last.variable).begin);
+        }
+        if (!gives_weights) continue;
+        send_weights(w);
+        if (w > 0) take_weights(w - 1);
+    }
+    if (gives_weights && count > 0) take_weights(count - 1);
+    state.end_commit();
     is_torn_ = false;
 }
 
 void Ranks::exchange_all_weights() {
-    is_exchanged_.assign(variables_.size(), true);
-    exchange_weights();
+    choose_exchanged(std::vector<char>(variables_.size(), true));
+    is_torn_ = true;
+    for (std::size_t w = 0; w < windows_.size(); ++w) {
+        send_weights(w);
+        if (w > 0) take_weights(w - 1);
+    }
+    if (!windows_.empty()) take_weights(windows_.size() - 1);
+    is_torn_ = false;
 }
 
 }  // namespace fusedopt

@@ -217,6 +217,11 @@ struct Optimizer::State {
     void evaluate(const Scaling& scaling);
     void commit();
 
+    // The parts of the last phase. What end_commit finds not swept yet, it sweeps.
+    void begin_commit();
+    void sweep_until(std::size_t variable, std::int64_t element);  // at a tile border
+    void end_commit();
+
     Rule rule;
     std::vector<RuleSpec> branches;
     Options options;  // but for the learning rate
@@ -281,7 +286,7 @@ private:
     void require_known_names(std::span<const Variable> all) const;
     template <class Chosen>
     const SweepPlan& sweep_over(bool all, const Chosen& chosen);
-    void sweep();
+    void plan_sweep();
     void sweep_rows();
     void sweep_by_rows(const kernel::Stretch& stretch, kernel::SweepFunction update) const;
     Table table_of(std::size_t index) const;
@@ -311,10 +316,12 @@ private:
 
     bool has_any_gradient = false;
     Rows rows;
-    std::vector<History> histories;   // of the variables, under RowUpdates::caught_up
-    std::size_t sized_gradients = 0;  // those with elements: without any, a variable may be given twice
-    SweepPlan whole;                  // all variables
-    SweepPlan selected;               // some
+    std::vector<History> histories;         // of the variables, under RowUpdates::caught_up
+    std::size_t sized_gradients = 0;        // those with elements: without any, a variable may be given twice
+    SweepPlan whole;                        // all variables
+    SweepPlan selected;                     // some
+    const SweepPlan* swept_plan = nullptr;  // one of these,
+    std::int64_t swept = 0;                 // and how far the sweep has come
     std::vector<std::int64_t> last_step_with_gradient;
     std::int64_t steps_begun = 0;
     std::vector<double> sums_of_squares;  // of every tile

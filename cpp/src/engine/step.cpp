@@ -309,7 +309,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
     if (procedure) procedure->evaluate(jobs, common);
 }
 
-void Optimizer::State::sweep() {
+void Optimizer::State::plan_sweep() {
     const auto has_kernel = [](const RuleSpec& branch) { return branch.kernel.has_value(); };
     const auto is_done = [&](const kernel::Job& job) {
         return job.work == kernel::Work::update && !has_kernel(branch_of(job));
@@ -317,11 +317,18 @@ void Optimizer::State::sweep() {
     const auto has_work = [](const kernel::Job& job) {
         return job.average || (job.work != kernel::Work::none && job.work != kernel::Work::rows);
     };
-    const SweepPlan& plan = sweep_over(has_all_gradients() && std::ranges::all_of(branches, has_kernel),
-                                       [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
+    swept_plan = &sweep_over(has_all_gradients() && std::ranges::all_of(branches, has_kernel),
+                             [&](const kernel::Job& job) { return !is_done(job) && has_work(job); });
+    swept = 0;
+}
+
+void Optimizer::State::sweep_until(std::size_t variable, std::int64_t element) {
+    const SweepPlan::Part part{swept, swept_plan->before(variable, element)};
+    swept = part.end;
     const kernel::Kernels& kernels = current_kernels();
-    const int threads = is_update && procedure ? procedure->sweep_threads(plan.elements()) : plan.threads();
-    run_kinds(plan, threads, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
+    const std::int64_t elements = part.elements();
+    const int threads = is_update && procedure ? procedure->sweep_threads(elements) : threads_for(elements);
+    run_kinds(*swept_plan, threads, part, jobs, [&](const kernel::Job& job, const kernel::Stretch& stretch) {
         const bool updates = job.work == kernel::Work::update;
         const auto& functions =
             updates ? kernels.update[static_cast<std::size_t>(*branch_of(job).kernel)] : kernels.other_work;
@@ -365,7 +372,7 @@ void Optimizer::State::sweep_rows() {
     }
 }
 
-void Optimizer::State::commit() {
+void Optimizer::State::begin_commit() {
     if (!without_average.empty()) begin_averages();
     catch_up_before_step();
     if (is_update && procedure) {
@@ -373,8 +380,16 @@ void Optimizer::State::commit() {
         procedure->commit(jobs, common, sweep_over(has_all_gradients(), is_updated));
     }
     if (!rows.empty()) sweep_rows();  // before the averages, which take in what it makes of them
-    const bool has_kernel = std::ranges::any_of(branches, [](const auto& b) { return b.kernel.has_value(); });
-    if (!is_update || !has_all_gradients() || has_kernel) sweep();
+    plan_sweep();
+}
+
+void Optimizer::State::commit() {
+    begin_commit();
+    end_commit();
+}
+
+void Optimizer::State::end_commit() {
+    sweep_until(jobs.size(), 0);
     std::ranges::copy(next_numbers, numbers.begin());
     global_norm = next_global_norm;
     ++calls;
