@@ -37,6 +37,7 @@ struct Group {
                 at += bytes;
             }
             barrier.arrive_and_wait();
+            return Communicator::Wait();
         };
         made.allgatherv = [this, own](Bytes send, std::span<std::byte> receive, Communicator::Counts receive_counts) {
             sent[own] = send;
@@ -48,6 +49,7 @@ struct Group {
                 at += bytes;
             }
             barrier.arrive_and_wait();
+            return Communicator::Wait();
         };
         return made;
     }
