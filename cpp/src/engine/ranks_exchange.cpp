@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "engine/ranks.hpp"
-#include "engine/state.hpp"
 #include "runtime/float_environment.hpp"
 #include "runtime/levels.hpp"
 
@@ -43,21 +42,12 @@ void pack(const Tensor& tensor, std::int64_t begin, std::int64_t end, std::byte*
 }  // namespace
 
 Ranks::Piece Ranks::piece(std::size_t variable, std::size_t rank) const {
-    const std::int64_t size = variables_[variable].tensor.size();
-    const auto side = [&](const SweepPlan::Border& border) {
-        if (variable == border.variable) return border.element;
-        return variable < border.variable ? size : std::int64_t{0};
-    };
-    // Everything before a rank's first border and behind its last one is another rank's.
-    return {side(borders_[rank]), side(borders_[rank + 1])};
+    return {borders_[variable][rank], borders_[variable][rank + 1]};
 }
 
 std::vector<std::int64_t> Ranks::borders(std::size_t variable) const {
     static_cast<void>(checked_index(std::span(&variable, 1), 0, variables_.size()));
-    std::vector<std::int64_t> all;
-    for (std::size_t k = 0; k < agreement_.size(); ++k) all.push_back(piece(variable, k).begin);
-    all.push_back(variables_[variable].tensor.size());
-    return all;
+    return borders_[variable];
 }
 
 /// Visits the next elements of a rank that fill a window, and returns their bytes.
@@ -65,7 +55,7 @@ template <class Visit>
 std::int64_t Ranks::walk(std::size_t rank, Cursor& cursor, const Visit& visit) const {
     std::int64_t room = std::max(window_elements / static_cast<std::int64_t>(agreement_.size()), kernel::tile);
     std::int64_t bytes = 0;
-    while (room > 0 && cursor.variable < end_of(rank)) {
+    while (room > 0 && cursor.variable < variables_.size()) {
         const Piece all = piece(cursor.variable, rank);
         const std::int64_t begin = std::max(cursor.element, all.begin), end = std::min(begin + room, all.end);
         if (begin < end && is_exchanged_[cursor.variable]) {
@@ -80,8 +70,7 @@ std::int64_t Ranks::walk(std::size_t rank, Cursor& cursor, const Visit& visit) c
 }
 
 void Ranks::begin_windows() {
-    cursors_.resize(agreement_.size());
-    for (std::size_t k = 0; k < cursors_.size(); ++k) cursors_[k] = {borders_[k].variable, 0};
+    cursors_.assign(agreement_.size(), {0, 0});
     send_counts_.resize(agreement_.size());
     receive_counts_.resize(agreement_.size());
 }
@@ -91,7 +80,7 @@ std::int64_t Ranks::windows() const {
     std::int64_t most = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         std::int64_t elements = 0;
-        for (std::size_t i = borders_[k].variable; i < end_of(k); ++i) {
+        for (std::size_t i = 0; i < variables_.size(); ++i) {
             if (is_exchanged_[i]) elements += piece(i, k).size();
         }
         most = std::max(most, (elements + room - 1) / room);
@@ -110,12 +99,12 @@ void Ranks::sum_gradients() {
         offsets[i] = bytes;
         bytes += (static_cast<std::size_t>(own(i).size()) * item_size(sum_type(gradients_[i].dtype())) + 63) / 64 * 64;
     }
-    if (sums_.size() < bytes) sums_.resize(bytes);
+    if (memory_.size() < bytes) memory_.resize(bytes);
     pieces_.assign(gradients_.size(), Tensor());
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
         const std::array shape{own(i).size()};
-        pieces_[i] = Tensor(sums_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape);
+        pieces_[i] = Tensor(memory_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape);
     }
     exchange_windows_of_gradients();
 }
@@ -188,7 +177,8 @@ void Ranks::exchange_windows_of_gradients() {
 }
 
 /// Adds up the tiles of each variable in their order, whoever has measured them.
-void Ranks::exchange_squares(const Optimizer::State& state) {
+void Ranks::exchange_squares(const Scaling& scaling) {
+    const auto is_measured = [&](std::size_t i) { return gradients_[i] && state_of(i).needs_norm(scaling); };
     const auto tiles_of = [&](std::size_t i, std::size_t rank) {
         return (piece(i, rank).size() + kernel::tile - 1) / kernel::tile;
     };
@@ -196,8 +186,8 @@ void Ranks::exchange_squares(const Optimizer::State& state) {
     receive_counts_.assign(agreement_.size(), 0);
     std::int64_t total = 0;
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
-        if (!gradients_[i]) continue;
-        const std::span<const double> own_tiles = state.tile_sums(i);
+        if (!is_measured(i)) continue;
+        const std::span<const double> own_tiles = state_of(i).tile_sums(places_[i].index);
         squares_.insert(squares_.end(), own_tiles.begin(), own_tiles.end());
         for (std::size_t k = 0; k < agreement_.size(); ++k) {
             receive_counts_[k] += tiles_of(i, k) * static_cast<std::int64_t>(sizeof(double));
@@ -208,12 +198,13 @@ void Ranks::exchange_squares(const Optimizer::State& state) {
     agreement_.communicator().allgatherv(std::as_bytes(std::span(squares_)),
                                          std::as_writable_bytes(std::span(all_squares_)), receive_counts_);
     const FloatEnvironment environment;
-    sums_of_squares_.assign(gradients_.size(), 0.0);
+    for (Optimizer::State* const state : states_) state->sums_over_ranks.assign(state->variables.size(), 0.0);
     std::size_t next = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            if (!gradients_[i]) continue;
-            for (std::int64_t tiles = tiles_of(i, k); tiles > 0; --tiles) sums_of_squares_[i] += all_squares_[next++];
+            if (!is_measured(i)) continue;
+            double& sum = states_[places_[i].optimizer]->sums_over_ranks[places_[i].index];
+            for (std::int64_t tiles = tiles_of(i, k); tiles > 0; --tiles) sum += all_squares_[next++];
         }
     }
 }
