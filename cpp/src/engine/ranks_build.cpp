@@ -132,6 +132,7 @@ void Ranks::cut_new(std::span<const std::size_t> built, std::span<const std::vec
 
 void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts, std::span<const Place> places,
                 Facts& facts) {
+    facts.add("new variables");
     for_each_state(facts, [&](const Optimizer::State& state) {
         require_shardable(state);
         describe(state.rule, state.options, facts);
@@ -179,7 +180,7 @@ void Ranks::build(Ranks* ranks, const std::function<void(const Cut& cut)>& make)
                 is_same = false;
                 ranks->cut(given, layouts, places, facts);
             });
-            facts.add("the same variables again", std::int64_t{is_same});
+            if (is_same) facts.add("the same variables again");
             return false;
         });
     } catch (...) {
