@@ -17,6 +17,7 @@ from fusedopt.configuration.optimizers import serialize
 from fusedopt.files.partial_loading import Rules
 from fusedopt.hyperparameters import Hyperparameter, flag, required
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
+from fusedopt.multi_optimizer import MultiOptimizer
 from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.rules.rate import Name
 from fusedopt.rules.rule_optimizer import RuleOptimizer
@@ -29,21 +30,21 @@ _Result = TypeVar("_Result")
 def _checked_inner(name: str, value: Any) -> Optimizer:
     if not isinstance(value, Optimizer):
         raise TypeError(f"{name}: expected an Optimizer, found {value!r}")
-    _rule_optimizer(name, value)
+    _sharable(name, value)
     if value.built:
         raise ValueError(f"{name}: expected before build, found the optimizer built")
     return value
 
 
-def _rule_optimizer(name: str, optimizer: Optimizer) -> RuleOptimizer:
-    """Return the optimizer that has the rule."""
-    rule = optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
-    if not isinstance(rule, RuleOptimizer):
+def _sharable(name: str, optimizer: Optimizer) -> RuleOptimizer | MultiOptimizer:
+    """Return what is shared out: an optimizer with a rule, or several."""
+    inner = optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
+    if not isinstance(inner, (RuleOptimizer, MultiOptimizer)):
         raise TypeError(
-            f"{name}: expected an optimizer with one rule, alone or in a LossScaleOptimizer, "
-            f"found {type(rule).__name__}"
+            f"{name}: expected an optimizer with a rule or a MultiOptimizer, alone or in a LossScaleOptimizer, "
+            f"found {type(inner).__name__}"
         )
-    return rule
+    return inner
 
 
 def _no_configuration(*_: Any) -> NoReturn:
@@ -146,10 +147,10 @@ class Sharded(Optimizer):
 
     def _connect(self) -> None:
         inner: Any = self.inner_optimizer._core
-        rule: Any = _rule_optimizer("inner_optimizer", self.inner_optimizer)._core
-        self._shard: _core.Optimizer = rule
+        shared: Any = _sharable("inner_optimizer", self.inner_optimizer)._core
+        self._shard: _core.Optimizer | _core.MultiOptimizer = shared
         self._shard.shard(self.communicator, self.average)
-        self._core: _core.Optimizer | _core.LossScale = inner
+        self._core: _core.Optimizer | _core.MultiOptimizer | _core.LossScale = inner
         for part in self._parts():
             part._owner = weakref.ref(self)
 
@@ -409,6 +410,12 @@ class Sharded(Optimizer):
         self.__reduce__()
 
     # What is the inner optimizer's
+
+    def _is_built_on(self, names: Sequence[str], variables: Sequence[Any]) -> bool:
+        is_same = super()._is_built_on(names, variables)
+        if is_same:
+            self._settle("build", None, "the same variables again")
+        return is_same
 
     def _build_on(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
         self.inner_optimizer._build_on(names, arrays)

@@ -10,6 +10,7 @@ import numpy as np
 from fusedopt import communicators
 from fusedopt.arrays import Array
 from fusedopt.communicators import Communicator
+from fusedopt.files.names import Name
 
 Borders = Mapping[str, Sequence[int]]
 """By the name of a variable, where the elements of each rank begin, and where those of the last one end."""
@@ -17,7 +18,7 @@ Borders = Mapping[str, Sequence[int]]
 
 def _variable(name: str) -> str:
     """Return the variable's part of the name of a slot."""
-    return name.partition("/")[2]
+    return Name.of(name).variable
 
 
 def gather(

@@ -377,6 +377,30 @@ py::cpp_function unlocked(void (Core::*set)(Value)) {
     return py::cpp_function([set](Held& self, Value value) { ((*self.core).*set)(value); }, CallUnlocked());
 }
 
+template <class Held>
+void def_sharding(py::class_<Held, Common, std::shared_ptr<Held>>& optimizer) {
+    optimizer
+        .def(
+            "shard",
+            [](Held& self, const py::object& object, bool average) {
+                Communicator made = communicator(object);
+                const Unlocked unlocked;
+                self.core->shard(std::move(made), average);
+            },
+            py::arg("communicator"), py::arg("average"))
+        .def(
+            "agree",
+            [](Held& self, const std::string& operation, const std::string& facts, const std::string& error) {
+                self.core->agree(operation, facts, error);
+            },
+            CallUnlocked(), py::arg("operation"), py::arg("facts"), py::arg("error"))
+        .def(
+            "borders", [](Held& self, std::size_t variable) { return self.core->borders(variable); }, CallUnlocked(),
+            py::arg("variable"))
+        .def_property_readonly(
+            "agreements", py::cpp_function([](const Held& self) { return self.core->agreements(); }, CallUnlocked()));
+}
+
 }  // namespace
 
 void register_optimizers(py::module_& module) {
@@ -409,8 +433,9 @@ void register_optimizers(py::module_& module) {
         .def_property_readonly("learning_rate", unlocked(&Common::learning_rate))
         .def_property_readonly("skipped_steps", unlocked(&Common::skipped_steps));
 
-    py::class_<PyOptimizer, Common, std::shared_ptr<PyOptimizer>>(module, "Optimizer")
-        .def("apply", &PyOptimizer::apply, py::arg("gradients"), py::arg("variables"))
+    py::class_<PyOptimizer, Common, std::shared_ptr<PyOptimizer>> optimizer(module, "Optimizer");
+    def_sharding(optimizer);
+    optimizer.def("apply", &PyOptimizer::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("loss_scale_factor", unlocked<PyOptimizer>(&Optimizer::loss_scale_factor))
         .def(py::init([](const PyRule& rule, const Options& options) {
                  return std::make_shared<PyOptimizer>(rule.rule, options);
@@ -418,24 +443,6 @@ void register_optimizers(py::module_& module) {
              py::arg("rule"), py::arg("options"))
         .def("exclude_from_weight_decay", &PyOptimizer::exclude_from_weight_decay, py::arg("variables"))
         .def("build", &PyOptimizer::build, py::arg("variables"), py::arg("names"))
-        .def(
-            "shard",
-            [](PyOptimizer& self, const py::object& object, bool average) {
-                Communicator made = communicator(object);
-                const Unlocked unlocked;
-                self.core->shard(std::move(made), average);
-            },
-            py::arg("communicator"), py::arg("average"))
-        .def(
-            "agree",
-            [](PyOptimizer& self, const std::string& operation, const std::string& facts, const std::string& error) {
-                self.core->agree(operation, facts, error);
-            },
-            CallUnlocked(), py::arg("operation"), py::arg("facts"), py::arg("error"))
-        .def(
-            "borders", [](PyOptimizer& self, std::size_t variable) { return self.core->borders(variable); },
-            CallUnlocked(), py::arg("variable"))
-        .def_property_readonly("agreements", unlocked<PyOptimizer>(&Optimizer::agreements))
         .def_property_readonly(
             "seed", py::cpp_function([](const PyOptimizer& self) { return self.core->options().seed; }, CallUnlocked()))
         .def(
@@ -463,8 +470,9 @@ void register_optimizers(py::module_& module) {
             },
             py::arg("options"));
 
-    py::class_<PyMulti, Common, std::shared_ptr<PyMulti>>(module, "MultiOptimizer")
-        .def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
+    py::class_<PyMulti, Common, std::shared_ptr<PyMulti>> multi(module, "MultiOptimizer");
+    def_sharding(multi);
+    multi.def("apply", &PyMulti::apply, py::arg("gradients"), py::arg("variables"))
         .def_property_readonly("loss_scale_factor", unlocked<PyMulti>(&MultiOptimizer::loss_scale_factor))
         .def(py::init<std::vector<std::shared_ptr<PyOptimizer>>, std::optional<double>, std::optional<double>, bool>(),
              CallUnlocked(), py::arg("optimizers"), py::arg("loss_scale_factor"), py::arg("global_clipnorm"),

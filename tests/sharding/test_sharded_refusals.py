@@ -179,13 +179,6 @@ def test_other_calls_are_named() -> None:
     assert all("'a call of finalize_variable_values' on rank 1" in message for message in messages)
 
 
-def test_more_variables() -> None:
-    def act(optimizer: Any, variables: dict[str, Any], bad: bool) -> None:
-        optimizer.build({**variables, "more": np.ones(3)})
-
-    assert all("takes no more" in message for message in refused(act))
-
-
 def test_building_the_same_again_changes_nothing() -> None:
     def of_rank(threads: Threads) -> bool:
         optimizer, variables = built(threads)
@@ -260,10 +253,10 @@ UNSHARABLE = {
     "slot_dtypes": (lambda: fo.Adam(slot_dtypes={"w": "float8"}), ValueError, "slot_dtype"),
     "master": (lambda: fo.Adam(master=False), ValueError, "master"),
     "row_updates": (lambda: fo.SGD(row_updates="caught_up"), ValueError, "row_updates"),
-    "multi": (
-        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD())),
-        TypeError,
-        "one rule, alone or in a LossScaleOptimizer",
+    "a member": (
+        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"w": fo.Adam(master=False)})),
+        ValueError,
+        "master",
     ),
     "text": (lambda: "adam", TypeError, "expected an Optimizer"),
 }

@@ -38,6 +38,12 @@ public:
     MultiOptimizer& operator=(MultiOptimizer&&) noexcept;
     ~MultiOptimizer();
 
+    /// As for one Optimizer. No member may be built or sharded, and none may be called by itself then.
+    void shard(Communicator communicator, bool average = false);
+    void agree(const std::string& operation, const std::string& facts = {}, const std::string& error = {});
+    std::int64_t agreements() const;
+    std::vector<std::int64_t> borders(std::size_t variable) const;
+
     /// Builds the optimizers; `assignment[i]` says which of them updates variable i. Building again adds variables, as
     /// for one Optimizer. Each built variable stays with its optimizer, which takes no further variables by itself.
     void build(std::span<const Tensor> variables, std::span<const std::size_t> assignment,

@@ -76,7 +76,12 @@ std::uint64_t checksum(const void* data, std::size_t size, std::uint64_t seed) {
 void Facts::clear(const std::string& operation) {
     values_.clear();
     lines_.clear();
+    optimizer_ = unknown;
     lines_.push_back("a call of " + operation);
+}
+
+std::string Facts::of_optimizer(std::size_t optimizer) {
+    return optimizer == unknown ? "" : "optimizer " + std::to_string(optimizer) + ": ";
 }
 
 std::uint64_t Facts::digest() const {
@@ -99,7 +104,7 @@ std::string Facts::text() const {
     text.precision(std::numeric_limits<double>::max_digits10);
     for (const std::string& line : lines_) text << line << '\n';
     for (const Named& named : values_) {
-        text << named.what;
+        text << of_optimizer(named.optimizer) << named.what;
         if (named.variable != unknown) text << " of variable " << named.variable;
         std::visit([&](const auto& value) { text << ": " << value << '\n'; }, named.value);
     }

@@ -26,9 +26,12 @@ public:
 
     /// Text must outlive the facts. A variable, if it is about one.
     void add(const char* what, Value value, std::size_t variable = unknown) {
-        values_.push_back({what, variable, value});
+        values_.push_back({what, optimizer_, variable, value});
     }
-    void add(std::string line) { lines_.push_back(std::move(line)); }
+    void add(const std::string& line) { lines_.push_back(of_optimizer(optimizer_) + line); }
+
+    /// What is added from now on is about this one of several optimizers, or `unknown`: about the call.
+    void turn_to(std::size_t optimizer) { optimizer_ = optimizer; }
 
     std::uint64_t digest() const;
 
@@ -36,13 +39,17 @@ public:
     std::string text() const;
 
 private:
+    static std::string of_optimizer(std::size_t optimizer);
+
     struct Named {
         const char* what;
+        std::size_t optimizer;
         std::size_t variable;
         Value value;
     };
     std::vector<std::string> lines_;
     std::vector<Named> values_;
+    std::size_t optimizer_ = unknown;
 };
 
 /// Of a few bytes or of an array.

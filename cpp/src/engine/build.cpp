@@ -7,6 +7,7 @@
 
 #include <fusedopt/runtime.hpp>
 
+#include "engine/ranks.hpp"
 #include "engine/state.hpp"
 #include "runtime/levels.hpp"
 
@@ -63,10 +64,10 @@ void Optimizer::State::require_known_names(std::span<const Variable> all) const 
     }
 }
 
-Optimizer::State::Construction Optimizer::State::construct(const Given& given, std::span<const Tensor> all) const {
+Optimizer::State::Construction Optimizer::State::construct(Layout layout) const {
     read_environment();
     Construction made;
-    made.layout = lay_out(given, all);
+    made.layout = std::move(layout);
     const std::vector<std::size_t>& built = made.layout.built;
     made.arenas.reserve(arenas.size() + 1);
     made.arenas.push_back(allocate(made.layout, made.jobs));
@@ -126,36 +127,53 @@ void Optimizer::State::adopt(Construction&& made) noexcept {
     ++builds;
 }
 
-void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {
-    if (ranks) return ranks->build(*this, tensors, names);
-    require_not_stepping("build");
-    require_training_weights("build");
+std::vector<const Variable*> Optimizer::State::built_variables() const {
+    if (ranks) return ranks->whole_variables();
     std::vector<const Variable*> built;
     for (const Variable& variable : variables) built.push_back(&variable);
-    const Given given = recognize(tensors, names, built, is_built);
-    if (is_built && given.is_same(built)) return;
-    if (is_member && is_built) {
-        throw std::invalid_argument(
-            "build: expected more variables on the MultiOptimizer around this optimizer, found them here");
+    return built;
+}
+
+Ranks* Optimizer::State::ranks_for(const char* function) const {
+    if (ranks && is_member) {
+        throw std::invalid_argument(std::string(function) +
+                                    ": expected on the MultiOptimizer around this optimizer, which is sharded, found "
+                                    "on its member");
     }
-    require_apart(given);
-    adopt(construct(given, tensors));
+    return ranks.get();
+}
+
+void Optimizer::State::build(std::span<const Tensor> tensors, std::span<const std::string> names) {
+    std::optional<Construction> made;
+    const auto make = [&](const Ranks::Cut& cut) {
+        require_not_stepping("build");
+        require_training_weights("build");
+        const std::vector<const Variable*> built = built_variables();
+        const Given given = recognize(tensors, names, built, is_built);
+        if (is_built && given.is_same(built)) return;
+        if (is_member && is_built) {
+            throw std::invalid_argument(
+                "build: expected more variables on the MultiOptimizer around this optimizer, found them here");
+        }
+        require_apart(given);
+        Layout layout = lay_out(given, tensors);
+        if (cut) cut(given, {&layout, 1}, {});
+        made = construct(std::move(layout));
+    };
+    Ranks::build(ranks_for("build"), make);
+    if (made) adopt(std::move(*made));
 }
 
 void Optimizer::State::rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
-    if (ranks) return ranks->rebind(*this, tensors, builds_then);
-    rebind_own(tensors, builds_then);
-}
-
-void Optimizer::State::rebind_own(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
+    if (ranks && is_member) return;  // the MultiOptimizer around it follows
     require_built("rebind");
     require_not_stepping("rebind");
     require_latest("rebind", builds_then, builds);
-    std::vector<const Variable*> built;
-    for (const Variable& variable : variables) built.push_back(&variable);
-    const Given given = relocated(tensors, built);
+    Given given = relocated(tensors, built_variables());
     require_apart(given);
+    if (ranks) given.tensors = ranks->pieces_of(tensors);
     move_to(given, sorted_ranges(given));
+    if (ranks) ranks->move_to(tensors);
 }
 
 // A gradient that was known to be apart from the variables may not be so any more.

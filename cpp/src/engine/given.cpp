@@ -194,6 +194,23 @@ Given relocated(std::span<const Tensor> tensors, std::span<const Variable* const
     return given;
 }
 
+void require_variables(const char* function, std::span<const Tensor> tensors, std::span<const Variable* const> built) {
+    if (tensors.size() != built.size()) {
+        throw std::invalid_argument(std::string(function) + ": expected " + std::to_string(built.size()) +
+                                    " variables, found " + std::to_string(tensors.size()));
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const Tensor& own = built[i]->tensor;
+        const bool is_own = tensors[i] && tensors[i].is_contiguous() && tensors[i].data() == own.data() &&
+                            tensors[i].size_bytes() == own.size_bytes();
+        if (own.size() == 0 || is_own) continue;
+        throw std::invalid_argument(std::string(function) +
+                                    ": expected the built variables in their order, found another array in the place "
+                                    "of " +
+                                    who_is(i, built[i]->name));
+    }
+}
+
 std::vector<Range> sorted_ranges(const Given& given) {
     std::vector<Range> ranges;
     for (std::size_t i = 0; i < given.tensors.size(); ++i) {

@@ -31,6 +31,12 @@ struct Range {
     std::size_t index;
 };
 
+/// Which of several optimizers a variable belongs to, and which of its variables it is.
+struct Place {
+    std::size_t optimizer;
+    std::size_t index;
+};
+
 struct Name {
     std::string text;
     bool is_given;  // or it is the variable's position
@@ -53,6 +59,9 @@ Given recognize(std::span<const Tensor> tensors, std::span<const std::string> na
 /// The built variables where they lie now, in their order. Those that have moved are not `built` in it. Refuses what
 /// cannot be updated in place, or is not as it was built.
 Given relocated(std::span<const Tensor> tensors, std::span<const Variable* const> built);
+
+/// Refuses other variables than the built ones in their order.
+void require_variables(const char* function, std::span<const Tensor> tensors, std::span<const Variable* const> built);
 
 /// Sorted by address, without empty variables. Refuses those that overlap.
 std::vector<Range> sorted_ranges(const Given& given);

@@ -22,6 +22,27 @@ void MultiOptimizer::build(std::span<const Tensor> variables, std::span<const st
     state_->build(variables, assignment, names);
 }
 
+void MultiOptimizer::shard(Communicator communicator, bool average) {
+    const std::lock_guard lock(state_->mutex);
+    state_->shard(std::move(communicator), average);
+}
+
+void MultiOptimizer::agree(const std::string& operation, const std::string& facts, const std::string& error) {
+    const std::lock_guard lock(state_->mutex);
+    Ranks::of(state_->ranks.get()).agree(operation, facts, error);
+}
+
+std::int64_t MultiOptimizer::agreements() const {
+    const std::lock_guard lock(state_->mutex);
+    return Ranks::of(state_->ranks.get()).agreements();
+}
+
+std::vector<std::int64_t> MultiOptimizer::borders(std::size_t variable) const {
+    const std::lock_guard lock(state_->mutex);
+    state_->require_built("borders");
+    return Ranks::of(state_->ranks.get()).borders(variable);
+}
+
 bool MultiOptimizer::built() const {
     const std::lock_guard lock(state_->mutex);
     return state_->is_built;

@@ -76,73 +76,121 @@ void MultiOptimizer::State::require_built(const char* function) const {
         throw std::invalid_argument(std::string(function) + ": the optimizer is not built; call build first");
 }
 
+void MultiOptimizer::State::shard(Communicator communicator, bool average) {
+    const Locks locks = lock_all();
+    if (is_built) throw std::invalid_argument("shard: expected before build, found the optimizer built");
+    if (ranks) throw std::invalid_argument("shard: expected once, found the optimizer sharded already");
+    std::vector<Optimizer::State*> states;
+    for (const auto& optimizer : optimizers) {
+        states.push_back(optimizer->state_.get());
+        if (states.back()->is_built || states.back()->ranks) {
+            throw std::invalid_argument("shard: expected members neither built nor sharded, found one that is");
+        }
+        Ranks::require_shardable(*states.back());
+    }
+    ranks = std::make_shared<Ranks>(std::move(communicator), average, states);
+    for (Optimizer::State* const state : states) {
+        state->ranks = ranks;
+        state->is_member = true;
+    }
+}
+
 void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                                   std::span<const std::string> names) {
-    if (assignment.size() != tensors.size() || (!names.empty() && names.size() != tensors.size())) {
-        throw std::invalid_argument("build: expected an optimizer, and a name or none, for each of " +
-                                    std::to_string(tensors.size()) + " variables");
-    }
     const Locks locks = lock_all();
-    for (const auto& optimizer : optimizers) optimizer->state_->require_not_stepping("build");
-    const std::vector<const Variable*> built = built_variables();
-    // All are checked together first, because a variable of one part could overlap one of another.
-    const Given given = recognize(tensors, names, built, is_built);
-    std::vector<Given> own(optimizers.size());
-    std::vector<Place> new_places;
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
+    std::optional<Construction> made;
+    const auto make = [&](const Ranks::Cut& cut) {
+        if (assignment.size() != tensors.size() || (!names.empty() && names.size() != tensors.size())) {
+            throw std::invalid_argument("build: expected an optimizer, and a name or none, for each of " +
+                                        std::to_string(tensors.size()) + " variables");
+        }
+        require_not_stepping("build");
+        for (const auto& optimizer : optimizers) optimizer->state_->require_training_weights("build");
+        const std::vector<const Variable*> built = built_variables();
+        // All are checked together first, because a variable of one part could overlap one of another.
+        const Given given = recognize(tensors, names, built, is_built);
+        std::vector<Place> new_places = assigned(given, assignment);
+        if (is_built && given.is_same(built)) return;
+        made = construct(given, std::move(new_places), cut);
+    };
+    Ranks::build(ranks.get(), make);
+    if (made) adopt(std::move(*made));
+}
+
+std::vector<Place> MultiOptimizer::State::assigned(const Given& given, std::span<const std::size_t> assignment) const {
+    std::vector<Place> assigned;
+    std::vector<std::size_t> counts(optimizers.size());
+    for (std::size_t i = 0; i < given.tensors.size(); ++i) {
         const std::size_t k = assignment[i];
         if (k >= optimizers.size()) {
             throw std::invalid_argument("build: expected an optimizer from 0 to " +
                                         std::to_string(optimizers.size() - 1) + " for variable " + std::to_string(i) +
                                         ", found " + std::to_string(k));
         }
-        const bool is_new = given.built[i] == unknown;
-        if (!is_new && places[given.built[i]].optimizer != k) {
+        if (given.built[i] != unknown && places[given.built[i]].optimizer != k) {
             throw std::invalid_argument(who_is(i, given.names[i].text) + ": expected optimizer " +
                                         std::to_string(places[given.built[i]].optimizer) +
                                         ", which it was built with, found optimizer " + std::to_string(k));
         }
-        new_places.push_back({k, own[k].tensors.size()});
-        own[k].tensors.push_back(tensors[i]);
-        own[k].names.push_back(given.names[i]);
-        own[k].built.push_back(is_new ? unknown : places[given.built[i]].index);
+        assigned.push_back({k, counts[k]++});
     }
-    if (is_built && given.is_same(built)) return;
+    return assigned;
+}
+
+MultiOptimizer::State::Construction MultiOptimizer::State::construct(const Given& given, std::vector<Place> new_places,
+                                                                     const Ranks::Cut& cut) const {
+    Construction made;
+    made.places = std::move(new_places);
+    std::vector<Given> own(optimizers.size());
+    for (std::size_t i = 0; i < given.tensors.size(); ++i) {
+        Given& part = own[made.places[i].optimizer];
+        part.tensors.push_back(given.tensors[i]);
+        part.names.push_back(given.names[i]);
+        part.built.push_back(given.built[i] == unknown ? unknown : places[given.built[i]].index);
+    }
     // A step copies tensors into these places in any order. A copy of the one with the most dimensions makes room for
     // all.
-    std::vector<Part> new_parts;
     for (const Given& part : own) {
         const std::vector<Tensor>& variables = part.tensors;
         const std::vector<Tensor> places_of_part(
             variables.size(), variables.empty() ? Tensor() : *std::ranges::max_element(variables, {}, &Tensor::rank));
-        new_parts.push_back({std::vector<Gradient>(places_of_part.begin(), places_of_part.end()),
-                             std::vector<std::size_t>(variables.size()), 0, 0.0});
+        made.parts.push_back({std::vector<Gradient>(places_of_part.begin(), places_of_part.end()),
+                              std::vector<std::size_t>(variables.size()), 0, 0.0});
     }
-    std::vector<Participant> new_participants;
-    new_participants.reserve(optimizers.size());
-    std::vector<Optimizer::State::Construction> made;
+    made.participants.reserve(optimizers.size());
+    std::vector<Optimizer::State::Layout> layouts;
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         const Optimizer::State& state = *optimizers[k]->state_;
         if (state.is_built && !is_built) throw std::invalid_argument("build: the optimizer is built already");
-        if (state.ranks) {
+        if (state.ranks != ranks) {
             throw std::invalid_argument("build: expected members that are not sharded, found one that is");
         }
         state.require_apart(given);
-        made.push_back(state.construct(own[k], tensors));
+        layouts.push_back(state.lay_out(own[k], given.tensors));
     }
+    if (cut) cut(given, layouts, made.places);
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
-        optimizers[k]->state_->adopt(std::move(made[k]));
-        optimizers[k]->state_->is_idle = own[k].tensors.empty();
-        optimizers[k]->state_->is_member = true;
+        made.optimizers.push_back(optimizers[k]->state_->construct(std::move(layouts[k])));
     }
-    places = std::move(new_places);
-    parts = std::move(new_parts);
-    participants = std::move(new_participants);
+    return made;
+}
+
+void MultiOptimizer::State::adopt(Construction&& made) noexcept {
+    for (std::size_t k = 0; k < optimizers.size(); ++k) {
+        Optimizer::State& state = *optimizers[k]->state_;
+        state.adopt(std::move(made.optimizers[k]));
+        state.is_idle = state.variables.empty();
+        state.is_member = true;
+    }
+    places = std::move(made.places);
+    parts = std::move(made.parts);
+    participants = std::move(made.participants);
     is_built = true;
     ++builds;
 }
 
 std::vector<const Variable*> MultiOptimizer::State::built_variables() const {
+    if (ranks) return ranks->whole_variables();
     std::vector<const Variable*> built;
     for (const Place& place : places) built.push_back(&optimizers[place.optimizer]->state_->variables[place.index]);
     return built;
@@ -154,9 +202,10 @@ void MultiOptimizer::State::rebind(std::span<const Tensor> tensors, std::optiona
     require_not_stepping("rebind");
     require_latest("rebind", builds_then, builds);
     const Given given = relocated(tensors, built_variables());
+    const std::vector<Tensor> pieces = ranks ? ranks->pieces_of(tensors) : given.tensors;
     std::vector<Given> own(optimizers.size());
     for (std::size_t i = 0; i < places.size(); ++i) {
-        own[places[i].optimizer].tensors.push_back(tensors[i]);
+        own[places[i].optimizer].tensors.push_back(pieces[i]);
         own[places[i].optimizer].names.push_back(given.names[i]);
     }
     std::vector<std::vector<Range>> ranges;
@@ -167,6 +216,7 @@ void MultiOptimizer::State::rebind(std::span<const Tensor> tensors, std::optiona
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         optimizers[k]->state_->move_to(own[k], std::move(ranges[k]));
     }
+    if (ranks) ranks->move_to(tensors);
 }
 
 bool MultiOptimizer::State::can_skip() const {
@@ -223,17 +273,22 @@ void MultiOptimizer::State::between_steps(const std::function<void()>& function)
 
 void MultiOptimizer::State::begin_evaluation() {
     const Locks locks = lock_all();
-    require_built("begin_evaluation");
     const auto require_no_evaluation = [&] {
         for (const auto& optimizer : optimizers) optimizer->state_->require_no_evaluation("begin_evaluation");
     };
-    require_no_evaluation();
-    require_evaluation_weights(std::ranges::any_of(
-        optimizers, [](const auto& optimizer) { return optimizer->state_->has_evaluation_weights(); }));
-    for (const auto& optimizer : optimizers) optimizer->state_->prepare_evaluation();
-    require_no_evaluation();
-    for (const auto& optimizer : optimizers) optimizer->state_->begin_evaluation();
-    is_evaluating = true;
+    const auto check = [&] {
+        require_built("begin_evaluation");
+        require_no_evaluation();
+        require_evaluation_weights(std::ranges::any_of(
+            optimizers, [](const auto& optimizer) { return optimizer->state_->has_evaluation_weights(); }));
+        for (const auto& optimizer : optimizers) optimizer->state_->prepare_evaluation();
+        require_no_evaluation();
+    };
+    const auto write = [&] {
+        for (const auto& optimizer : optimizers) optimizer->state_->begin_evaluation();
+        return is_evaluating = true;
+    };
+    Ranks::together(ranks.get(), "evaluation_weights", check, write);
 }
 
 // A member may have been asked by itself.
@@ -244,11 +299,16 @@ bool MultiOptimizer::State::is_any_evaluating() const {
 
 void MultiOptimizer::State::end_evaluation() {
     const Locks locks = lock_all();
-    require_evaluating(is_evaluating);
-    for (const auto& optimizer : optimizers) {
-        if (optimizer->state_->is_evaluating) optimizer->state_->end_evaluation();
-    }
-    is_evaluating = false;
+    const auto check = [&] { require_evaluating(is_evaluating); };
+    const auto write = [&] {
+        for (const auto& optimizer : optimizers) {
+            if (optimizer->state_->is_evaluating) optimizer->state_->end_evaluation();
+        }
+        is_evaluating = false;
+        return true;
+    };
+    constexpr bool mends = true;
+    Ranks::together(ranks.get(), "the end of evaluation_weights", check, write, mends);
 }
 
 void MultiOptimizer::State::catch_up() {
@@ -270,16 +330,19 @@ void MultiOptimizer::State::catch_up(const Tensor& variable, const Tensor& indic
 }
 
 void MultiOptimizer::State::finalize(std::span<const Tensor> tensors) {
-    require_built("finalize_variable_values");
-    if (tensors.size() != places.size()) {
-        throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(places.size()) +
-                                    " variables, found " + std::to_string(tensors.size()));
-    }
+    constexpr const char* function = "finalize_variable_values";
     const Locks locks = lock_all();
-    std::vector<std::vector<Tensor>> own(optimizers.size());
-    for (std::size_t i = 0; i < tensors.size(); ++i) own[places[i].optimizer].push_back(tensors[i]);
-    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->check_finalized(own[k]);
-    for (std::size_t k = 0; k < optimizers.size(); ++k) optimizers[k]->state_->finalize(own[k]);
+    const auto check = [&] {
+        require_built(function);
+        require_not_stepping(function);
+        for (const auto& optimizer : optimizers) optimizer->state_->require_training_weights(function);
+        require_variables(function, tensors, built_variables());
+    };
+    const auto write = [&] {
+        for (const auto& optimizer : optimizers) optimizer->state_->write_averages();
+        return std::ranges::any_of(optimizers, [](const auto& each) { return each->state_->options.use_ema; });
+    };
+    Ranks::together(ranks.get(), function, check, write);
 }
 
 }  // namespace fusedopt

@@ -12,6 +12,7 @@
 
 #include <fusedopt/multi_optimizer.hpp>
 
+#include "engine/ranks.hpp"
 #include "engine/stepping.hpp"
 #include "runtime/mutex.hpp"
 
@@ -20,6 +21,9 @@ namespace fusedopt {
 struct MultiOptimizer::State {
     State(std::vector<std::shared_ptr<Optimizer>> optimizers, std::optional<double> loss_scale_factor,
           std::optional<double> global_clipnorm, bool skip_nonfinite);
+
+    /// Shares all of it out to ranks.
+    void shard(Communicator communicator, bool average);
 
     void build(std::span<const Tensor> tensors, std::span<const std::size_t> assignment,
                std::span<const std::string> names);
@@ -57,21 +61,24 @@ struct MultiOptimizer::State {
     bool is_built = false;
     std::int64_t builds = 0;
     bool is_evaluating = false;
+    std::shared_ptr<Ranks> ranks;  // those of every optimizer, if they are sharded
     mutable Mutex mutex;
 
 private:
-    /// Which optimizer a variable belongs to, and which of its variables it is.
-    struct Place {
-        std::size_t optimizer;
-        std::size_t index;
-    };
-
     /// An optimizer's part of a call.
     struct Part {
         std::vector<Gradient> gradients;
         std::vector<std::size_t> indices;  // which of its variables they are for
         std::size_t count;                 // how many of both belong to the call
         double factor;                     // on its sums of squares, in a norm; 0: it has no part in it
+    };
+
+    /// What build makes before it changes anything.
+    struct Construction {
+        std::vector<Place> places;
+        std::vector<Part> parts;
+        std::vector<Participant> participants;
+        std::vector<Optimizer::State::Construction> optimizers;
     };
 
     /// Holds every optimizer's lock.
@@ -90,6 +97,10 @@ private:
 
     Locks lock_all() const { return Locks(in_lock_order); }
     std::vector<const Variable*> built_variables() const;
+    std::vector<Place> assigned(const Given& given, std::span<const std::size_t> assignment) const;
+    Construction construct(const Given& given, std::vector<Place> new_places, const Ranks::Cut& cut) const;
+    void adopt(Construction&& made) noexcept;
+    bool step_own(Gradients gradients, const Optimizer::Choice& choice, const Scaling& scaling);  // of this rank
     void count_skipped_step();
     bool can_skip() const;
     std::optional<double> measured_norm();

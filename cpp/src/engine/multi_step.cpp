@@ -9,7 +9,7 @@
 
 namespace fusedopt {
 
-MultiOptimizer::State::Place MultiOptimizer::State::place_of(const char* function, const Tensor& tensor) const {
+Place MultiOptimizer::State::place_of(const char* function, const Tensor& tensor) const {
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         const std::size_t index = optimizers[k]->state_->find(tensor);
         if (index != unknown) return {k, index};
@@ -19,8 +19,7 @@ MultiOptimizer::State::Place MultiOptimizer::State::place_of(const char* functio
                                 to_string(tensor.shape()) + " in other memory");
 }
 
-MultiOptimizer::State::Place MultiOptimizer::State::place_at(std::size_t position,
-                                                             const Optimizer::Choice& choice) const {
+Place MultiOptimizer::State::place_at(std::size_t position, const Optimizer::Choice& choice) const {
     using Choice = Optimizer::Choice;
     if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) return place_of("apply", (*tensors)[position]);
     const auto* indices = std::get_if<Choice::Indices>(&choice.by);
@@ -68,6 +67,19 @@ std::optional<double> MultiOptimizer::State::measured_norm() {
 }
 
 bool MultiOptimizer::State::step(Gradients gradients, const Optimizer::Choice& choice, const Scaling& scaling) {
+    if (!ranks) return step_own(gradients, choice, scaling);
+    const Locks locks = lock_all();
+    const auto check = [&](Facts& facts) {
+        require_built("apply");
+        facts.add("calls before it", calls);
+        facts.add("skips gradients that are not finite", std::int64_t{skip_nonfinite});
+        facts.add("global_clipnorm", global_clipnorm.value_or(0.0));
+    };
+    if (!ranks->sum(gradients, choice, builds, scaling, check)) return true;
+    return step_own(ranks->sums(), ranks->choice(), scaling);
+}
+
+bool MultiOptimizer::State::step_own(Gradients gradients, const Optimizer::Choice& choice, const Scaling& scaling) {
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     require_room("apply: iteration", calls);
@@ -110,7 +122,7 @@ bool MultiOptimizer::State::step(Gradients gradients, const Optimizer::Choice& c
                                 {std::span(part.indices).first(part.count)},
                                 scaling_of_all});
     }
-    JointStep joint(participants);
+    JointStep joint(participants, ranks.get());
     if (!joint.prepare()) {
         if (!scaling.skips_overflow) count_skipped_step();
         return false;

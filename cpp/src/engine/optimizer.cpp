@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "engine/ranks.hpp"
 #include "engine/state.hpp"
 #include "engine/stepping.hpp"
 
@@ -35,23 +36,23 @@ void Optimizer::shard(Communicator communicator, bool average) {
     if (state_->is_built) throw std::invalid_argument("shard: expected before build, found the optimizer built");
     if (state_->ranks) throw std::invalid_argument("shard: expected once, found the optimizer sharded already");
     Ranks::require_shardable(*state_);
-    state_->ranks = std::make_unique<Ranks>(std::move(communicator), average);
+    state_->ranks = std::make_shared<Ranks>(std::move(communicator), average, std::vector{state_.get()});
 }
 
 void Optimizer::agree(const std::string& operation, const std::string& facts, const std::string& error) {
     const std::lock_guard lock(state_->mutex);
-    Ranks::of(*state_).agree(operation, facts, error);
+    Ranks::of(state_->ranks_for("agree")).agree(operation, facts, error);
 }
 
 std::int64_t Optimizer::agreements() const {
     const std::lock_guard lock(state_->mutex);
-    return Ranks::of(*state_).agreements();
+    return Ranks::of(state_->ranks_for("agreements")).agreements();
 }
 
 std::vector<std::int64_t> Optimizer::borders(std::size_t variable) const {
     const std::lock_guard lock(state_->mutex);
     state_->require_built("borders");
-    return Ranks::of(*state_).borders(variable);
+    return Ranks::of(state_->ranks_for("borders")).borders(variable);
 }
 
 bool Optimizer::built() const {
@@ -174,19 +175,28 @@ void Optimizer::between_steps(const std::function<void()>& function) const {
 
 void Optimizer::begin_evaluation() {
     const std::lock_guard lock(state_->mutex);
-    if (state_->ranks) return state_->ranks->begin_evaluation(*state_);
-    state_->require_no_evaluation("begin_evaluation");
-    require_evaluation_weights(state_->has_evaluation_weights());
-    state_->prepare_evaluation();
-    state_->require_no_evaluation("begin_evaluation");  // a beta_1 that is a function may have called it
-    state_->begin_evaluation();
+    const auto check = [&] {
+        state_->require_no_evaluation("begin_evaluation");
+        require_evaluation_weights(state_->has_evaluation_weights());
+        state_->prepare_evaluation();
+        state_->require_no_evaluation("begin_evaluation");  // a beta_1 that is a function may have called it
+    };
+    const auto write = [&] {
+        state_->begin_evaluation();
+        return true;
+    };
+    Ranks::together(state_->ranks_for("begin_evaluation"), "evaluation_weights", check, write);
 }
 
 void Optimizer::end_evaluation() {
     const std::lock_guard lock(state_->mutex);
-    if (state_->ranks) return state_->ranks->end_evaluation(*state_);
-    require_evaluating(state_->is_evaluating);
-    state_->end_evaluation();
+    const auto check = [&] { require_evaluating(state_->is_evaluating); };
+    const auto write = [&] {
+        state_->end_evaluation();
+        return true;
+    };
+    constexpr bool mends = true;
+    Ranks::together(state_->ranks_for("end_evaluation"), "the end of evaluation_weights", check, write, mends);
 }
 
 bool Optimizer::evaluating() const {

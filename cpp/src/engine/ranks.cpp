@@ -1,20 +1,20 @@
 // A sharded optimizer's calls: what ranks must agree on, and the phases of a step with what they exchange in between.
 #include "engine/ranks.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
-#include "engine/check.hpp"
-#include "engine/state.hpp"
 #include "engine/stepping.hpp"
 
 namespace fusedopt {
 
-Ranks::Ranks(Communicator communicator, bool average) : agreement_(std::move(communicator)), average_(average) {}
+Ranks::Ranks(Communicator communicator, bool average, std::vector<Optimizer::State*> states)
+    : agreement_(std::move(communicator)), average_(average), states_(std::move(states)) {}
 
-Ranks& Ranks::of(const Optimizer::State& state) {
-    if (!state.ranks) throw std::invalid_argument("expected a sharded optimizer, found one of a single process");
-    return *state.ranks;
+Ranks& Ranks::of(Ranks* ranks) {
+    if (!ranks) throw std::invalid_argument("expected a sharded optimizer, found one of a single process");
+    return *ranks;
 }
 
 void Ranks::require_whole(const char* function) const {
@@ -34,48 +34,26 @@ std::size_t Ranks::index_of(const char* function, const Tensor& tensor) const {
                                 to_string(tensor.shape()) + " in other memory");
 }
 
-void Ranks::require_variables(const char* function, std::span<const Tensor> tensors) const {
-    if (tensors.size() != variables_.size()) {
-        throw std::invalid_argument(std::string(function) + ": expected " + std::to_string(variables_.size()) +
-                                    " variables, found " + std::to_string(tensors.size()));
+std::size_t Ranks::find(const Optimizer::State& state, const Tensor& tensor) const {
+    for (std::size_t i = 0; i < variables_.size(); ++i) {
+        const Tensor& own = variables_[i].tensor;
+        const bool is_same = own.data() == tensor.data() && own.size_bytes() == tensor.size_bytes();
+        if (is_same && &state_of(i) == &state) return places_[i].index;
     }
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        if (tensors[i].size() > 0 && index_of(function, tensors[i]) == i) continue;
-        if (tensors[i].size() == 0 && variables_[i].tensor.size() == 0) continue;
-        throw std::invalid_argument(std::string(function) +
-                                    ": expected the built variables in their order, found another array in the place "
-                                    "of " +
-                                    who_is(i, variables_[i].name));
-    }
-}
-
-void Ranks::check_gradient(std::size_t index, const Tensor& gradient, const Tensor* rows) const {
-    const Variable& variable = variables_[index];
-    const auto who = [&] { return "gradient of " + who_is(index, variable.name); };
-    if (rows) {
-        throw std::invalid_argument(who() + ": expected a dense one, as the optimizer is sharded, found one of rows");
-    }
-    if (!same_shape(gradient, variable.tensor)) {
-        throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
-                                    to_string(gradient.shape()));
-    }
-    if (!is_floating(gradient.dtype())) {
-        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found " +
-                                    std::string(to_string(gradient.dtype())));
-    }
+    return unknown;
 }
 
 /// Checks the gradients and puts them in the order of build.
-void Ranks::take(const Optimizer::State& state, Gradients gradients, const Optimizer::Choice& choice) {
+void Ranks::take(std::int64_t builds, const Gradients& gradients, const Optimizer::Choice& choice) {
     using Choice = Optimizer::Choice;
-    require_latest("apply", choice.builds, state.builds);
+    require_latest("apply", choice.builds, builds);
     const std::size_t expected = choice.count(variables_.size());
     if (gradients.size() != expected) {
         throw std::invalid_argument("apply: expected " + std::to_string(expected) +
                                     " gradients, one for each variable, found " + std::to_string(gradients.size()));
     }
     gradients_.assign(variables_.size(), Tensor());
-    std::vector<char> is_given(variables_.size(), false);
+    is_given_.assign(variables_.size(), false);
     for (std::size_t position = 0; position < gradients.size(); ++position) {
         std::size_t index = position;
         if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) {
@@ -83,117 +61,134 @@ void Ranks::take(const Optimizer::State& state, Gradients gradients, const Optim
         } else if (const auto* indices = std::get_if<Choice::Indices>(&choice.by)) {
             index = checked_index(*indices, position, variables_.size());
         }
-        if (std::exchange(is_given[index], true) && variables_[index].tensor.size() > 0) {
+        if (std::exchange(is_given_[index], true) && variables_[index].tensor.size() > 0) {
             throw std::invalid_argument("apply: expected each variable once, found " +
                                         who_is(index, variables_[index].name) + " twice");
         }
         const Tensor& gradient = gradients.values(position);
         if (!gradient) continue;
-        check_gradient(index, gradient, gradients.indices(position));
+        if (gradients.indices(position)) {
+            throw std::invalid_argument("gradient of " + who_is(index, variables_[index].name) +
+                                        ": expected a dense one, as the optimizer is sharded, found one of rows");
+        }
+        check_gradient_of(variables_[index], index, gradient);
         gradients_[index] = gradient;
     }
 }
 
-bool Ranks::step(Optimizer::State& state, Gradients gradients, const Optimizer::Choice& choice,
-                 const Scaling& scaling) {
+bool Ranks::sum(const Gradients& gradients, const Optimizer::Choice& choice, std::int64_t builds,
+                const Scaling& scaling, const std::function<void(Facts&)>& check) {
     const bool is_empty = gradients.empty() && choice.count(0) == 0;
     agreement_.on("apply", [&](Facts& facts) {
         require_whole("apply");
         facts.add("no gradients", std::int64_t{is_empty});
         if (is_empty) return false;
-        state.require_built("apply");
-        state.require_not_stepping("apply");
-        state.require_training_weights("apply");
-        take(state, gradients, choice);
-        facts.add("calls before it", state.calls);
-        facts.add("skips gradients that are not finite",
-                  std::int64_t{state.options.skip_nonfinite || scaling.skips_overflow});
-        facts.add("clipnorm", state.options.clipnorm.value_or(0.0));
-        facts.add("global_clipnorm", state.options.global_clipnorm.value_or(0.0));
+        check(facts);
+        facts.add("a wrapper skips gradients that are not finite", std::int64_t{scaling.skips_overflow});
         facts.add("factor on the gradients", scaling.unscale);
+        for_each_state(facts, [&](const Optimizer::State& state) {
+            state.require_not_stepping("apply");
+            state.require_training_weights("apply");
+            facts.add("calls before it", state.calls);
+            facts.add("skips gradients that are not finite", std::int64_t{state.options.skip_nonfinite});
+            facts.add("clipnorm", state.options.clipnorm.value_or(0.0));
+            facts.add("global_clipnorm", state.options.global_clipnorm.value_or(0.0));
+        });
+        take(builds, gradients, choice);
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
             facts.add("gradient", gradients_[i] ? to_string(gradients_[i].dtype()) : std::string_view("none"), i);
         }
         reserve_sums();
         return false;
     });
-    if (is_empty) return true;
-    Participant participant{&state, pieces_, {}, scaling};
-    std::optional<JointStep> joint;
-    const auto prepare = [&](Facts&) {
-        joint.emplace(std::span<const Participant>(&participant, 1));
-        return !joint->prepare();
-    };
-    const bool is_update = (state.calls + 1) % state.accumulation_steps == 0;
-    const bool clips = is_update && (state.options.clipnorm || state.options.global_clipnorm);
-    const bool skips = state.options.skip_nonfinite || scaling.skips_overflow;
-    // What needs the sums of all gradients before anything is written.
-    const bool needs_sums = clips || skips || (is_update && state.procedure);
-    if (needs_sums) sum_all_gradients();
-    if (clips || skips) {
-        if (agreement_.on("apply", prepare)) {
-            if (!scaling.skips_overflow) ++state.skipped_steps;
-            return false;
-        }
+    if (is_empty) return false;
+    is_summed_ = !sums_while_writing(scaling);
+    if (is_summed_) sum_all_gradients();
+    given_.clear();
+    sums_.clear();
+    for (std::size_t i = 0; i < pieces_.size(); ++i) {
+        if (!is_given_[i]) continue;
+        given_.push_back(i);
+        sums_.push_back(pieces_[i]);
     }
-    if (clips) {
-        exchange_squares(state);
-        participant.scaling.sums_of_squares = sums_of_squares_;
-    }
-    agreement_.on("apply", [&](Facts& facts) {
-        if (!joint) prepare(facts);
-        state.evaluate(participant.scaling);
-        for (const kernel::Step& common : state.common) {
-            facts.add("scale", common.scale);
-            facts.add("factor on the variables, by learning_rate and weight_decay", common.keep);
-            facts.add("clipvalue", common.clipvalue);
-            facts.add("ema_momentum", common.ema_momentum);
-            facts.add("overwrites with averages", std::int64_t{common.overwrite});
-            for (const double scalar : common.scalars.values) {
-                facts.add("number that follows from the hyperparameters and the step", scalar);
-            }
-        }
-        return false;
-    });
-    const bool overwrites = state.common.front().overwrite;
-    write(state, needs_sums, is_update && !overwrites);
-    if (overwrites) exchange_all_weights();  // averages replace also those that have no gradient
     return true;
 }
 
-void Ranks::finalize(Optimizer::State& state, std::span<const Tensor> tensors) {
-    agreement_.on("finalize_variable_values", [&](Facts&) {
-        state.require_built("finalize_variable_values");
-        state.require_not_stepping("finalize_variable_values");
-        state.require_training_weights("finalize_variable_values");
-        require_whole("finalize_variable_values");
-        require_variables("finalize_variable_values", tensors);
-        return false;
-    });
-    state.finalize_own(pieces_of(tensors));
-    if (state.options.use_ema) exchange_all_weights();
+Optimizer::Choice Ranks::choice() const {
+    if (given_.size() == variables_.size()) return {};
+    return {std::span(given_)};
 }
 
-void Ranks::begin_evaluation(Optimizer::State& state) {
-    agreement_.on("evaluation_weights", [&](Facts&) {
-        require_whole("evaluation_weights");
-        state.require_no_evaluation("begin_evaluation");
-        require_evaluation_weights(state.has_evaluation_weights());
-        state.prepare_evaluation();
-        state.require_no_evaluation("begin_evaluation");
-        return false;
-    });
-    state.begin_evaluation();
-    exchange_all_weights();
+bool Ranks::measure(std::span<const Participant> participants, const std::function<bool()>& function) {
+    const auto needs_norm = [](const Participant& each) { return each.state->needs_norm(each.scaling); };
+    const auto skips = [](const Participant& each) { return each.state->skips_overflow(each.scaling); };
+    const bool measures = std::ranges::any_of(participants, needs_norm);
+    if (!measures && !std::ranges::any_of(participants, skips)) return true;
+    if (agreement_.on("apply", [&](Facts&) { return !function(); })) return false;
+    if (measures) exchange_squares(participants.front().scaling);
+    return true;
 }
 
-void Ranks::end_evaluation(Optimizer::State& state) {
-    agreement_.on("the end of evaluation_weights", [&](Facts&) {
-        require_evaluating(state.is_evaluating);
+void Ranks::evaluate(std::span<const Participant> participants, const std::function<void()>& function) {
+    agreement_.on("apply", [&](Facts& facts) {
+        function();
+        for_each_state(facts, [&](const Optimizer::State& state) {
+            if (std::ranges::find(participants, &state, &Participant::state) == participants.end()) return;
+            for (const kernel::Step& common : state.common) {
+                facts.add("scale", common.scale);
+                facts.add("factor on the variables, by learning_rate and weight_decay", common.keep);
+                facts.add("clipvalue", common.clipvalue);
+                facts.add("ema_momentum", common.ema_momentum);
+                facts.add("overwrites with averages", std::int64_t{common.overwrite});
+                for (const double scalar : common.scalars.values) {
+                    facts.add("number that follows from the hyperparameters and the step", scalar);
+                }
+            }
+        });
         return false;
     });
-    state.end_evaluation();
-    exchange_all_weights();
+}
+
+/// True if nothing needs the sums of all gradients before something is written.
+bool Ranks::sums_while_writing(const Scaling& scaling) const {
+    const Optimizer::State& state = *states_.front();
+    const Options& options = state.options;
+    const bool measures = options.clipnorm || options.global_clipnorm || scaling.needs_norm;
+    return states_.size() == 1 && !measures && !state.skips_overflow(scaling) && !state.procedure;
+}
+
+void Ranks::write(std::span<const Participant> participants) {
+    std::vector<char> is_written(variables_.size(), false);
+    for (std::size_t i = 0; i < variables_.size(); ++i) {
+        const Optimizer::State& state = state_of(i);
+        if (std::ranges::find(participants, &state, &Participant::state) == participants.end()) continue;
+        // Averages replace also variables that have no gradient.
+        is_written[i] = state.common.front().overwrite || (state.is_update && gradients_[i]);
+    }
+    const bool gives_weights = states_.size() == 1 && is_written == is_exchanged_;
+    is_torn_ = true;
+    if (states_.size() == 1) {
+        step_by_windows(*states_.front(), gives_weights);
+    } else {
+        for (const Participant& participant : participants) participant.state->commit();
+    }
+    if (!gives_weights) exchange_weights(std::move(is_written));
+    is_torn_ = false;
+}
+
+void Ranks::together(Ranks* ranks, const char* operation, const std::function<void()>& check,
+                     const std::function<bool()>& write, bool mends) {
+    if (!ranks) {
+        check();
+        write();
+        return;
+    }
+    ranks->agreement_.on(operation, [&](Facts&) {
+        if (!mends) ranks->require_whole(operation);
+        check();
+        return false;
+    });
+    if (write()) ranks->exchange_weights(std::vector<char>(ranks->variables_.size(), true));
 }
 
 void Ranks::agree(const std::string& operation, const std::string& lines, const std::string& error) {

@@ -1,11 +1,11 @@
-// A sharded optimizer: which elements are whose, and what ranks exchange in a step. Nothing else knows of ranks. To
-// its State, each variable is the piece of it that this rank has.
+// A sharded optimizer, or several that are stepped as one: which elements are whose, and what ranks exchange in a call.
+// Nothing else knows of ranks. To the states, each variable is the piece of it that this rank has.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,28 +17,55 @@
 
 #include "engine/agreement.hpp"
 #include "engine/given.hpp"
-#include "engine/plan.hpp"
+#include "engine/state.hpp"
 
 namespace fusedopt {
 
-struct Scaling;
+struct Participant;
 
 class Ranks {
 public:
-    Ranks(Communicator communicator, bool average);
+    /// The states are those of all optimizers that are stepped together, and outlive every call.
+    Ranks(Communicator communicator, bool average, std::vector<Optimizer::State*> states);
 
     /// Those of a sharded optimizer; refuses another.
-    static Ranks& of(const Optimizer::State& state);
+    static Ranks& of(Ranks* ranks);
 
     /// Refuses a rule or options that cannot be shared out.
     static void require_shardable(const Optimizer::State& state);
 
-    void build(Optimizer::State& state, std::span<const Tensor> tensors, std::span<const std::string> names);
-    void rebind(Optimizer::State& state, std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
-    bool step(Optimizer::State& state, Gradients gradients, const Optimizer::Choice& choice, const Scaling& scaling);
-    void finalize(Optimizer::State& state, std::span<const Tensor> tensors);
-    void begin_evaluation(Optimizer::State& state);
-    void end_evaluation(Optimizer::State& state);
+    // Calls on all ranks, or in this process alone if there are none.
+
+    /// Turns what is laid out on whole variables, of each optimizer, to the pieces of this rank. Without `places` there
+    /// is one optimizer. None: there are no ranks.
+    using Cut = std::function<void(const Given& given, std::span<Optimizer::State::Layout> layouts,
+                                   std::span<const Place> places)>;
+
+    /// Makes what is built, and changes nothing.
+    static void build(Ranks* ranks, const std::function<void(const Cut& cut)>& make);
+
+    /// Checks a call, then writes variables and says whether it has. A call that mends goes on after a failed exchange.
+    static void together(Ranks* ranks, const char* operation, const std::function<void()>& check,
+                         const std::function<bool()>& write, bool mends = false);
+
+    // A step. First, the sums of all ranks' gradients over this rank's pieces, for whom they are; false if no rank
+    // gives any. `check` is what may refuse the call, and adds what must be the same.
+    bool sum(const Gradients& gradients, const Optimizer::Choice& choice, std::int64_t builds, const Scaling& scaling,
+             const std::function<void(Facts&)>& check);
+    std::span<const Tensor> sums() const { return sums_; }
+    Optimizer::Choice choice() const;
+
+    // Then its phases. Sums of squares are over all ranks after measure().
+    bool measure(std::span<const Participant> participants, const std::function<bool()>& function);
+    void evaluate(std::span<const Participant> participants, const std::function<void()>& function);
+    void write(std::span<const Participant> participants);
+
+    std::vector<const Variable*> whole_variables() const;
+    std::vector<Tensor> pieces_of(std::span<const Tensor> tensors) const;
+    void move_to(std::span<const Tensor> tensors) noexcept;
+
+    /// Which of an optimizer's variables this is, or `unknown`.
+    std::size_t find(const Optimizer::State& state, const Tensor& tensor) const;
 
     void agree(const std::string& operation, const std::string& facts, const std::string& error);
     std::int64_t agreements() const { return agreement_.count(); }
@@ -71,18 +98,29 @@ private:
     void require_whole(const char* function) const;
     Piece piece(std::size_t variable, std::size_t rank) const;
     Piece own(std::size_t variable) const { return piece(variable, agreement_.rank()); }
-    std::vector<Tensor> pieces_of(std::span<const Tensor> tensors) const;
-    std::vector<const Variable*> whole_variables() const;
     std::size_t index_of(const char* function, const Tensor& tensor) const;
-    void require_variables(const char* function, std::span<const Tensor> tensors) const;
+    const Optimizer::State& state_of(std::size_t variable) const { return *states_[places_[variable].optimizer]; }
 
-    void take(const Optimizer::State& state, Gradients gradients, const Optimizer::Choice& choice);
-    void check_gradient(std::size_t index, const Tensor& gradient, const Tensor* rows) const;
+    /// Calls function(state) for each state, whose facts are its own.
+    template <class Function>
+    void for_each_state(Facts& facts, const Function& function) const {
+        for (std::size_t k = 0; k < states_.size(); ++k) {
+            if (states_.size() > 1) facts.turn_to(k);
+            function(*states_[k]);
+        }
+        facts.turn_to(unknown);
+    }
+
+    void cut(const Given& given, std::span<Optimizer::State::Layout> layouts, std::span<const Place> places,
+             Facts& facts);
+    void cut_new(std::span<const std::size_t> built, std::span<const std::vector<std::int64_t>> old_borders);
+    void take(std::int64_t builds, const Gradients& gradients, const Optimizer::Choice& choice);
     void reserve_sums();
     void sum_all_gradients();
-    void exchange_squares(const Optimizer::State& state);
-    void write(Optimizer::State& state, bool is_summed, bool gives_weights);
-    void exchange_all_weights();
+    bool sums_while_writing(const Scaling& scaling) const;
+    void exchange_squares(const Scaling& scaling);
+    void step_by_windows(Optimizer::State& state, bool gives_weights);
+    void exchange_weights(std::vector<char> is_exchanged);
 
     // Windows. While one is under way, the one before it is finished.
     void choose_exchanged(std::vector<char> is_exchanged);
@@ -99,23 +137,26 @@ private:
     template <class Bytes, class Work>
     void run_on(std::span<const Part> parts, const Bytes& bytes_of, const Work& work);
 
-    /// Behind the last variable of which a rank has a piece.
-    std::size_t end_of(std::size_t rank) const { return std::min(borders_[rank + 1].variable + 1, variables_.size()); }
-
     Agreement agreement_;
     bool average_;
     bool is_torn_ = false;  // weights were written, and an exchange has failed
-    std::vector<Variable> variables_;
-    std::vector<SweepPlan::Border> borders_;
+    std::vector<Optimizer::State*> states_;
+    std::vector<Variable> variables_;                 // whole
+    std::vector<Place> places_;                       // of the variables
+    std::vector<std::vector<std::int64_t>> borders_;  // of each variable: of rank k those from [k] to [k + 1]
 
     std::vector<char> is_exchanged_;                       // whether a variable takes part,
     std::vector<std::vector<std::vector<Part>>> windows_;  // and what each window has of each rank
 
     // Of the call in progress.
-    std::vector<Tensor> gradients_;  // whole
-    std::vector<Tensor> pieces_;     // of the summed gradients
-    std::vector<std::byte> sums_;    // their memory
-    std::vector<double> squares_, all_squares_, sums_of_squares_;
+    std::vector<Tensor> gradients_;   // whole
+    std::vector<char> is_given_;      // whether the call names a variable
+    std::vector<std::size_t> given_;  // those that it names, unless it names all
+    std::vector<Tensor> pieces_;      // of the summed gradients
+    std::vector<Tensor> sums_;        // those of the variables that the call names
+    std::vector<std::byte> memory_;   // of the pieces
+    bool is_summed_ = true;           // or the pieces are summed when they are swept
+    std::vector<double> squares_, all_squares_;
     std::array<Exchange, 2> gradient_exchanges_, weight_exchanges_;
     SweepPlan part_plan_;
     std::vector<std::int64_t> offsets_;

@@ -7,12 +7,12 @@
 #include <map>
 #include <sstream>
 #include <stdexcept>
-#include <utility>
+#include <tuple>
 
 #include <fusedopt/runtime.hpp>
 
+#include "engine/plan.hpp"
 #include "engine/ranks.hpp"
-#include "engine/state.hpp"
 #include "rules/any_field.hpp"
 
 namespace fusedopt {
@@ -110,77 +110,93 @@ std::vector<Tensor> Ranks::pieces_of(std::span<const Tensor> tensors) const {
     return pieces;
 }
 
-void Ranks::build(Optimizer::State& state, std::span<const Tensor> tensors, std::span<const std::string> names) {
-    std::optional<Optimizer::State::Construction> made;
-    bool is_same = false;
-    const std::vector<Tensor> excluded = state.excluded;
-    const auto construct = [&](Facts& facts) {
-        state.require_not_stepping("build");
-        state.require_training_weights("build");
-        const std::vector<const Variable*> built = whole_variables();
-        const Given given = recognize(tensors, names, built, state.is_built);
-        is_same = state.is_built && given.is_same(built);
-        facts.add("the same variables again", std::int64_t{is_same});
-        if (is_same) return false;
-        require_shardable(state);
-        if (state.is_built) {
-            throw std::invalid_argument(
-                "build: expected the variables of the first build, as a sharded optimizer takes no more, found others; "
-                "make a new optimizer");
-        }
-        SweepPlan plan;
-        variables_.clear();
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            plan.add(i, tensors[i].size());
-            variables_.push_back(
-                {nullptr, DType::float32, true, 0, tensors[i], given.names[i].text, given.names[i].is_given});
-        }
-        borders_.clear();
-        const auto ranks = static_cast<std::int64_t>(agreement_.size());
-        for (std::int64_t k = 0; k <= ranks; ++k) {
-            borders_.push_back(plan.border(k, ranks));
-            borders_.back().variable = std::min(borders_.back().variable, tensors.size());
-        }
-        const std::vector<Tensor> pieces = pieces_of(tensors);
-        for (Tensor& tensor : state.excluded) {
-            const std::size_t index = index_of("exclude_from_weight_decay", tensor);
-            tensor = pieces[index];
-            variables_[index].decays = false;
-        }
-        describe(state.rule, state.options, facts);
-        facts.add("average", std::int64_t{average_});
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            facts.add(who_is(i, variables_[i].name) + ": " + std::string(to_string(tensors[i].dtype())) + " of shape " +
-                      to_string(tensors[i].shape()) + (variables_[i].decays ? "" : ", without decay"));
-        }
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            const std::uint64_t sum = checksum(tensors[i].data(), static_cast<std::size_t>(tensors[i].size_bytes()));
-            facts.add("checksum of the values", static_cast<std::int64_t>(sum), i);
-        }
-        std::int64_t largest = 0;
-        for (const Tensor& tensor : tensors) {
-            largest = std::max(largest, static_cast<std::int64_t>(item_size(tensor.dtype())));
-        }
-        reserve_exchanges(largest);
-        is_exchanged_.clear();  // and so the windows of other borders
-        made = state.construct(recognize(pieces, names, {}, false), pieces);
-        return false;
-    };
-    try {
-        agreement_.on("build", construct);
-    } catch (...) {
-        state.excluded = excluded;
-        if (!state.is_built) variables_.clear();
-        throw;
+/// Variables that are built keep their borders. New ones are shared out among themselves, at borders of tiles.
+void Ranks::cut_new(std::span<const std::size_t> built, std::span<const std::vector<std::int64_t>> old_borders) {
+    SweepPlan plan;
+    for (std::size_t i = 0; i < variables_.size(); ++i) {
+        if (built[i] == unknown) plan.add(i, variables_[i].tensor.size());
     }
-    if (!is_same) state.adopt(std::move(*made));
+    borders_.assign(variables_.size(), {});
+    const auto ranks = static_cast<std::int64_t>(agreement_.size());
+    for (std::int64_t k = 0; k <= ranks; ++k) {
+        const SweepPlan::Border border = plan.border(k, ranks);
+        for (std::size_t i = 0; i < variables_.size(); ++i) {
+            const bool is_before = i < border.variable;
+            borders_[i].push_back(i == border.variable ? border.element : is_before ? variables_[i].tensor.size() : 0);
+        }
+    }
+    for (std::size_t i = 0; i < variables_.size(); ++i) {
+        if (built[i] != unknown) borders_[i] = old_borders[built[i]];
+    }
 }
 
-void Ranks::rebind(Optimizer::State& state, std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then) {
-    state.require_built("rebind");
-    const Given given = relocated(tensors, whole_variables());
-    state.rebind_own(pieces_of(tensors), builds_then);
-    for (std::size_t i = 0; i < tensors.size(); ++i) variables_[i].tensor.move_to(given.tensors[i].data());
+void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts, std::span<const Place> places,
+                Facts& facts) {
+    facts.add("new variables");
+    for_each_state(facts, [&](const Optimizer::State& state) {
+        require_shardable(state);
+        describe(state.rule, state.options, facts);
+    });
+    facts.add("average", std::int64_t{average_});
+    variables_.clear();
+    places_.assign(places.begin(), places.end());
+    for (std::size_t i = 0; i < given.tensors.size(); ++i) {
+        if (places.empty()) places_.push_back({0, i});
+        variables_.push_back(layouts[places_[i].optimizer].variables[places_[i].index]);
+        variables_[i].tensor = given.tensors[i];
+    }
+    cut_new(given.built, std::vector(borders_));
+    const std::vector<Tensor> pieces = pieces_of(given.tensors);
+    for (std::size_t i = 0; i < variables_.size(); ++i) {
+        const Variable& variable = variables_[i];
+        layouts[places_[i].optimizer].variables[places_[i].index].tensor = pieces[i];
+        facts.add(who_is(i, variable.name) + ": " + std::string(to_string(variable.tensor.dtype())) + " of shape " +
+                  to_string(variable.tensor.shape()) + (variable.decays ? "" : ", without decay") +
+                  (given.built[i] == unknown ? "" : ", built as variable " + std::to_string(given.built[i])) +
+                  (states_.size() == 1 ? "" : ", of optimizer " + std::to_string(places_[i].optimizer)));
+    }
+    for (std::size_t i = 0; i < variables_.size(); ++i) {
+        const Tensor& tensor = variables_[i].tensor;
+        const std::uint64_t sum = checksum(tensor.data(), static_cast<std::size_t>(tensor.size_bytes()));
+        facts.add("checksum of the values", static_cast<std::int64_t>(sum), i);
+    }
+    std::int64_t largest = 0;
+    for (const Variable& variable : variables_) {
+        largest = std::max(largest, static_cast<std::int64_t>(item_size(variable.tensor.dtype())));
+    }
+    reserve_exchanges(largest);
+    is_exchanged_.clear();  // and so the windows of other borders
+    for (Optimizer::State::Layout& layout : layouts) {
+        Given own;
+        for (const Variable& variable : layout.variables) {
+            own.tensors.push_back(variable.tensor);
+            own.names.push_back({variable.name, variable.is_named});
+        }
+        layout.ranges = sorted_ranges(own);
+    }
+}
+
+void Ranks::build(Ranks* ranks, const std::function<void(const Cut& cut)>& make) {
+    if (!ranks) return make({});
+    const auto before = std::tuple(ranks->variables_, ranks->places_, ranks->borders_);
+    try {
+        ranks->agreement_.on("build", [&](Facts& facts) {
+            bool is_same = true;
+            make([&](const Given& given, std::span<Optimizer::State::Layout> layouts, std::span<const Place> places) {
+                is_same = false;
+                ranks->cut(given, layouts, places, facts);
+            });
+            if (is_same) facts.add("the same variables again");
+            return false;
+        });
+    } catch (...) {
+        std::tie(ranks->variables_, ranks->places_, ranks->borders_) = before;
+        throw;
+    }
+}
+
+void Ranks::move_to(std::span<const Tensor> tensors) noexcept {
+    for (std::size_t i = 0; i < tensors.size(); ++i) variables_[i].tensor.move_to(tensors[i].data());
 }
 
 }  // namespace fusedopt

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "engine/ranks.hpp"
-#include "engine/state.hpp"
+#include "engine/stepping.hpp"
 #include "runtime/float_environment.hpp"
 #include "runtime/levels.hpp"
 
@@ -68,21 +68,12 @@ void pack(const Tensor& tensor, std::int64_t begin, std::int64_t end, std::byte*
 }  // namespace
 
 Ranks::Piece Ranks::piece(std::size_t variable, std::size_t rank) const {
-    const std::int64_t size = variables_[variable].tensor.size();
-    const auto side = [&](const SweepPlan::Border& border) {
-        if (variable == border.variable) return border.element;
-        return variable < border.variable ? size : std::int64_t{0};
-    };
-    // Everything before a rank's first border and behind its last one is another rank's.
-    return {side(borders_[rank]), side(borders_[rank + 1])};
+    return {borders_[variable][rank], borders_[variable][rank + 1]};
 }
 
 std::vector<std::int64_t> Ranks::borders(std::size_t variable) const {
     static_cast<void>(checked_index(std::span(&variable, 1), 0, variables_.size()));
-    std::vector<std::int64_t> all;
-    for (std::size_t k = 0; k < agreement_.size(); ++k) all.push_back(piece(variable, k).begin);
-    all.push_back(variables_[variable].tensor.size());
-    return all;
+    return borders_[variable];
 }
 
 /// So many elements of a rank fill a window.
@@ -95,7 +86,7 @@ void Ranks::reserve_exchanges(std::int64_t item_bytes) {
     std::int64_t most = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         std::int64_t elements = 0;
-        for (std::size_t i = borders_[k].variable; i < end_of(k); ++i) elements += piece(i, k).size();
+        for (std::size_t i = 0; i < variables_.size(); ++i) elements += piece(i, k).size();
         most = std::max(most, std::min(elements, room() + kernel::tile));
     }
     const std::int64_t of_rank = most * item_bytes + static_cast<std::int64_t>(variables_.size()) * 8;
@@ -113,7 +104,7 @@ void Ranks::plan_windows() {
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         std::size_t window = 0;
         std::int64_t left = room();
-        for (std::size_t i = borders_[k].variable; i < end_of(k); ++i) {
+        for (std::size_t i = 0; i < variables_.size(); ++i) {
             const Piece all = is_exchanged_[i] ? piece(i, k) : Piece{};
             for (std::int64_t begin = all.begin, end; begin < all.end; begin = end) {
                 end = std::min(all.begin + up_to(begin + left - all.begin, kernel::tile), all.end);
@@ -160,12 +151,12 @@ void Ranks::reserve_sums() {
     }
     choose_exchanged(std::move(is_exchanged));
     reserve_exchanges(largest);
-    grow(sums_, bytes);
+    grow(memory_, bytes);
     pieces_.assign(gradients_.size(), Tensor());
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
         const std::array shape{own(i).size()};
-        pieces_[i] = Tensor(sums_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape);
+        pieces_[i] = Tensor(memory_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape);
     }
 }
 
@@ -257,7 +248,8 @@ void Ranks::sum_all_gradients() {
 }
 
 /// Adds up the tiles of each variable in their order, whoever has measured them.
-void Ranks::exchange_squares(const Optimizer::State& state) {
+void Ranks::exchange_squares(const Scaling& scaling) {
+    const auto is_measured = [&](std::size_t i) { return gradients_[i] && state_of(i).needs_norm(scaling); };
     const auto tiles_of = [&](std::size_t i, std::size_t rank) {
         return (piece(i, rank).size() + kernel::tile - 1) / kernel::tile;
     };
@@ -265,8 +257,8 @@ void Ranks::exchange_squares(const Optimizer::State& state) {
     std::vector<std::int64_t> counts(agreement_.size(), 0);
     std::int64_t total = 0;
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
-        if (!gradients_[i]) continue;
-        const std::span<const double> own_tiles = state.tile_sums(i);
+        if (!is_measured(i)) continue;
+        const std::span<const double> own_tiles = state_of(i).tile_sums(places_[i].index);
         squares_.insert(squares_.end(), own_tiles.begin(), own_tiles.end());
         for (std::size_t k = 0; k < agreement_.size(); ++k) {
             counts[k] += tiles_of(i, k) * static_cast<std::int64_t>(sizeof(double));
@@ -276,12 +268,13 @@ void Ranks::exchange_squares(const Optimizer::State& state) {
     all_squares_.resize(static_cast<std::size_t>(total));
     agreement_.gather(std::as_bytes(std::span(squares_)), std::as_writable_bytes(std::span(all_squares_)), counts);
     const FloatEnvironment environment;
-    sums_of_squares_.assign(gradients_.size(), 0.0);
+    for (Optimizer::State* const state : states_) state->sums_over_ranks.assign(state->variables.size(), 0.0);
     std::size_t next = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            if (!gradients_[i]) continue;
-            for (std::int64_t tiles = tiles_of(i, k); tiles > 0; --tiles) sums_of_squares_[i] += all_squares_[next++];
+            if (!is_measured(i)) continue;
+            double& sum = states_[places_[i].optimizer]->sums_over_ranks[places_[i].index];
+            for (std::int64_t tiles = tiles_of(i, k); tiles > 0; --tiles) sum += all_squares_[next++];
         }
     }
 }
@@ -334,14 +327,13 @@ void Ranks::take_weights(std::size_t window) {
     }
 }
 
-/// Steps on this rank's elements, whose gradients may be summed already, and gives all ranks the new weights.
-void Ranks::write(Optimizer::State& state, bool is_summed, bool gives_weights) {
+/// Steps on this rank's elements, whose gradients may be summed already, and may give all ranks the new weights.
+void Ranks::step_by_windows(Optimizer::State& state, bool gives_weights) {
     const std::size_t count = windows_.size();
-    is_torn_ = true;
-    if (!is_summed && count > 0) send_gradients(0);
+    if (!is_summed_ && count > 0) send_gradients(0);
     state.begin_commit();
     for (std::size_t w = 0; w < count; ++w) {
-        if (!is_summed) {
+        if (!is_summed_) {
             if (w + 1 < count) send_gradients(w + 1);
             sum_gradients(w);
         }
@@ -355,12 +347,13 @@ void Ranks::write(Optimizer::State& state, bool is_summed, bool gives_weights) {
     }
     if (gives_weights && count > 0) take_weights(count - 1);
     state.end_commit();
-    is_torn_ = false;
 }
 
-void Ranks::exchange_all_weights() {
-    choose_exchanged(std::vector<char>(variables_.size(), true));
+/// Gives all ranks the weights of some variables.
+void Ranks::exchange_weights(std::vector<char> is_exchanged) {
+    if (std::ranges::count(is_exchanged, true) == 0) return;
     is_torn_ = true;
+    choose_exchanged(std::move(is_exchanged));
     for (std::size_t w = 0; w < windows_.size(); ++w) {
         send_weights(w);
         if (w > 0) take_weights(w - 1);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/check.hpp"
+#include "engine/ranks.hpp"
 #include "engine/state.hpp"
 
 namespace fusedopt {
@@ -237,7 +238,7 @@ bool Optimizer::State::excludes_some() const {
 
 void Optimizer::State::exclude(std::span<const Tensor> tensors) {
     for (const Tensor& tensor : tensors) {
-        if (const std::size_t index = find(tensor); index != unknown) {
+        if (const std::size_t index = ranks ? ranks->find(*this, tensor) : find(tensor); index != unknown) {
             throw std::invalid_argument("exclude_from_weight_decay: expected before build, found " + describe(index) +
                                         " built");
         }

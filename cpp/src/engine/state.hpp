@@ -19,7 +19,6 @@
 #include "engine/listing.hpp"
 #include "engine/missed.hpp"
 #include "engine/plan.hpp"
-#include "engine/ranks.hpp"
 #include "engine/rows.hpp"
 #include "engine/slot_memory.hpp"
 #include "kernel/kernel.hpp"
@@ -29,6 +28,8 @@
 #include "runtime/mutex.hpp"
 
 namespace fusedopt {
+
+class Ranks;
 
 kernel::Element element_of(DType dtype);
 
@@ -55,10 +56,9 @@ inline std::size_t tile_count(const kernel::Job& job) {
 /// What a wrapper adds to a step.
 struct Scaling {
     double unscale;
-    bool skips_overflow;                           // whatever the optimizer's own skip_nonfinite
-    bool needs_norm = false;                       // for a norm over several optimizers,
-    double clip_factor = 1.0;                      // which gives this
-    std::span<const double> sums_of_squares = {};  // of all gradients, if other ranks have parts of them
+    bool skips_overflow;       // whatever the optimizer's own skip_nonfinite
+    bool needs_norm = false;   // for a norm over several optimizers,
+    double clip_factor = 1.0;  // which gives this
 };
 
 /// What a wrapper has taken over from the optimizers inside it, as long as it lives.
@@ -98,6 +98,9 @@ struct Optimizer::Choice {
     }
 };
 
+/// Refuses a dense gradient of another shape than the variable's, or of a type that is none.
+void check_gradient_of(const Variable& variable, std::size_t index, const Tensor& gradient);
+
 /// Refuses what was put in order before the last build.
 void require_latest(const char* function, std::optional<std::int64_t> builds, std::int64_t latest);
 
@@ -132,9 +135,10 @@ struct Optimizer::State {
 
     void build(std::span<const Tensor> tensors, std::span<const std::string> names);
 
-    /// The two halves of build; the second one cannot fail. `all` are the variables of all optimizers that are built
-    /// together, which exclude_from_weight_decay may name.
-    Construction construct(const Given& given, std::span<const Tensor> all) const;
+    /// The parts of build; the last one cannot fail. `all` are the variables of all optimizers that are built together,
+    /// which exclude_from_weight_decay may name.
+    Layout lay_out(const Given& given, std::span<const Tensor> all) const;
+    Construction construct(Layout layout) const;
     void adopt(Construction&& made) noexcept;
 
     /// Refuses new variables that lie in this optimizer's state.
@@ -142,7 +146,6 @@ struct Optimizer::State {
 
     /// Finds the variables in other memory, from now on.
     void rebind(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);
-    void rebind_own(std::span<const Tensor> tensors, std::optional<std::int64_t> builds_then);  // of this rank
     void move_to(const Given& given, std::vector<Range>&& new_ranges) noexcept;
 
     /// All of it, with every row caught up, behind what an owner around it has listed.
@@ -159,9 +162,15 @@ struct Optimizer::State {
     /// What else a load changes.
     void settle(const Loading& loading, const std::vector<double>& loaded_numbers) noexcept;
 
-    void check_finalized(std::span<const Tensor> tensors) const;
+    /// The variables that were given to build, whole.
+    std::vector<const Variable*> built_variables() const;
+
+    /// Whom to ask before a call; null in a single process. Refuses a call that is the sharded MultiOptimizer's to
+    /// make.
+    Ranks* ranks_for(const char* function) const;
+
     void finalize(std::span<const Tensor> tensors);
-    void finalize_own(std::span<const Tensor> tensors);  // of this rank
+    void write_averages();
     void catch_up();
     void catch_up(const Tensor& variable, const Tensor& indices);
     void catch_up_all() noexcept;  // the same as catch_up(), where nothing can be in its way
@@ -207,8 +216,15 @@ struct Optimizer::State {
     std::int64_t iterations() const { return calls / accumulation_steps; }
     double current_learning_rate() const;
 
+    /// Whether a step reads the gradients for a norm, and whether it is skipped if one is not finite.
+    bool needs_norm(const Scaling& scaling) const {
+        return is_update && (options.clipnorm || options.global_clipnorm || scaling.needs_norm);
+    }
+    bool skips_overflow(const Scaling& scaling) const { return scaling.skips_overflow || options.skip_nonfinite; }
+
     /// One step of this optimizer alone. False if it was skipped because a gradient was not finite.
     bool step(Gradients gradients, const Choice& choice, const Scaling& scaling);
+    bool step_own(Gradients gradients, const Choice& choice, const Scaling& scaling);  // of this rank
 
     // The phases of a step. If several optimizers step together, all finish a phase before any begins the next. Only
     // the last phase writes.
@@ -237,7 +253,8 @@ struct Optimizer::State {
     std::vector<Tensor> excluded;
     Takeovers takeovers;
 
-    std::unique_ptr<Ranks> ranks;  // of a sharded optimizer, whose variables are this rank's pieces
+    std::shared_ptr<Ranks> ranks;         // of a sharded optimizer, whose variables are this rank's pieces
+    std::vector<double> sums_over_ranks;  // of squares of the gradient of each variable, as last measured there
 
     bool is_built = false;
     std::int64_t builds = 0;
@@ -271,7 +288,6 @@ private:
     }
     std::optional<std::vector<RuleSpec>> on_built_slots(const Rule& new_rule) const;
     std::vector<RuleSpec> respecify(Rule& new_rule) const;
-    Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void set_slot_code(const Variable& variable, std::size_t index, kernel::Job& job) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;

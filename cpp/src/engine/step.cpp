@@ -9,6 +9,7 @@
 
 #include "engine/bounds.hpp"
 #include "engine/check.hpp"
+#include "engine/ranks.hpp"
 #include "engine/state.hpp"
 #include "engine/stepping.hpp"
 #include "runtime/float_environment.hpp"
@@ -26,6 +27,18 @@ bool is_checked(const Variable& variable, const Tensor& gradient) {
 }
 
 }  // namespace
+
+void check_gradient_of(const Variable& variable, std::size_t index, const Tensor& gradient) {
+    const auto who = [&] { return "gradient of " + who_is(index, variable.name); };
+    if (!same_shape(gradient, variable.tensor)) {
+        throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
+                                    to_string(gradient.shape()));
+    }
+    if (!is_floating(gradient.dtype())) {
+        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found " +
+                                    std::string(to_string(gradient.dtype())));
+    }
+}
 
 void require_latest(const char* function, std::optional<std::int64_t> builds, std::int64_t latest) {
     if (builds.value_or(latest) == latest) return;
@@ -99,15 +112,7 @@ void Optimizer::State::require_apart(std::size_t index, const Tensor& gradient) 
 
 void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
     Variable& variable = variables[index];
-    const auto who = [&] { return "gradient of " + describe(index); };
-    if (!same_shape(gradient, variable.tensor)) {
-        throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
-                                    to_string(gradient.shape()));
-    }
-    if (!is_floating(gradient.dtype())) {
-        throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found " +
-                                    std::string(to_string(gradient.dtype())));
-    }
+    check_gradient_of(variable, index, gradient);
     require_apart(index, gradient);
     if (gradient.is_contiguous()) {
         variable.checked_gradient = gradient.data();
@@ -202,6 +207,7 @@ double Optimizer::State::averaging_factor(const Scaling& scaling) const {
 double Optimizer::State::sum_of_squares(std::size_t index) const {
     const kernel::Job& job = jobs[index];
     double sum = 0.0;
+    if (ranks) return sums_over_ranks[index];
     if (job.work == kernel::Work::rows) return rows.sum_of_squares(index);
     if (!job.gradient) return sum;
     for (const double of_tile : tile_sums(index)) sum += of_tile;
@@ -209,9 +215,7 @@ double Optimizer::State::sum_of_squares(std::size_t index) const {
 }
 
 bool Optimizer::State::measure(const Scaling& scaling) {
-    const bool needs_norm = is_update && (options.clipnorm || options.global_clipnorm || scaling.needs_norm);
-    const bool skips_overflow = scaling.skips_overflow || options.skip_nonfinite;
-    if (!needs_norm && !skips_overflow) return true;
+    if (!needs_norm(scaling) && !skips_overflow(scaling)) return true;
     const SweepPlan& plan = sweep_over(has_all_gradients(), [](const kernel::Job& job) { return job.gradient; });
     const auto measure_stretch = current_kernels().measure;
     std::atomic<bool> is_finite = true;
@@ -221,24 +225,21 @@ bool Optimizer::State::measure(const Scaling& scaling) {
         }
     });
     if (!rows.measure(scaling.unscale, jobs)) is_finite = false;
-    return is_finite || !skips_overflow;
+    return is_finite || !skips_overflow(scaling);
 }
 
 void Optimizer::State::set_factors(const Scaling& scaling, double rate) {
     const double factor = averaging_factor(scaling);
-    const auto sum_of = [&](std::size_t index) {
-        return scaling.sums_of_squares.empty() ? sum_of_squares(index) : scaling.sums_of_squares[index];
-    };
     if (options.clipnorm) {
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             if (!jobs[i].gradient && jobs[i].work != kernel::Work::rows) continue;
-            jobs[i].clip_factor = clip_factor(factor * std::sqrt(sum_of(i)), *options.clipnorm);
+            jobs[i].clip_factor = clip_factor(factor * std::sqrt(sum_of_squares(i)), *options.clipnorm);
         }
     }
     double scale = factor * scaling.clip_factor;
     if (options.global_clipnorm) {
         double sum = 0.0;
-        for (std::size_t i = 0; i < jobs.size(); ++i) sum += sum_of(i);
+        for (std::size_t i = 0; i < jobs.size(); ++i) sum += sum_of_squares(i);
         next_global_norm = factor * std::sqrt(sum);
         scale *= global_clip_factor(*next_global_norm, *options.global_clipnorm);
     }
@@ -396,11 +397,18 @@ void Optimizer::State::end_commit() {
 }
 
 bool Optimizer::State::step(Gradients gradients, const Choice& choice, const Scaling& scaling) {
-    if (ranks) return ranks->step(*this, gradients, choice, scaling);
+    Ranks* const own = ranks_for("apply");
+    if (!own) return step_own(gradients, choice, scaling);
+    const auto check_built = [this](Facts&) { require_built("apply"); };
+    if (!own->sum(gradients, choice, builds, scaling, check_built)) return true;
+    return step_own(own->sums(), own->choice(), scaling);
+}
+
+bool Optimizer::State::step_own(Gradients gradients, const Choice& choice, const Scaling& scaling) {
     if (gradients.empty() && choice.count(0) == 0) return true;
     require_built("apply");
     const Participant participant{this, gradients, choice, scaling};
-    JointStep step({&participant, 1});
+    JointStep step({&participant, 1}, ranks.get());
     if (!step.prepare()) {
         if (!scaling.skips_overflow) ++skipped_steps;
         return false;
@@ -409,31 +417,22 @@ bool Optimizer::State::step(Gradients gradients, const Choice& choice, const Sca
     return true;
 }
 
-void Optimizer::State::check_finalized(std::span<const Tensor> tensors) const {
-    require_built("finalize_variable_values");
-    require_not_stepping("finalize_variable_values");
-    require_training_weights("finalize_variable_values");
-    if (tensors.size() != variables.size()) {
-        throw std::invalid_argument("finalize_variable_values: expected " + std::to_string(variables.size()) +
-                                    " variables, found " + std::to_string(tensors.size()));
-    }
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        if (variables[i].tensor.size() > 0 && (!tensors[i] || find(tensors[i]) != i)) {
-            throw std::invalid_argument(
-                "finalize_variable_values: expected the built variables in their order, found "
-                "another array in the place of " +
-                describe(i));
-        }
-    }
-}
-
 void Optimizer::State::finalize(std::span<const Tensor> tensors) {
-    if (ranks) return ranks->finalize(*this, tensors);
-    finalize_own(tensors);
+    constexpr const char* function = "finalize_variable_values";
+    const auto check = [&] {
+        require_built(function);
+        require_not_stepping(function);
+        require_training_weights(function);
+        require_variables(function, tensors, built_variables());
+    };
+    const auto write = [this] {
+        write_averages();
+        return options.use_ema;
+    };
+    Ranks::together(ranks_for(function), function, check, write);
 }
 
-void Optimizer::State::finalize_own(std::span<const Tensor> tensors) {
-    check_finalized(tensors);
+void Optimizer::State::write_averages() {
     catch_up_all();
     if (!options.use_ema) return;
     begin_averages();

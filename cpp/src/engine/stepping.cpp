@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/ranks.hpp"
 #include "runtime/float_environment.hpp"
 
 namespace fusedopt {
@@ -29,7 +30,8 @@ double global_clip_factor(double norm, double limit) {
 }
 
 // A learning rate or beta that is a function could call apply on the optimizer it serves.
-JointStep::JointStep(std::span<const Participant> participants) : participants_(participants) {
+JointStep::JointStep(std::span<const Participant> participants, Ranks* ranks)
+    : participants_(participants), ranks_(ranks) {
     for (const Participant& participant : participants_) participant.state->require_not_stepping("apply");
     for (const Participant& participant : participants_) participant.state->require_training_weights("apply");
     for (const Participant& participant : participants_) participant.state->is_stepping = true;
@@ -42,14 +44,25 @@ JointStep::~JointStep() {
 bool JointStep::prepare() {
     for (const Participant& participant : participants_)
         participant.state->check(participant.gradients, participant.choice);
-    bool is_finite = true;
-    for (const Participant& participant : participants_)
-        is_finite = participant.state->measure(participant.scaling) && is_finite;
-    return is_finite;
+    const auto measure = [this] {
+        bool is_finite = true;
+        for (const Participant& participant : participants_)
+            is_finite = participant.state->measure(participant.scaling) && is_finite;
+        return is_finite;
+    };
+    return ranks_ ? ranks_->measure(participants_, measure) : measure();
 }
 
 void JointStep::finish() {
-    for (const Participant& participant : participants_) participant.state->evaluate(participant.scaling);
+    const auto evaluate = [this] {
+        for (const Participant& participant : participants_) participant.state->evaluate(participant.scaling);
+    };
+    if (ranks_) {
+        ranks_->evaluate(participants_, evaluate);
+        ranks_->write(participants_);
+        return;
+    }
+    evaluate();
     for (const Participant& participant : participants_) participant.state->commit();
 }
 

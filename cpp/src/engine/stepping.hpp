@@ -29,10 +29,10 @@ double clip_factor(double norm, double limit);
 /// What a global_clipnorm multiplies gradients by.
 double global_clip_factor(double norm, double limit);
 
-/// A step of several optimizers. The caller holds every lock.
+/// A step of several optimizers, on all ranks if there are some. The caller holds every lock.
 class JointStep {
 public:
-    explicit JointStep(std::span<const Participant> participants);
+    explicit JointStep(std::span<const Participant> participants, Ranks* ranks = nullptr);
     ~JointStep();
     JointStep(const JointStep&) = delete;
     JointStep& operator=(const JointStep&) = delete;
@@ -46,6 +46,7 @@ public:
 
 private:
     std::span<const Participant> participants_;
+    Ranks* ranks_;
 };
 
 }  // namespace fusedopt
