@@ -128,7 +128,7 @@ void MultiOptimizer::State::build(std::span<const Tensor> tensors, std::span<con
             throw std::invalid_argument("build: expected members that are not sharded, found one that is");
         }
         state.require_apart(given);
-        made.push_back(state.construct(own[k], tensors));
+        made.push_back(state.construct(state.lay_out(own[k], tensors)));
     }
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         optimizers[k]->state_->adopt(std::move(made[k]));

@@ -140,6 +140,9 @@ bool Ranks::step(Optimizer::State& state, Gradients gradients, const Optimizer::
     agreement_.on("apply", [&](Facts& facts) {
         if (!joint) prepare(facts);
         state.evaluate(participant.scaling);
+        if (rounds_at_random(state.options)) {
+            facts.add("seed of what is rounded at random", static_cast<std::int64_t>(state.common.front().seed));
+        }
         for (const kernel::Step& common : state.common) {
             facts.add("scale", common.scale);
             facts.add("factor on the variables, by learning_rate and weight_decay", common.keep);

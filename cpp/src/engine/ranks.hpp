@@ -1,8 +1,7 @@
-// A sharded optimizer: which elements are whose, and what ranks exchange in a step. Nothing else knows of ranks. To
-// its State, each variable is the piece of it that this rank has.
+// A sharded optimizer: what ranks exchange in a step. Only Shares, which tells whose an element is, knows of ranks,
+// too. To the State, each variable is the piece of it that this rank has.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -15,7 +14,7 @@
 
 #include "engine/agreement.hpp"
 #include "engine/given.hpp"
-#include "engine/plan.hpp"
+#include "engine/shares.hpp"
 
 namespace fusedopt {
 
@@ -28,7 +27,7 @@ public:
     /// Those of a sharded optimizer; refuses another.
     static Ranks& of(const Optimizer::State& state);
 
-    /// Refuses a rule or options that cannot be shared out.
+    /// Refuses options that cannot be shared out.
     static void require_shardable(const Optimizer::State& state);
 
     void build(Optimizer::State& state, std::span<const Tensor> tensors, std::span<const std::string> names);
@@ -43,21 +42,15 @@ public:
     std::vector<std::int64_t> borders(std::size_t variable) const;
 
 private:
-    struct Piece {
-        std::int64_t begin;
-        std::int64_t end;
-        std::int64_t size() const { return end - begin; }
-    };
-
     /// How far the elements of a rank have been exchanged.
     struct Cursor {
-        std::size_t variable;
+        std::size_t piece;
         std::int64_t element;
     };
 
     void require_whole(const char* function) const;
-    Piece piece(std::size_t variable, std::size_t rank) const;
-    Piece own(std::size_t variable) const { return piece(variable, agreement_.rank()); }
+    Piece own(std::size_t variable) const { return shares_.piece(variable, agreement_.rank()); }
+    std::vector<std::int64_t> shape_of_own(std::size_t variable) const;
     std::vector<Tensor> pieces_of(std::span<const Tensor> tensors) const;
     std::vector<const Variable*> whole_variables() const;
     std::size_t index_of(const char* function, const Tensor& tensor) const;
@@ -71,8 +64,6 @@ private:
     void exchange_weights();
     void exchange_all_weights();
 
-    /// Behind the last variable of which a rank has a piece.
-    std::size_t end_of(std::size_t rank) const { return std::min(borders_[rank + 1].variable + 1, variables_.size()); }
     void begin_windows();
     std::int64_t windows() const;
     template <class Visit>
@@ -82,7 +73,7 @@ private:
     bool average_;
     bool is_torn_ = false;  // weights were written, and an exchange of them has failed
     std::vector<Variable> variables_;
-    std::vector<SweepPlan::Border> borders_;
+    Shares shares_;
 
     // Of the call in progress.
     std::vector<Tensor> gradients_;   // whole

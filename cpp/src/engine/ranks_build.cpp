@@ -1,7 +1,6 @@
-// Building a sharded optimizer: what cannot be shared out, which piece of each variable is this rank's, and that all
-// ranks build the same.
+// Building a sharded optimizer: what cannot be shared out, how the pieces of this rank are made variables of its own,
+// and that all ranks build the same.
 #include <algorithm>
-#include <array>
 #include <functional>
 #include <limits>
 #include <map>
@@ -74,21 +73,9 @@ void describe(const Rule& rule, const Options& options, Facts& facts) {
 }  // namespace
 
 void Ranks::require_shardable(const Optimizer::State& state) {
-    const AnyDefinition& definition = definition_of(state.rule);
-    const auto refuse = [](const std::string& expected, const std::string& found) {
-        throw std::invalid_argument("shard: expected " + expected + ", found " + found);
-    };
-    const std::string by_element = "a rule that goes element by element";
-    if (std::ranges::any_of(state.branches, &RuleSpec::is_rowwise)) {
-        refuse(by_element, std::string(definition.name) + " with rowwise, which needs whole rows");
-    }
-    if (state.branches.size() > 1 || definition.procedure(state.rule, {}, {})) {
-        refuse(by_element, std::string(definition.name) + ", which needs whole variables");
-    }
-    if (asks_for_codes(state.options)) refuse("slot_dtype float32, as codes cannot be shared out", "fewer bits");
-    if (!state.options.master) refuse("master to be true, as variables without it cannot be shared out", "false");
     if (state.options.row_updates != RowUpdates::lazy) {
-        refuse("row_updates lazy, as a sharded optimizer takes no gradients of rows", "caught_up");
+        throw std::invalid_argument(
+            "shard: expected row_updates lazy, as a sharded optimizer takes no gradients of rows, found caught_up");
     }
 }
 
@@ -98,14 +85,26 @@ std::vector<const Variable*> Ranks::whole_variables() const {
     return whole;
 }
 
+/// What is not cut has the shape of its variable on one rank, and no extent on the others. A slot of rows or columns is
+/// then as empty; it need not be if the variable is, which so is rank 0's. All else is one-dimensional, and a scalar has
+/// one element of one dimension.
+std::vector<std::int64_t> Ranks::shape_of_own(std::size_t variable) const {
+    const std::int64_t size = own(variable).size();
+    const std::span<const std::int64_t> whole = variables_[variable].tensor.shape();
+    if (!shares_.is_whole(variable) || whole.empty()) return {size};
+    if (size > 0 || (variables_[variable].tensor.size() == 0 && agreement_.rank() == 0)) {
+        return {whole.begin(), whole.end()};
+    }
+    return std::vector<std::int64_t>(whole.size(), 0);
+}
+
 std::vector<Tensor> Ranks::pieces_of(std::span<const Tensor> tensors) const {
     std::vector<Tensor> pieces;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const std::array shape{own(i).size()};
-        auto* const data = static_cast<std::byte*>(tensors[i].data());
-        const auto offset = own(i).begin * static_cast<std::int64_t>(item_size(tensors[i].dtype()));
         // An empty piece lies where its variable begins, where no other one does.
-        pieces.emplace_back(static_cast<void*>(shape[0] > 0 ? data + offset : data), tensors[i].dtype(), shape);
+        const auto offset = own(i).begin * static_cast<std::int64_t>(item_size(tensors[i].dtype()));
+        void* const data = static_cast<std::byte*>(tensors[i].data()) + offset;
+        pieces.emplace_back(data, tensors[i].dtype(), shape_of_own(i));
     }
     return pieces;
 }
@@ -113,7 +112,6 @@ std::vector<Tensor> Ranks::pieces_of(std::span<const Tensor> tensors) const {
 void Ranks::build(Optimizer::State& state, std::span<const Tensor> tensors, std::span<const std::string> names) {
     std::optional<Optimizer::State::Construction> made;
     bool is_same = false;
-    const std::vector<Tensor> excluded = state.excluded;
     const auto construct = [&](Facts& facts) {
         state.require_not_stepping("build");
         state.require_training_weights("build");
@@ -128,25 +126,9 @@ void Ranks::build(Optimizer::State& state, std::span<const Tensor> tensors, std:
                 "build: expected the variables of the first build, as a sharded optimizer takes no more, found others; "
                 "make a new optimizer");
         }
-        SweepPlan plan;
-        variables_.clear();
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            plan.add(i, tensors[i].size());
-            variables_.push_back(
-                {nullptr, DType::float32, true, 0, tensors[i], given.names[i].text, given.names[i].is_given});
-        }
-        borders_.clear();
-        const auto ranks = static_cast<std::int64_t>(agreement_.size());
-        for (std::int64_t k = 0; k <= ranks; ++k) {
-            borders_.push_back(plan.border(k, ranks));
-            borders_.back().variable = std::min(borders_.back().variable, tensors.size());
-        }
-        const std::vector<Tensor> pieces = pieces_of(tensors);
-        for (Tensor& tensor : state.excluded) {
-            const std::size_t index = index_of("exclude_from_weight_decay", tensor);
-            tensor = pieces[index];
-            variables_[index].decays = false;
-        }
+        Optimizer::State::Layout layout = state.lay_out(given, tensors);
+        variables_ = layout.variables;
+        shares_ = Shares(variables_, state.branches, agreement_.size());
         describe(state.rule, state.options, facts);
         facts.add("average", std::int64_t{average_});
         for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -156,14 +138,20 @@ void Ranks::build(Optimizer::State& state, std::span<const Tensor> tensors, std:
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             const std::uint64_t sum = checksum(tensors[i].data(), static_cast<std::size_t>(tensors[i].size_bytes()));
             facts.add("checksum of the values", static_cast<std::int64_t>(sum), i);
+            facts.add("branch of the rule", std::int64_t{variables_[i].branch}, i);
         }
-        made = state.construct(recognize(pieces, names, {}, false), pieces);
+        const Given pieces{pieces_of(tensors), given.names, given.built};
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            layout.variables[i].tensor = pieces.tensors[i];
+            layout.variables[i].begin = own(i).begin;
+        }
+        layout.ranges = sorted_ranges(pieces);
+        made = state.construct(std::move(layout));
         return false;
     };
     try {
         agreement_.on("build", construct);
     } catch (...) {
-        state.excluded = excluded;
         if (!state.is_built) variables_.clear();
         throw;
     }

@@ -1,7 +1,6 @@
 // What ranks send each other: gradients, sums of squares, weights. Elements go in windows, so that buffers stay small
 // and no count exceeds what an int holds, whatever the size of the model.
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -42,21 +41,10 @@ void pack(const Tensor& tensor, std::int64_t begin, std::int64_t end, std::byte*
 
 }  // namespace
 
-Ranks::Piece Ranks::piece(std::size_t variable, std::size_t rank) const {
-    const std::int64_t size = variables_[variable].tensor.size();
-    const auto side = [&](const SweepPlan::Border& border) {
-        if (variable == border.variable) return border.element;
-        return variable < border.variable ? size : std::int64_t{0};
-    };
-    // Everything before a rank's first border and behind its last one is another rank's.
-    return {side(borders_[rank]), side(borders_[rank + 1])};
-}
-
 std::vector<std::int64_t> Ranks::borders(std::size_t variable) const {
     static_cast<void>(checked_index(std::span(&variable, 1), 0, variables_.size()));
-    std::vector<std::int64_t> all;
-    for (std::size_t k = 0; k < agreement_.size(); ++k) all.push_back(piece(variable, k).begin);
-    all.push_back(variables_[variable].tensor.size());
+    std::vector<std::int64_t> all{0};
+    for (std::size_t k = 0; k < agreement_.size(); ++k) all.push_back(all.back() + shares_.piece(variable, k).size());
     return all;
 }
 
@@ -65,23 +53,23 @@ template <class Visit>
 std::int64_t Ranks::walk(std::size_t rank, Cursor& cursor, const Visit& visit) const {
     std::int64_t room = std::max(window_elements / static_cast<std::int64_t>(agreement_.size()), kernel::tile);
     std::int64_t bytes = 0;
-    while (room > 0 && cursor.variable < end_of(rank)) {
-        const Piece all = piece(cursor.variable, rank);
+    const std::span<const Piece> pieces = shares_.of(rank);
+    while (room > 0 && cursor.piece < pieces.size()) {
+        const Piece& all = pieces[cursor.piece];
         const std::int64_t begin = std::max(cursor.element, all.begin), end = std::min(begin + room, all.end);
-        if (begin < end && is_exchanged_[cursor.variable]) {
-            bytes += visit(cursor.variable, begin, end);
+        if (is_exchanged_[all.variable]) {
+            bytes += visit(all.variable, begin, end);
             room -= end - begin;
             cursor.element = end;
             if (end < all.end) continue;
         }
-        cursor = {cursor.variable + 1, 0};
+        cursor = {cursor.piece + 1, 0};
     }
     return bytes;
 }
 
 void Ranks::begin_windows() {
-    cursors_.resize(agreement_.size());
-    for (std::size_t k = 0; k < cursors_.size(); ++k) cursors_[k] = {borders_[k].variable, 0};
+    cursors_.assign(agreement_.size(), {0, 0});
     send_counts_.resize(agreement_.size());
     receive_counts_.resize(agreement_.size());
 }
@@ -91,8 +79,8 @@ std::int64_t Ranks::windows() const {
     std::int64_t most = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         std::int64_t elements = 0;
-        for (std::size_t i = borders_[k].variable; i < end_of(k); ++i) {
-            if (is_exchanged_[i]) elements += piece(i, k).size();
+        for (const Piece& piece : shares_.of(k)) {
+            if (is_exchanged_[piece.variable]) elements += piece.size();
         }
         most = std::max(most, (elements + room - 1) / room);
     }
@@ -114,8 +102,7 @@ void Ranks::sum_gradients() {
     pieces_.assign(gradients_.size(), Tensor());
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
-        const std::array shape{own(i).size()};
-        pieces_[i] = Tensor(sums_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape);
+        pieces_[i] = Tensor(sums_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape_of_own(i));
     }
     exchange_windows_of_gradients();
 }
@@ -189,32 +176,33 @@ void Ranks::exchange_windows_of_gradients() {
 
 /// Adds up the tiles of each variable in their order, whoever has measured them.
 void Ranks::exchange_squares(const Optimizer::State& state) {
-    const auto tiles_of = [&](std::size_t i, std::size_t rank) {
-        return (piece(i, rank).size() + kernel::tile - 1) / kernel::tile;
-    };
     squares_.clear();
     receive_counts_.assign(agreement_.size(), 0);
-    std::int64_t total = 0;
-    for (std::size_t i = 0; i < gradients_.size(); ++i) {
-        if (!gradients_[i]) continue;
-        const std::span<const double> own_tiles = state.tile_sums(i);
-        squares_.insert(squares_.end(), own_tiles.begin(), own_tiles.end());
-        for (std::size_t k = 0; k < agreement_.size(); ++k) {
-            receive_counts_[k] += tiles_of(i, k) * static_cast<std::int64_t>(sizeof(double));
-            total += tiles_of(i, k);
+    std::size_t total = 0;
+    const auto for_each_piece_of = [&](std::size_t rank, const auto& work) {
+        for (const Piece& piece : shares_.of(rank)) {
+            if (gradients_[piece.variable]) work(piece.variable, tiles_of(piece.size()));
         }
+    };
+    for (std::size_t k = 0; k < agreement_.size(); ++k) {
+        for_each_piece_of(k, [&](std::size_t i, std::size_t tiles) {
+            receive_counts_[k] += static_cast<std::int64_t>(tiles * sizeof(double));
+            total += tiles;
+            if (k != agreement_.rank()) return;
+            const std::span<const double> own_tiles = state.tile_sums(i);
+            squares_.insert(squares_.end(), own_tiles.begin(), own_tiles.end());
+        });
     }
-    all_squares_.resize(static_cast<std::size_t>(total));
+    all_squares_.resize(total);
     agreement_.communicator().allgatherv(std::as_bytes(std::span(squares_)),
                                          std::as_writable_bytes(std::span(all_squares_)), receive_counts_);
     const FloatEnvironment environment;
     sums_of_squares_.assign(gradients_.size(), 0.0);
     std::size_t next = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
-        for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            if (!gradients_[i]) continue;
-            for (std::int64_t tiles = tiles_of(i, k); tiles > 0; --tiles) sums_of_squares_[i] += all_squares_[next++];
-        }
+        for_each_piece_of(k, [&](std::size_t i, std::size_t tiles) {
+            for (; tiles > 0; --tiles) sums_of_squares_[i] += all_squares_[next++];
+        });
     }
 }
 

@@ -47,9 +47,13 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
     return true;
 }
 
-/// The tiles a variable is cut into.
+/// The tiles that so many elements are cut into.
+inline std::size_t tiles_of(std::int64_t elements) {
+    return static_cast<std::size_t>((elements + kernel::tile - 1) / kernel::tile);
+}
+
 inline std::size_t tile_count(const kernel::Job& job) {
-    return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
+    return tiles_of(job.size);
 }
 
 /// What a wrapper adds to a step.
@@ -132,9 +136,10 @@ struct Optimizer::State {
 
     void build(std::span<const Tensor> tensors, std::span<const std::string> names);
 
-    /// The two halves of build; the second one cannot fail. `all` are the variables of all optimizers that are built
-    /// together, which exclude_from_weight_decay may name.
-    Construction construct(const Given& given, std::span<const Tensor> all) const;
+    /// The parts of build; the last one cannot fail. `all` are the variables of all optimizers that are built together,
+    /// which exclude_from_weight_decay may name.
+    Layout lay_out(const Given& given, std::span<const Tensor> all) const;
+    Construction construct(Layout layout) const;
     void adopt(Construction&& made) noexcept;
 
     /// Refuses new variables that lie in this optimizer's state.
@@ -266,7 +271,6 @@ private:
     }
     std::optional<std::vector<RuleSpec>> on_built_slots(const Rule& new_rule) const;
     std::vector<RuleSpec> respecify(Rule& new_rule) const;
-    Layout lay_out(const Given& given, std::span<const Tensor> all) const;
     Arena allocate(const Layout& layout, std::vector<kernel::Job>& new_jobs) const;
     void set_slot_code(const Variable& variable, std::size_t index, kernel::Job& job) const;
     void initialize(const kernel::Job& job, std::int64_t begin, std::int64_t end) const;

@@ -248,6 +248,13 @@ bool Muon::excludes_embeddings(const std::string& name) {
     return lower.find("embedding") != std::string::npos;
 }
 
+/// The products of an iteration, of which two are asked for by halves. Next to them a sweep costs nothing.
+static double cost_of_products(const Tensor& matrix) {
+    const auto [shorter, longer] = std::minmax(matrix.shape()[0], matrix.shape()[1]);
+    const auto side = static_cast<double>(shorter), length = static_cast<double>(longer);
+    return side * side * (length / 2 + side / 2 + length);
+}
+
 static std::vector<RuleSpec> specify_branches(const Muon& rule) {
     if (rule.product_dtype != DType::float32 && rule.product_dtype != DType::bfloat16) {
         throw std::invalid_argument("product_dtype: expected float32 or bfloat16, found " +
@@ -256,6 +263,7 @@ static std::vector<RuleSpec> specify_branches(const Muon& rule) {
     }
     RuleSpec of_matrices{kernel::RuleId::Muon, 0.001, rule.weight_decay, {{"momentum", 0}, {"direction", 0}}};
     of_matrices.slots[1].form = Form::hidden;
+    of_matrices.cost = cost_of_products;
     of_matrices.no_rows =
         "Muon's products take the whole matrix (exclude it from Muon's, and Adam's formula takes rows)";
     RuleSpec of_others = Definition<Adam>::branches(adam_of(rule)).front();
