@@ -251,12 +251,13 @@ UNEQUAL = {"small": (20, 100), "large": (300, 100), "middle": (100, 100), "tall"
 @pytest.mark.parametrize(
     ("new", "shapes"),
     [
-        (lambda: fo.Lamb(), MATRICES | {"bias": (8000,)}),
+        (fo.Lamb, MATRICES | {"bias": (8000,)}),
         (lambda: fo.Adam(rowwise=True), MATRICES | {"table": (3, 5000), "bias": (33001,)}),
         (lambda: fo.Muon(exclude_layers=["table"]), MATRICES | {"table": (3, 20000)}),
-        (lambda: fo.Muon(), UNEQUAL | {"bias": (200_000,)}),
+        (fo.Muon, UNEQUAL | {"bias": (200_000,)}),
+        (lambda: fo.Adam(slot_dtype="float8"), {"kernel": (1000, 128), "bias": (4096,)}),
     ],
-    ids=["Lamb", "rowwise", "Muon", "unequal matrices"],
+    ids=["Lamb", "rowwise", "Muon", "unequal matrices", "float8"],
 )
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_have_equally_many_elements_if_some_are_not_cut(
@@ -274,6 +275,19 @@ def test_ranks_have_equally_many_elements_if_some_are_not_cut(
     whole = sum(int(np.prod(shape)) for shape in shapes.values())
     assert sum(found) == whole
     assert all(abs(elements - whole / size) <= 1024 for elements in found)
+
+
+def test_matrices_are_dealt_by_what_their_products_cost() -> None:
+    """The long one has most elements, but costs least."""
+    shapes = {"square": (100, 100), "long": (10, 3000), "other": (90, 90)}
+
+    def of_rank(threads: Threads) -> set[str]:
+        optimizer = fo.Sharded(fo.Muon(), threads)
+        optimizer.build({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+        state = optimizer.inner_optimizer._core.state()
+        return {n.removeprefix("momentum/") for n, array in state if array.ndim and array.size}
+
+    assert ranks.finished(ranks.run(2, of_rank)) == [{"square"}, {"long", "other"}]
 
 
 def test_excluded_variables_do_not_decay() -> None:

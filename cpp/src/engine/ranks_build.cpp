@@ -85,9 +85,9 @@ std::vector<const Variable*> Ranks::whole_variables() const {
     return whole;
 }
 
-/// What is not cut has the shape of its variable on one rank, and no extent on the others. A slot of rows or columns is
-/// then as empty; it need not be if the variable is, which so is rank 0's. All else is one-dimensional, and a scalar has
-/// one element of one dimension.
+/// What is not cut has the shape of its variable on one rank, and no extent on the others, so that slots of rows and of
+/// columns are empty, too. Those of a variable without elements need not be, and are rank 0's. All else has one
+/// dimension, also a scalar.
 std::vector<std::int64_t> Ranks::shape_of_own(std::size_t variable) const {
     const std::int64_t size = own(variable).size();
     const std::span<const std::int64_t> whole = variables_[variable].tensor.shape();
