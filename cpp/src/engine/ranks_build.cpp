@@ -128,7 +128,9 @@ void Ranks::build(Optimizer::State& state, std::span<const Tensor> tensors, std:
         }
         Optimizer::State::Layout layout = state.lay_out(given, tensors);
         variables_ = layout.variables;
-        shares_ = Shares(variables_, state.branches, agreement_.size());
+        std::vector<Cost> costs;
+        for (const Variable& variable : variables_) costs.push_back(state.branches[variable.branch].cost);
+        shares_ = Shares(variables_, costs, agreement_.size(), given.built, shares_);
         describe(state.rule, state.options, facts);
         facts.add("average", std::int64_t{average_});
         for (std::size_t i = 0; i < tensors.size(); ++i) {

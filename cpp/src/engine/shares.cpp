@@ -40,25 +40,33 @@ std::vector<std::int64_t> poured(std::span<const Load> loads, std::int64_t eleme
 
 }  // namespace
 
-Shares::Shares(std::span<const Variable> variables, std::span<const RuleSpec> branches, std::size_t ranks)
+Shares::Shares(std::span<const Variable> variables, std::span<const Cost> costs, std::size_t ranks,
+               std::span<const std::size_t> built, const Shares& old)
     : pieces_(ranks) {
     struct Whole {
         std::size_t variable;
         double cost;
     };
+    std::vector<Load> loads(ranks);
     std::vector<Whole> wholes;
     SweepPlan line;
     for (std::size_t i = 0; i < variables.size(); ++i) {
-        const Cost cost = branches[variables[i].branch].cost;
-        is_whole_.push_back(cost != nullptr);
         const Tensor& tensor = variables[i].tensor;
-        if (!cost) {
-            line.add(i, tensor.size());
-        } else if (tensor.size() > 0) {
-            wholes.push_back({i, cost(tensor)});
+        is_whole_.push_back(costs[i] != nullptr);
+        if (tensor.size() == 0) continue;
+        const double cost = costs[i] ? costs[i](tensor) : 0.0;
+        if (built[i] == unknown) {
+            costs[i] ? wholes.push_back({i, cost}) : line.add(i, tensor.size());
+            continue;
+        }
+        for (std::size_t k = 0; k < ranks; ++k) {
+            const Piece piece = old.piece(built[i], k);
+            if (piece.size() == 0) continue;
+            pieces_[k].push_back({i, piece.begin, piece.end});
+            loads[k].cost += cost;
+            loads[k].elements += piece.size();
         }
     }
-    std::vector<Load> loads(ranks);
     std::ranges::stable_sort(wholes, std::greater<>(), &Whole::cost);
     for (const Whole& whole : wholes) {
         const auto least = std::ranges::min_element(loads, {}, &Load::cost);
@@ -73,7 +81,7 @@ Shares::Shares(std::span<const Variable> variables, std::span<const RuleSpec> br
         const SweepPlan::Border begin = line.border(passed), end = line.border(passed + more[k]);
         passed += more[k];
         for (std::size_t i = begin.variable; i < variables.size() && i <= end.variable; ++i) {
-            if (is_whole_[i]) continue;
+            if (is_whole_[i] || built[i] != unknown) continue;
             const Piece piece{i, i == begin.variable ? begin.element : 0,
                               i == end.variable ? end.element : variables[i].tensor.size()};
             if (piece.size() > 0) pieces_[k].push_back(piece);

@@ -25,8 +25,10 @@ class Shares {
 public:
     Shares() = default;
 
-    /// All ranks compute the same.
-    Shares(std::span<const Variable> variables, std::span<const RuleSpec> branches, std::size_t ranks);
+    /// `costs` are those of the variables' branches. A variable that was `built` stays where it is in `old`. All ranks
+    /// compute the same.
+    Shares(std::span<const Variable> variables, std::span<const Cost> costs, std::size_t ranks,
+           std::span<const std::size_t> built, const Shares& old);
 
     /// In the order of variables, without empty ones.
     std::span<const Piece> of(std::size_t rank) const { return pieces_[rank]; }
@@ -38,7 +40,7 @@ public:
     bool is_whole(std::size_t variable) const { return is_whole_[variable]; }
 
 private:
-    std::vector<std::vector<Piece>> pieces_;
+    std::vector<std::vector<Piece>> pieces_;  // of each rank
     std::vector<char> is_whole_;
 };
 

@@ -248,11 +248,13 @@ bool Muon::excludes_embeddings(const std::string& name) {
     return lower.find("embedding") != std::string::npos;
 }
 
-/// The products of an iteration, of which two are asked for by halves. Next to them a sweep costs nothing.
+/// Three products in each of five iterations, of which two are asked for by halves. On an EPYC, some twenty numbers are
+/// multiplied and added in the time that a sweep takes for an element.
 static double cost_of_products(const Tensor& matrix) {
     const auto [shorter, longer] = std::minmax(matrix.shape()[0], matrix.shape()[1]);
     const auto side = static_cast<double>(shorter), length = static_cast<double>(longer);
-    return side * side * (length / 2 + side / 2 + length);
+    const double multiplied = 5.0 * side * side * (length / 2.0 + side / 2.0 + length);
+    return elements_of(matrix) + multiplied / 20.0;
 }
 
 static std::vector<RuleSpec> specify_branches(const Muon& rule) {

@@ -61,7 +61,7 @@ struct StateNumber {
     double initial;
 };
 
-/// What a step on a variable costs, next to others of its rule.
+/// What a step on a variable costs, in elements of a sweep.
 using Cost = double (*)(const Tensor& variable);
 
 inline double elements_of(const Tensor& variable) {
