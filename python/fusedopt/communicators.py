@@ -25,7 +25,9 @@ class Communicator(Protocol):
     """A group of ranks. All call each function as often, and in the same order.
 
     A function may return before its exchange is over, with an object whose ``wait()`` waits for it. Until then its
-    buffers stay as they are, and other exchanges begin. It returns None if the exchange is over. Buffers are arrays of uint8. Counts are bytes, one for each rank. What is for or from a rank lies behind what is
+    buffers stay as they are, and other exchanges begin. It returns None if the exchange is over.
+
+    Buffers are arrays of uint8. Counts are bytes, one for each rank. What is for or from a rank lies behind what is
     for or from the rank before it.
     """
 
@@ -102,6 +104,12 @@ _EXPECTED = (
 )
 
 
+def wait_for(under_way: Exchange | None) -> None:
+    """Return when an exchange is over."""
+    if under_way is not None:
+        under_way.wait()
+
+
 def to_first(communicator: Communicator, own: Bytes, counts: Sequence[int]) -> Bytes:
     """Bring what each rank has, of so many bytes, one after the other to rank 0. Others get nothing."""
     rank, size = communicator.rank, communicator.size
@@ -113,9 +121,7 @@ def to_first(communicator: Communicator, own: Bytes, counts: Sequence[int]) -> B
         expected = now if rank == 0 else [0] * size
         received = np.empty(sum(expected), np.uint8)
         sent = own[done : done + now[rank]]
-        under_way = communicator.alltoallv(sent, [sent.size] + [0] * (size - 1), received, expected)
-        if under_way is not None:
-            under_way.wait()
+        wait_for(communicator.alltoallv(sent, [sent.size] + [0] * (size - 1), received, expected))
         for begin, offset, count in zip(begins, _offsets(expected), expected, strict=True):
             if count:
                 whole[begin + done : begin + done + count] = received[offset : offset + count]

@@ -318,7 +318,7 @@ class Sharded(Optimizer):
         self._between_steps("save", write)
 
     def _borders(self) -> sharded_state.Borders:
-        return {name: self._shard.borders(i) for i, name in enumerate(self._variable_names())}
+        return sharded_state.borders(self.communicator, self._core.state())
 
     def _twin(self, variables: Sequence[Array]) -> Any:
         """Return the inner optimizer as it is in a single process, in its first state."""

@@ -10,15 +10,21 @@ import numpy as np
 from fusedopt import communicators
 from fusedopt.arrays import Array
 from fusedopt.communicators import Communicator
-from fusedopt.files.names import Name
 
 Borders = Mapping[str, Sequence[int]]
-"""By the name of a variable, where the elements of each rank begin, and where those of the last one end."""
+"""By the name of an array of the state, where the elements of each rank begin, and where those of the last one end."""
 
 
-def _variable(name: str) -> str:
-    """Return the variable's part of the name of a slot."""
-    return Name.of(name).variable
+def borders(communicator: Communicator, own: Sequence[tuple[str, Array]]) -> Borders:
+    """Ask all ranks how much they have of each array. What a rank has lies behind what the ranks before it have."""
+    sizes = np.array([piece.size for _, piece in own], np.int64)
+    found = np.empty((communicator.size, sizes.size), np.int64)
+    counts = [sizes.nbytes] * communicator.size
+    communicators.wait_for(
+        communicator.allgatherv(sizes.view(np.uint8), found.reshape(-1).view(np.uint8), counts)
+    )
+    ends = np.cumsum(found, axis=0).T.tolist()
+    return {name: [0, *of_ranks] for (name, _), of_ranks in zip(own, ends, strict=True)}
 
 
 def gather(
@@ -34,8 +40,8 @@ def gather(
             if target is not None:
                 target[...] = piece
             continue
-        counts = (np.diff(borders[_variable(name)]) * piece.itemsize).tolist()
-        found = communicators.to_first(communicator, piece.view(np.uint8), counts)
+        counts = (np.diff(borders[name]) * piece.itemsize).tolist()
+        found = communicators.to_first(communicator, piece.reshape(-1).view(np.uint8), counts)
         if target is not None:
             target[...] = found.view(piece.dtype).reshape(target.shape)
 
@@ -49,8 +55,8 @@ def pieces(
         if piece.ndim == 0:
             kept.append(array)
             continue
-        begin, end = borders[_variable(name)][rank : rank + 2]
-        kept.append(array.reshape(-1)[begin:end])
+        begin, end = borders[name][rank : rank + 2]
+        kept.append(array.reshape(-1)[begin:end].reshape(piece.shape))
     return kept
 
 

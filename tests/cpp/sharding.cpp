@@ -6,6 +6,7 @@
 
 #include "array.hpp"
 #include "check.hpp"
+#include "matrices.hpp"
 #include "memory.hpp"
 
 namespace {
@@ -70,19 +71,15 @@ void on_ranks(int size, const Work& work) {
 
 constexpr std::int64_t large = 5000, small = 7;
 constexpr int steps = 3;
-const fusedopt::Options options{.weight_decay = 0.01, .global_clipnorm = 1.0, .use_ema = true};
+const Shape matrix{40, 30};
+constexpr std::int64_t matrix_size = 1200;
 
 std::vector<Array> variables() {
     std::vector<Array> made;
     made.emplace_back(DType::float32, numbers(DType::float32, large, 1));
     made.emplace_back(DType::float64, numbers(DType::float64, small, 2));
+    made.emplace_back(DType::bfloat16, matrix, numbers(DType::bfloat16, matrix_size, 3));
     return made;
-}
-
-std::vector<fusedopt::Tensor> tensors(const std::vector<Array>& arrays) {
-    std::vector<fusedopt::Tensor> all;
-    for (const Array& array : arrays) all.push_back(array.tensor());
-    return all;
 }
 
 std::vector<float> gradient(int rank, int step, std::int64_t size) {
@@ -106,44 +103,75 @@ bool same(const std::vector<Array>& a, const std::vector<Array>& b) {
     return is_same;
 }
 
+/// The gradients of one step of all variables.
+struct Gradients {
+    Gradients(int rank, int step)
+        : first(gradient(rank, step, large)),
+          second(gradient(rank, step, small)),
+          third(gradient(rank, step, matrix_size)) {}
+
+    void operator+=(const Gradients& other) {
+        add(first, other.first);
+        add(second, other.second);
+        add(third, other.third);
+    }
+
+    void apply_to(fusedopt::Optimizer& optimizer) const {
+        optimizer.apply({fusedopt::Tensor(first), fusedopt::Tensor(second),
+                         fusedopt::Tensor(third.data(), DType::float32, matrix)});
+    }
+
+    std::vector<float> first, second, third;
+};
+
+/// Trains one optimizer, and as many ranks as are asked for, of which each keeps `most` momenta at most.
+void check_bits_of_one(const fusedopt::Rule& rule, const fusedopt::Options& options, int size, std::int64_t most) {
+    const std::vector<Array> expected = variables();
+    fusedopt::Optimizer single(rule, options);
+    single.build(tensors(expected));
+    for (int step = 0; step < steps; ++step) {
+        Gradients sum(0, step);
+        for (int rank = 1; rank < size; ++rank) sum += Gradients(rank, step);
+        sum.apply_to(single);
+    }
+    std::vector<std::vector<Array>> found(static_cast<std::size_t>(size));
+    std::vector<std::int64_t> kept(found.size());
+    for (std::vector<Array>& each : found) each = variables();
+    on_ranks(size, [&](int rank, Communicator communicator) {
+        const auto own = static_cast<std::size_t>(rank);
+        fusedopt::Optimizer optimizer(rule, options);
+        optimizer.shard(std::move(communicator));
+        optimizer.build(tensors(found[own]));
+        for (int step = 0; step < steps; ++step) Gradients(rank, step).apply_to(optimizer);
+        for (const auto& [name, tensor] : optimizer.variables()) {
+            if (name.starts_with("momentum/")) kept[own] += tensor.size();
+        }
+    });
+    std::int64_t total = 0;
+    for (std::size_t k = 0; k < found.size(); ++k) {
+        CHECK(same(found[k], expected));
+        CHECK(kept[k] <= most);
+        total += kept[k];
+    }
+    CHECK_EQUAL(total, large + small + matrix_size);
+}
+
 }  // namespace
 
 TEST(ranks_have_the_bits_of_one_optimizer) {
+    using fusedopt::SlotDType;
+    const fusedopt::Options common{.weight_decay = 0.01, .global_clipnorm = 1.0, .use_ema = true};
+    fusedopt::Options coded = common;
+    coded.slot_dtype = SlotDType::float8;  // of the largest one alone, though its pieces are small
+    coded.master = false;
+    coded.seed = 5;
     for (int size = 1; size <= 4; ++size) {
-        const std::vector<Array> expected = variables();
-        fusedopt::Optimizer single(fusedopt::Adam{}, options);
-        single.build(tensors(expected));
-        for (int step = 0; step < steps; ++step) {
-            std::vector<float> first = gradient(0, step, large), second = gradient(0, step, small);
-            for (int rank = 1; rank < size; ++rank) {
-                add(first, gradient(rank, step, large));
-                add(second, gradient(rank, step, small));
-            }
-            single.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
-        }
-        std::vector<std::vector<Array>> found(static_cast<std::size_t>(size));
-        std::vector<std::int64_t> kept(found.size());
-        for (std::vector<Array>& each : found) each = variables();
-        on_ranks(size, [&](int rank, Communicator communicator) {
-            const auto own = static_cast<std::size_t>(rank);
-            fusedopt::Optimizer optimizer(fusedopt::Adam{}, options);
-            optimizer.shard(std::move(communicator));
-            optimizer.build(tensors(found[own]));
-            for (int step = 0; step < steps; ++step) {
-                const std::vector<float> first = gradient(rank, step, large), second = gradient(rank, step, small);
-                optimizer.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
-            }
-            for (const auto& [name, tensor] : optimizer.variables()) {
-                if (name.starts_with("momentum/")) kept[own] += tensor.size();
-            }
-        });
-        std::int64_t total = 0;
-        for (std::size_t k = 0; k < found.size(); ++k) {
-            CHECK(same(found[k], expected));
-            CHECK(kept[k] <= (large + small) / size + 1024);
-            total += kept[k];
-        }
-        CHECK_EQUAL(total, large + small);
+        const std::int64_t share = (large + small + matrix_size) / size + 1024;
+        check_bits_of_one(fusedopt::Adam{}, common, size, share);
+        check_bits_of_one(fusedopt::Adam{}, coded, size, share);
+        check_bits_of_one(fusedopt::Lamb{}, coded, size, large + small + matrix_size);
+        check_bits_of_one(fusedopt::Muon{.matrix_product = multiply}, {.clipnorm = 1.0, .use_ema = true}, size, share);
+        check_bits_of_one(fusedopt::RMSprop{.momentum = 0.9, .rowwise = true}, common, size, share);
     }
 }
 
@@ -155,11 +183,12 @@ TEST(what_one_rank_refuses_all_refuse) {
         fusedopt::Optimizer optimizer(fusedopt::SGD{}, {});
         optimizer.shard(std::move(communicator));
         optimizer.build(tensors(found[own]));
-        const std::vector<float> first = gradient(rank, 0, rank == 2 ? 3 : large), second = gradient(rank, 0, small);
+        Gradients gradients(rank, 0);
+        if (rank == 2) gradients.first.resize(3);
         const std::int64_t before = optimizer.agreements();
         std::string message;
         try {
-            optimizer.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
+            gradients.apply_to(optimizer);
         } catch (const std::invalid_argument& error) {
             message = error.what();
         }
@@ -175,8 +204,8 @@ TEST(what_one_rank_refuses_all_refuse) {
 
 TEST(what_cannot_be_sharded_is_refused) {
     Group group(1);
-    fusedopt::Optimizer lamb(fusedopt::Lamb{}, {});
-    CHECK_REFUSED(lamb.shard(group.rank(0)), "found Lamb, which needs whole variables");
+    fusedopt::Optimizer follower(fusedopt::SGD{}, {.row_updates = fusedopt::RowUpdates::caught_up});
+    CHECK_REFUSED(follower.shard(group.rank(0)), "found caught_up");
     fusedopt::Optimizer adam(fusedopt::Adam{}, {});
     CHECK_REFUSED(adam.agreements(), "expected a sharded optimizer");
     CHECK_REFUSED(adam.shard({}), "expected the functions alltoallv and allgatherv");
@@ -186,5 +215,5 @@ TEST(what_cannot_be_sharded_is_refused) {
     const std::vector<Array> built = variables();
     adam.build(tensors(built));
     CHECK(adam.borders(0) == (std::vector<std::int64_t>{0, large}));
-    CHECK_REFUSED(adam.borders(2), "found 2");
+    CHECK_REFUSED(adam.borders(3), "found 3");
 }

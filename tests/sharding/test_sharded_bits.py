@@ -9,16 +9,12 @@ import fusedopt as fo
 import numpy as np
 import pytest
 import ranks
-from cases import CASES, OPTIONS, VARIANTS, Case
+from cases import CASES, OPTIONS, ROWWISE, Case
+from low_bit import of_option, with_codes
 from ranks import Threads
 from training import make
 
 STEPS = 5
-WHOLE = {"Lamb", "Adafactor", "Muon"}
-
-
-def is_sharable(case: Case) -> bool:
-    return case.rule not in WHOLE and not case.arguments.get("rowwise")
 
 
 def trained(
@@ -49,17 +45,54 @@ def same_bits(
         assert found == expected
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if is_sharable(case)], ids=str)
+def size_for(label: str) -> int:
+    """Choose each of 1 to 5 ranks for a fifth of the cases."""
+    return 1 + sum(map(ord, label)) % 5
+
+
+@pytest.mark.parametrize("case", [*CASES, *ROWWISE], ids=str)
 def test_every_rule_with_every_option(case: Case) -> None:
-    size = 1 + sum(map(ord, case.label)) % 5  # each of 1 to 5 ranks for a fifth of the cases
-    same_bits(size, lambda: make(case))
+    same_bits(size_for(case.label), lambda: make(case))
 
 
 @pytest.mark.maintainer
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("case", [case for case in CASES if is_sharable(case)], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *ROWWISE], ids=str)
 def test_every_rule_with_every_option_on_every_number_of_ranks(case: Case, size: int) -> None:
     same_bits(size, lambda: make(case))
+
+
+@pytest.mark.parametrize(
+    ("case", "code"), with_codes(of_option("everything"), ["bfloat16", "float8"])
+)
+def test_every_rule_with_slots_in_fewer_bits(case: Case, code: str) -> None:
+    size = size_for(case.label + code)
+    whole_blocks = {"half": code, "bias": code}  # and the rows of a matrix, if a rule goes by rows
+    named = whole_blocks if case.arguments.get("rowwise") else {**whole_blocks, "kernel": code}
+    same_bits(size, lambda: make(case, slot_dtypes=named, seed=7, master=size % 2 == 0))
+
+
+WHOLE: dict[str, Callable[[], Any]] = {
+    "rowwise": lambda: fo.Adam(
+        0.01, rowwise=True, use_ema=True, weight_decay=0.1, gradient_accumulation_steps=2
+    ),
+    "muon": lambda: fo.Muon(0.01, exclude_layers=["half"], clipnorm=1.0, skip_nonfinite=True),
+    "muon in bfloat16": lambda: fo.Muon(
+        0.01, exclude_layers=["half"], slot_dtype="bfloat16", master=False
+    ),
+    "lamb in float8": lambda: fo.Lamb(0.01, slot_dtype="float8", global_clipnorm=1.0),
+}
+CODED: dict[str, Callable[[], Any]] = {
+    "bfloat16": lambda: fo.Adam(0.01, slot_dtype="bfloat16", clipnorm=1.0),
+    "float8": lambda: fo.Adam(0.01, slot_dtype="float8", skip_nonfinite=True),
+    "no master": lambda: fo.SGD(0.01, momentum=0.9, master=False, use_ema=True),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("new", (WHOLE | CODED).values(), ids=WHOLE | CODED)
+def test_what_is_not_cut_or_coded(new: Callable[[], Any], size: int) -> None:
+    same_bits(size, new)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
@@ -75,15 +108,6 @@ def test_every_dtype_of_gradients(dtype: str, size: int, average: bool) -> None:
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     same_bits(size, lambda: fo.Adam(0.01, global_clipnorm=1.0), dtype, average)
-
-
-@pytest.mark.parametrize("case", [case for case in VARIANTS if not is_sharable(case)], ids=str)
-def test_rules_that_need_whole_variables_are_refused(case: Case) -> None:
-    optimizer = make(case)
-    with pytest.raises(ValueError, match="goes element by element, found .*, which needs whole"):
-        ranks.finished(ranks.run(1, lambda threads: fo.Sharded(optimizer, threads)))
-    optimizer.build(ranks.variables())  # it is as it was
-    optimizer.apply(ranks.gradients(0, 0))
 
 
 def test_a_dynamic_loss_scale_has_one_value_on_all_ranks() -> None:
@@ -218,6 +242,52 @@ def test_each_rank_keeps_its_share_of_the_slots(size: int) -> None:
     whole = 3 * 4 * (1000 * 999 + 31)
     for found in ranks.finished(ranks.run(size, of_rank)):
         assert abs(found - whole / size) <= 3 * 4 * 1024 + 16
+
+
+MATRICES = {f"matrix {i}": (80, 100) for i in range(7)}
+UNEQUAL = {"small": (20, 100), "large": (300, 100), "middle": (100, 100), "tall": (1000, 10)}
+
+
+@pytest.mark.parametrize(
+    ("new", "shapes"),
+    [
+        (fo.Lamb, MATRICES | {"bias": (8000,)}),
+        (lambda: fo.Adam(rowwise=True), MATRICES | {"table": (3, 5000), "bias": (33001,)}),
+        (lambda: fo.Muon(exclude_layers=["table"]), MATRICES | {"table": (3, 20000)}),
+        (fo.Muon, UNEQUAL | {"bias": (200_000,)}),
+        (lambda: fo.Adam(slot_dtype="float8"), {"kernel": (1000, 128), "bias": (4096,)}),
+    ],
+    ids=["Lamb", "rowwise", "Muon", "unequal matrices", "float8"],
+)
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_have_equally_many_elements_if_some_are_not_cut(
+    new: Callable[[], Any], shapes: dict[str, tuple[int, ...]], size: int
+) -> None:
+    """What can be cut fills up what cannot."""
+
+    def of_rank(threads: Threads) -> int:
+        optimizer = fo.Sharded(new(), threads)
+        optimizer.build({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+        state = dict(optimizer.inner_optimizer._core.state())
+        return sum(a.size for name, a in state.items() if name.startswith("momentum/"))
+
+    found = ranks.finished(ranks.run(size, of_rank))
+    whole = sum(int(np.prod(shape)) for shape in shapes.values())
+    assert sum(found) == whole
+    assert all(abs(elements - whole / size) <= 1024 for elements in found)
+
+
+def test_matrices_are_dealt_by_what_their_products_cost() -> None:
+    """The long one has most elements, but costs least."""
+    shapes = {"square": (100, 100), "long": (10, 3000), "other": (90, 90)}
+
+    def of_rank(threads: Threads) -> set[str]:
+        optimizer = fo.Sharded(fo.Muon(), threads)
+        optimizer.build({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+        state = optimizer.inner_optimizer._core.state()
+        return {n.removeprefix("momentum/") for n, array in state if array.ndim and array.size}
+
+    assert ranks.finished(ranks.run(2, of_rank)) == [{"square"}, {"long", "other"}]
 
 
 def test_excluded_variables_do_not_decay() -> None:

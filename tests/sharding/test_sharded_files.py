@@ -19,6 +19,17 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "nadam": lambda: fo.Nadam(0.01, use_ema=True),
     "accumulation": lambda: fo.SGD(0.1, momentum=0.9, gradient_accumulation_steps=2),
     "skipping": lambda: fo.Lion(0.01, skip_nonfinite=True),
+    "rows and columns": lambda: fo.Adafactor(0.01, weight_decay=0.1),
+    "norms": lambda: fo.Lamb(0.01, slot_dtype="float8"),
+    "matrices": lambda: fo.Muon(0.01, exclude_layers=["half"], slot_dtype="bfloat16"),
+    "rowwise": lambda: fo.Adam(0.01, rowwise=True, amsgrad=True, use_ema=True),
+    "bfloat16": lambda: fo.Adam(0.01, slot_dtype="bfloat16", master=False),
+    "float8": lambda: fo.AdamW(
+        0.01,
+        slot_dtypes={"kernel": "float8", "half": "float8", "bias": "float8"},
+        gradient_accumulation_steps=2,
+        seed=3,
+    ),
     "loss scale": lambda: fo.LossScaleOptimizer(fo.Adam(0.01), 2.0, 2),
 }
 every_optimizer = pytest.mark.parametrize("new", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -95,6 +106,29 @@ def test_from_4_ranks_to_3_to_1_process_to_4_ranks(new: Callable[[], Any], tmp_p
     assert found == [expected] * 4
     single.save(tmp_path / "single", variables=True)
     assert path.read_bytes() == (tmp_path / "single").read_bytes()
+
+
+@pytest.mark.parametrize("slot_dtype", ["float32", "bfloat16", "float8"])
+def test_slots_in_another_slot_dtype(slot_dtype: Any, tmp_path: Path) -> None:
+    source = fo.Adam(0.01, slot_dtype="bfloat16")
+    source.build(ranks.variables())
+    steps(source, shared, range(2))
+    source.save(tmp_path / "source", variables=True)
+
+    def of_rank(threads: Threads) -> None:
+        optimizer = fo.Sharded(fo.Adam(0.01, slot_dtype=slot_dtype), threads)
+        optimizer.build(ranks.variables())
+        optimizer.load(tmp_path / "source", convert_slots=True)
+        steps(optimizer, part(threads), range(2, 4))
+        optimizer.save(tmp_path / "sharded", variables=True)
+
+    ranks.finished(ranks.run(3, of_rank))
+    single = fo.Adam(0.01, slot_dtype=slot_dtype)
+    single.build(ranks.variables())
+    single.load(tmp_path / "source", convert_slots=True)
+    steps(single, shared, range(2, 4))
+    single.save(tmp_path / "single", variables=True)
+    assert (tmp_path / "sharded").read_bytes() == (tmp_path / "single").read_bytes()
 
 
 def test_a_file_without_variables_leaves_them(tmp_path: Path) -> None:

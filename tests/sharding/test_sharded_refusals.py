@@ -160,6 +160,42 @@ def test_options_that_were_assigned_on_one_rank() -> None:
     assert all("'global_clipnorm: 1' on rank 0" in message for message in messages)
 
 
+def test_a_matrix_product_that_raises_on_the_rank_of_its_matrix() -> None:
+    class Product:
+        fails = False
+
+        def __call__(self, a: Any, b: Any, out: Any) -> None:
+            if self.fails and out.shape[1] == 100:
+                raise RuntimeError("no product today")
+            np.matmul(a, b, out)
+
+    def of_rank(threads: Threads) -> Any:
+        product = Product()
+        optimizer, variables = built(threads, fo.Muon(0.01, matrix_product=product))
+        before = everything(optimizer, variables)
+        product.fails = True
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            optimizer.apply(ranks.gradients(0, 1))
+        assert everything(optimizer, variables) == before
+        return type(caught.value), str(caught.value)
+
+    found = ranks.finished(ranks.run(SIZE, of_rank))
+    assert all("no product today" in message for _, message in found)
+    assert sorted(error.__name__ for error, _ in found) == ["RuntimeError", *["ValueError"] * 2]
+
+
+def test_seeds_that_differ() -> None:
+    def act(optimizer: Any, _: Any, bad: bool) -> None:
+        optimizer.inner_optimizer.seed = int(bad)
+        try:
+            optimizer.apply(ranks.gradients(0, 1))
+        finally:
+            optimizer.inner_optimizer.seed = 0
+
+    messages = refused(act, lambda: fo.Adam(slot_dtype="bfloat16", seed=0))
+    assert all("seed of what is rounded at random" in message for message in messages)
+
+
 @pytest.mark.filterwarnings("error:No gradient")
 def test_a_warning_that_is_an_error() -> None:
     def act(optimizer: Any, _: Any, bad: bool) -> None:
@@ -198,6 +234,14 @@ BAD_BUILDS: dict[str, tuple[Callable[[bool], tuple[Any, Any]], str]] = {
         "'beta_1 = 0.8",
     ),
     "option": (lambda bad: (fo.Adam(use_ema=bad), ranks.variables()), "'use_ema = true' on rank 1"),
+    "exclusions": (
+        lambda bad: (fo.Muon(exclude_layers=["half" if bad else "kernel"]), ranks.variables()),
+        "'branch of the rule of variable 0: 1' on rank 0",
+    ),
+    "row size": (
+        lambda bad: (fo.Adam(rowwise=True, slot_dtypes={"kernel": "float8"}), ranks.variables()),
+        "expected rows of a multiple of 64",
+    ),
     "dtype": (
         lambda bad: (fo.Adam(), ranks.variables() | ({"bias": np.ones(5)} if bad else {})),
         "variable 5 ('bias'): float64 of shape (5,)' on rank 1",
@@ -249,14 +293,11 @@ def test_a_build_by_apply_may_fail_before_and_after_it() -> None:
 # What cannot be sharded
 
 UNSHARABLE = {
-    "slot_dtype": (lambda: fo.Adam(slot_dtype="bfloat16"), ValueError, "slot_dtype"),
-    "slot_dtypes": (lambda: fo.Adam(slot_dtypes={"w": "float8"}), ValueError, "slot_dtype"),
-    "master": (lambda: fo.Adam(master=False), ValueError, "master"),
     "row_updates": (lambda: fo.SGD(row_updates="caught_up"), ValueError, "row_updates"),
     "a member": (
-        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"w": fo.Adam(master=False)})),
+        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"w": fo.Adam(row_updates="caught_up")})),
         ValueError,
-        "master",
+        "row_updates",
     ),
     "text": (lambda: "adam", TypeError, "expected an Optimizer"),
 }
@@ -271,8 +312,8 @@ def test_what_cannot_be_sharded(make: Callable[[], Any], error: Any, part: str) 
 def test_options_that_came_after_the_constructor() -> None:
     inner = fo.Adam()
     optimizer = fo.Sharded(inner, Threads(ranks.Group(1), 0))
-    inner.slot_dtype = "bfloat16"
-    with pytest.raises(ValueError, match="slot_dtype"):
+    inner.row_updates = "caught_up"
+    with pytest.raises(ValueError, match="row_updates"):
         optimizer.build([np.ones(3, np.float32)])
 
 

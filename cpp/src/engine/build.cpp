@@ -38,6 +38,9 @@ Optimizer::State::Layout Optimizer::State::lay_out(const Given& given, std::span
         layout.variables.push_back({nullptr, DType::float32, old ? old->decays : true,
                                     static_cast<std::uint16_t>(branch), old ? old->tensor : given.tensors[i], name,
                                     is_given});
+        if (!old) continue;
+        layout.variables.back().whole_size = old->whole_size;
+        layout.variables.back().begin = old->begin;
     }
     for (const Tensor& tensor : excluded) {
         const auto same = [&](const Tensor& other) {
@@ -200,7 +203,7 @@ void Optimizer::State::initialize_short_slots(const Tensor& variable, const kern
 
 void Optimizer::State::set_slot_code(const Variable& variable, std::size_t index, kernel::Job& job) const {
     const RuleSpec& spec = branch_of(job);
-    job.slot_code = slot_code_of(options, spec, variable.tensor, variable.name);
+    job.slot_code = slot_code_of(options, spec, variable);
     if (job.slot_code != kernel::SlotCode::float8) return;
     job.scales = blocks_of(job.size) * kernel::slot_block;
     if (!spec.is_rowwise || job.size == 0) return;
@@ -231,8 +234,9 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
         job.clip_factor = 1.0;
         job.branch = variable.branch;
         job.decays = variable.decays;
-        job.first_partial = tiles;
-        tiles += tile_count(job);
+        // A piece's tiles have the numbers that they have in the whole variable.
+        job.first_partial = tiles + static_cast<std::size_t>(variable.begin / kernel::tile);
+        tiles += tiles_of(variable.whole_size);
         if (built == unknown) set_slot_code(layout.variables[new_jobs.size()], new_jobs.size(), job);
         new_jobs.push_back(job);
     }

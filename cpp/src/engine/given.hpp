@@ -19,9 +19,11 @@ struct Variable {
     DType checked_dtype;
     bool decays;
     std::uint16_t branch;  // of the rule
-    Tensor tensor;
+    Tensor tensor;         // if the optimizer is sharded, the piece of it that this rank has
     std::string name;
     bool is_named;  // or the name is its position
+    std::int64_t whole_size = tensor.size();
+    std::int64_t begin = 0;  // of a piece, in the whole variable
 };
 
 /// Memory [begin, end) of a built variable, for looking variables up by address.

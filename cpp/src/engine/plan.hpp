@@ -43,9 +43,9 @@ public:
         std::int64_t element;
     };
 
-    /// Where share k of so many equal ones begins, at a tile border; share `count` begins behind everything.
-    Border border(std::int64_t k, std::int64_t count) const {
-        const Cut at = cut(total_ / count * k + std::min(k, total_ % count));
+    /// The tile border at or after an element of the sweep; behind everything from the number of elements on.
+    Border border(std::int64_t element) const {
+        const Cut at = cut(element);
         if (at.position < variables_.size()) return {variables_[at.position], at.element};
         return {static_cast<std::size_t>(-1), 0};
     }

@@ -134,6 +134,9 @@ void Ranks::evaluate(std::span<const Participant> participants, const std::funct
         function();
         for_each_state(facts, [&](const Optimizer::State& state) {
             if (std::ranges::find(participants, &state, &Participant::state) == participants.end()) return;
+            if (rounds_at_random(state.options)) {
+                facts.add("seed of what is rounded at random", static_cast<std::int64_t>(state.common.front().seed));
+            }
             for (const kernel::Step& common : state.common) {
                 facts.add("scale", common.scale);
                 facts.add("factor on the variables, by learning_rate and weight_decay", common.keep);

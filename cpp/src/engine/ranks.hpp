@@ -1,5 +1,5 @@
-// A sharded optimizer, or several that are stepped as one: which elements are whose, and what ranks exchange in a call.
-// Nothing else knows of ranks. To the states, each variable is the piece of it that this rank has.
+// A sharded optimizer, or several that are stepped as one: what ranks exchange in a call. Only Shares, which tells
+// whose an element is, knows of ranks, too. To the states, each variable is the piece of it that this rank has.
 #pragma once
 
 #include <array>
@@ -17,6 +17,7 @@
 
 #include "engine/agreement.hpp"
 #include "engine/given.hpp"
+#include "engine/shares.hpp"
 #include "engine/state.hpp"
 
 namespace fusedopt {
@@ -31,7 +32,7 @@ public:
     /// Those of a sharded optimizer; refuses another.
     static Ranks& of(Ranks* ranks);
 
-    /// Refuses a rule or options that cannot be shared out.
+    /// Refuses options that cannot be shared out.
     static void require_shardable(const Optimizer::State& state);
 
     // Calls on all ranks, or in this process alone if there are none.
@@ -72,18 +73,6 @@ public:
     std::vector<std::int64_t> borders(std::size_t variable) const;
 
 private:
-    struct Piece {
-        std::int64_t begin;
-        std::int64_t end;
-        std::int64_t size() const { return end - begin; }
-    };
-
-    /// What of a variable goes in one window.
-    struct Part {
-        std::size_t variable;
-        Piece piece;
-    };
-
     /// Memory for an exchange, and how to wait for it.
     struct Exchange {
         std::vector<std::byte> send, receive;
@@ -96,8 +85,8 @@ private:
     };
 
     void require_whole(const char* function) const;
-    Piece piece(std::size_t variable, std::size_t rank) const;
-    Piece own(std::size_t variable) const { return piece(variable, agreement_.rank()); }
+    Piece own(std::size_t variable) const { return shares_.piece(variable, agreement_.rank()); }
+    std::vector<std::int64_t> shape_of_own(std::size_t variable) const;
     std::size_t index_of(const char* function, const Tensor& tensor) const;
     const Optimizer::State& state_of(std::size_t variable) const { return *states_[places_[variable].optimizer]; }
 
@@ -113,7 +102,7 @@ private:
 
     void cut(const Given& given, std::span<Optimizer::State::Layout> layouts, std::span<const Place> places,
              Facts& facts);
-    void cut_new(std::span<const std::size_t> built, std::span<const std::vector<std::int64_t>> old_borders);
+    std::vector<Cost> costs() const;
     void take(std::int64_t builds, const Gradients& gradients, const Optimizer::Choice& choice);
     void reserve_sums();
     void sum_all_gradients();
@@ -131,22 +120,22 @@ private:
     void sum_gradients(std::size_t window);
     void send_weights(std::size_t window);
     void take_weights(std::size_t window);
-    std::int64_t gradient_bytes(const Part& part) const;
-    std::int64_t weight_bytes(const Part& part) const;
-    std::byte* weights_at(const Part& part, std::int64_t element) const;
+    std::int64_t gradient_bytes(const Piece& piece) const;
+    std::int64_t weight_bytes(const Piece& piece) const;
+    std::byte* weights_at(const Piece& piece, std::int64_t element) const;
     template <class Bytes, class Work>
-    void run_on(std::span<const Part> parts, const Bytes& bytes_of, const Work& work);
+    void run_on(std::span<const Piece> pieces, const Bytes& bytes_of, const Work& work);
 
     Agreement agreement_;
     bool average_;
     bool is_torn_ = false;  // weights were written, and an exchange has failed
     std::vector<Optimizer::State*> states_;
-    std::vector<Variable> variables_;                 // whole
-    std::vector<Place> places_;                       // of the variables
-    std::vector<std::vector<std::int64_t>> borders_;  // of each variable: of rank k those from [k] to [k + 1]
+    std::vector<Variable> variables_;  // whole
+    std::vector<Place> places_;        // of the variables
+    Shares shares_;
 
-    std::vector<char> is_exchanged_;                       // whether a variable takes part,
-    std::vector<std::vector<std::vector<Part>>> windows_;  // and what each window has of each rank
+    std::vector<char> is_exchanged_;                        // whether a variable takes part,
+    std::vector<std::vector<std::vector<Piece>>> windows_;  // and what each window has of each rank
 
     // Of the call in progress.
     std::vector<Tensor> gradients_;   // whole

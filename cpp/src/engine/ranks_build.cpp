@@ -1,5 +1,5 @@
-// Building a sharded optimizer: what cannot be shared out, which piece of each variable is this rank's, and that all
-// ranks build the same.
+// Building a sharded optimizer: what cannot be shared out, how the pieces of this rank are made variables of its own,
+// and that all ranks build the same.
 #include <algorithm>
 #include <array>
 #include <functional>
@@ -74,21 +74,9 @@ void describe(const Rule& rule, const Options& options, Facts& facts) {
 }  // namespace
 
 void Ranks::require_shardable(const Optimizer::State& state) {
-    const AnyDefinition& definition = definition_of(state.rule);
-    const auto refuse = [](const std::string& expected, const std::string& found) {
-        throw std::invalid_argument("shard: expected " + expected + ", found " + found);
-    };
-    const std::string by_element = "a rule that goes element by element";
-    if (std::ranges::any_of(state.branches, &RuleSpec::is_rowwise)) {
-        refuse(by_element, std::string(definition.name) + " with rowwise, which needs whole rows");
-    }
-    if (state.branches.size() > 1 || definition.procedure(state.rule, {}, {})) {
-        refuse(by_element, std::string(definition.name) + ", which needs whole variables");
-    }
-    if (asks_for_codes(state.options)) refuse("slot_dtype float32, as codes cannot be shared out", "fewer bits");
-    if (!state.options.master) refuse("master to be true, as variables without it cannot be shared out", "false");
     if (state.options.row_updates != RowUpdates::lazy) {
-        refuse("row_updates lazy, as a sharded optimizer takes no gradients of rows", "caught_up");
+        throw std::invalid_argument(
+            "shard: expected row_updates lazy, as a sharded optimizer takes no gradients of rows, found caught_up");
     }
 }
 
@@ -98,36 +86,37 @@ std::vector<const Variable*> Ranks::whole_variables() const {
     return whole;
 }
 
+/// What is not cut has the shape of its variable on one rank, and no extent on the others, so that slots of rows and of
+/// columns are empty, too. Those of a variable without elements need not be, and are rank 0's. All else has one
+/// dimension, also a scalar.
+std::vector<std::int64_t> Ranks::shape_of_own(std::size_t variable) const {
+    const std::int64_t size = own(variable).size();
+    const std::span<const std::int64_t> whole = variables_[variable].tensor.shape();
+    if (!shares_.is_whole(variable) || whole.empty()) return {size};
+    if (size > 0 || (variables_[variable].tensor.size() == 0 && agreement_.rank() == 0)) {
+        return {whole.begin(), whole.end()};
+    }
+    return std::vector<std::int64_t>(whole.size(), 0);
+}
+
 std::vector<Tensor> Ranks::pieces_of(std::span<const Tensor> tensors) const {
     std::vector<Tensor> pieces;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const std::array shape{own(i).size()};
-        auto* const data = static_cast<std::byte*>(tensors[i].data());
-        const auto offset = own(i).begin * static_cast<std::int64_t>(item_size(tensors[i].dtype()));
         // An empty piece lies where its variable begins, where no other one does.
-        pieces.emplace_back(static_cast<void*>(shape[0] > 0 ? data + offset : data), tensors[i].dtype(), shape);
+        const auto offset = own(i).begin * static_cast<std::int64_t>(item_size(tensors[i].dtype()));
+        void* const data = static_cast<std::byte*>(tensors[i].data()) + offset;
+        pieces.emplace_back(data, tensors[i].dtype(), shape_of_own(i));
     }
     return pieces;
 }
 
-/// Variables that are built keep their borders. New ones are shared out among themselves, at borders of tiles.
-void Ranks::cut_new(std::span<const std::size_t> built, std::span<const std::vector<std::int64_t>> old_borders) {
-    SweepPlan plan;
+/// Null for a variable that is cut.
+std::vector<Cost> Ranks::costs() const {
+    std::vector<Cost> costs;
     for (std::size_t i = 0; i < variables_.size(); ++i) {
-        if (built[i] == unknown) plan.add(i, variables_[i].tensor.size());
+        costs.push_back(state_of(i).branches[variables_[i].branch].cost);
     }
-    borders_.assign(variables_.size(), {});
-    const auto ranks = static_cast<std::int64_t>(agreement_.size());
-    for (std::int64_t k = 0; k <= ranks; ++k) {
-        const SweepPlan::Border border = plan.border(k, ranks);
-        for (std::size_t i = 0; i < variables_.size(); ++i) {
-            const bool is_before = i < border.variable;
-            borders_[i].push_back(i == border.variable ? border.element : is_before ? variables_[i].tensor.size() : 0);
-        }
-    }
-    for (std::size_t i = 0; i < variables_.size(); ++i) {
-        if (built[i] != unknown) borders_[i] = old_borders[built[i]];
-    }
+    return costs;
 }
 
 void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts, std::span<const Place> places,
@@ -145,11 +134,13 @@ void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts,
         variables_.push_back(layouts[places_[i].optimizer].variables[places_[i].index]);
         variables_[i].tensor = given.tensors[i];
     }
-    cut_new(given.built, std::vector(borders_));
+    shares_ = Shares(variables_, costs(), agreement_.size(), given.built, std::exchange(shares_, Shares()));
     const std::vector<Tensor> pieces = pieces_of(given.tensors);
     for (std::size_t i = 0; i < variables_.size(); ++i) {
         const Variable& variable = variables_[i];
-        layouts[places_[i].optimizer].variables[places_[i].index].tensor = pieces[i];
+        Variable& of_layout = layouts[places_[i].optimizer].variables[places_[i].index];
+        of_layout.tensor = pieces[i];
+        of_layout.begin = own(i).begin;
         facts.add(who_is(i, variable.name) + ": " + std::string(to_string(variable.tensor.dtype())) + " of shape " +
                   to_string(variable.tensor.shape()) + (variable.decays ? "" : ", without decay") +
                   (given.built[i] == unknown ? "" : ", built as variable " + std::to_string(given.built[i])) +
@@ -159,6 +150,7 @@ void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts,
         const Tensor& tensor = variables_[i].tensor;
         const std::uint64_t sum = checksum(tensor.data(), static_cast<std::size_t>(tensor.size_bytes()));
         facts.add("checksum of the values", static_cast<std::int64_t>(sum), i);
+        facts.add("branch of the rule", std::int64_t{variables_[i].branch}, i);
     }
     std::int64_t largest = 0;
     for (const Variable& variable : variables_) {
@@ -178,7 +170,7 @@ void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts,
 
 void Ranks::build(Ranks* ranks, const std::function<void(const Cut& cut)>& make) {
     if (!ranks) return make({});
-    const auto before = std::tuple(ranks->variables_, ranks->places_, ranks->borders_);
+    const auto before = std::tuple(ranks->variables_, ranks->places_, ranks->shares_);
     try {
         ranks->agreement_.on("build", [&](Facts& facts) {
             bool is_same = true;
@@ -190,7 +182,7 @@ void Ranks::build(Ranks* ranks, const std::function<void(const Cut& cut)>& make)
             return false;
         });
     } catch (...) {
-        std::tie(ranks->variables_, ranks->places_, ranks->borders_) = before;
+        std::tie(ranks->variables_, ranks->places_, ranks->shares_) = before;
         throw;
     }
 }

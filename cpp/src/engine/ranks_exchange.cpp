@@ -67,13 +67,11 @@ void pack(const Tensor& tensor, std::int64_t begin, std::int64_t end, std::byte*
 
 }  // namespace
 
-Ranks::Piece Ranks::piece(std::size_t variable, std::size_t rank) const {
-    return {borders_[variable][rank], borders_[variable][rank + 1]};
-}
-
 std::vector<std::int64_t> Ranks::borders(std::size_t variable) const {
     static_cast<void>(checked_index(std::span(&variable, 1), 0, variables_.size()));
-    return borders_[variable];
+    std::vector<std::int64_t> all{0};
+    for (std::size_t k = 0; k < agreement_.size(); ++k) all.push_back(all.back() + shares_.piece(variable, k).size());
+    return all;
 }
 
 /// So many elements of a rank fill a window.
@@ -86,7 +84,7 @@ void Ranks::reserve_exchanges(std::int64_t item_bytes) {
     std::int64_t most = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         std::int64_t elements = 0;
-        for (std::size_t i = 0; i < variables_.size(); ++i) elements += piece(i, k).size();
+        for (const Piece& piece : shares_.of(k)) elements += piece.size();
         most = std::max(most, std::min(elements, room() + kernel::tile));
     }
     const std::int64_t of_rank = most * item_bytes + static_cast<std::int64_t>(variables_.size()) * 8;
@@ -104,12 +102,12 @@ void Ranks::plan_windows() {
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         std::size_t window = 0;
         std::int64_t left = room();
-        for (std::size_t i = 0; i < variables_.size(); ++i) {
-            const Piece all = is_exchanged_[i] ? piece(i, k) : Piece{};
+        for (const Piece& all : shares_.of(k)) {
+            if (!is_exchanged_[all.variable]) continue;
             for (std::int64_t begin = all.begin, end; begin < all.end; begin = end) {
                 end = std::min(all.begin + up_to(begin + left - all.begin, kernel::tile), all.end);
                 if (window == windows_.size()) windows_.emplace_back(agreement_.size());
-                windows_[window][k].push_back({i, {begin, end}});
+                windows_[window][k].push_back({all.variable, begin, end});
                 left -= end - begin;
                 if (left > 0) continue;
                 left = room();
@@ -122,18 +120,18 @@ void Ranks::plan_windows() {
 /// Calls work(part, offset, begin, end) on threads, for all elements of some parts. The bytes of a part lie `offset`
 /// behind those of the first one.
 template <class Bytes, class Work>
-void Ranks::run_on(std::span<const Part> parts, const Bytes& bytes_of, const Work& work) {
+void Ranks::run_on(std::span<const Piece> parts, const Bytes& bytes_of, const Work& work) {
     offsets_.clear();
     part_plan_.clear();
     std::int64_t offset = 0;
     for (std::size_t p = 0; p < parts.size(); ++p) {
-        part_plan_.add(p, parts[p].piece.size());
+        part_plan_.add(p, parts[p].size());
         offsets_.push_back(offset);
         offset += bytes_of(parts[p]);
     }
     part_plan_.run([&](std::size_t p, std::int64_t begin, std::int64_t end) {
-        const Part& part = parts[p];
-        work(part, offsets_[p], part.piece.begin + begin, part.piece.begin + end);
+        const Piece& part = parts[p];
+        work(part, offsets_[p], part.begin + begin, part.begin + end);
     });
 }
 
@@ -155,8 +153,7 @@ void Ranks::reserve_sums() {
     pieces_.assign(gradients_.size(), Tensor());
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
-        const std::array shape{own(i).size()};
-        pieces_[i] = Tensor(memory_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape);
+        pieces_[i] = Tensor(memory_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape_of_own(i));
     }
 }
 
@@ -167,31 +164,31 @@ void Ranks::choose_exchanged(std::vector<char> is_exchanged) {
 }
 
 // Each part is aligned for any type.
-std::int64_t Ranks::gradient_bytes(const Part& part) const {
-    return up_to(part.piece.size() * item(gradients_[part.variable].dtype()), 8);
+std::int64_t Ranks::gradient_bytes(const Piece& part) const {
+    return up_to(part.size() * item(gradients_[part.variable].dtype()), 8);
 }
 
 /// Begins to exchange a window of gradients.
 void Ranks::send_gradients(std::size_t window) {
     const std::size_t rank = agreement_.rank(), size = agreement_.size();
     Exchange& exchange = gradient_exchanges_[window % 2];
-    const auto bytes_of = [&](const Part& part) { return gradient_bytes(part); };
-    std::vector<Part> sent;
+    const auto bytes_of = [&](const Piece& part) { return gradient_bytes(part); };
+    std::vector<Piece> sent;
     exchange.send_counts.assign(size, 0);
     for (std::size_t k = 0; k < size; ++k) {
         if (k == rank) continue;
-        for (const Part& part : windows_[window][k]) {
+        for (const Piece& part : windows_[window][k]) {
             sent.push_back(part);
             exchange.send_counts[k] += gradient_bytes(part);
         }
     }
     const std::span<std::byte> send = first_of(exchange.send, sum_of(exchange.send_counts));
-    run_on(sent, bytes_of, [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+    run_on(sent, bytes_of, [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
         const Tensor& gradient = gradients_[part.variable];
-        pack(gradient, begin, end, send.data() + offset + (begin - part.piece.begin) * item(gradient.dtype()));
+        pack(gradient, begin, end, send.data() + offset + (begin - part.begin) * item(gradient.dtype()));
     });
     std::int64_t bytes = 0;
-    for (const Part& part : windows_[window][rank]) bytes += gradient_bytes(part);
+    for (const Piece& part : windows_[window][rank]) bytes += gradient_bytes(part);
     exchange.receive_counts.assign(size, bytes);
     exchange.receive_counts[rank] = 0;
     const std::span<std::byte> receive = first_of(exchange.receive, sum_of(exchange.receive_counts));
@@ -205,8 +202,8 @@ void Ranks::sum_gradients(std::size_t window) {
     exchange.finish();
     const kernel::Kernels& kernels = current_kernels();
     const std::int64_t from_each = exchange.receive_counts[rank == 0 ? size - 1 : 0];
-    const auto bytes_of = [&](const Part& part) { return gradient_bytes(part); };
-    const auto sum = [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+    const auto bytes_of = [&](const Piece& part) { return gradient_bytes(part); };
+    const auto sum = [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
         // Subnormals count: the sum is that which any program would compute.
         const FloatEnvironment environment(Subnormals::kept);
         const Tensor& gradient = gradients_[part.variable];
@@ -219,7 +216,7 @@ void Ranks::sum_gradients(std::size_t window) {
             const Tensor& piece = pieces_[part.variable];
             auto* const total =
                 static_cast<std::byte*>(piece.data()) + (begin - own(part.variable).begin) * item(piece.dtype());
-            const std::byte* received = exchange.receive.data() + offset + (begin - part.piece.begin) * bytes;
+            const std::byte* received = exchange.receive.data() + offset + (begin - part.begin) * bytes;
             for (std::size_t k = 0; k < size; ++k) {
                 const std::byte* addend = received;
                 if (k != rank) {
@@ -249,43 +246,44 @@ void Ranks::sum_all_gradients() {
 
 /// Adds up the tiles of each variable in their order, whoever has measured them.
 void Ranks::exchange_squares(const Scaling& scaling) {
-    const auto is_measured = [&](std::size_t i) { return gradients_[i] && state_of(i).needs_norm(scaling); };
-    const auto tiles_of = [&](std::size_t i, std::size_t rank) {
-        return (piece(i, rank).size() + kernel::tile - 1) / kernel::tile;
-    };
     squares_.clear();
     std::vector<std::int64_t> counts(agreement_.size(), 0);
-    std::int64_t total = 0;
-    for (std::size_t i = 0; i < gradients_.size(); ++i) {
-        if (!is_measured(i)) continue;
-        const std::span<const double> own_tiles = state_of(i).tile_sums(places_[i].index);
-        squares_.insert(squares_.end(), own_tiles.begin(), own_tiles.end());
-        for (std::size_t k = 0; k < agreement_.size(); ++k) {
-            counts[k] += tiles_of(i, k) * static_cast<std::int64_t>(sizeof(double));
-            total += tiles_of(i, k);
+    std::size_t total = 0;
+    const auto for_each_piece_of = [&](std::size_t rank, const auto& work) {
+        for (const Piece& piece : shares_.of(rank)) {
+            const std::size_t i = piece.variable;
+            if (gradients_[i] && state_of(i).needs_norm(scaling)) work(i, tiles_of(piece.size()));
         }
+    };
+    for (std::size_t k = 0; k < agreement_.size(); ++k) {
+        for_each_piece_of(k, [&](std::size_t i, std::size_t tiles) {
+            counts[k] += static_cast<std::int64_t>(tiles * sizeof(double));
+            total += tiles;
+            if (k != agreement_.rank()) return;
+            const std::span<const double> own_tiles = state_of(i).tile_sums(places_[i].index);
+            squares_.insert(squares_.end(), own_tiles.begin(), own_tiles.end());
+        });
     }
-    all_squares_.resize(static_cast<std::size_t>(total));
+    all_squares_.resize(total);
     agreement_.gather(std::as_bytes(std::span(squares_)), std::as_writable_bytes(std::span(all_squares_)), counts);
     const FloatEnvironment environment;
     for (Optimizer::State* const state : states_) state->sums_over_ranks.assign(state->variables.size(), 0.0);
     std::size_t next = 0;
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
-        for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            if (!is_measured(i)) continue;
+        for_each_piece_of(k, [&](std::size_t i, std::size_t tiles) {
             double& sum = states_[places_[i].optimizer]->sums_over_ranks[places_[i].index];
-            for (std::int64_t tiles = tiles_of(i, k); tiles > 0; --tiles) sum += all_squares_[next++];
-        }
+            for (; tiles > 0; --tiles) sum += all_squares_[next++];
+        });
     }
 }
 
-std::byte* Ranks::weights_at(const Part& part, std::int64_t element) const {
+std::byte* Ranks::weights_at(const Piece& part, std::int64_t element) const {
     const Tensor& tensor = variables_[part.variable].tensor;
     return static_cast<std::byte*>(tensor.data()) + element * item(tensor.dtype());
 }
 
-std::int64_t Ranks::weight_bytes(const Part& part) const {
-    return part.piece.size() * item(variables_[part.variable].tensor.dtype());
+std::int64_t Ranks::weight_bytes(const Piece& part) const {
+    return part.size() * item(variables_[part.variable].tensor.dtype());
 }
 
 /// Begins to give all ranks a window of this rank's weights.
@@ -294,15 +292,15 @@ void Ranks::send_weights(std::size_t window) {
     Exchange& exchange = weight_exchanges_[window % 2];
     exchange.receive_counts.assign(agreement_.size(), 0);
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
-        for (const Part& part : windows_[window][k]) exchange.receive_counts[k] += weight_bytes(part);
+        for (const Piece& part : windows_[window][k]) exchange.receive_counts[k] += weight_bytes(part);
     }
     const std::span<std::byte> send = first_of(exchange.send, exchange.receive_counts[rank]);
     const std::span<std::byte> receive = first_of(exchange.receive, sum_of(exchange.receive_counts));
-    const auto bytes_of = [&](const Part& part) { return weight_bytes(part); };
+    const auto bytes_of = [&](const Piece& part) { return weight_bytes(part); };
     run_on(windows_[window][rank], bytes_of,
-           [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+           [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
                const std::byte* from = weights_at(part, begin);
-               std::byte* to = send.data() + offset + (from - weights_at(part, part.piece.begin));
+               std::byte* to = send.data() + offset + (from - weights_at(part, part.begin));
                std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - from));
            });
     exchange.wait = agreement_.communicator().allgatherv(send, receive, exchange.receive_counts);
@@ -312,14 +310,14 @@ void Ranks::send_weights(std::size_t window) {
 void Ranks::take_weights(std::size_t window) {
     Exchange& exchange = weight_exchanges_[window % 2];
     exchange.finish();
-    const auto bytes_of = [&](const Part& part) { return weight_bytes(part); };
+    const auto bytes_of = [&](const Piece& part) { return weight_bytes(part); };
     const std::byte* received = exchange.receive.data();
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         if (k != agreement_.rank()) {
             run_on(windows_[window][k], bytes_of,
-                   [&](const Part& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+                   [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
                        std::byte* to = weights_at(part, begin);
-                       const std::byte* from = received + offset + (to - weights_at(part, part.piece.begin));
+                       const std::byte* from = received + offset + (to - weights_at(part, part.begin));
                        std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - to));
                    });
         }
@@ -337,9 +335,9 @@ void Ranks::step_by_windows(Optimizer::State& state, bool gives_weights) {
             if (w + 1 < count) send_gradients(w + 1);
             sum_gradients(w);
         }
-        if (const std::vector<Part>& parts = windows_[w][agreement_.rank()]; !parts.empty()) {
-            const Part& last = parts.back();
-            state.sweep_until(last.variable, last.piece.end - own(last.variable).begin);
+        if (const std::vector<Piece>& parts = windows_[w][agreement_.rank()]; !parts.empty()) {
+            const Piece& last = parts.back();
+            state.sweep_until(last.variable, last.end - own(last.variable).begin);
         }
         if (!gives_weights) continue;
         send_weights(w);

@@ -90,14 +90,13 @@ std::uint64_t seed_of(const Options& options, std::int64_t calls) {
     return (x ^ (x >> 31)) + static_cast<std::uint64_t>(calls);
 }
 
-kernel::SlotCode slot_code_of(const Options& options, const RuleSpec& spec, const Tensor& variable,
-                              const std::string& name) {
+kernel::SlotCode slot_code_of(const Options& options, const RuleSpec& spec, const Variable& variable) {
     const bool has_full = std::ranges::any_of(spec.slots, [](const Slot& slot) { return slot.form == Form::full; });
-    if (!has_full || variable.dtype() == DType::float64) return kernel::SlotCode::full;
-    if (const auto named = options.slot_dtypes.find(name); named != options.slot_dtypes.end()) {
+    if (!has_full || variable.tensor.dtype() == DType::float64) return kernel::SlotCode::full;
+    if (const auto named = options.slot_dtypes.find(variable.name); named != options.slot_dtypes.end()) {
         return slot_code(named->second);
     }
-    const bool is_small = options.slot_dtype == SlotDType::float8 && variable.size() < least_coded;
+    const bool is_small = options.slot_dtype == SlotDType::float8 && variable.whole_size < least_coded;
     return is_small ? kernel::SlotCode::full : slot_code(options.slot_dtype);
 }
 

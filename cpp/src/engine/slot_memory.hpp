@@ -29,8 +29,7 @@ bool rounds_at_random(const Options& options);
 std::uint64_t seed_of(const Options& options, std::int64_t calls);
 
 /// Of a variable's slots with one number for each element. Those of a variable without such slots count as full.
-kernel::SlotCode slot_code_of(const Options& options, const RuleSpec& spec, const Tensor& variable,
-                              const std::string& name);
+kernel::SlotCode slot_code_of(const Options& options, const RuleSpec& spec, const Variable& variable);
 
 inline bool has_array(const Slot& slot) {
     return slot.form != Form::derived && slot.form != Form::placeholder;

@@ -48,9 +48,13 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
     return true;
 }
 
-/// The tiles a variable is cut into.
+/// The tiles that so many elements are cut into.
+inline std::size_t tiles_of(std::int64_t elements) {
+    return static_cast<std::size_t>((elements + kernel::tile - 1) / kernel::tile);
+}
+
 inline std::size_t tile_count(const kernel::Job& job) {
-    return static_cast<std::size_t>((job.size + kernel::tile - 1) / kernel::tile);
+    return tiles_of(job.size);
 }
 
 /// What a wrapper adds to a step.

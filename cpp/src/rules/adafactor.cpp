@@ -287,6 +287,7 @@ static std::vector<RuleSpec> specify_branches(const Adafactor&) {
     RuleSpec of_matrices{{}, 0.001, {}, {{"r", 0}, {"c", 0}, not_negative("velocity", 0)}};
     of_matrices.no_rows = "Adafactor's means go over the whole variable";
     of_matrices.no_float8 = "Adafactor keeps one number for each row and column, so that there is nothing to save";
+    of_matrices.cost = elements_of;
     RuleSpec of_vectors = of_matrices;
     of_matrices.slots[0].form = Form::rows;
     of_matrices.slots[1].form = Form::columns;

@@ -48,6 +48,7 @@ Named<double> unpack(const kernel::Scalars& packed) {
 inline RuleSpec rowwise(RuleSpec spec, kernel::RuleId kernel, std::initializer_list<std::size_t> slots) {
     spec.kernel = kernel;
     spec.is_rowwise = true;
+    spec.cost = elements_of;  // a row's mean goes over all of it
     for (const std::size_t k : slots) spec.slots[k].form = Form::rowwise;
     return spec;
 }

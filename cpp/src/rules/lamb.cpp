@@ -52,6 +52,7 @@ private:
 static RuleSpec specify(const Lamb&) {
     RuleSpec spec{{}, 0.001, {}, {{"momentum", 0}, not_negative("velocity", 0)}};
     spec.no_rows = "Lamb's ratio takes the norms of the whole variable";
+    spec.cost = elements_of;
     return spec;
 }
 

@@ -61,6 +61,13 @@ struct StateNumber {
     double initial;
 };
 
+/// What a step on a variable costs, in elements of a sweep.
+using Cost = double (*)(const Tensor& variable);
+
+inline double elements_of(const Tensor& variable) {
+    return static_cast<double>(variable.size());
+}
+
 struct RuleSpec {
     std::optional<kernel::RuleId> kernel;  // none: the rule's procedure does all
     double learning_rate;                  // the default
@@ -73,6 +80,7 @@ struct RuleSpec {
     Mover mover = {};                 // if they can
     bool interpolates = false;        // w = (1 - beta_1) z + beta_1 x, with z in slot 0 and x to be evaluated at
     bool is_rowwise = false;          // branch 0 by rows: a job of the kernel is one whole row
+    Cost cost = nullptr;              // if only one rank can update a variable; null: ranks share its elements
 };
 
 /// When a step's scalars are computed: `t` is the number of the update, from 1.
