@@ -108,9 +108,7 @@ def test_one_skips_for_all() -> None:
         assert counts == [(1, 1), (0, 1)]
         return bits(variables), counts, inner.skipped_steps, inner.iterations
 
-    alike(
-        2, lambda: several(fo.Adam(0.01), {"kernel": fo.SGD(0.1, skip_nonfinite=True)}), act
-    )
+    alike(2, lambda: several(fo.Adam(0.01), {"kernel": fo.SGD(0.1, skip_nonfinite=True)}), act)
 
 
 def test_what_is_assigned_acts_in_the_next_step() -> None:
