@@ -216,7 +216,7 @@ def apply_a_bad_shape(optimizer: Any, variables: Any, bad: bool) -> None:
 
 
 REFUSED: dict[str, tuple[Guilty, str]] = {
-    "a gradient": (apply_a_bad_shape, "gradient of variable 4 ('half'): expected shape (7, 300)"),
+    "a gradient": (apply_a_bad_shape, "gradient of variable 4 ('half'): expected shape"),
     "a gradient that is missing": (apply_without_gain, "'gradient of variable 1: none' on rank 1"),
     "the rate of a member": (
         assign("learning_rate", 0.5, 0),

@@ -254,9 +254,11 @@ UNSHARABLE = {
     "master": (lambda: fo.Adam(master=False), ValueError, "master"),
     "row_updates": (lambda: fo.SGD(row_updates="caught_up"), ValueError, "row_updates"),
     "a member": (
-        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"w": fo.Adam(master=False)})),
+        lambda: fo.MultiOptimizer(
+            fo.OptimizerMap(fo.Adam(), {"w": fo.SGD(row_updates="caught_up")})
+        ),
         ValueError,
-        "master",
+        "row_updates",
     ),
     "text": (lambda: "adam", TypeError, "expected an Optimizer"),
 }
