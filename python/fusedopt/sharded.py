@@ -82,7 +82,7 @@ class Sharded(Optimizer):
         For an optimizer that is built, or one that cannot be sharded: `Lamb`, `Adafactor`, `Muon`, ``rowwise``,
         ``slot_dtype`` or ``slot_dtypes`` of fewer bits, ``master=False``, ``row_updates="caught_up"``.
     TypeError
-        For an argument of another type, also a `MultiOptimizer`.
+        For an argument of another type.
 
     Notes
     -----
@@ -93,9 +93,9 @@ class Sharded(Optimizer):
     - `variables`, `named_variables`, `averages` and `set_weights` are of this rank's part: one-dimensional pieces of
       the state, which are empty if the rank has nothing of a variable.
     - Call the methods here, not those of the inner optimizer. Its hyperparameters may be assigned, on all ranks alike;
-      it saves and lists this rank's part alone.
-    - Not there yet: gradients of rows, building again with more variables, copies and pickles, ``load`` with
-      ``strict=False``.
+      it saves and lists this rank's part alone. The members of a `MultiOptimizer` refuse steps of their own.
+    - Building again with more variables leaves the state of the old ones where it is, and shares out the new ones.
+    - Not there yet: gradients of rows, copies and pickles, ``load`` with ``strict=False``.
 
     Examples
     --------
@@ -125,7 +125,7 @@ class Sharded(Optimizer):
     inner_optimizer: Optimizer = required(
         _checked_inner,
         "Optimizer",
-        "One with a rule, or a LossScaleOptimizer around one, not built yet. All options are its own.",
+        "One with a rule, a MultiOptimizer, or a LossScaleOptimizer around one, not built. All options are its own.",
         serialize=serialize,
         deserialize=_no_configuration,
     )
@@ -193,8 +193,8 @@ class Sharded(Optimizer):
         Parameters
         ----------
         variables : sequence or dict of numpy.ndarray
-            As for any optimizer. All ranks give the same, with the same values; send those of one rank to the others
-            first, for example by mpi4py's ``comm.Bcast(w)``.
+            As for any optimizer, also to add more. All ranks give the same, with the same values; send those of one
+            rank to the others first, for example by mpi4py's ``comm.Bcast(w)``.
 
         Raises
         ------

@@ -1,6 +1,8 @@
 // Ranks that are threads: the bits of one optimizer with the summed gradients, and refusals on all ranks.
+#include <array>
 #include <barrier>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <thread>
 
@@ -173,6 +175,71 @@ TEST(ranks_have_the_bits_of_one_optimizer) {
         check_bits_of_one(fusedopt::Muon{.matrix_product = multiply}, {.clipnorm = 1.0, .use_ema = true}, size, share);
         check_bits_of_one(fusedopt::RMSprop{.momentum = 0.9, .rowwise = true}, common, size, share);
     }
+}
+
+TEST(several_optimizers_have_the_bits_of_one_process_and_take_more_variables) {
+    const auto make = [] {
+        return fusedopt::MultiOptimizer({std::make_shared<fusedopt::Optimizer>(fusedopt::Adam{}),
+                                         std::make_shared<fusedopt::Optimizer>(fusedopt::SGD{.momentum = 0.9})},
+                                        std::nullopt, 1.0);
+    };
+    const auto train = [](fusedopt::MultiOptimizer& optimizer, const std::vector<Array>& arrays, const auto& of_step) {
+        const std::vector<fusedopt::Tensor> all = tensors(arrays);
+        optimizer.build(std::span(all).last(1), std::array<std::size_t, 1>{1});
+        std::vector<float> second = of_step(0, small);
+        optimizer.apply({fusedopt::Tensor(second)});
+        optimizer.build(all, std::array<std::size_t, 2>{0, 1});
+        std::vector<float> first = of_step(1, large);
+        second = of_step(1, small);
+        optimizer.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
+        return optimizer.global_norm().value_or(0.0);
+    };
+    for (int size = 1; size <= 4; ++size) {
+        const std::vector<Array> expected = variables();
+        fusedopt::MultiOptimizer single = make();
+        const double norm = train(single, expected, [&](int step, std::int64_t elements) {
+            std::vector<float> sum = gradient(0, step, elements);
+            for (int rank = 1; rank < size; ++rank) add(sum, gradient(rank, step, elements));
+            return sum;
+        });
+        std::vector<std::vector<Array>> found(static_cast<std::size_t>(size));
+        for (std::vector<Array>& each : found) each = variables();
+        on_ranks(size, [&](int rank, Communicator communicator) {
+            fusedopt::MultiOptimizer optimizer = make();
+            optimizer.shard(std::move(communicator));
+            const double of_rank =
+                train(optimizer, found[static_cast<std::size_t>(rank)],
+                      [&](int step, std::int64_t elements) { return gradient(rank, step, elements); });
+            CHECK_EQUAL(of_rank, norm);
+            CHECK_EQUAL(optimizer.borders(1).back(), small);
+            CHECK_EQUAL(optimizer.iterations(), 2);
+        });
+        for (const std::vector<Array>& each : found) CHECK(same(each, expected));
+    }
+}
+
+TEST(members_of_a_sharded_optimizer_take_no_calls) {
+    Group group(1);
+    const auto member = std::make_shared<fusedopt::Optimizer>(fusedopt::Adam{}, options);
+    fusedopt::MultiOptimizer optimizer({member});
+    CHECK_REFUSED(optimizer.agreements(), "expected a sharded optimizer");
+    optimizer.shard(group.rank(0));
+    CHECK_REFUSED(optimizer.shard(group.rank(0)), "sharded already");
+    CHECK_REFUSED(optimizer.agree("a call", {}, "a reason"), "a reason");
+    const std::vector<Array> arrays = variables();
+    CHECK_REFUSED(member->build(tensors(arrays)), "on the MultiOptimizer around this optimizer");
+    optimizer.build(tensors(arrays), std::array<std::size_t, 2>{0, 0});
+    const std::vector<float> first(large), second(small);
+    CHECK_REFUSED(member->apply({fusedopt::Tensor(first), fusedopt::Tensor(second)}), "apply: expected on the Multi");
+    CHECK_REFUSED(member->finalize_variable_values(tensors(arrays)), "on the MultiOptimizer around");
+    CHECK_REFUSED(member->begin_evaluation(), "on the MultiOptimizer around");
+    CHECK_REFUSED(member->borders(0), "on the MultiOptimizer around");
+    CHECK(same(arrays, variables()));
+    const std::vector<Array> moved = variables();
+    optimizer.rebind(tensors(moved));
+    optimizer.apply({fusedopt::Tensor(first), fusedopt::Tensor(second)});
+    CHECK(!same(moved, variables()));
+    CHECK(same(arrays, variables()));
 }
 
 TEST(what_one_rank_refuses_all_refuse) {

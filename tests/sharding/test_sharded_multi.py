@@ -108,9 +108,7 @@ def test_one_skips_for_all() -> None:
         assert counts == [(1, 1), (0, 1)]
         return bits(variables), counts, inner.skipped_steps, inner.iterations
 
-    alike(
-        2, lambda: several(fo.Adam(0.01), {"kernel": fo.SGD(0.1, skip_nonfinite=True)}), act
-    )
+    alike(2, lambda: several(fo.Adam(0.01), {"kernel": fo.SGD(0.1, skip_nonfinite=True)}), act)
 
 
 def test_what_is_assigned_acts_in_the_next_step() -> None:
@@ -218,7 +216,7 @@ def apply_a_bad_shape(optimizer: Any, variables: Any, bad: bool) -> None:
 
 
 REFUSED: dict[str, tuple[Guilty, str]] = {
-    "a gradient": (apply_a_bad_shape, "gradient of variable 4 ('half'): expected shape (7, 300)"),
+    "a gradient": (apply_a_bad_shape, "gradient of variable 4 ('half'): expected shape"),
     "a gradient that is missing": (apply_without_gain, "'gradient of variable 1: none' on rank 1"),
     "the rate of a member": (
         assign("learning_rate", 0.5, 0),

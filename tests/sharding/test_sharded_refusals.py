@@ -295,7 +295,9 @@ def test_a_build_by_apply_may_fail_before_and_after_it() -> None:
 UNSHARABLE = {
     "row_updates": (lambda: fo.SGD(row_updates="caught_up"), ValueError, "row_updates"),
     "a member": (
-        lambda: fo.MultiOptimizer(fo.OptimizerMap(fo.SGD(), {"w": fo.Adam(row_updates="caught_up")})),
+        lambda: fo.MultiOptimizer(
+            fo.OptimizerMap(fo.Adam(), {"w": fo.SGD(row_updates="caught_up")})
+        ),
         ValueError,
         "row_updates",
     ),

@@ -1,6 +1,6 @@
 // How the ranks of a program exchange bytes. The core knows no MPI: the program hands over functions.
 //
-// With Optimizer::shard each rank builds the same variables with the same values, and gives gradients of its own to
+// With Optimizer::shard, or that of a MultiOptimizer, each rank builds the same variables with the same values, and gives gradients of its own to
 // `apply`. They are summed in the order of the ranks, and the weights have the bits of a single optimizer that gets the
 // sum. Each rank keeps state for its share of all elements alone: `variables` and `state` list one-dimensional pieces,
 // which are empty if a rank has nothing of a variable.
@@ -11,8 +11,10 @@
 // are refused.
 //
 // Refused are Lamb, Adafactor, Muon and `rowwise`, which need whole variables or rows, slots of fewer bits,
-// `master` = false, RowUpdates::caught_up, gradients of rows, members of a MultiOptimizer, building again with more
-// variables, and calls in a forked child.
+// `master` = false, RowUpdates::caught_up, gradients of rows, calls of the members of a sharded MultiOptimizer, and
+// calls in a forked child.
+//
+// Building again adds variables. The old ones stay with their ranks, and the new ones are shared out among themselves.
 #pragma once
 
 #include <fusedopt/language.hpp>
