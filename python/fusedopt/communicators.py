@@ -87,8 +87,8 @@ def checked(name: str, value: Any) -> Communicator:
 
 
 _EXPECTED = (
-    "{name}: expected a communicator of mpi4py or an object with rank, size, alltoallv and allgatherv, "
-    "found {value!r} without {missing}"
+    "{name}: expected a communicator of mpi4py, a fusedopt.torch.Communicator, or an object with rank, size, alltoallv "
+    "and allgatherv, found {value!r} without {missing}"
 )
 
 

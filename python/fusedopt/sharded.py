@@ -130,9 +130,10 @@ class Sharded(Optimizer):
     )
     communicator: Any = required(
         communicators.checked,
-        "mpi4py.MPI.Intracomm or object",
-        "The ranks. An object needs ``rank``, ``size``, ``alltoallv(send, send_counts, receive, receive_counts)`` and "
-        "``allgatherv(send, receive, counts)``. Buffers are arrays of uint8, counts lists of bytes for each rank.",
+        "mpi4py.MPI.Intracomm, fusedopt.torch.Communicator or object",
+        "The ranks. ``fusedopt.torch.Communicator`` is one over PyTorch's processes. Any other object needs ``rank``, "
+        "``size``, ``alltoallv(send, send_counts, receive, receive_counts)`` and ``allgatherv(send, receive, counts)``. "
+        "Buffers are arrays of uint8, counts lists of bytes for each rank.",
         serialize=_no_configuration,
         deserialize=_no_configuration,
     )
