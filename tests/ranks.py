@@ -31,6 +31,10 @@ class Threads:
         self.size = group.size
         self.bytes_sent = 0
 
+    def wait(self) -> None:
+        """Wait for the other ranks."""
+        self._group.barrier.wait(PATIENCE)
+
     def _swap(self, sent: Any) -> list[Any]:
         self._group.sent[self.rank] = sent
         self._group.barrier.wait(PATIENCE)

@@ -108,3 +108,15 @@ def to_first(communicator: Communicator, own: Bytes, counts: Sequence[int]) -> B
             if count:
                 whole[begin + done : begin + done + count] = received[offset : offset + count]
     return whole
+
+
+def texts(communicator: Communicator, own: str) -> list[str]:
+    """Return the texts of all ranks."""
+    data = np.frombuffer(own.encode(), np.uint8)
+    sizes = np.empty(communicator.size, np.int64)
+    counts = [sizes.itemsize] * communicator.size
+    communicator.allgatherv(np.array([data.size]).view(np.uint8), sizes.view(np.uint8), counts)
+    found = np.empty(sizes.sum(), np.uint8)
+    communicator.allgatherv(data, found, sizes.tolist())
+    parts = np.split(found, np.cumsum(sizes)[:-1])
+    return [part.tobytes().decode() for part in parts]

@@ -20,6 +20,8 @@ def trains(folder: Path) -> list[Any]:
     found = ranks.train(optimizer, lambda step: ranks.gradients(comm.rank, step))
     optimizer.save(folder / "state", variables=True)
     optimizer.load(folder / "state")
+    optimizer.save(folder / "index", variables=True, per_rank=True)
+    optimizer.load(folder / "index")
     return [found, optimizer.iterations]
 
 

@@ -51,6 +51,12 @@ def test_training(size: int, tmp_path: Path) -> None:
     assert found == [[expected, "4"]] * size
     single.save(tmp_path / "single", variables=True)
     assert (tmp_path / "state").read_bytes() == (tmp_path / "single").read_bytes()
+    assert len([*tmp_path.glob("index-*")]) == size
+    loaded = ranks.new()
+    loaded.build(ranks.variables())
+    loaded.load(tmp_path / "index")
+    loaded.save(tmp_path / "loaded", variables=True)
+    assert (tmp_path / "loaded").read_bytes() == (tmp_path / "single").read_bytes()
 
 
 def test_a_refusal(tmp_path: Path) -> None:
