@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import ranks
+import under_mpi
 
 HERE = Path(__file__).parent
-MPIEXEC = shutil.which(
-    "mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-)
-
-pytestmark = [
-    pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed (extra mpi)"),
-    pytest.mark.skipif(not MPIEXEC, reason="there is no mpiexec (extra mpi)"),
-]
+pytestmark = under_mpi.needed
 
 
 def run(size: int, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "mpi4py", str(HERE / "mpi_rank.py"), what, str(folder)]
-    return subprocess.run(
-        [str(MPIEXEC), "-n", str(size), *program],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return under_mpi.run(size, HERE / "mpi_rank.py", what, str(folder))
 
 
 def findings(size: int, what: str, folder: Path) -> list[list[str]]:
