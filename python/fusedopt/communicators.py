@@ -99,8 +99,8 @@ def checked(name: str, value: Any) -> Communicator:
 
 
 _EXPECTED = (
-    "{name}: expected a communicator of mpi4py or an object with rank, size, alltoallv and allgatherv, "
-    "found {value!r} without {missing}"
+    "{name}: expected a communicator of mpi4py, a fusedopt.torch.Communicator, or an object with rank, size, alltoallv "
+    "and allgatherv, found {value!r} without {missing}"
 )
 
 
@@ -126,3 +126,16 @@ def to_first(communicator: Communicator, own: Bytes, counts: Sequence[int]) -> B
             if count:
                 whole[begin + done : begin + done + count] = received[offset : offset + count]
     return whole
+
+
+def texts(communicator: Communicator, own: str) -> list[str]:
+    """Return the texts of all ranks."""
+    data = np.frombuffer(own.encode(), np.uint8)
+    sizes = np.empty(communicator.size, np.int64)
+    counts = [sizes.itemsize] * communicator.size
+    size = np.array([data.size])
+    wait_for(communicator.allgatherv(size.view(np.uint8), sizes.view(np.uint8), counts))
+    found = np.empty(sizes.sum(), np.uint8)
+    wait_for(communicator.allgatherv(data, found, sizes.tolist()))
+    parts = np.split(found, np.cumsum(sizes)[:-1])
+    return [part.tobytes().decode() for part in parts]

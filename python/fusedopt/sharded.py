@@ -6,15 +6,17 @@ One file, though long: the docstrings of what all ranks call are half of it.
 from __future__ import annotations
 
 import os
+import secrets
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from fusedopt import arguments, communicators, sharded_state
 from fusedopt.arrays import Array
 from fusedopt.configuration.optimizers import serialize
-from fusedopt.files.partial_loading import Rules
+from fusedopt.files import rank_saving
+from fusedopt.files.partial_loading import LoadReport, Rules
 from fusedopt.hyperparameters import Hyperparameter, flag, required
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
 from fusedopt.multi_optimizer import MultiOptimizer
@@ -23,6 +25,7 @@ from fusedopt.rules.rate import Name
 from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.runtime import _core
 from fusedopt.state import copying
+from fusedopt.state.pieces import Piece
 
 _Result = TypeVar("_Result")
 
@@ -45,6 +48,15 @@ def _sharable(name: str, optimizer: Optimizer) -> RuleOptimizer | MultiOptimizer
             f"found {type(inner).__name__}"
         )
     return inner
+
+
+def _failure(function: Callable[[], Any]) -> BaseException | None:
+    """Call a function, and return what it raises."""
+    try:
+        function()
+    except BaseException as error:  # noqa: BLE001, which _settle raises
+        return error
+    return None
 
 
 def _no_configuration(*_: Any) -> NoReturn:
@@ -95,7 +107,7 @@ class Sharded(Optimizer):
     - Call the methods here, not those of the inner optimizer. Its hyperparameters may be assigned, on all ranks alike;
       it saves and lists this rank's part alone. The members of a `MultiOptimizer` refuse steps of their own.
     - Building again with more variables leaves the state of the old ones where it is, and shares out the new ones.
-    - Not there yet: gradients of rows, copies and pickles, ``load`` with ``strict=False``.
+    - Not there yet: gradients of rows, copies and pickles.
 
     Examples
     --------
@@ -131,9 +143,10 @@ class Sharded(Optimizer):
     )
     communicator: Any = required(
         communicators.checked,
-        "mpi4py.MPI.Intracomm or object",
-        "The ranks. An object needs ``rank``, ``size``, ``alltoallv(send, send_counts, receive, receive_counts)`` and "
-        "``allgatherv(send, receive, counts)``. Buffers are arrays of uint8, counts lists of bytes for each rank.",
+        "mpi4py.MPI.Intracomm, fusedopt.torch.Communicator or object",
+        "The ranks. ``fusedopt.torch.Communicator`` is one over PyTorch's processes. Any other object needs ``rank``, "
+        "``size``, ``alltoallv(send, send_counts, receive, receive_counts)`` and ``allgatherv(send, receive, counts)``."
+        " Buffers are arrays of uint8, counts lists of bytes for each rank.",
         serialize=_no_configuration,
         deserialize=_no_configuration,
     )
@@ -143,6 +156,7 @@ class Sharded(Optimizer):
     def _construct(self, values: Mapping[str, Any]) -> None:
         vars(self).update(values)
         self._seen = 0
+        self._own_pieces: Mapping[str, Piece] = {}
         self._connect()
 
     def _connect(self) -> None:
@@ -276,65 +290,135 @@ class Sharded(Optimizer):
     def catch_up(self, variable: Any = None, indices: Any = None) -> None:
         """Do nothing: a sharded optimizer takes no gradients of rows, so that no row misses anything."""
 
-    def save(self, path: str | bytes | os.PathLike[Any], variables: bool = False) -> None:
-        """Write all state of all ranks to one file, whole or not at all. All ranks must call it.
+    def save(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool = False,
+        *,
+        per_rank: bool = False,
+    ) -> None:
+        """Write all state of all ranks, whole or not at all. All ranks must call it.
 
-        The file is that of the inner optimizer in a single process, byte for byte. Any number of ranks can load it,
-        and so can a single process. Rank 0 writes it, and needs memory for twice the whole state.
+        By default it is one file, that of the inner optimizer in a single process, byte for byte. Rank 0 writes it, and
+        needs memory for twice the whole state.
+
+        With ``per_rank`` each rank writes its part into a file of its own. This takes no memory, and ranks write at the
+        same time. The files lie beside `path` and have the name of this save and of the rank in theirs, as
+        ``adam-0f3a59c2d1e8b764-00001-of-00004.safetensors`` for ``adam.safetensors``. Rank 0 then writes an index to
+        `path`. Only with it the save is there, and takes the place of the one before, whose files are removed. If a
+        rank fails or is killed before that, the save before is as it was. What is left of others is removed by the next
+        save to the same path.
+
+        Any number of ranks can load either, and so can a single process.
 
         Parameters
         ----------
         path : str, bytes or path
-            The file to write or replace. That of rank 0 counts.
+            The file to write or replace. That of rank 0 counts. With ``per_rank``, the same file on all ranks, in a
+            folder that they share.
         variables : bool
             Also write the variables given to `build`, as ``variable/<name>``. `load` restores them.
+        per_rank : bool
+            Write one file for each rank, and an index.
 
         Raises
         ------
         ValueError, TypeError, ImportError, OSError
-            As for any optimizer. What rank 0 raises is a ValueError on the others.
+            As for any optimizer, and a ValueError if rank 0 finds no file of another rank. What one rank raises is a
+            ValueError on the others.
         """
-        self._together("save", lambda: self._save(path, variables))
+        self._together("save", lambda: self._save(path, variables, per_rank))
 
-    def _save(self, path: str | bytes | os.PathLike[Any], variables: bool) -> None:
+    def _save(self, path: str | bytes | os.PathLike[Any], variables: bool, per_rank: bool) -> None:
         with_variables = arguments.flag("variables", variables)
+        is_per_rank = arguments.flag("per_rank", per_rank)
+        target = os.fsdecode(path)
         if not self.built:
             raise ValueError("save: the optimizer is not built; call build first")
 
         def write() -> None:
-            self._settle("save", None, f"variables={with_variables}")
-            is_first = self.communicator.rank == 0
-            twin = self._twin(self._core.checked_arrays()) if is_first else None
-            whole = dict(twin._core.state()) if twin else {}
-            sharded_state.gather(self.communicator, self._core.state(), self._borders(), whole)
-            failure: BaseException | None = None
-            if twin:
-                try:
-                    twin.save(path, with_variables)
-                except BaseException as error:  # noqa: BLE001, which _settle raises
-                    failure = error
-            self._settle("save", failure)
+            self._require_whole("save")
+            self._settle("save", None, f"variables={with_variables}\nper_rank={is_per_rank}")
+            (self._save_per_rank if is_per_rank else self._save_gathered)(target, with_variables)
 
         self._between_steps("save", write)
 
+    def _save_gathered(self, path: str, with_variables: bool) -> None:
+        is_first = self.communicator.rank == 0
+        twin = self._twin(self._core.checked_arrays()) if is_first else None
+        whole = dict(twin._core.state()) if twin else {}
+        sharded_state.gather(self.communicator, self._core.state(), self._borders(), whole)
+        self._settle("save", _failure(lambda: twin and twin.save(path, with_variables)))
+        if is_first:
+            rank_saving.remove_others(path)
+
+    def _save_per_rank(self, path: str, with_variables: bool) -> None:
+        rank, state = self.communicator.rank, self._core.state()
+        pieces = sharded_state.pieces(self.communicator, state, self._variable_shapes())
+        variables = self._saved(with_variables)[len(state) :]
+        own = [
+            (name, piece, pieces[name].begin) for name, piece in state if piece.size and piece.ndim
+        ]
+        own += sharded_state.share(self.communicator, variables)
+        wholes = [(name, pieces[name].whole(piece)) for name, piece in state if piece.ndim]
+        numbers = [(name, number) for name, number in state if not number.ndim]
+        names = communicators.texts(self.communicator, secrets.token_hex(8))
+        saving = rank_saving.RankSave(path, names[0], self.communicator.size)
+        try:
+            self._settle("save", _failure(lambda: saving.write(rank, own)))
+
+            def commit() -> None:
+                if rank == 0:
+                    saving.commit(numbers, wholes + variables, self._description())
+
+            self._settle("save", _failure(commit))
+        finally:
+            if rank == 0:
+                rank_saving.remove_others(path)
+
     def _borders(self) -> sharded_state.Borders:
         return sharded_state.borders(self.communicator, self._core.state())
+
+    def _variable_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = [array.shape for array in self._core.arrays]
+        return dict(zip(self._variable_names(), shapes, strict=True))
 
     def _twin(self, variables: Sequence[Array]) -> Any:
         """Return the inner optimizer as it is in a single process, in its first state."""
         return copying.like(self.inner_optimizer, variables)
 
-    def load(  # type: ignore[override]
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[True] = ...,
+        convert_slots: bool = ...,
+    ) -> None: ...
+
+    @overload
+    def load(
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None = ...,
+        *,
+        strict: Literal[False],
+        convert_slots: bool = ...,
+    ) -> LoadReport: ...
+
+    def load(
         self,
         path: str | bytes | os.PathLike[Any],
         variables: bool | None = None,
         *,
         strict: bool = True,
         convert_slots: bool = False,
-    ) -> None:
-        """Take the state from a file that `save` wrote, here or in a single process. All ranks must call it.
+    ) -> LoadReport | None:
+        """Take the state from what `save` wrote, here or in a single process. All ranks must call it.
 
-        Each rank reads the whole file and keeps its part. Meanwhile it needs memory for the whole state.
+        Each rank takes its part, which needs hardly any memory. It checks the whole file first, or those files of ranks
+        that have something of its part.
 
         Parameters
         ----------
@@ -343,49 +427,46 @@ class Sharded(Optimizer):
         variables : bool, optional
             Whether to overwrite the variables, too, with those in the file. Default: if there are any.
         strict : bool
-            Must be True. To take a part of a file, load it in a single process and save it there.
+            False takes what fits by name, shape and type, as for any optimizer.
         convert_slots : bool
-            Take slots in another ``slot_dtype``, too.
+            Take slots in another ``slot_dtype``, too. Each rank has one such slot at a time whole in memory, and its
+            part of all of them.
+
+        Returns
+        -------
+        LoadReport
+            If ``strict`` is False, as for any optimizer. It is the same on all ranks, and about whole arrays.
 
         Raises
         ------
         ValueError, TypeError, ImportError, OSError
-            As for any optimizer. What one rank raises is a ValueError on the others. Nothing has changed then, on any
-            rank.
+            As for any optimizer, also if files of ranks are missing, or are those of two saves. What one rank raises is
+            a ValueError on the others. Nothing has changed then, on any rank.
         """
-        if not arguments.flag("strict", strict):
-            raise ValueError(
-                "load: strict: expected True, found False, which a sharded optimizer cannot do; "
-                "load the file in a single process and save it there"
-            )
-        self._together("load", lambda: self._load(path, variables, convert_slots))
+        return self._together("load", lambda: self._load(path, variables, strict, convert_slots))
 
     def _load(
-        self, path: str | bytes | os.PathLike[Any], variables: bool | None, convert_slots: bool
-    ) -> None:
+        self,
+        path: str | bytes | os.PathLike[Any],
+        variables: bool | None,
+        strict: bool,
+        convert_slots: bool,
+    ) -> LoadReport | None:
         if not self.built:
             raise ValueError("load: the optimizer is not built; call build first")
+        options = f"variables={variables}\nstrict={strict}\nconvert_slots={convert_slots}"
+        self._settle("load", None, options)
+        state = self._core.state()
+        where = sharded_state.pieces(self.communicator, state, self._variable_shapes())
+        self._own_pieces = where
+        self._seen = self._shard.agreements
+        return super().load(path, variables, strict=strict, convert_slots=convert_slots)  # type: ignore[call-overload, no-any-return]
 
-        def take() -> None:
-            arrays = self._core.checked_arrays()
-            twin = self._twin([array.copy() for array in arrays])
-            twin.load(path, variables, convert_slots=convert_slots)
-            whole = twin._core.state()
-            loaded = twin._core.checked_arrays()
-            checksum = sharded_state.checksum([array for _, array in whole] + loaded)
-            self._settle("load", None, f"checksum of what was loaded: {checksum}")
-            self._core.set_state(
-                sharded_state.pieces(
-                    self.communicator.rank,
-                    self._core.state(),
-                    self._borders(),
-                    [array for _, array in whole],
-                )
-            )
-            for array, new in zip(arrays, loaded, strict=True):
-                array[...] = new
+    def _pieces(self) -> Mapping[str, Piece]:
+        return self._own_pieces
 
-        self._between_steps("load", take)
+    def _agree_to_load(self, checksum: int) -> None:
+        self._settle("load", None, f"checksum of the file: {checksum}")
 
     # What cannot be done yet
 
@@ -434,6 +515,9 @@ class Sharded(Optimizer):
 
     def _parts_replaced(self, new: Mapping[int, Any]) -> dict[str, Any]:
         return {"inner_optimizer": new[id(self.inner_optimizer)]}
+
+    def _description(self) -> dict[str, Any]:
+        return self.inner_optimizer._description()
 
     def _rules(self) -> Rules:
         return self.inner_optimizer._rules()

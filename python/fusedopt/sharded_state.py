@@ -1,15 +1,18 @@
-"""The state of ranks, put together on one of them and taken apart again."""
+"""The state of ranks: what of it is whose, and how it is put together on one of them."""
 
 from __future__ import annotations
 
-import zlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 
 import numpy as np
 
 from fusedopt import communicators
 from fusedopt.arrays import Array
 from fusedopt.communicators import Communicator
+from fusedopt.files.names import Name
+from fusedopt.state.pieces import Piece
 
 Borders = Mapping[str, Sequence[int]]
 """By the name of an array of the state, where the elements of each rank begin, and where those of the last one end."""
@@ -47,22 +50,43 @@ def gather(
 
 
 def pieces(
-    rank: int, own: Iterable[tuple[str, Array]], borders: Borders, whole: Sequence[Array]
-) -> list[Array]:
-    """Return what a rank keeps of the arrays of the whole state."""
-    kept = []
-    for (name, piece), array in zip(own, whole, strict=True):
-        if piece.ndim == 0:
-            kept.append(array)
+    communicator: Communicator,
+    own: Sequence[tuple[str, Array]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, Piece]:
+    """Tell where the own pieces of the state lie in the whole. `shapes` are those of the variables, by name.
+
+    A piece that has one dimension has the elements of a variable, if the whole has as many. Otherwise the whole is as
+    long as all pieces are, one after the other.
+    """
+    ends = borders(communicator, own)
+    inner: dict[str, list[int]] = {}
+    text = json.dumps({name: p.shape[1:] for name, p in own if p.size > 0 and p.ndim > 1})
+    for found in communicators.texts(communicator, text):
+        inner |= json.loads(found)
+    result = {}
+    for name, piece in own:
+        if piece.ndim == 0:  # a number of the whole optimizer
             continue
-        begin, end = borders[name][rank : rank + 2]
-        kept.append(array.reshape(-1)[begin:end].reshape(piece.shape))
-    return kept
+        shape, count = shapes[Name.of(name).variable], ends[name][-1]
+        if name in inner or count != prod(shape):
+            rest = inner.get(name, [])
+            shape = (count // prod(rest), *rest)
+        result[name] = Piece(shape, ends[name][communicator.rank])
+    return result
 
 
-def checksum(arrays: Iterable[Array]) -> int:
-    """Return a number that differs if a bit of the arrays does."""
-    found = 0
-    for array in arrays:
-        found = zlib.crc32(array.reshape(-1).view(np.uint8).data, found)
-    return found
+def share(
+    communicator: Communicator, variables: Sequence[tuple[str, Array]]
+) -> list[tuple[str, Array, int]]:
+    """Return what this rank writes of variables that all ranks have, and with which element each piece begins."""
+    rank, size = communicator.rank, communicator.size
+    total, position = sum(array.size for _, array in variables), 0
+    own = []
+    for name, array in variables:
+        begin = max(total * rank // size - position, 0)
+        end = min(total * (rank + 1) // size - position, array.size)
+        position += array.size
+        if begin < end:
+            own.append((name, array.reshape(-1)[begin:end], begin))
+    return own

@@ -152,9 +152,9 @@ def test_an_interruption_comes_after_what_was_begun(
     expected.load(path)
     copy, count = files.SavedFile.copy_to, 0
 
-    def interrupted(self: Any, name: str, array: Any) -> None:
+    def interrupted(self: Any, name: str, array: Any, begin: int = 0) -> None:
         nonlocal count
-        copy(self, name, array)
+        copy(self, name, array, begin)
         count += array.ndim
         if array.ndim and count <= 2:
             raise KeyboardInterrupt

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fusedopt import files
-from fusedopt.files.tensors import SavedFile, write
+from fusedopt.files import SavedFile, write
 
 pytest.importorskip("safetensors")
 

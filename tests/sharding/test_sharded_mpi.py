@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
+import fusedopt as fo
 import pytest
 import ranks
+import under_mpi
 
 HERE = Path(__file__).parent
-MPIEXEC = shutil.which(
-    "mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-)
-
-pytestmark = [
-    pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed (extra mpi)"),
-    pytest.mark.skipif(not MPIEXEC, reason="there is no mpiexec (extra mpi)"),
-]
+pytestmark = under_mpi.needed
 
 
 def run(size: int, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "mpi4py", str(HERE / "mpi_rank.py"), what, str(folder)]
-    return subprocess.run(
-        [str(MPIEXEC), "-n", str(size), *program],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return under_mpi.run(size, HERE / "mpi_rank.py", what, str(folder))
 
 
 def findings(size: int, what: str, folder: Path) -> list[list[str]]:
@@ -51,6 +36,12 @@ def test_training(size: int, tmp_path: Path) -> None:
     assert found == [[expected, "4"]] * size
     single.save(tmp_path / "single", variables=True)
     assert (tmp_path / "state").read_bytes() == (tmp_path / "single").read_bytes()
+    assert len([*tmp_path.glob("index-*")]) == size
+    loaded = ranks.new()
+    loaded.build(ranks.variables())
+    loaded.load(tmp_path / "index")
+    loaded.save(tmp_path / "loaded", variables=True)
+    assert (tmp_path / "loaded").read_bytes() == (tmp_path / "single").read_bytes()
 
 
 def test_a_refusal(tmp_path: Path) -> None:
@@ -69,6 +60,14 @@ def test_a_forked_child_is_no_rank(tmp_path: Path) -> None:
 def test_a_rank_that_dies_ends_all(tmp_path: Path) -> None:
     assert run(3, "dies", tmp_path).returncode != 0
     assert [*tmp_path.iterdir()] == []
+
+
+def test_show_config_knows_how_many_ranks_there_are(tmp_path: Path) -> None:
+    count = fo.show_config()["processors"]
+    for number, source, advice in findings(count + 1, "shows", tmp_path):
+        assert number == str(count + 1)
+        assert source
+        assert advice.endswith("start no more ranks than processors")
 
 
 def test_nobody_imports_mpi4py() -> None:

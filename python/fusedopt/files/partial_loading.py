@@ -12,8 +12,8 @@ import numpy as np
 
 from fusedopt.arrays import Array, widened
 from fusedopt.files.names import VARIABLE, Name, without_scale
+from fusedopt.files.saved_file import SavedFile
 from fusedopt.files.slot_dtypes import Conversions
-from fusedopt.files.tensors import SavedFile
 
 Rules = Mapping[str, Collection[str]]
 """The class of each rule, and those it derives from, by what begins the names of its state: "", or "0/", "1/" ..."""
@@ -102,6 +102,7 @@ def follow_variables(
     rules: Rules,
     report: LoadReport,
     set_slot: Callable[[str, Array], None],
+    piece_of: Callable[[str, Array, Array], Array],
 ) -> list[Callable[[], None]]:
     """Return what makes state that is missing follow variables that are not.
 
@@ -118,7 +119,8 @@ def follow_variables(
         if kind == "master":
             actions.append(partial(np.copyto, arrays[name], 0))
         elif kind == "momentum" and "ScheduleFreeAdamW" in rules[prefix]:
-            actions.append(partial(_set_slot, set_slot, name, arrays[source]))
+            values = piece_of(name, arrays[source], arrays[name])
+            actions.append(partial(_set_slot, set_slot, name, values))
     return actions
 
 

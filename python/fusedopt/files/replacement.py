@@ -58,6 +58,23 @@ def replacement(path: str) -> Iterator[io.FileIO]:
     _flush(target.parent)
 
 
+@contextlib.contextmanager
+def creation(path: str, mode: int) -> Iterator[io.FileIO]:
+    """Give a new file to write, and remove it again if anything is raised meanwhile. Every OSError names `path`."""
+    with naming(path):
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY | _NO_FOLLOW
+        descriptor = os.open(path, flags, mode)
+        try:
+            with open(path, "wb", buffering=0, opener=lambda _name, _flags: descriptor) as file:
+                yield file
+                os.fsync(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+            raise
+    _flush(Path(path).parent)
+
+
 def open_regular(path: str) -> io.FileIO:
     """Open a file for reading; OSError if it is no regular file."""
     with naming(path):

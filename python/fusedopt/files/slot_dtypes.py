@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fusedopt.arrays import Array, of_bfloat16
 from fusedopt.files.names import VARIABLE, Name, scales_of
-from fusedopt.files.tensors import SavedFile, type_of
+from fusedopt.files.saved_file import SavedFile
+from fusedopt.files.tensors import type_of
 from fusedopt.runtime import _core
 
 _BLOCK = 64  # elements that share a scale

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fusedopt import files
 from fusedopt.arrays import Array
 from fusedopt.files.names import Name
@@ -48,6 +50,15 @@ class Loading:
         self._with_variables = file.has_variables if variables is None else variables
         self._is_strict, self._converts = strict, convert
         self._signed = optimizer._signed_slots()
+        self._pieces = optimizer._pieces()
+
+    def wanted(self) -> files.Ranges:
+        """Return which elements are wanted of arrays of which not all are, after `match`."""
+        return {
+            name: (self._pieces[name].begin, self._pieces[name].begin + array.size)
+            for name, array in self._everything
+            if name in self._pieces
+        }
 
     def match(self) -> None:
         """Find what the file has for all state there is now, or refuse it."""
@@ -57,12 +68,16 @@ class Loading:
         shapes = dict(
             zip(optimizer._variable_names(), (w.shape for w in optimizer._core.arrays), strict=True)
         )
-        self._converted = Conversions(self._everything, shapes, file)
+        wholes = [
+            (name, self._pieces[name].whole(array) if name in self._pieces else array)
+            for name, array in self._everything
+        ]
+        self._converted = Conversions(wholes, shapes, file)
         self._here = self._converted.here
         if not self._is_strict:
             converted = self._converted if self._converts else None
             rules = optimizer._rules()
-            self._report = compare(self._everything, rules, file, self._with_variables, converted)
+            self._report = compare(wholes, rules, file, self._with_variables, converted)
             return
         if not self._converts:
             self._converted.refuse()
@@ -72,7 +87,7 @@ class Loading:
             seeds = {name for name, _ in self._state if Name.of(name).kind == "seed"}
             there |= {name for name in file.types if Name.of(name).kind == "seed"}
         seeds -= file.types.keys()
-        expected = [item for item in self._everything if item[0] not in self._here | seeds]
+        expected = [item for item in wholes if item[0] not in self._here | seeds]
         file.require(expected, there)
         self._report = LoadReport(sorted(seeds), [])
 
@@ -97,13 +112,14 @@ class Loading:
                 count[...] = number
 
         followers = follow_variables(
-            self._everything, optimizer._rules(), self._report, self._set_slot
+            self._everything, optimizer._rules(), self._report, self._set_slot, self._piece_of
         )
         copies = [
-            partial(file.copy_to, name, array)
+            partial(file.copy_to, name, array, self._begin(name))
             for name, array in self._everything
             if name not in kept and self._is_copied_later(name, array)
         ]
+        optimizer._agree_to_load(file.checksum)
         _finish([end, *followers, *copies], begin, file)
         return self._report
 
@@ -113,16 +129,32 @@ class Loading:
             return True
         return array.ndim > 0 and type_of(array) != "U16" and name not in self._here
 
+    def _begin(self, name: str) -> int:
+        """Return which element of a whole array the optimizer's begins with."""
+        return self._pieces[name].begin if name in self._pieces else 0
+
+    def _piece_of(self, name: str, whole: Array, like: Array) -> Array:
+        """Return what the optimizer has of an array, for state of this name."""
+        if name not in self._pieces:
+            return whole
+        begin = self._begin(name)
+        return whole.reshape(-1)[begin : begin + like.size]
+
     def _value(self, name: str, array: Array, kept: set[str]) -> Array | None:
         """Return what the core takes. None, and an array itself, leave what is there."""
         if name in kept:
             return None
         if name in self._here:
-            is_slot = name in self._converted
-            return self._converted.numbers(name, self._signed) if is_slot else None
+            if name not in self._converted:
+                return None
+            return self._piece_of(name, self._converted.numbers(name, self._signed), array)
         if array.ndim == 0:
             return self._file.number(name, array)
-        return self._file.array(name) if type_of(array) == "U16" else array
+        if type_of(array) != "U16":
+            return array
+        value = np.empty_like(array)
+        self._file.copy_to(name, value, self._begin(name))
+        return value
 
     def _set_slot(self, name: str, values: Array) -> None:
         self._optimizer._core.set_state(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, Literal, overload
 
@@ -13,6 +14,7 @@ from fusedopt.configuration.objects import serialized
 from fusedopt.files.partial_loading import LoadReport, Rules
 from fusedopt.runtime import _core
 from fusedopt.state.loading import Loading
+from fusedopt.state.pieces import Piece
 from fusedopt.state.stateful import Stateful
 
 
@@ -139,7 +141,7 @@ class Saved(Stateful):
         ----------
         path : str, bytes or path
             A file of the same class of optimizer, built on variables of the same names, shapes
-            and types with the same options.
+            and types with the same options. It may be what `Sharded` saved, also with ``per_rank``.
         variables : bool, optional
             Whether to overwrite the variables, too, with those in the file. Default: if there are any.
         strict : bool
@@ -207,9 +209,16 @@ class Saved(Stateful):
         with closing(files.SavedFile(path, class_name)) as file:
             loading = Loading(self, file, variables, strict=strict, convert=convert)
             loading.match()
-            file.verify()
+            file.verify(loading.wanted())
             report: LoadReport = self._between_steps("load", loading.take)
         return None if strict else report
+
+    def _pieces(self) -> Mapping[str, Piece]:
+        """Return of which arrays of the state there is only a piece here."""
+        return {}
+
+    def _agree_to_load(self, checksum: int) -> None:
+        """Take note that a file is about to be taken, of which nothing more can be refused."""
 
     @abstractmethod
     def _rules(self) -> Rules:

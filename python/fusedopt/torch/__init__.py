@@ -10,6 +10,8 @@ and float16 and bfloat16 parameters train with float32 state.
 
 `Optimizer` runs any other rule of fusedopt, such as ``fusedopt.Lion``, with fusedopt's numbers.
 
+`Communicator` makes the processes of `torch.distributed` the ranks of a `fusedopt.Sharded`.
+
 Examples
 --------
 >>> import torch
@@ -39,8 +41,20 @@ from fusedopt.torch.adam import Adam
 from fusedopt.torch.adamax import Adamax
 from fusedopt.torch.adamw import AdamW
 from fusedopt.torch.any_rule import Optimizer
+from fusedopt.torch.communicator import Communicator
 from fusedopt.torch.nadam import NAdam
 from fusedopt.torch.rmsprop import RMSprop
 from fusedopt.torch.sgd import SGD
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RMSprop"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Communicator",
+    "NAdam",
+    "Optimizer",
+    "RMSprop",
+]
