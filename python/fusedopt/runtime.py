@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from fusedopt import launched
+
 try:
     from fusedopt import _core
 except ImportError as error:
@@ -37,6 +39,10 @@ class Config(TypedDict):
     level: str
     threads: int
     threads_from: str
+    processors: int
+    ranks: int | None
+    ranks_from: str | None
+    advice: str
     openmp: bool
 
 
@@ -48,7 +54,10 @@ def show_config() -> Config:
     dict
         ``version``, ``compiler``, ``levels_compiled``, ``levels_supported`` (by this machine),
         ``level`` (the one in use; ``FUSEDOPT_ISA`` overrides the choice), ``threads``,
-        ``threads_from`` (what their number comes from) and ``openmp``.
+        ``threads_from`` (what their number comes from), ``processors`` (that this process may use), ``ranks`` (on
+        this machine, if MPI or torchrun has started the process, else None), ``ranks_from`` (the environment
+        variable that tells), ``advice`` (what to change if ranks and threads are more than the processors, else
+        empty) and ``openmp``.
 
     Raises
     ------
@@ -71,14 +80,19 @@ def show_config() -> Config:
     >>> config["level"] in config["levels_supported"]
     True
     """
+    threads, processors, ranks = _core.num_threads(), _core.num_processors(), launched.ranks()
     return {
         "version": __version__,
         "compiler": _core.compiler(),
         "levels_compiled": _core.compiled_levels(),
         "levels_supported": _core.supported_levels(),
         "level": _core.level(),
-        "threads": _core.num_threads(),
+        "threads": threads,
         "threads_from": _core.num_threads_source(),
+        "processors": processors,
+        "ranks": ranks.number if ranks else None,
+        "ranks_from": ranks.source if ranks else None,
+        "advice": launched.advice(ranks, threads, processors),
         "openmp": _core.has_threads(),
     }
 

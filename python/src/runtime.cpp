@@ -162,6 +162,7 @@ void register_runtime(py::module_& module) {
         return num_threads();
     });
     module.def("num_threads_source", &num_threads_source);
+    module.def("num_processors", &num_processors);
     module.def("set_num_threads", &set_num_threads, py::arg("count"));
     module.def("compiled_levels", &compiled_levels);
     module.def("supported_levels", &supported_levels);

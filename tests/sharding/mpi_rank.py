@@ -66,10 +66,14 @@ def dies(folder: Path) -> list[Any]:
     return ["no rank died"]
 
 
+def shows(folder: Path) -> list[Any]:
+    config = fo.show_config()
+    return [config["ranks"], config["ranks_from"], config["advice"]]
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
-    findings = {"trains": trains, "refuses": refuses, "forks": forks, "dies": dies}[sys.argv[1]](
-        folder
-    )
+    programs = {each.__name__: each for each in (trains, refuses, forks, dies, shows)}
+    findings = programs[sys.argv[1]](folder)
     text = "\n".join(str(each) for each in findings)
     (folder / f"{MPI.COMM_WORLD.rank}.txt").write_text(text, encoding="utf-8")

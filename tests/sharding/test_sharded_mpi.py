@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fusedopt as fo
 import pytest
 import ranks
 import under_mpi
@@ -59,6 +60,14 @@ def test_a_forked_child_is_no_rank(tmp_path: Path) -> None:
 def test_a_rank_that_dies_ends_all(tmp_path: Path) -> None:
     assert run(3, "dies", tmp_path).returncode != 0
     assert [*tmp_path.iterdir()] == []
+
+
+def test_show_config_knows_how_many_ranks_there_are(tmp_path: Path) -> None:
+    count = fo.show_config()["processors"]
+    for number, source, advice in findings(count + 1, "shows", tmp_path):
+        assert number == str(count + 1)
+        assert source
+        assert advice.endswith("start no more ranks than processors")
 
 
 def test_nobody_imports_mpi4py() -> None:

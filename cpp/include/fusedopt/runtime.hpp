@@ -27,6 +27,9 @@ void set_num_threads(int count);
 /// quota", "limit of OpenMP", "forked after a threaded step" or "built without threads".
 std::string_view num_threads_source();
 
+/// How many processors the calling thread may use: those of its affinity, or fewer if a control group has a quota.
+int num_processors();
+
 /// True if OMP_NUM_THREADS has a value that OpenMP does not allow. It then counts as unset.
 bool ignores_omp_num_threads();
 

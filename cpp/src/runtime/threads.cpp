@@ -238,6 +238,12 @@ bool ignores_omp_num_threads() {
     return is_omp_num_threads_ignored.load(std::memory_order_relaxed);
 }
 
+int num_processors() {
+    const int affinity = affinity_count();
+    const double allowed = quota();
+    return allowed < affinity ? std::max(1, static_cast<int>(std::ceil(allowed))) : affinity;
+}
+
 bool has_threads() {
 #if defined(_OPENMP)
     return true;
