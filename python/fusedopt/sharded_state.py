@@ -57,19 +57,27 @@ def pieces(
     """Tell where the own pieces of the state lie in the whole. `shapes` are those of the variables, by name.
 
     A piece that has one dimension has the elements of a variable, if the whole has as many. Otherwise the whole is as
-    long as all pieces are, one after the other.
+    long as all pieces are, one after the other. What has no elements has its shape on rank 0.
     """
     ends = borders(communicator, own)
     inner: dict[str, list[int]] = {}
-    text = json.dumps({name: p.shape[1:] for name, p in own if p.size > 0 and p.ndim > 1})
-    for found in communicators.texts(communicator, text):
-        inner |= json.loads(found)
+    text = json.dumps(
+        [
+            {name: p.shape[1:] for name, p in own if p.size > 0 and p.ndim > 1},
+            {name: p.shape for name, p in own if p.size == 0},
+        ]
+    )
+    texts = [json.loads(found) for found in communicators.texts(communicator, text)]
+    for found, _ in texts:
+        inner |= found
     result = {}
     for name, piece in own:
         if piece.ndim == 0:  # a number of the whole optimizer
             continue
         shape, count = shapes[Name.of(name).variable], ends[name][-1]
-        if name in inner or count != prod(shape):
+        if count == 0:
+            shape = tuple(texts[0][1][name])
+        elif name in inner or count != prod(shape):
             rest = inner.get(name, [])
             shape = (count // prod(rest), *rest)
         result[name] = Piece(shape, ends[name][communicator.rank])

@@ -298,7 +298,7 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
 
 def first_of(table: Any) -> Any:
     """Return the parts of the array of which two files have some."""
-    return table["arrays"]["momentum/kernel"]["parts"]
+    return table["arrays"]["momentum/half"]["parts"]
 
 
 def overlapping(table: Any) -> None:
@@ -336,14 +336,14 @@ def without_files(table: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (overlapping, "momentum/kernel: expected parts without overlap, found another one of elem"),
-        (without_one, "momentum/kernel: expected parts that are the whole of it, found none of el"),
-        (without_last, "momentum/kernel: expected 4000 elements, found "),
-        (with_a_gap, "momentum/kernel: expected parts that are the whole of it, found none of ele"),
+        (overlapping, "momentum/half: expected parts without overlap, found another one of elem"),
+        (without_one, "momentum/half: expected parts that are the whole of it, found none of el"),
+        (without_last, "momentum/half: expected 4608 elements, found "),
+        (with_a_gap, "momentum/half: expected parts that are the whole of it, found none of ele"),
         (of_a_fourth_file, "expected a list of the files of ranks, found names of none"),
         (elsewhere, "expected a list of the files of ranks, found names of none"),
         (without_files, "expected a list of the files of ranks, found another"),
-        (of_another_file, r"momentum/kernel: expected \('F32', "),
+        (of_another_file, r"momentum/half: expected \('F32', "),
     ],
 )
 def test_an_index_that_is_wrong(change: Any, message: str, saved: list[Path]) -> None:

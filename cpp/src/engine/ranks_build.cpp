@@ -90,13 +90,12 @@ std::vector<const Variable*> Ranks::whole_variables() const {
 /// columns are empty, too. Those of a variable without elements need not be, and are rank 0's. All else has one
 /// dimension, also a scalar.
 std::vector<std::int64_t> Ranks::shape_of_own(std::size_t variable) const {
+    const Tensor& tensor = variables_[variable].tensor;
     const std::int64_t size = own(variable).size();
-    const std::span<const std::int64_t> whole = variables_[variable].tensor.shape();
-    if (!shares_.is_whole(variable) || whole.empty()) return {size};
-    if (size > 0 || (variables_[variable].tensor.size() == 0 && agreement_.rank() == 0)) {
-        return {whole.begin(), whole.end()};
-    }
-    return std::vector<std::int64_t>(whole.size(), 0);
+    const bool is_empty = tensor.size() == 0;
+    if (!is_empty && (!shares_.is_whole(variable) || tensor.rank() == 0)) return {size};
+    if (size > 0 || (is_empty && agreement_.rank() == 0)) return {tensor.shape().begin(), tensor.shape().end()};
+    return std::vector<std::int64_t>(tensor.rank(), 0);
 }
 
 std::vector<Tensor> Ranks::pieces_of(std::span<const Tensor> tensors) const {

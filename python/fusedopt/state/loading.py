@@ -138,7 +138,7 @@ class Loading:
         if name not in self._pieces:
             return whole
         begin = self._begin(name)
-        return whole.reshape(-1)[begin : begin + like.size]
+        return whole.reshape(-1)[begin : begin + like.size].reshape(like.shape)
 
     def _value(self, name: str, array: Array, kept: set[str]) -> Array | None:
         """Return what the core takes. None, and an array itself, leave what is there."""
