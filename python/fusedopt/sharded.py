@@ -59,7 +59,8 @@ class Sharded(Optimizer):
     Every rank makes one, builds it on the same variables with the same values, and gives the gradients of its own
     batch to `apply`. They are summed over ranks in the order of ranks, or averaged. Each rank updates its share of all
     elements and keeps slots, averages, accumulators and master copies for that share alone. Then the ranks exchange
-    the new weights, so that all have all of them.
+    the new weights, so that all have all of them. What a rule needs as a whole is not cut: `Lamb`'s and `Adafactor`'s
+    variables, the matrices of `Muon`, and those with several dimensions under ``rowwise``. Each is one rank's.
 
     The weights have, to the last bit, the values that a single process gives them that gets the summed gradients. So
     they do not depend on the number of ranks, but for what the sum itself rounds.
@@ -78,8 +79,7 @@ class Sharded(Optimizer):
     Raises
     ------
     ValueError
-        For an optimizer that is built, or one that cannot be sharded: `Lamb`, `Adafactor`, `Muon`, ``rowwise``,
-        ``slot_dtype`` or ``slot_dtypes`` of fewer bits, ``master=False``, ``row_updates="caught_up"``.
+        For an optimizer that is built, or one that cannot be sharded, with ``row_updates="caught_up"``.
     TypeError
         For an argument of another type, also a `MultiOptimizer`.
 
@@ -90,7 +90,9 @@ class Sharded(Optimizer):
     - If an exchange fails after weights were written, the error is that of the communicator, and later calls are
       refused.
     - `variables`, `named_variables`, `averages` and `set_weights` are of this rank's part: one-dimensional pieces of
-      the state, which are empty if the rank has nothing of a variable.
+      the state, which are empty if the rank has nothing of a variable. What is not cut has its own shape on its rank.
+    - `Muon` calls its product function for a matrix on the rank that has it. The promise of the same bits includes
+      those of the products.
     - Call the methods here, not those of the inner optimizer. Its hyperparameters may be assigned, on all ranks alike;
       it saves and lists this rank's part alone.
     - Not there yet: gradients of rows, building again with more variables, copies and pickles, ``load`` with
