@@ -4,7 +4,7 @@
 // `apply`. They are summed in the order of the ranks, and the weights have the bits of a single optimizer that gets the
 // sum. Each rank keeps state for its share of all elements alone: `variables` and `state` list one-dimensional pieces,
 // which are empty if a rank has nothing of a variable. Variables that a rule must have as a whole are one rank's. There
-// they are listed in their shape, and on the others without an extent. Their product function is called there alone.
+// they are listed in their shape, and Muon's products are asked for. On the others they have no extent.
 //
 // Ranks must call build, apply, finalize_variable_values, begin_evaluation and end_evaluation alike, as each waits for
 // the others. What one of them refuses is a std::invalid_argument on all, and nothing is written. So are calls,
