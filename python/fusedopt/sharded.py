@@ -72,7 +72,8 @@ class Sharded(Optimizer):
     Every rank makes one, builds it on the same variables with the same values, and gives the gradients of its own
     batch to `apply`. They are summed over ranks in the order of ranks, or averaged. Each rank updates its share of all
     elements and keeps slots, averages, accumulators and master copies for that share alone. Then the ranks exchange
-    the new weights, so that all have all of them.
+    the new weights, so that all have all of them. What a rule needs as a whole is not cut: `Lamb`'s and `Adafactor`'s
+    variables, the matrices of `Muon`, and those with several dimensions under ``rowwise``. Each is one rank's.
 
     The weights have, to the last bit, the values that a single process gives them that gets the summed gradients. So
     they do not depend on the number of ranks, but for what the sum itself rounds.
@@ -91,8 +92,7 @@ class Sharded(Optimizer):
     Raises
     ------
     ValueError
-        For an optimizer that is built, or one that cannot be sharded: `Lamb`, `Adafactor`, `Muon`, ``rowwise``,
-        ``slot_dtype`` or ``slot_dtypes`` of fewer bits, ``master=False``, ``row_updates="caught_up"``.
+        For an optimizer that is built, or one that cannot be sharded, with ``row_updates="caught_up"``.
     TypeError
         For an argument of another type.
 
@@ -103,7 +103,9 @@ class Sharded(Optimizer):
     - If an exchange fails after weights were written, the error is that of the communicator, and later calls are
       refused.
     - `variables`, `named_variables`, `averages` and `set_weights` are of this rank's part: one-dimensional pieces of
-      the state, which are empty if the rank has nothing of a variable.
+      the state, which are empty if the rank has nothing of a variable. What is not cut has its own shape on its rank.
+    - `Muon` calls its product function for a matrix on the rank that has it. The promise of the same bits includes
+      those of the products.
     - Call the methods here, not those of the inner optimizer. Its hyperparameters may be assigned, on all ranks alike;
       it saves and lists this rank's part alone. The members of a `MultiOptimizer` refuse steps of their own.
     - Building again with more variables leaves the state of the old ones where it is, and shares out the new ones.
@@ -379,9 +381,12 @@ class Sharded(Optimizer):
     def _borders(self) -> sharded_state.Borders:
         return sharded_state.borders(self.communicator, self._core.state())
 
-    def _variable_shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = [array.shape for array in self._core.arrays]
-        return dict(zip(self._variable_names(), shapes, strict=True))
+    def _variable_shapes(self) -> dict[str, sharded_state.Shapes]:
+        arrays = zip(self._variable_names(), self._core.arrays, strict=True)
+        return {
+            name: sharded_state.Shapes(array.shape, tuple(self._shard.piece_shape(i)))
+            for i, (name, array) in enumerate(arrays)
+        }
 
     def _twin(self, variables: Sequence[Array]) -> Any:
         """Return the inner optimizer as it is in a single process, in its first state."""

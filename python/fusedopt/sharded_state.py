@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,13 @@ from fusedopt.state.pieces import Piece
 
 Borders = Mapping[str, Sequence[int]]
 """By the name of an array of the state, where the elements of each rank begin, and where those of the last one end."""
+
+
+class Shapes(NamedTuple):
+    """Those of a variable, and of the piece of it that a rank has."""
+
+    whole: tuple[int, ...]
+    own: tuple[int, ...]
 
 
 def borders(communicator: Communicator, own: Sequence[tuple[str, Array]]) -> Borders:
@@ -52,9 +60,9 @@ def gather(
 def pieces(
     communicator: Communicator,
     own: Sequence[tuple[str, Array]],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shapes],
 ) -> dict[str, Piece]:
-    """Tell where the own pieces of the state lie in the whole. `shapes` are those of the variables, by name.
+    """Tell where the own pieces of the state lie in the whole. `shapes` are by the names of variables.
 
     A piece that has one dimension has the elements of a variable, if the whole has as many. Otherwise the whole is as
     long as all pieces are, one after the other. What has no elements has its shape on rank 0.
@@ -74,13 +82,15 @@ def pieces(
     for name, piece in own:
         if piece.ndim == 0:  # a number of the whole optimizer
             continue
-        shape, count = shapes[Name.of(name).variable], ends[name][-1]
+        (shape, own_shape), count = shapes[Name.of(name).variable], ends[name][-1]
         if count == 0:
             shape = tuple(texts[0][1][name])
         elif name in inner or count != prod(shape):
             rest = inner.get(name, [])
             shape = (count // prod(rest), *rest)
-        result[name] = Piece(shape, ends[name][communicator.rank])
+        are_codes = piece.dtype == np.uint8
+        begin = ends[name][communicator.rank]
+        result[name] = Piece(shape, begin, own_shape if are_codes else piece.shape)
     return result
 
 

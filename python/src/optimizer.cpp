@@ -395,8 +395,8 @@ void def_sharding(py::class_<Held, Common, std::shared_ptr<Held>>& optimizer) {
             },
             CallUnlocked(), py::arg("operation"), py::arg("facts"), py::arg("error"))
         .def(
-            "borders", [](Held& self, std::size_t variable) { return self.core->borders(variable); }, CallUnlocked(),
-            py::arg("variable"))
+            "piece_shape", [](Held& self, std::size_t variable) { return self.core->piece_shape(variable); },
+            CallUnlocked(), py::arg("variable"))
         .def_property_readonly(
             "agreements", py::cpp_function([](const Held& self) { return self.core->agreements(); }, CallUnlocked()));
 }

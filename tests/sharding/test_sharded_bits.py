@@ -299,7 +299,16 @@ def test_excluded_variables_do_not_decay() -> None:
     same_bits(3, new)
 
 
-def test_averages_become_weights() -> None:
+@pytest.mark.parametrize(
+    "new",
+    [
+        lambda: fo.Adam(0.1, use_ema=True),
+        lambda: fo.Adafactor(0.1, use_ema=True),
+        lambda: fo.SGD(0.1, momentum=0.9, use_ema=True, master=False, slot_dtype="float8"),
+    ],
+    ids=["cut", "whole", "without master copies"],
+)
+def test_averages_become_weights(new: Callable[[], Any]) -> None:
     def ended(optimizer: Any, gradients: Callable[[int], dict[str, Any]]) -> Any:
         variables = ranks.variables()
         optimizer.build(variables)
@@ -312,15 +321,19 @@ def test_averages_become_weights() -> None:
         return inside, after, [w.tobytes() for w in variables.values()]
 
     def of_rank(threads: Threads) -> Any:
-        optimizer = fo.Sharded(fo.Adam(0.1, use_ema=True), threads)
+        optimizer = fo.Sharded(new(), threads)
         return ended(optimizer, lambda step: ranks.gradients(threads.rank, step))
 
-    expected = ended(fo.Adam(0.1, use_ema=True), lambda step: ranks.summed(3, step))
+    expected = ended(new(), lambda step: ranks.summed(3, step))
     assert ranks.finished(ranks.run(3, of_rank)) == [expected] * 3
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_x_of_a_schedule_free_rule_is_evaluated(size: int) -> None:
+@pytest.mark.parametrize("slot_dtype", ["float32", "bfloat16"])
+def test_the_x_of_a_schedule_free_rule_is_evaluated(slot_dtype: Any, size: int) -> None:
+    def new() -> Any:
+        return fo.ScheduleFreeAdamW(0.1, slot_dtype=slot_dtype)
+
     def inside(optimizer: Any, gradients: dict[str, Any]) -> Any:
         optimizer.build(ranks.variables())
         optimizer.apply(gradients)
@@ -328,8 +341,8 @@ def test_the_x_of_a_schedule_free_rule_is_evaluated(size: int) -> None:
             return [w.tobytes() for w in lent.values()]
 
     def of_rank(threads: Threads) -> Any:
-        optimizer = fo.Sharded(fo.ScheduleFreeAdamW(0.1), threads)
+        optimizer = fo.Sharded(new(), threads)
         return inside(optimizer, ranks.gradients(threads.rank, 0))
 
-    expected = inside(fo.ScheduleFreeAdamW(0.1), ranks.summed(size, 0))
+    expected = inside(new(), ranks.summed(size, 0))
     assert ranks.finished(ranks.run(size, of_rank)) == [expected] * size

@@ -44,6 +44,9 @@ public:
     std::int64_t agreements() const;
     std::vector<std::int64_t> borders(std::size_t variable) const;
 
+    /// The shape of this rank's piece of a variable, and so of its slots in `variables`.
+    std::vector<std::int64_t> piece_shape(std::size_t variable) const;
+
     /// Builds the optimizers; `assignment[i]` says which of them updates variable i. Building again adds variables, as
     /// for one Optimizer. Each built variable stays with its optimizer, which takes no further variables by itself.
     void build(std::span<const Tensor> variables, std::span<const std::size_t> assignment,

@@ -147,6 +147,9 @@ public:
     /// The elements of a variable that rank k keeps are those from borders[k] to borders[k + 1].
     std::vector<std::int64_t> borders(std::size_t variable) const;
 
+    /// The shape of this rank's piece of a variable, and so of its slots in `variables`.
+    std::vector<std::int64_t> piece_shape(std::size_t variable) const;
+
     /// Takes the variables to update and allocates all state. `names` serve messages and `variables()`.
     ///
     /// Building again adds variables. All built ones, recognised by their memory, must be among the given ones. They

@@ -37,6 +37,12 @@ std::int64_t MultiOptimizer::agreements() const {
     return Ranks::of(state_->ranks.get()).agreements();
 }
 
+std::vector<std::int64_t> MultiOptimizer::piece_shape(std::size_t variable) const {
+    const std::lock_guard lock(state_->mutex);
+    state_->require_built("piece_shape");
+    return Ranks::of(state_->ranks.get()).piece_shape(variable);
+}
+
 std::vector<std::int64_t> MultiOptimizer::borders(std::size_t variable) const {
     const std::lock_guard lock(state_->mutex);
     state_->require_built("borders");

@@ -49,6 +49,12 @@ std::int64_t Optimizer::agreements() const {
     return Ranks::of(state_->ranks_for("agreements")).agreements();
 }
 
+std::vector<std::int64_t> Optimizer::piece_shape(std::size_t variable) const {
+    const std::lock_guard lock(state_->mutex);
+    state_->require_built("piece_shape");
+    return Ranks::of(state_->ranks_for("piece_shape")).piece_shape(variable);
+}
+
 std::vector<std::int64_t> Optimizer::borders(std::size_t variable) const {
     const std::lock_guard lock(state_->mutex);
     state_->require_built("borders");

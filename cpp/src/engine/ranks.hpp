@@ -71,6 +71,7 @@ public:
     void agree(const std::string& operation, const std::string& facts, const std::string& error);
     std::int64_t agreements() const { return agreement_.count(); }
     std::vector<std::int64_t> borders(std::size_t variable) const;
+    std::vector<std::int64_t> piece_shape(std::size_t variable) const;
 
 private:
     /// Memory for an exchange, and how to wait for it.
@@ -86,7 +87,6 @@ private:
 
     void require_whole(const char* function) const;
     Piece own(std::size_t variable) const { return shares_.piece(variable, agreement_.rank()); }
-    std::vector<std::int64_t> shape_of_own(std::size_t variable) const;
     std::size_t index_of(const char* function, const Tensor& tensor) const;
     const Optimizer::State& state_of(std::size_t variable) const { return *states_[places_[variable].optimizer]; }
 

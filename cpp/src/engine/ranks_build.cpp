@@ -89,7 +89,8 @@ std::vector<const Variable*> Ranks::whole_variables() const {
 /// What is not cut has the shape of its variable on one rank, and no extent on the others, so that slots of rows and of
 /// columns are empty, too. Those of a variable without elements need not be, and are rank 0's. All else has one
 /// dimension, also a scalar.
-std::vector<std::int64_t> Ranks::shape_of_own(std::size_t variable) const {
+std::vector<std::int64_t> Ranks::piece_shape(std::size_t variable) const {
+    static_cast<void>(checked_index(std::span(&variable, 1), 0, variables_.size()));
     const Tensor& tensor = variables_[variable].tensor;
     const std::int64_t size = own(variable).size();
     const bool is_empty = tensor.size() == 0;
@@ -104,7 +105,7 @@ std::vector<Tensor> Ranks::pieces_of(std::span<const Tensor> tensors) const {
         // An empty piece lies where its variable begins, where no other one does.
         const auto offset = own(i).begin * static_cast<std::int64_t>(item_size(tensors[i].dtype()));
         void* const data = static_cast<std::byte*>(tensors[i].data()) + offset;
-        pieces.emplace_back(data, tensors[i].dtype(), shape_of_own(i));
+        pieces.emplace_back(data, tensors[i].dtype(), piece_shape(i));
     }
     return pieces;
 }

@@ -153,7 +153,7 @@ void Ranks::reserve_sums() {
     pieces_.assign(gradients_.size(), Tensor());
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
         if (!gradients_[i]) continue;
-        pieces_[i] = Tensor(memory_.data() + offsets[i], sum_type(gradients_[i].dtype()), shape_of_own(i));
+        pieces_[i] = Tensor(memory_.data() + offsets[i], sum_type(gradients_[i].dtype()), piece_shape(i));
     }
 }
 

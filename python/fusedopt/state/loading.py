@@ -137,8 +137,8 @@ class Loading:
         """Return what the optimizer has of an array, for state of this name."""
         if name not in self._pieces:
             return whole
-        begin = self._begin(name)
-        return whole.reshape(-1)[begin : begin + like.size].reshape(like.shape)
+        piece = self._pieces[name]
+        return whole.reshape(-1)[piece.begin : piece.begin + like.size].reshape(piece.own_shape)
 
     def _value(self, name: str, array: Array, kept: set[str]) -> Array | None:
         """Return what the core takes. None, and an array itself, leave what is there."""

@@ -14,6 +14,7 @@ class Piece(NamedTuple):
 
     shape: tuple[int, ...]  # of the whole array
     begin: int  # the element of it, in C order, with which the piece begins
+    own_shape: tuple[int, ...]  # of the piece, if it is numbers and not codes
 
     def whole(self, piece: Array) -> Array:
         """Return an array of the whole one's type and shape that takes no memory."""
