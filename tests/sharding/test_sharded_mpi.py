@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import mpi
 import pytest
 import ranks
 
 HERE = Path(__file__).parent
-MPIEXEC = shutil.which(
-    "mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-)
 
 pytestmark = [
     pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed (extra mpi)"),
-    pytest.mark.skipif(not MPIEXEC, reason="there is no mpiexec (extra mpi)"),
+    pytest.mark.skipif(not mpi.MPIEXEC, reason="there is no mpiexec (extra mpi)"),
 ]
 
 
 def run(size: int, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "mpi4py", str(HERE / "mpi_rank.py"), what, str(folder)]
-    return subprocess.run(
-        [str(MPIEXEC), "-n", str(size), *program],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    program = (sys.executable, "-m", "mpi4py", HERE / "mpi_rank.py", what, folder)
+    return mpi.run(size, *program, PYTHONPATH=str(HERE.parent))
 
 
 def findings(size: int, what: str, folder: Path) -> list[list[str]]:
