@@ -25,7 +25,11 @@ ENVIRONMENT = {
 
 
 def run(
-    size: int, *program: Any, mpiexec: str | None = MPIEXEC, **environment: str
+    size: int,
+    *program: Any,
+    mpiexec: str | None = MPIEXEC,
+    timeout: float = 120,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program on so many ranks of one thread each."""
     return subprocess.run(
@@ -33,6 +37,6 @@ def run(
         env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
