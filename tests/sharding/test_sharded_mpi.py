@@ -56,8 +56,9 @@ def test_a_forked_child_is_no_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
-def test_a_rank_that_dies_ends_all(tmp_path: Path) -> None:
-    assert run(3, "dies", tmp_path).returncode != 0
+@pytest.mark.parametrize("how", ["dies", "raises", "exits"])
+def test_a_rank_that_ends_too_early_ends_all(how: str, tmp_path: Path) -> None:
+    assert run(3, how, tmp_path).returncode != 0
     assert [*tmp_path.iterdir()] == []
 
 
