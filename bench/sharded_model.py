@@ -73,8 +73,8 @@ def sent_bytes(work: Work, ranks: int) -> float:
 
 
 def kept_bytes(work: Work, ranks: int) -> float:
-    """Of slots and of the sum of the gradients, by one rank."""
-    return work.elements * (work.slots + work.sum) / ranks
+    """Of slots and of the sum of the gradients, by one rank. A single one sums nothing."""
+    return work.elements * (work.slots + (work.sum if ranks > 1 else 0)) / ranks
 
 
 def windows(work: Work, ranks: int) -> int:

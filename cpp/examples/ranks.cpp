@@ -2,10 +2,10 @@
 // is MPI's C interface itself. Run it by: mpiexec -n 2 ranks
 #include <array>
 #include <cstddef>
-#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <random>
 #include <span>
 #include <utility>
@@ -34,16 +34,19 @@ fusedopt::Communicator communicator_of(MPI_Comm comm) {
     MPI_Comm_rank(comm, &made.rank);
     MPI_Comm_size(comm, &made.size);
     made.alltoallv = [comm](std::span<const std::byte> send, fusedopt::Communicator::Counts send_counts,
-                            std::span<std::byte> receive, fusedopt::Communicator::Counts receive_counts) {
+                            std::span<std::byte> receive,
+                            fusedopt::Communicator::Counts receive_counts) -> std::function<void()> {
         const std::vector<int> sent = as_ints(send_counts), received = as_ints(receive_counts);
         MPI_Alltoallv(send.data(), sent.data(), offsets_of(sent).data(), MPI_BYTE, receive.data(), received.data(),
                       offsets_of(received).data(), MPI_BYTE, comm);
+        return {};  // it is over
     };
     made.allgatherv = [comm](std::span<const std::byte> send, std::span<std::byte> receive,
-                             fusedopt::Communicator::Counts counts) {
+                             fusedopt::Communicator::Counts counts) -> std::function<void()> {
         const std::vector<int> received = as_ints(counts);
         MPI_Allgatherv(send.data(), static_cast<int>(send.size()), MPI_BYTE, receive.data(), received.data(),
                        offsets_of(received).data(), MPI_BYTE, comm);
+        return {};
     };
     return made;
 }
