@@ -75,16 +75,16 @@ def growth(name: str, elements: int) -> int:
     for count in (WARM_UP_ELEMENTS, elements):
         workload = workload_of(count)
         variables, gradients = workload.variables(), workload.gradients()
-        before = _status_bytes("VmRSS")
+        before = status_bytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         ready = contestant.prepare(workload, variables, gradients)
         for _ in range(STEPS):
             ready.step()
-        grown = _status_bytes("VmHWM") - before
+        grown = status_bytes("VmHWM") - before
     return grown
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
     for line in STATUS.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

@@ -25,6 +25,11 @@ def test_the_manual_is_short() -> None:
         ("bench/results/low_bit.md", ["low_bit_results"]),
         ("bench/results/slots.md", ["slots"]),
         ("docs/low_bit.md", ["slot_speed", "low_bit"]),
+        ("bench/results/sharded.md", ["sharded"]),
+        (
+            "docs/ranks.md",
+            ["sharded_memory", "sharded_speed", "sharded_check", "sharded_paper"],
+        ),
     ],
 )
 def test_a_run_finds_its_place(name: str, blocks: list[str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cases
+import mpi
 import pytest
 from once import Once, without_time_limit
 
@@ -142,6 +143,25 @@ def test_program(tree: Path, program: str) -> None:
 def test_find_package(prefix: Path, tmp_path: Path) -> None:
     cmake(EXAMPLE, tmp_path, f"-DCMAKE_PREFIX_PATH={prefix}")
     run_example(tmp_path / "iris")
+
+
+def test_example_under_mpi(prefix: Path, tmp_path: Path) -> None:
+    cmake(EXAMPLE, tmp_path, f"-DCMAKE_PREFIX_PATH={prefix}")
+    program = tmp_path / "ranks"
+    if not program.exists():
+        pytest.skip("there is no MPI to compile with (extra mpi; Debian: libopenmpi-dev)")
+    cache = (tmp_path / "CMakeCache.txt").read_text()
+    mpiexec = re.search(r"^MPIEXEC_EXECUTABLE:\w+=(.*)", cache, re.MULTILINE)[1]  # type: ignore[index]
+    losses = set()
+    for size in (1, 2, 3):
+        done = mpi.run(size, program, mpiexec=mpiexec)
+        assert done.returncode == 0, done.stdout + done.stderr
+        *lines, last = done.stdout.splitlines()
+        assert last == f"{size} ranks have the same weights"
+        found = [float(re.fullmatch(r"step +\d+: loss (.*)", line)[1]) for line in lines]  # type: ignore[index]
+        assert found == sorted(found, reverse=True)
+        losses.add(found[0])
+    assert len(losses) == 3  # each rank has batches of its own
 
 
 def test_add_subdirectory_shared_without_threads(embedding_tree: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,27 @@ def forks(folder: Path) -> list[Any]:
     return [os.read(readable, 1000).decode()]
 
 
-def dies(folder: Path) -> list[Any]:
+def ends(end: Callable[[], Any]) -> list[Any]:
     comm = MPI.COMM_WORLD
     optimizer = fo.Sharded(fo.SGD(0.1), comm)
     w = np.ones(5000, np.float32)
     optimizer.build([w])
     if comm.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        end()
     optimizer.apply([w.copy()])
-    return ["no rank died"]
+    return ["all ranks have gone on"]
+
+
+def dies(folder: Path) -> list[Any]:
+    return ends(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def raises(folder: Path) -> list[Any]:
+    return ends(lambda: int("no number"))
+
+
+def exits(folder: Path) -> list[Any]:
+    return ends(lambda: sys.exit(3))
 
 
 def shows(folder: Path) -> list[Any]:
@@ -73,7 +86,7 @@ def shows(folder: Path) -> list[Any]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
-    programs = {each.__name__: each for each in (trains, refuses, forks, dies, shows)}
-    findings = programs[sys.argv[1]](folder)
+    work = [trains, refuses, forks, dies, raises, exits, shows]
+    findings = {each.__name__: each for each in work}[sys.argv[1]](folder)
     text = "\n".join(str(each) for each in findings)
     (folder / f"{MPI.COMM_WORLD.rank}.txt").write_text(text, encoding="utf-8")

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import fusedopt as fo
+import mpi
 import pytest
 import ranks
-import under_mpi
 
 HERE = Path(__file__).parent
-pytestmark = under_mpi.needed
+pytestmark = mpi.needed
 
 
 def run(size: int, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return under_mpi.run(size, HERE / "mpi_rank.py", what, str(folder))
+    return mpi.run_python(size, HERE / "mpi_rank.py", what, folder)
 
 
 def findings(size: int, what: str, folder: Path) -> list[list[str]]:
@@ -57,8 +57,9 @@ def test_a_forked_child_is_no_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
-def test_a_rank_that_dies_ends_all(tmp_path: Path) -> None:
-    assert run(3, "dies", tmp_path).returncode != 0
+@pytest.mark.parametrize("how", ["dies", "raises", "exits"])
+def test_a_rank_that_ends_too_early_ends_all(how: str, tmp_path: Path) -> None:
+    assert run(3, how, tmp_path).returncode != 0
     assert [*tmp_path.iterdir()] == []
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import under_mpi
+import mpi
 
-pytestmark = under_mpi.needed
+pytestmark = mpi.needed
 for name in ("sklearn", "tqdm", "threadpoolctl"):
     pytest.importorskip(name, reason='needs the extra "examples"')
 
@@ -17,7 +17,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "python" / "examples" / "train_d
 def test_the_loss_is_the_same_on_any_number_of_ranks() -> None:
     found = []
     for size in (1, 2, 4):
-        done = under_mpi.run(size, PROGRAM, "--epochs", "6")
+        done = mpi.run_python(size, PROGRAM, "--epochs", "6")
         assert done.returncode == 0, done.stdout + done.stderr
         loss, accuracy, *_ = done.stdout.splitlines()
         assert loss.startswith("loss "), done.stdout  # of rank 0 alone
@@ -29,6 +29,6 @@ def test_the_loss_is_the_same_on_any_number_of_ranks() -> None:
 
 
 def test_another_number_of_ranks() -> None:
-    done = under_mpi.run(3, PROGRAM)
+    done = mpi.run_python(3, PROGRAM)
     assert done.returncode != 0
     assert "expected 1, 2 or 4 ranks, found 3" in done.stderr
