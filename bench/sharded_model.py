@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 # Of a window over all ranks, and of a rank's part of it at least, as in cpp/src/engine/ranks_exchange.cpp.
 WINDOW_ELEMENTS = 2**19
-FEWEST_ELEMENTS = TILE = 1024
+FEWEST_ELEMENTS = 2**15
+TILE = 1024
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def kept_bytes(work: Work, ranks: int) -> float:
 
 def windows(work: Work, ranks: int) -> int:
     """How often gradients are exchanged, and as often weights."""
-    share = math.ceil(work.elements / TILE / ranks) * TILE
-    return math.ceil(share / max(WINDOW_ELEMENTS // ranks, FEWEST_ELEMENTS))
+    share = math.ceil(work.elements / TILE / ranks)
+    room = max(WINDOW_ELEMENTS // ranks, FEWEST_ELEMENTS)
+    return math.ceil(share / math.ceil(room / TILE))  # of whole tiles
 
 
 def messages(work: Work, ranks: int) -> float:

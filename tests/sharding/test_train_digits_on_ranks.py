@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import mpi
+import pytest
 
 pytestmark = mpi.needed
 for name in ("sklearn", "tqdm", "threadpoolctl"):
