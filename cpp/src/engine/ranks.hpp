@@ -60,7 +60,7 @@ public:
 
     std::vector<const Variable*> whole_variables() const;
     std::vector<Tensor> pieces_of(std::span<const Tensor> tensors) const;
-    void move_to(std::span<const Tensor> tensors) noexcept;
+    void move_to(const Given& given);
 
     /// Which of an optimizer's variables this is, or `unknown`.
     std::size_t find(const Optimizer::State& state, const Tensor& tensor) const;
@@ -114,6 +114,8 @@ private:
     std::vector<Variable> variables_;                 // whole
     std::vector<Place> places_;                       // of the variables
     std::vector<std::vector<std::int64_t>> borders_;  // of each variable: of rank k those from [k] to [k + 1]
+
+    std::vector<Range> ranges_;  // of the variables
 
     // Of the call in progress.
     std::vector<Tensor> gradients_;   // whole
