@@ -83,6 +83,18 @@ def test_a_bad_gradient(changes: dict[str, Any], part: str) -> None:
         assert message.startswith(f"rank {GUILTY}: ") == (rank != GUILTY)
 
 
+def test_a_gradient_in_the_memory_of_a_variable() -> None:
+    """It is refused as often as it comes."""
+
+    def act(optimizer: Any, variables: dict[str, Any], bad: bool) -> None:
+        given = gradients_with(bad, kernel=variables["kernel"])
+        with pytest.raises(ValueError, match="overlapping variable 0"):
+            optimizer.apply(given)
+        optimizer.apply(given)
+
+    assert all("overlapping variable 0 ('kernel')" in message for message in refused(act))
+
+
 def test_a_wrong_number_of_gradients() -> None:
     def act(optimizer: Any, _: Any, bad: bool) -> None:
         found = list(ranks.gradients(0, 1).values())

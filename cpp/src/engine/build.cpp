@@ -172,11 +172,13 @@ void Optimizer::State::rebind(std::span<const Tensor> tensors, std::optional<std
     require_built("rebind");
     require_not_stepping("rebind");
     require_latest("rebind", builds_then, builds);
-    Given given = relocated(tensors, built_variables());
+    const Given given = relocated(tensors, built_variables());
     require_apart(given);
-    if (ranks) given.tensors = ranks->pieces_of(tensors);
-    move_to(given, sorted_ranges(given));
-    if (ranks) ranks->move_to(tensors);
+    Given own = given;
+    if (ranks) own.tensors = ranks->pieces_of(tensors);
+    std::vector<Range> own_ranges = sorted_ranges(own);
+    if (ranks) ranks->move_to(given);
+    move_to(own, std::move(own_ranges));
 }
 
 // A gradient that was known to be apart from the variables may not be so any more.

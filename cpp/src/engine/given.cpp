@@ -6,6 +6,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "engine/bounds.hpp"
+
 namespace fusedopt {
 namespace {
 
@@ -228,6 +230,17 @@ std::vector<Range> sorted_ranges(const Given& given) {
         }
     }
     return ranges;
+}
+
+std::size_t overlapped_by(const Tensor& gradient, std::span<const Range> ranges) {
+    if (gradient.size() == 0) return unknown;
+    const Bounds bounds = bounds_of(gradient);
+    // The first range that ends after the gradient begins; ranges do not overlap, so ends are sorted too.
+    for (auto range = std::ranges::upper_bound(ranges, bounds.low, {}, &Range::end);
+         range != ranges.end() && range->begin < bounds.high; ++range) {
+        if (gradient.touches(range->begin, range->end)) return range->index;
+    }
+    return unknown;
 }
 
 }  // namespace fusedopt

@@ -68,6 +68,9 @@ void require_variables(const char* function, std::span<const Tensor> tensors, st
 /// Sorted by address, without empty variables. Refuses those that overlap.
 std::vector<Range> sorted_ranges(const Given& given);
 
+/// The first of these variables whose memory a gradient shares, or `unknown`.
+std::size_t overlapped_by(const Tensor& gradient, std::span<const Range> ranges);
+
 /// A variable, as messages name it.
 std::string who_is(std::size_t index, const std::string& name);
 

@@ -213,10 +213,10 @@ void MultiOptimizer::State::rebind(std::span<const Tensor> tensors, std::optiona
         optimizers[k]->state_->require_apart(given);
         ranges.push_back(sorted_ranges(own[k]));
     }
+    if (ranks) ranks->move_to(given);
     for (std::size_t k = 0; k < optimizers.size(); ++k) {
         optimizers[k]->state_->move_to(own[k], std::move(ranges[k]));
     }
-    if (ranks) ranks->move_to(tensors);
 }
 
 bool MultiOptimizer::State::can_skip() const {

@@ -71,7 +71,10 @@ void Ranks::take(std::int64_t builds, const Gradients& gradients, const Optimize
             throw std::invalid_argument("gradient of " + who_is(index, variables_[index].name) +
                                         ": expected a dense one, as the optimizer is sharded, found one of rows");
         }
-        check_gradient_of(variables_[index], index, gradient);
+        if (!is_checked(variables_[index], gradient)) {
+            const auto owns = [&](const Optimizer::State* state) { return state->owns(gradient); };
+            check_gradient(index, gradient, variables_, ranges_, std::ranges::any_of(states_, owns));
+        }
         gradients_[index] = gradient;
     }
 }

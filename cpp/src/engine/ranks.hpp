@@ -63,7 +63,7 @@ public:
 
     std::vector<const Variable*> whole_variables() const;
     std::vector<Tensor> pieces_of(std::span<const Tensor> tensors) const;
-    void move_to(std::span<const Tensor> tensors) noexcept;
+    void move_to(const Given& given);
 
     /// Which of an optimizer's variables this is, or `unknown`.
     std::size_t find(const Optimizer::State& state, const Tensor& tensor) const;
@@ -136,6 +136,8 @@ private:
 
     std::vector<char> is_exchanged_;                        // whether a variable takes part,
     std::vector<std::vector<std::vector<Piece>>> windows_;  // and what each window has of each rank
+
+    std::vector<Range> ranges_;  // of the variables
 
     // Of the call in progress.
     std::vector<Tensor> gradients_;   // whole

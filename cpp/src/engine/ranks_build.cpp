@@ -134,6 +134,7 @@ void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts,
         variables_.push_back(layouts[places_[i].optimizer].variables[places_[i].index]);
         variables_[i].tensor = given.tensors[i];
     }
+    ranges_ = sorted_ranges(given);
     shares_ = Shares(variables_, costs(), agreement_.size(), given.built, std::exchange(shares_, Shares()));
     const std::vector<Tensor> pieces = pieces_of(given.tensors);
     for (std::size_t i = 0; i < variables_.size(); ++i) {
@@ -170,7 +171,7 @@ void Ranks::cut(const Given& given, std::span<Optimizer::State::Layout> layouts,
 
 void Ranks::build(Ranks* ranks, const std::function<void(const Cut& cut)>& make) {
     if (!ranks) return make({});
-    const auto before = std::tuple(ranks->variables_, ranks->places_, ranks->shares_);
+    const auto before = std::tuple(ranks->variables_, ranks->places_, ranks->shares_, ranks->ranges_);
     try {
         ranks->agreement_.on("build", [&](Facts& facts) {
             bool is_same = true;
@@ -182,13 +183,17 @@ void Ranks::build(Ranks* ranks, const std::function<void(const Cut& cut)>& make)
             return false;
         });
     } catch (...) {
-        std::tie(ranks->variables_, ranks->places_, ranks->shares_) = before;
+        std::tie(ranks->variables_, ranks->places_, ranks->shares_, ranks->ranges_) = before;
         throw;
     }
 }
 
-void Ranks::move_to(std::span<const Tensor> tensors) noexcept {
-    for (std::size_t i = 0; i < tensors.size(); ++i) variables_[i].tensor.move_to(tensors[i].data());
+void Ranks::move_to(const Given& given) {
+    ranges_ = sorted_ranges(given);
+    for (std::size_t i = 0; i < variables_.size(); ++i) {
+        variables_[i].tensor.move_to(given.tensors[i].data());
+        variables_[i].checked_gradient = nullptr;
+    }
 }
 
 }  // namespace fusedopt

@@ -102,8 +102,13 @@ struct Optimizer::Choice {
     }
 };
 
-/// Refuses a dense gradient of another shape than the variable's, or of a type that is none.
-void check_gradient_of(const Variable& variable, std::size_t index, const Tensor& gradient);
+/// True for the very memory that was checked in an earlier step.
+bool is_checked(const Variable& variable, const Tensor& gradient);
+
+/// Refuses a dense gradient of another shape than its variable's, of a type that is none, or in memory that is not
+/// apart from the variables and the state.
+void check_gradient(std::size_t index, const Tensor& gradient, std::span<Variable> variables,
+                    std::span<const Range> ranges, bool lies_in_state);
 
 /// Refuses what was put in order before the last build.
 void require_latest(const char* function, std::optional<std::int64_t> builds, std::int64_t latest);
@@ -318,8 +323,6 @@ private:
     void require_row_updates(const Options& options, std::span<const RuleSpec> branches) const;
     bool has_all_gradients() const { return sized_gradients == whole.size(); }
     std::size_t index_of(std::size_t position, const Tensor& tensor) const;
-    void require_apart(std::size_t index, const Tensor& gradient) const;
-    void check_gradient(std::size_t index, const Tensor& gradient);
     void assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices);
     void assign_rows(std::size_t index, const Tensor& values, const Tensor& indices);
     template <class IndexAt>

@@ -20,15 +20,28 @@ namespace {
 
 static_assert(most_dimensions == kernel::most_dimensions);
 
-// True for the very memory that was checked in an earlier step.
+}  // namespace
+
 bool is_checked(const Variable& variable, const Tensor& gradient) {
     return gradient.data() == variable.checked_gradient && gradient.dtype() == variable.checked_dtype &&
            gradient.is_contiguous() && same_shape(gradient, variable.tensor);
 }
 
-}  // namespace
+void require_apart(std::size_t index, const Tensor& gradient, std::span<const Variable> variables,
+                   std::span<const Range> ranges, bool lies_in_state) {
+    const auto who = [&] { return "gradient of " + who_is(index, variables[index].name); };
+    if (const std::size_t overlapped = overlapped_by(gradient, ranges); overlapped != unknown) {
+        throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
+                                    who_is(overlapped, variables[overlapped].name));
+    }
+    if (lies_in_state) {
+        throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
+    }
+}
 
-void check_gradient_of(const Variable& variable, std::size_t index, const Tensor& gradient) {
+void check_gradient(std::size_t index, const Tensor& gradient, std::span<Variable> variables,
+                    std::span<const Range> ranges, bool lies_in_state) {
+    Variable& variable = variables[index];
     const auto who = [&] { return "gradient of " + who_is(index, variable.name); };
     if (!same_shape(gradient, variable.tensor)) {
         throw std::invalid_argument(who() + ": expected shape " + to_string(variable.tensor.shape()) + ", found " +
@@ -37,6 +50,11 @@ void check_gradient_of(const Variable& variable, std::size_t index, const Tensor
     if (!is_floating(gradient.dtype())) {
         throw std::invalid_argument(who() + ": expected float16, bfloat16, float32 or float64, found " +
                                     std::string(to_string(gradient.dtype())));
+    }
+    require_apart(index, gradient, variables, ranges, lies_in_state);
+    if (gradient.is_contiguous()) {
+        variable.checked_gradient = gradient.data();
+        variable.checked_dtype = gradient.dtype();
     }
 }
 
@@ -83,41 +101,13 @@ std::size_t Optimizer::State::index_of(std::size_t position, const Tensor& tenso
 }
 
 std::size_t Optimizer::State::overlapped_by(const Tensor& gradient) const {
-    if (gradient.size() == 0) return unknown;
-    const Bounds bounds = bounds_of(gradient);
-    // The first range that ends after the gradient begins; ranges do not overlap, so ends are sorted too.
-    for (auto range = std::ranges::upper_bound(ranges, bounds.low, {}, &Range::end);
-         range != ranges.end() && range->begin < bounds.high; ++range) {
-        if (gradient.touches(range->begin, range->end)) return range->index;
-    }
-    return unknown;
+    return fusedopt::overlapped_by(gradient, ranges);
 }
 
 bool Optimizer::State::owns(const Tensor& gradient) const {
     if (gradient.size() == 0) return false;
     const Bounds bounds = bounds_of(gradient);
     return std::ranges::any_of(arenas, [&](const Arena& arena) { return arena.contains(bounds.low, bounds.high); });
-}
-
-void Optimizer::State::require_apart(std::size_t index, const Tensor& gradient) const {
-    const auto who = [&] { return "gradient of " + describe(index); };
-    if (const std::size_t overlapped = overlapped_by(gradient); overlapped != unknown) {
-        throw std::invalid_argument(who() + ": expected memory apart from the variables, found it overlapping " +
-                                    describe(overlapped));
-    }
-    if (owns(gradient)) {
-        throw std::invalid_argument(who() + ": expected memory apart from the optimizer's state, found it overlapping");
-    }
-}
-
-void Optimizer::State::check_gradient(std::size_t index, const Tensor& gradient) {
-    Variable& variable = variables[index];
-    check_gradient_of(variable, index, gradient);
-    require_apart(index, gradient);
-    if (gradient.is_contiguous()) {
-        variable.checked_gradient = gradient.data();
-        variable.checked_dtype = gradient.dtype();
-    }
 }
 
 void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient, const Tensor* indices) {
@@ -128,7 +118,9 @@ void Optimizer::State::assign_gradient(std::size_t index, const Tensor& gradient
         job.work = is_update && job.accumulator ? kernel::Work::discard : kernel::Work::none;
         return;
     }
-    if (!is_checked(variables[index], gradient)) check_gradient(index, gradient);
+    if (!is_checked(variables[index], gradient)) {
+        check_gradient(index, gradient, variables, ranges, owns(gradient));
+    }
     has_any_gradient = true;
     if (job.size > 0) ++sized_gradients;
     const kernel::Element element = element_of(gradient.dtype());
@@ -160,7 +152,7 @@ void Optimizer::State::assign_rows(std::size_t index, const Tensor& values, cons
     Table& table = rows.add(index, variables[index].tensor, values, indices, who);
     if (!has_whole_blocks(job, table.row_size)) refuse_row_size(who(), table.row_size, variables[index].name);
     set_slot_sizes(table);
-    require_apart(index, values);
+    fusedopt::require_apart(index, values, variables, ranges, owns(values));
     has_any_gradient = true;
     job.gradient = nullptr;
     job.strides = nullptr;
