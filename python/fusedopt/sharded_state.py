@@ -54,8 +54,9 @@ def pieces(
 ) -> dict[str, Piece]:
     """Tell where the own pieces of the state lie in the whole. `shapes` are those of the variables, by name.
 
-    A piece that has one dimension has the elements of a variable, if the whole has as many. Otherwise the whole is as
-    long as all pieces are, one after the other.
+    Pieces of one dimension are taken for the elements of a variable, if all of them together have as many. Otherwise
+    the whole is as long as they are, one after the other. Of an array without elements, or with a length of 1, this may
+    be another shape of the same elements.
     """
     ends = borders(communicator, own)
     inner: dict[str, list[int]] = {}

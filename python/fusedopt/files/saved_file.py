@@ -18,6 +18,8 @@ from fusedopt.files.tensors import FORMAT, OF_DTYPES, OLD_FORMAT, type_of
 Ranges = Mapping[str, tuple[int, int]]
 """By the name of a tensor, where the elements begin and end that are wanted of it."""
 
+_Type = tuple[str, tuple[int, ...]]
+
 
 class SavedFile(TensorFile):
     """A file that `save` wrote, open for reading.
@@ -31,11 +33,14 @@ class SavedFile(TensorFile):
         The class and the configuration of the optimizer.
     types : dict
         The type and the shape of each tensor, by name.
+    is_exact : bool
+        Whether shapes count to the last 1. Ranks know how many elements an array has in all, but not every shape.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[Any], class_name: str | None) -> None:
         super().__init__(path, (FORMAT, OLD_FORMAT, INDEX_FORMAT))
         self._ranks: RankFiles | None = None
+        self.is_exact = self.format != INDEX_FORMAT
         try:
             self._read_description(class_name)
             if self.format == INDEX_FORMAT:
@@ -69,7 +74,13 @@ class SavedFile(TensorFile):
 
     def fits(self, name: str, array: Array) -> bool:
         """Whether there is a tensor of this name, type and shape."""
-        return self.types.get(name) == (type_of(array), array.shape)
+        found = self.types.get(name)
+        return found is not None and self._is_alike(found, (type_of(array), array.shape))
+
+    def _is_alike(self, found: _Type, wanted: _Type) -> bool:
+        if self.is_exact or found[0] != wanted[0]:
+            return found == wanted
+        return _without_ones(found[1]) == _without_ones(wanted[1])
 
     def require(self, state: Sequence[tuple[str, Array]], besides: Collection[str] = ()) -> None:
         """Refuse the file if it does not hold exactly these tensors; variables and others may be there besides."""
@@ -89,7 +100,7 @@ class SavedFile(TensorFile):
         for name, array in state:
             wanted = (type_of(array), array.shape)
             found = self.types.get(name, wanted)
-            if found != wanted:
+            if not self._is_alike(found, wanted):
                 raise self.error(
                     f"{name}: expected {wanted[0]} of shape {wanted[1]}, "
                     f"found {found[0]} of shape {found[1]}"
@@ -130,3 +141,7 @@ class SavedFile(TensorFile):
             self._ranks.copy_to(name, array, begin)
         else:
             self.copy_tensor(name, array, begin)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (0,) if 0 in shape else tuple(length for length in shape if length != 1)

@@ -51,6 +51,7 @@ class Loading:
         self._is_strict, self._converts = strict, convert
         self._signed = optimizer._signed_slots()
         self._pieces = optimizer._pieces()
+        file.is_exact = file.is_exact and not self._pieces
 
     def wanted(self) -> files.Ranges:
         """Return which elements are wanted of arrays of which not all are, after `match`."""
