@@ -468,3 +468,36 @@ def test_bfloat16(tmp_path: Path) -> None:
         return kept == w.tobytes()
 
     assert ranks.finished(ranks.run(3, of_rank)) == [True] * 3
+
+
+class Refusing:
+    """A core that takes no state."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def set_state(self, values: Any) -> None:
+        raise ValueError("what only the core can know")
+
+
+def test_what_the_core_of_one_rank_refuses(saved: list[Path]) -> None:
+    def of_rank(threads: Threads) -> None:
+        optimizer = fo.Sharded(fo.Adam(), threads)
+        variables = ranks.variables()
+        optimizer.build(variables)
+        optimizer.apply(ranks.gradients(threads.rank, 0))
+        before = [array.tobytes() for array in [*variables.values(), *optimizer.variables]]
+        core = optimizer._core
+        if threads.rank == 1:
+            optimizer._core = Refusing(core)  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="state: what only the core can know"):
+            optimizer.load(saved[0])
+        optimizer._core = core
+        assert before == [array.tobytes() for array in [*variables.values(), *optimizer.variables]]
+        optimizer.apply(ranks.gradients(threads.rank, 1))
+        optimizer.load(saved[0])
+
+    ranks.finished(ranks.run(3, of_rank))
