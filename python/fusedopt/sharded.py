@@ -470,8 +470,8 @@ class Sharded(Optimizer):
     def _pieces(self) -> Mapping[str, Piece]:
         return self._own_pieces
 
-    def _agree_to_load(self, checksum: int) -> None:
-        self._settle("load", None, f"checksum of the file: {checksum}")
+    def _agree_to_load(self, attempt: Callable[[], None], checksum: int) -> None:
+        self._settle("load", _failure(attempt), f"checksum of the file: {checksum}")
 
     # What cannot be done yet
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from fusedopt import communicators
 from fusedopt.arrays import Array
 from fusedopt.communicators import Communicator
-from fusedopt.files.names import Name
+from fusedopt.files.names import Name, scales_of
 from fusedopt.state.pieces import Piece
 
 Borders = Mapping[str, Sequence[int]]
@@ -64,34 +65,43 @@ def pieces(
 ) -> dict[str, Piece]:
     """Tell where the own pieces of the state lie in the whole. `shapes` are by the names of variables.
 
-    A piece that has one dimension has the elements of a variable, if the whole has as many. Otherwise the whole is as
-    long as all pieces are, one after the other. What has no elements has its shape on rank 0.
+    If a variable is cut, its arrays have its shape, or are codes and their scales. If it is not, they have their shapes
+    where it is. If an array has no elements, it has its shape on rank 0.
     """
-    ends = borders(communicator, own)
-    inner: dict[str, list[int]] = {}
-    text = json.dumps(
-        [
-            {name: p.shape[1:] for name, p in own if p.size > 0 and p.ndim > 1},
-            {name: p.shape for name, p in own if p.size == 0},
-        ]
+    arrays = [(name, piece, shapes[Name.of(name).variable]) for name, piece in own if piece.ndim]
+    texts = communicators.texts(communicator, json.dumps(_shapes_here(arrays)))
+    uncut, rests, empty = (
+        dict(ChainMap(*found)) for found in zip(*map(json.loads, texts), strict=True)
     )
-    texts = [json.loads(found) for found in communicators.texts(communicator, text)]
-    for found, _ in texts:
-        inner |= found
+    ends = borders(communicator, own)
     result = {}
-    for name, piece in own:
-        if piece.ndim == 0:  # a number of the whole optimizer
-            continue
-        (shape, own_shape), count = shapes[Name.of(name).variable], ends[name][-1]
+    for name, piece, of_variable in arrays:
+        count, shape = ends[name][-1], of_variable.whole
         if count == 0:
-            shape = tuple(texts[0][1][name])
-        elif name in inner or count != prod(shape):
-            rest = inner.get(name, [])
-            shape = (count // prod(rest), *rest)
-        are_codes = piece.dtype == np.uint8
+            shape = empty[name]
+        elif name in uncut:
+            shape = uncut[name]
+        elif name in rests:
+            shape = (count // prod(rests[name]), *rests[name])
         begin = ends[name][communicator.rank]
-        result[name] = Piece(shape, begin, own_shape if are_codes else piece.shape)
+        own_shape = of_variable.own if piece.dtype == np.uint8 else piece.shape
+        result[name] = Piece(tuple(shape), begin, own_shape)
     return result
+
+
+def _shapes_here(arrays: Sequence[tuple[str, Array, Shapes]]) -> list[dict[str, tuple[int, ...]]]:
+    """Return what a rank knows: shapes of what is not cut, of codes but for their length, and of what is empty."""
+    codes = {name for name, piece, _ in arrays if piece.dtype == np.uint8}
+    codes |= {scales_of(name) for name in codes}
+    uncut, rests, empty = {}, {}, {}
+    for name, piece, of_variable in arrays:
+        if piece.size == 0:
+            empty[name] = piece.shape
+        elif of_variable.own == of_variable.whole:
+            uncut[name] = piece.shape
+        elif name in codes:
+            rests[name] = piece.shape[1:]
+    return [uncut, rests, empty]
 
 
 def share(

@@ -18,19 +18,7 @@ from ranks import Threads
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-OPTIMIZERS: dict[str, Callable[[], Any]] = {
-    "adamw": lambda: fo.AdamW(0.01, amsgrad=True, global_clipnorm=1.0),
-    "nadam": lambda: fo.Nadam(0.01, use_ema=True),
-    "accumulation": lambda: fo.SGD(0.1, momentum=0.9, gradient_accumulation_steps=2),
-    "skipping": lambda: fo.Lion(0.01, skip_nonfinite=True),
-    "loss scale": lambda: fo.LossScaleOptimizer(fo.Adam(0.01), 2.0, 2),
-}
-every_optimizer = pytest.mark.parametrize("new", OPTIMIZERS.values(), ids=OPTIMIZERS)
-
-
-def shared(step: int) -> dict[str, Any]:
-    """The sum over two ranks, which the first rank of any number gives while the others give zeros."""
-    return ranks.summed(2, step)
+from test_sharded_files import OPTIMIZERS, every_optimizer, shared  # noqa: E402
 
 
 def steps(optimizer: Any, numbers: range, rank: int = 0) -> None:
@@ -297,8 +285,8 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
 
 
 def first_of(table: Any) -> Any:
-    """Return the parts of the array of which two files have some."""
-    return table["arrays"]["momentum/half"]["parts"]
+    """Return the parts of an array of which several files have some."""
+    return next(array["parts"] for array in table["arrays"].values() if len(array["parts"]) > 1)
 
 
 def overlapping(table: Any) -> None:
@@ -326,7 +314,8 @@ def elsewhere(table: Any) -> None:
 
 
 def of_another_file(table: Any) -> None:
-    first_of(table)[0][0], first_of(table)[1][0] = first_of(table)[1][0], first_of(table)[0][0]
+    first, second, *_ = first_of(table)
+    first[0], second[0] = second[0], first[0]
 
 
 def without_files(table: Any) -> None:
@@ -336,14 +325,14 @@ def without_files(table: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (overlapping, "momentum/half: expected parts without overlap, found another one of elem"),
-        (without_one, "momentum/half: expected parts that are the whole of it, found none of el"),
-        (without_last, "momentum/half: expected 4608 elements, found "),
-        (with_a_gap, "momentum/half: expected parts that are the whole of it, found none of ele"),
+        (overlapping, "expected parts without overlap, found another one of elements "),
+        (without_one, "expected parts that are the whole of it, found none of elements 0 to "),
+        (without_last, r"expected \d+ elements, found \d+"),
+        (with_a_gap, "expected parts that are the whole of it, found none of elements "),
         (of_a_fourth_file, "expected a list of the files of ranks, found names of none"),
         (elsewhere, "expected a list of the files of ranks, found names of none"),
         (without_files, "expected a list of the files of ranks, found another"),
-        (of_another_file, r"momentum/half: expected \('F32', "),
+        (of_another_file, r"-of-00003: .*: expected .*, as .*state says, found "),
     ],
 )
 def test_an_index_that_is_wrong(change: Any, message: str, saved: list[Path]) -> None:
@@ -479,3 +468,36 @@ def test_bfloat16(tmp_path: Path) -> None:
         return kept == w.tobytes()
 
     assert ranks.finished(ranks.run(3, of_rank)) == [True] * 3
+
+
+class Refusing:
+    """A core that takes no state."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def set_state(self, values: Any) -> None:
+        raise ValueError("what only the core can know")
+
+
+def test_what_the_core_of_one_rank_refuses(saved: list[Path]) -> None:
+    def of_rank(threads: Threads) -> None:
+        optimizer = fo.Sharded(fo.Adam(), threads)
+        variables = ranks.variables()
+        optimizer.build(variables)
+        optimizer.apply(ranks.gradients(threads.rank, 0))
+        before = [array.tobytes() for array in [*variables.values(), *optimizer.variables]]
+        core = optimizer._core
+        if threads.rank == 1:
+            optimizer._core = Refusing(core)  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="state: what only the core can know"):
+            optimizer.load(saved[0])
+        optimizer._core = core
+        assert before == [array.tobytes() for array in [*variables.values(), *optimizer.variables]]
+        optimizer.apply(ranks.gradients(threads.rank, 1))
+        optimizer.load(saved[0])
+
+    ranks.finished(ranks.run(3, of_rank))

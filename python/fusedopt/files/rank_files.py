@@ -3,7 +3,7 @@
 The index has the numbers of the whole optimizer as tensors. Its metadata has, under "ranks", the name of this save, the
 names of the files, which lie beside it, and for each array its type, its shape, and its parts in the order of elements.
 A part is the number of a file and the elements, in C order, where it begins and ends. The file has it as a tensor of
-the same name. All files have the name of the save in their metadata.
+the same name. Its metadata has the name of the save and, under "begins", where each of its tensors begins.
 """
 
 from __future__ import annotations
@@ -146,18 +146,30 @@ class RankFiles:
                 f"expected a file of the same save as {self._index.path}, {self._save}, found one of {found}"
             )
         expected = {
-            name: (array.dtype, part.end - part.begin)
+            name: (array.dtype, part.begin, part.end)
             for name, array in self._arrays.items()
             for part in array.parts
             if part.file == number
         }
-        there = {name: (dtype, prod(shape)) for name, (dtype, shape) in file.types.items()}
+        there = {name: (file.types[name][0], *span) for name, span in spans_of(file).items()}
         if there != expected:
             name = min(n for n in expected.keys() | there.keys() if expected.get(n) != there.get(n))
             raise file.error(
                 f"{name}: expected {expected.get(name, 'nothing')}, as {self._index.path} says, "
                 f"found {there.get(name, 'nothing')}"
             )
+
+
+def spans_of(file: TensorFile) -> dict[str, tuple[int, int]]:
+    """Return which elements of which arrays are in the file of a rank."""
+    try:
+        begins = json.loads(file.metadata["begins"])
+        return {
+            name: (int(begins[name]), int(begins[name]) + prod(shape))
+            for name, (_, shape) in file.types.items()
+        }
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise file.error(f"expected where its elements begin, found nothing ({error!r})") from None
 
 
 def _spread(table: Any) -> Spread:

@@ -11,12 +11,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from fusedopt.arrays import Array
-from fusedopt.files.rank_files import INDEX_FORMAT, RANK_FORMAT, Part, Spread
+from fusedopt.files.rank_files import INDEX_FORMAT, RANK_FORMAT, Part, Spread, spans_of
 from fusedopt.files.replacement import creation
 from fusedopt.files.tensor_file import TensorFile
 from fusedopt.files.tensors import FORMAT, OLD_FORMAT, type_of, write, write_into
@@ -93,11 +92,7 @@ class RankSave:
                 "rank 0; save without per_rank, which brings the state to rank 0"
             ) from None
         file.close()
-        begins = json.loads(file.metadata["begins"])
-        return {
-            name: Part(rank, begins[name], begins[name] + prod(shape))
-            for name, (_, shape) in file.types.items()
-        }
+        return {name: Part(rank, *span) for name, span in spans_of(file).items()}
 
 
 def remove_others(path: str | bytes | os.PathLike[Any]) -> None:

@@ -119,9 +119,21 @@ class Loading:
             for name, array in self._everything
             if name not in kept and self._is_copied_later(name, array)
         ]
-        optimizer._agree_to_load(file.checksum)
+        optimizer._agree_to_load(partial(self._attempt, values), file.checksum)
         _finish([end, *followers, *copies], begin, file)
         return self._report
+
+    def _attempt(self, values: list[Array | None]) -> None:
+        """Let the core refuse what it must, and leave all as it was."""
+        before = [
+            value if name not in self._here and (value is None or value is array) else array.copy()
+            for (name, array), value in zip(self._state, values, strict=True)
+        ]
+        try:
+            self._optimizer._core.set_state(values)
+        except ValueError as error:
+            raise self._file.error(str(error)) from None
+        self._optimizer._core.set_state(before)
 
     def _is_copied_later(self, name: str, array: Array) -> bool:
         """Whether what is there is copied without a check, straight from the file."""

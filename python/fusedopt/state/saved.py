@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Literal, overload
 
@@ -217,8 +217,8 @@ class Saved(Stateful):
         """Return of which arrays of the state there is only a piece here."""
         return {}
 
-    def _agree_to_load(self, checksum: int) -> None:
-        """Take note that a file is about to be taken, of which nothing more can be refused."""
+    def _agree_to_load(self, attempt: Callable[[], None], checksum: int) -> None:
+        """Let others refuse what is about to be taken. `attempt` raises what is to be refused here."""
 
     @abstractmethod
     def _rules(self) -> Rules:
