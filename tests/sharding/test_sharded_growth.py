@@ -17,6 +17,8 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "averages": lambda: fo.Nadam(0.01, use_ema=True, ema_momentum=0.5, clipnorm=1.0),
     "accumulation": lambda: fo.SGD(0.1, momentum=0.9, gradient_accumulation_steps=3),
     "a scale": lambda: fo.LossScaleOptimizer(fo.Adam(0.01), 2.0, 2),
+    "muon": lambda: fo.Muon(0.01, weight_decay=0.1),
+    "fewer bits": lambda: fo.Adam(0.01, slot_dtype="bfloat16", master=False),
     "several": lambda: fo.MultiOptimizer(
         fo.OptimizerMap(fo.Adam(0.01), {"table|half": fo.SGD(0.1, momentum=0.9)}),
         global_clipnorm=1.0,

@@ -42,6 +42,15 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "a dynamic scale": lambda: fo.LossScaleOptimizer(
         several(fo.Adam(0.01), {"kernel": fo.SGD(0.1, skip_nonfinite=True)}), 2.0, 2
     ),
+    "variables that are not cut": lambda: several(
+        fo.Lamb(0.01),
+        {"kernel": fo.Muon(0.01), "half": fo.Adafactor(0.01), "table": fo.SGD(0.1, momentum=0.9)},
+    ),
+    "fewer bits": lambda: several(
+        fo.Adam(0.01, slot_dtype="bfloat16"),
+        {"kernel|half": fo.AdamW(0.01, slot_dtype="float8", master=False)},
+        global_clipnorm=1.0,
+    ),
     "nobody": lambda: several(fo.Adam(0.01), {"other": fo.Nadam(0.1)}, skip_nonfinite=True),
 }
 every_optimizer = pytest.mark.parametrize("new", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -121,6 +121,7 @@ private:
     void send_weights(std::size_t window);
     void take_weights(std::size_t window);
     std::int64_t gradient_bytes(const Piece& piece) const;
+    const std::byte* gradient_in_place(const Piece& piece) const;
     std::int64_t weight_bytes(const Piece& piece) const;
     std::byte* weights_at(const Piece& piece, std::int64_t element) const;
     template <class Bytes, class Work>

@@ -75,6 +75,7 @@ std::vector<std::int64_t> Ranks::borders(std::size_t variable) const {
 }
 
 /// So many elements of a rank fill a window.
+
 std::int64_t Ranks::room() const {
     return std::max(window_elements / static_cast<std::int64_t>(agreement_.size()), fewest_elements);
 }
@@ -168,6 +169,14 @@ std::int64_t Ranks::gradient_bytes(const Piece& part) const {
     return up_to(part.size() * item(gradients_[part.variable].dtype()), 8);
 }
 
+/// Where a part lies as it is to be sent; null if it must be packed.
+const std::byte* Ranks::gradient_in_place(const Piece& part) const {
+    const Tensor& gradient = gradients_[part.variable];
+    const std::int64_t bytes = item(gradient.dtype());
+    if (!gradient.is_contiguous() || part.size() * bytes != gradient_bytes(part)) return nullptr;
+    return static_cast<const std::byte*>(gradient.data()) + part.begin * bytes;
+}
+
 /// Begins to exchange a window of gradients.
 void Ranks::send_gradients(std::size_t window) {
     const std::size_t rank = agreement_.rank(), size = agreement_.size();
@@ -182,11 +191,17 @@ void Ranks::send_gradients(std::size_t window) {
             exchange.send_counts[k] += gradient_bytes(part);
         }
     }
-    const std::span<std::byte> send = first_of(exchange.send, sum_of(exchange.send_counts));
-    run_on(sent, bytes_of, [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
-        const Tensor& gradient = gradients_[part.variable];
-        pack(gradient, begin, end, send.data() + offset + (begin - part.begin) * item(gradient.dtype()));
-    });
+    const std::int64_t all_sent = sum_of(exchange.send_counts);
+    std::span<const std::byte> send = first_of(exchange.send, all_sent);
+    if (const std::byte* const there = sent.size() == 1 ? gradient_in_place(sent.front()) : nullptr) {
+        send = {there, static_cast<std::size_t>(all_sent)};
+    } else {
+        run_on(sent, bytes_of, [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+            const Tensor& gradient = gradients_[part.variable];
+            const std::int64_t before = offset + (begin - part.begin) * item(gradient.dtype());
+            pack(gradient, begin, end, exchange.send.data() + before);
+        });
+    }
     std::int64_t bytes = 0;
     for (const Piece& part : windows_[window][rank]) bytes += gradient_bytes(part);
     exchange.receive_counts.assign(size, bytes);
@@ -294,15 +309,20 @@ void Ranks::send_weights(std::size_t window) {
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         for (const Piece& part : windows_[window][k]) exchange.receive_counts[k] += weight_bytes(part);
     }
-    const std::span<std::byte> send = first_of(exchange.send, exchange.receive_counts[rank]);
+    const std::int64_t all_sent = exchange.receive_counts[rank];
     const std::span<std::byte> receive = first_of(exchange.receive, sum_of(exchange.receive_counts));
-    const auto bytes_of = [&](const Piece& part) { return weight_bytes(part); };
-    run_on(windows_[window][rank], bytes_of,
-           [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
-               const std::byte* from = weights_at(part, begin);
-               std::byte* to = send.data() + offset + (from - weights_at(part, part.begin));
-               std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - from));
-           });
+    const std::vector<Piece>& own_parts = windows_[window][rank];
+    std::span<const std::byte> send = first_of(exchange.send, all_sent);
+    if (own_parts.size() == 1) {
+        send = {weights_at(own_parts.front(), own_parts.front().begin), static_cast<std::size_t>(all_sent)};
+    } else {
+        const auto bytes_of = [&](const Piece& part) { return weight_bytes(part); };
+        run_on(own_parts, bytes_of, [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
+            const std::byte* from = weights_at(part, begin);
+            std::byte* to = exchange.send.data() + offset + (from - weights_at(part, part.begin));
+            std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - from));
+        });
+    }
     exchange.wait = agreement_.communicator().allgatherv(send, receive, exchange.receive_counts);
 }
 
