@@ -55,9 +55,9 @@ class Counting(Threads):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, 3, 4, 20])
 def test_the_model_knows_what_ranks_send_and_keep(size: int, kind: str) -> None:
-    elements = 2**20 + 1000
+    elements = 1200 * 1024 - 24  # on 20 ranks, a window has more of each than its even part
     work = replace(sharded_figures.WORKS[kind], elements=elements)
     dtype: Any = ml_dtypes.bfloat16 if kind == "bfloat16" else np.dtype(kind)
 
@@ -77,7 +77,7 @@ def test_the_model_knows_what_ranks_send_and_keep(size: int, kind: str) -> None:
     assert {each[1] for each in found} == {windows(work, size)}
     assert {each[2] - each[1] for each in found} == {work.agreements}
     slots = kept_bytes(replace(work, gradient=0), size) - elements * 4 / size
-    assert max(each[3] for each in found) == pytest.approx(slots, rel=0.01)
+    assert max(each[3] for each in found) == pytest.approx(slots, rel=0.02)
 
 
 def test_the_model_knows_what_a_step_moves() -> None:
