@@ -127,7 +127,7 @@ class Loading:
     def _attempt(self, values: list[Array | None]) -> None:
         """Let the core refuse what it must, and leave all as it was."""
         before = [
-            array.copy() if name in self._here or not (value is None or value is array) else None
+            value if value is array or (value is None and name not in self._here) else array.copy()
             for (name, array), value in zip(self._state, values, strict=True)
         ]
         try:
