@@ -75,7 +75,6 @@ std::vector<std::int64_t> Ranks::borders(std::size_t variable) const {
 }
 
 /// So many elements of a rank fill a window.
-
 std::int64_t Ranks::room() const {
     return std::max(window_elements / static_cast<std::int64_t>(agreement_.size()), fewest_elements);
 }

@@ -126,7 +126,7 @@ class Loading:
     def _attempt(self, values: list[Array | None]) -> None:
         """Let the core refuse what it must, and leave all as it was."""
         before = [
-            value if name not in self._here and (value is None or value is array) else array.copy()
+            value if value is array or (value is None and name not in self._here) else array.copy()
             for (name, array), value in zip(self._state, values, strict=True)
         ]
         try:
