@@ -154,14 +154,22 @@ def gradients(rank: int, step: int, dtype: Any = "float32") -> dict[str, Any]:
     }
 
 
+def tree_sum(addends: list[Any]) -> Any:
+    """Add up to the left the largest power of two that leaves some, and the others to the right."""
+    if len(addends) == 1:
+        return addends[0]
+    branch = 2 ** ((len(addends) - 1).bit_length() - 1)
+    return np.asarray(tree_sum(addends[:branch]) + tree_sum(addends[branch:]))
+
+
 def summed(size: int, step: int, dtype: Any = "float32", divisor: int = 1) -> dict[str, Any]:
-    """Add up the gradients of all ranks in their order."""
+    """Add up the gradients of all ranks."""
     wide = np.dtype("float64" if np.dtype(dtype) == np.float64 else "float32")
-    total = {name: each.astype(wide) for name, each in gradients(0, step, dtype).items()}
-    for rank in range(1, size):
-        for name, each in gradients(rank, step, dtype).items():
-            total[name] = np.asarray(total[name] + each.astype(wide))
-    return {name: np.asarray(each / wide.type(divisor)) for name, each in total.items()}
+    found = [gradients(rank, step, dtype) for rank in range(size)]
+    return {
+        name: np.asarray(tree_sum([each[name].astype(wide) for each in found]) / wide.type(divisor))
+        for name in NAMES
+    }
 
 
 def new() -> Any:

@@ -1,8 +1,9 @@
 """Train a NumPy network on scikit-learn's handwritten digits, on one, two or four processes, with the same bits.
 
 Each batch is cut into four parts, whatever the number of processes. Each process, which MPI calls a rank, computes the
-gradients of its parts. They are added as (g0 + g1) + (g2 + g3), whoever has computed them. So the loss is the same to
-the last bit on 1, 2 and 4 ranks. `fusedopt.Sharded` keeps the optimizer's state shared out between the ranks.
+gradients of its parts. They are added as (g0 + g1) + (g2 + g3), whoever has computed them: within a rank here, and
+between ranks by `fusedopt.Sharded`. So the loss is the same to the last bit on 1, 2 and 4 ranks. The optimizer's state
+is shared out between the ranks.
 
 In a clone of the repository:
 
@@ -66,24 +67,6 @@ def tree_sum(gradients: list[Arrays]) -> Arrays:
     return gradients[0]
 
 
-def add_up_to_pairs(own: Arrays, comm: MPI.Intracomm) -> Arrays:
-    """The optimizer adds in the order of ranks, which is a tree on two ranks.
-
-    So on four ranks the second hands its gradients to the first, and the last to the third. -0.0 changes no sum.
-    """
-    if comm.size <= 2:
-        return own
-    for array in own.values():
-        if comm.rank % 2:
-            comm.Send(array, comm.rank - 1)
-            array.fill(-0.0)
-        else:
-            received = np.empty_like(array)
-            comm.Recv(received, comm.rank + 1)
-            array += received
-    return own
-
-
 def train_step(
     model: Network, optimizer: fo.Sharded, images: Array, labels: Labels, comm: MPI.Intracomm
 ) -> float:
@@ -94,7 +77,7 @@ def train_step(
         for part in own_parts(comm)
     ]
     own = tree_sum([gradients for _, gradients in found])
-    optimizer.apply(add_up_to_pairs(own, comm))
+    optimizer.apply(own)  # which goes on in the tree
     losses = comm.allgather([loss for loss, _ in found])
     return sum(loss for of_rank in losses for loss in of_rank)
 

@@ -70,7 +70,7 @@ class Sharded(Optimizer):
     """An optimizer over several processes (ranks), each of which keeps a part of its state.
 
     Every rank makes one, builds it on the same variables with the same values, and gives the gradients of its own
-    batch to `apply`. They are summed over ranks in the order of ranks, or averaged. Each rank updates its share of all
+    batch to `apply`. They are summed over ranks in a fixed tree, or averaged. Each rank updates its share of all
     elements and keeps slots, averages, accumulators and master copies for that share alone. Then the ranks exchange
     the new weights, so that all have all of them. What a rule needs as a whole is not cut: `Lamb`'s and `Adafactor`'s
     variables, the matrices of `Muon`, and those with several dimensions under ``rowwise``. Each is one rank's.

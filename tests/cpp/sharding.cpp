@@ -1,6 +1,7 @@
 // Ranks that are threads: the bits of one optimizer with the summed gradients, and refusals on all ranks.
 #include <array>
 #include <barrier>
+#include <bit>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -92,8 +93,19 @@ std::vector<float> gradient(int rank, int step, std::int64_t size) {
     return made;
 }
 
-void add(std::vector<float>& sum, const std::vector<float>& values) {
+std::vector<float>& operator+=(std::vector<float>& sum, const std::vector<float>& values) {
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += values[i];
+    return sum;
+}
+
+/// Adds up to the left the largest power of two that leaves some, and the others to the right.
+template <class AddendOf>
+auto tree_sum(int first, int count, const AddendOf& addend_of) {
+    if (count == 1) return addend_of(first);
+    const auto branch = static_cast<int>(std::bit_floor(static_cast<unsigned>(count - 1)));
+    auto sum = tree_sum(first, branch, addend_of);
+    sum += tree_sum(first + branch, count - branch, addend_of);
+    return sum;
 }
 
 bool same(const std::vector<Array>& a, const std::vector<Array>& b) {
@@ -113,9 +125,9 @@ struct Gradients {
           third(gradient(rank, step, matrix_size)) {}
 
     void operator+=(const Gradients& other) {
-        add(first, other.first);
-        add(second, other.second);
-        add(third, other.third);
+        first += other.first;
+        second += other.second;
+        third += other.third;
     }
 
     void apply_to(fusedopt::Optimizer& optimizer) const {
@@ -132,9 +144,7 @@ void check_bits_of_one(const fusedopt::Rule& rule, const fusedopt::Options& opti
     fusedopt::Optimizer single(rule, options);
     single.build(tensors(expected));
     for (int step = 0; step < steps; ++step) {
-        Gradients sum(0, step);
-        for (int rank = 1; rank < size; ++rank) sum += Gradients(rank, step);
-        sum.apply_to(single);
+        tree_sum(0, size, [&](int rank) { return Gradients(rank, step); }).apply_to(single);
     }
     std::vector<std::vector<Array>> found(static_cast<std::size_t>(size));
     std::vector<std::int64_t> kept(found.size());
@@ -198,9 +208,7 @@ TEST(several_optimizers_have_the_bits_of_one_process_and_take_more_variables) {
         const std::vector<Array> expected = variables();
         fusedopt::MultiOptimizer single = make();
         const double norm = train(single, expected, [&](int step, std::int64_t elements) {
-            std::vector<float> sum = gradient(0, step, elements);
-            for (int rank = 1; rank < size; ++rank) add(sum, gradient(rank, step, elements));
-            return sum;
+            return tree_sum(0, size, [&](int rank) { return gradient(rank, step, elements); });
         });
         std::vector<std::vector<Array>> found(static_cast<std::size_t>(size));
         for (std::vector<Array>& each : found) each = variables();

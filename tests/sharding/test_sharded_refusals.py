@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fusedopt as fo
@@ -300,6 +301,30 @@ def test_a_build_by_apply_may_fail_before_and_after_it() -> None:
 
     messages = ranks.finished(ranks.run(SIZE, of_rank))
     assert messages[0].startswith("rank 1: TypeError: ")
+
+
+def test_a_call_in_another_thread() -> None:
+    """Two threads of a rank would not take their turns as those of another rank do."""
+
+    def of_rank(threads: Threads) -> Any:
+        optimizer = fo.Sharded(fo.SGD(0.1), threads)
+        w = np.ones(3, np.float32)
+        optimizer.build([w])
+
+        def step() -> str:
+            with pytest.raises(ValueError, match="found another thread") as caught:
+                optimizer.apply([np.ones(3, np.float32)])
+            return str(caught.value)
+
+        with ThreadPoolExecutor(1) as executor:
+            message = executor.submit(step).result() if threads.rank == 1 else step()
+        assert (w == 1).all()
+        optimizer.apply([np.ones(3, np.float32)])
+        return message, w.tolist()
+
+    first, second = ranks.finished(ranks.run(2, of_rank))
+    assert second[0].startswith("apply: expected in the thread that built the sharded optimizer")
+    assert first == (f"rank 1: {second[0]}", second[1])
 
 
 # What cannot be sharded

@@ -1,7 +1,7 @@
 // How the ranks of a program exchange bytes. The core knows no MPI: the program hands over functions.
 //
 // With Optimizer::shard, or that of a MultiOptimizer, each rank builds the same variables with the same values, and
-// gives gradients of its own to `apply`. They are summed in the order of the ranks, and the weights have the bits of a
+// gives gradients of its own to `apply`. They are summed in a tree over the ranks, and the weights have the bits of a
 // single optimizer that gets the sum. Each rank keeps state for its share of all elements alone: `variables` and
 // `state` list one-dimensional pieces, which are empty if a rank has nothing of a variable. Variables that a rule must
 // have as a whole are one rank's. There they are listed in their shape, and Muon's products are asked for. On the
@@ -9,8 +9,8 @@
 //
 // Ranks must call build, apply, finalize_variable_values, begin_evaluation and end_evaluation alike, as each waits for
 // the others. What one of them refuses is a std::invalid_argument on all, and nothing is written. So are calls,
-// gradients' types, options and scalars that differ. If the communicator throws after weights were written, later calls
-// are refused.
+// gradients' types, options and scalars that differ, and calls in another thread than the first one. If the communicator
+// throws after weights were written, later calls are refused.
 //
 // Refused are RowUpdates::caught_up, gradients of rows, calls of the members of a sharded MultiOptimizer, and calls in
 // a forked child.

@@ -155,6 +155,15 @@ void Agreement::refuse_difference(const std::string& operation) const {
     throw std::invalid_argument(operation + ": expected the same on all ranks, found numbers that differ");
 }
 
+// Two threads would not take their turns on all ranks alike.
+void Agreement::require_one_thread(const std::string& operation) {
+    const std::thread::id here = std::this_thread::get_id();
+    if (thread_ == std::thread::id()) thread_ = here;
+    if (thread_ == here) return;
+    throw std::invalid_argument(operation +
+                                ": expected in the thread that built the sharded optimizer, found another thread");
+}
+
 bool Agreement::settle(const std::string& operation, std::exception_ptr error, bool flag) {
     if (this_process() != process_) {
         throw std::invalid_argument(operation +

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -77,6 +78,7 @@ public:
         std::exception_ptr error;
         bool flag = false;
         try {
+            require_one_thread(operation);
             flag = function(facts_);
         } catch (...) {
             error = std::current_exception();
@@ -85,12 +87,14 @@ public:
     }
 
 private:
+    void require_one_thread(const std::string& operation);
     bool settle(const std::string& operation, std::exception_ptr error, bool flag);
     std::vector<std::string> exchange(const std::string& text) const;
     [[noreturn]] void refuse_difference(const std::string& operation) const;
 
     Communicator communicator_;
     std::int64_t process_;
+    std::thread::id thread_;  // of the first call
     std::int64_t count_ = 0;
     Facts facts_;
 };

@@ -3,6 +3,7 @@
 // next one is under way.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -209,41 +210,49 @@ void Ranks::send_gradients(std::size_t window) {
     exchange.wait = agreement_.communicator().alltoallv(send, exchange.send_counts, receive, exchange.receive_counts);
 }
 
-/// Adds up a window of gradients in the order of ranks.
+/// Adds up a window of gradients in a tree, whose first branch has as many ranks as the largest power of two that
+/// leaves some for the other one.
 void Ranks::sum_gradients(std::size_t window) {
     const std::size_t rank = agreement_.rank(), size = agreement_.size();
     Exchange& exchange = gradient_exchanges_[window % 2];
     exchange.finish();
+    using Memory = std::array<std::byte, kernel::tile * sizeof(double)>;
     const kernel::Kernels& kernels = current_kernels();
     const std::int64_t from_each = exchange.receive_counts[rank == 0 ? size - 1 : 0];
     const auto bytes_of = [&](const Piece& part) { return gradient_bytes(part); };
     const auto sum = [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
         // Subnormals count: the sum is that which any program would compute.
         const FloatEnvironment environment(Subnormals::kept);
-        const Tensor& gradient = gradients_[part.variable];
+        const Tensor &gradient = gradients_[part.variable], &piece = pieces_[part.variable];
         const std::int64_t bytes = item(gradient.dtype());
-        const kernel::Element element = element_of(gradient.dtype());
+        const kernel::Element element = element_of(gradient.dtype()), of_sum = element_of(piece.dtype());
         const bool is_plain = gradient.is_contiguous() && gradient.is_aligned();
-        alignas(64) std::array<std::byte, kernel::tile * sizeof(double)> packed;
+        alignas(64) Memory packed;
         for (std::int64_t next; begin < end; begin = next) {  // so little that the sum stays in the first cache
             next = std::min(begin + kernel::tile, end);
-            const Tensor& piece = pieces_[part.variable];
-            auto* const total =
-                static_cast<std::byte*>(piece.data()) + (begin - own(part.variable).begin) * item(piece.dtype());
-            const std::byte* received = exchange.receive.data() + offset + (begin - part.begin) * bytes;
-            for (std::size_t k = 0; k < size; ++k) {
-                const std::byte* addend = received;
+            const std::int64_t count = next - begin;
+            const auto gradient_of = [&](std::size_t k) -> const void* {
                 if (k != rank) {
-                    received += from_each;
-                } else if (is_plain) {
-                    addend = static_cast<const std::byte*>(gradient.data()) + begin * bytes;
-                } else {
-                    pack(gradient, begin, next, packed.data());
-                    addend = packed.data();
+                    const std::int64_t before = static_cast<std::int64_t>(k < rank ? k : k - 1) * from_each;
+                    return exchange.receive.data() + before + offset + (begin - part.begin) * bytes;
                 }
-                kernels.add(addend, element, next - begin, k == 0, total);
-            }
-            if (average_) kernels.divide(total, element, next - begin, static_cast<double>(size));
+                if (is_plain) return static_cast<const std::byte*>(gradient.data()) + begin * bytes;
+                pack(gradient, begin, next, packed.data());
+                return packed.data();
+            };
+            const auto add_up = [&](const auto& self, std::size_t first, std::size_t ranks, void* total) -> void {
+                if (ranks == 1) return kernels.add(gradient_of(first), element, count, true, total);
+                const std::size_t branch = std::bit_floor(ranks - 1), second = first + branch;
+                self(self, first, branch, total);
+                if (ranks - branch == 1) return kernels.add(gradient_of(second), element, count, false, total);
+                alignas(64) Memory other;
+                self(self, second, ranks - branch, other.data());
+                kernels.add(other.data(), of_sum, count, false, total);
+            };
+            void* const total =
+                static_cast<std::byte*>(piece.data()) + (begin - own(part.variable).begin) * item(piece.dtype());
+            add_up(add_up, 0, size, total);
+            if (average_) kernels.divide(total, of_sum, count, static_cast<double>(size));
         }
     };
     run_on(windows_[window][rank], bytes_of, sum);

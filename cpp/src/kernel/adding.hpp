@@ -1,4 +1,4 @@
-// Sums of the gradients that several ranks have for the same elements, in the order of the ranks. The caller sets the
+// Sums of the gradients that several ranks have for the same elements. The caller says in which order, and sets the
 // floating-point state.
 #pragma once
 
