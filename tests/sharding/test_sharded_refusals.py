@@ -96,6 +96,18 @@ def test_a_gradient_in_the_memory_of_a_variable() -> None:
     assert all("overlapping variable 0 ('kernel')" in message for message in refused(act))
 
 
+def test_a_variable_in_another_order_of_its_memory() -> None:
+    def of_rank(threads: Threads) -> Any:
+        optimizer = fo.Sharded(fo.SGD(0.1), threads)
+        w = np.ones((3, 3), np.float32)
+        optimizer.build([w])
+        with pytest.raises(ValueError, match="variables given to build"):
+            optimizer.apply([np.ones((3, 3), np.float32)], [w.T])
+        return w.tolist()
+
+    assert ranks.finished(ranks.run(2, of_rank)) == [np.ones((3, 3)).tolist()] * 2
+
+
 def test_a_wrong_number_of_gradients() -> None:
     def act(optimizer: Any, _: Any, bad: bool) -> None:
         found = list(ranks.gradients(0, 1).values())

@@ -24,21 +24,23 @@ void Ranks::require_whole(const char* function) const {
                                 "an earlier call; load a checkpoint into a new optimizer");
 }
 
-std::size_t Ranks::index_of(const char* function, const Tensor& tensor) const {
+bool Ranks::is_variable(std::size_t index, const Tensor& tensor) const {
+    const Tensor& own = variables_[index].tensor;
+    return tensor.is_contiguous() && own.data() == tensor.data() && own.size_bytes() == tensor.size_bytes();
+}
+
+std::size_t Ranks::index_of(std::size_t position, const Tensor& tensor) const {
+    if (position < variables_.size() && is_variable(position, tensor)) return position;
     for (std::size_t i = 0; i < variables_.size(); ++i) {
-        const Tensor& own = variables_[i].tensor;
-        if (own.data() == tensor.data() && own.size_bytes() == tensor.size_bytes()) return i;
+        if (is_variable(i, tensor)) return i;
     }
-    throw std::invalid_argument(std::string(function) +
-                                ": expected variables given to build, found an array of shape " +
+    throw std::invalid_argument("apply: expected variables given to build, found an array of shape " +
                                 to_string(tensor.shape()) + " in other memory");
 }
 
 std::size_t Ranks::find(const Optimizer::State& state, const Tensor& tensor) const {
     for (std::size_t i = 0; i < variables_.size(); ++i) {
-        const Tensor& own = variables_[i].tensor;
-        const bool is_same = own.data() == tensor.data() && own.size_bytes() == tensor.size_bytes();
-        if (is_same && &state_of(i) == &state) return places_[i].index;
+        if (is_variable(i, tensor) && &state_of(i) == &state) return places_[i].index;
     }
     return unknown;
 }
@@ -57,7 +59,7 @@ void Ranks::take(std::int64_t builds, const Gradients& gradients, const Optimize
     for (std::size_t position = 0; position < gradients.size(); ++position) {
         std::size_t index = position;
         if (const auto* tensors = std::get_if<Choice::Tensors>(&choice.by)) {
-            index = index_of("apply", (*tensors)[position]);
+            index = index_of(position, (*tensors)[position]);
         } else if (const auto* indices = std::get_if<Choice::Indices>(&choice.by)) {
             index = checked_index(*indices, position, variables_.size());
         }

@@ -87,7 +87,8 @@ private:
 
     void require_whole(const char* function) const;
     Piece own(std::size_t variable) const { return shares_.piece(variable, agreement_.rank()); }
-    std::size_t index_of(const char* function, const Tensor& tensor) const;
+    bool is_variable(std::size_t index, const Tensor& tensor) const;
+    std::size_t index_of(std::size_t position, const Tensor& tensor) const;
     const Optimizer::State& state_of(std::size_t variable) const { return *states_[places_[variable].optimizer]; }
 
     /// Calls function(state) for each state, whose facts are its own.
@@ -133,12 +134,11 @@ private:
     std::vector<Optimizer::State*> states_;
     std::vector<Variable> variables_;  // whole
     std::vector<Place> places_;        // of the variables
+    std::vector<Range> ranges_;        // of their memory
     Shares shares_;
 
     std::vector<char> is_exchanged_;                        // whether a variable takes part,
     std::vector<std::vector<std::vector<Piece>>> windows_;  // and what each window has of each rank
-
-    std::vector<Range> ranges_;  // of the variables
 
     // Of the call in progress.
     std::vector<Tensor> gradients_;   // whole
