@@ -48,10 +48,24 @@ class Counting:
 
     rank, size = comm.rank, comm.size
 
-    windows = gathers = sent = 0
+    swaps = gathers = sent = 0
+
+    def forget(self) -> None:
+        """Begin to count again."""
+        self.swaps = self.gathers = self.sent = 0
+
+    @property
+    def windows(self) -> int:
+        """Of a step. Two ranks swap their weights, too."""
+        return self.swaps // 2 if self.size == 2 else self.swaps
+
+    @property
+    def agreements(self) -> int:
+        """Of a step."""
+        return self.gathers if self.size == 2 else self.gathers - self.windows
 
     def alltoallv(self, send: Array, send_counts: Any, receive: Array, receive_counts: Any) -> None:
-        self.windows += 1
+        self.swaps += 1
         self.sent += send.nbytes
         comm.Alltoallv(
             [send, (send_counts, _offsets(send_counts))],
@@ -93,7 +107,7 @@ def counted(weights: list[Array], gradients: list[Array]) -> Counting:
     """What one step exchanges."""
     counting = Counting()
     optimizer = built(fo.Sharded(fo.AdamW(**ARGUMENTS), counting), [w.copy() for w in weights])
-    counting.windows = counting.gathers = counting.sent = 0
+    counting.forget()
     optimizer.apply(gradients)
     return counting
 
@@ -207,7 +221,7 @@ def times(task: dict[str, Any]) -> dict[str, Any]:
         "differences": differences,
         "windows": counting.windows,
         "sent": counting.sent,
-        "agreements": counting.gathers - counting.windows,
+        "agreements": counting.agreements,
         "latency": latency(),
     }
 

@@ -74,8 +74,10 @@ def test_the_model_knows_what_ranks_send_and_keep(size: int, kind: str) -> None:
     found = ranks.finished(ranks.run(size, of_rank))
     sent = sum(each[0] for each in found) / size
     assert sent == pytest.approx(sent_bytes(work, size), rel=1e-3)
-    assert {each[1] for each in found} == {windows(work, size)}
-    assert {each[2] - each[1] for each in found} == {work.agreements}
+    exchanges = 2 * windows(work, size) + work.agreements  # of gradients, weights, and agreements
+    assert {each[1] + each[2] for each in found} == {exchanges}
+    swapped = windows(work, size) * (2 if size == 2 else 1)
+    assert {each[1] for each in found} == {swapped}
     slots = kept_bytes(replace(work, gradient=0), size) - elements * 4 / size
     assert max(each[3] for each in found) == pytest.approx(slots, rel=0.02)
 

@@ -427,11 +427,19 @@ def test_copies_and_configurations() -> None:
     assert "rank 0 of 1" in repr(optimizer)
 
 
-def test_weights_that_could_not_be_exchanged() -> None:
+@pytest.mark.parametrize("size", [2, 3])
+def test_weights_that_could_not_be_exchanged(size: int) -> None:
     """The error is the communicator's; later calls are refused on all ranks."""
 
     class Fragile(Threads):
         fails = False
+        swaps = 0
+
+        def alltoallv(self, *arguments: Any) -> None:
+            self.swaps += 1
+            if self.fails and self.swaps > 1:
+                raise ConnectionError("the network is gone")
+            super().alltoallv(*arguments)
 
         def allgatherv(self, send: Any, receive: Any, counts: list[int]) -> None:
             if self.fails and receive.size > 1000:
@@ -449,4 +457,4 @@ def test_weights_that_could_not_be_exchanged() -> None:
             optimizer.apply([np.ones(5000, np.float32)])
         return str(caught.value)
 
-    ranks.finished(ranks.run(2, of_rank))
+    ranks.finished(ranks.run(size, of_rank))

@@ -77,6 +77,7 @@ private:
     /// Memory for an exchange, and how to wait for it.
     struct Exchange {
         std::vector<std::byte> send, receive;
+        std::span<std::byte> received = {};  // in `receive`, or where it belongs
         std::vector<std::int64_t> send_counts, receive_counts;
         Communicator::Wait wait;
 
@@ -120,6 +121,7 @@ private:
     void send_gradients(std::size_t window);
     void sum_gradients(std::size_t window);
     void send_weights(std::size_t window);
+    void swap_weights(std::size_t window, std::span<const std::byte> send);
     void take_weights(std::size_t window);
     std::int64_t gradient_bytes(const Piece& piece) const;
     const std::byte* gradient_in_place(const Piece& piece) const;

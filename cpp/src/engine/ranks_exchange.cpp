@@ -1,6 +1,7 @@
 // What ranks send each other: gradients, sums of squares, weights. Elements go in windows, so that buffers stay small
 // and no count exceeds what an int holds, whatever the size of the model. While one window is summed and swept, the
 // next one is under way.
+// One file, though long: how a window is sent and how it is taken must fit together.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -311,27 +312,44 @@ std::int64_t Ranks::weight_bytes(const Piece& part) const {
 
 /// Begins to give all ranks a window of this rank's weights.
 void Ranks::send_weights(std::size_t window) {
-    const std::size_t rank = agreement_.rank();
+    const std::size_t rank = agreement_.rank(), size = agreement_.size();
     Exchange& exchange = weight_exchanges_[window % 2];
-    exchange.receive_counts.assign(agreement_.size(), 0);
-    for (std::size_t k = 0; k < agreement_.size(); ++k) {
+    const auto bytes_of = [&](const Piece& part) { return weight_bytes(part); };
+    exchange.receive_counts.assign(size, 0);
+    for (std::size_t k = 0; k < size; ++k) {
         for (const Piece& part : windows_[window][k]) exchange.receive_counts[k] += weight_bytes(part);
     }
     const std::int64_t all_sent = exchange.receive_counts[rank];
-    const std::span<std::byte> receive = first_of(exchange.receive, sum_of(exchange.receive_counts));
     const std::vector<Piece>& own_parts = windows_[window][rank];
     std::span<const std::byte> send = first_of(exchange.send, all_sent);
     if (own_parts.size() == 1) {
         send = {weights_at(own_parts.front(), own_parts.front().begin), static_cast<std::size_t>(all_sent)};
     } else {
-        const auto bytes_of = [&](const Piece& part) { return weight_bytes(part); };
         run_on(own_parts, bytes_of, [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
             const std::byte* from = weights_at(part, begin);
             std::byte* to = exchange.send.data() + offset + (from - weights_at(part, part.begin));
             std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - from));
         });
     }
-    exchange.wait = agreement_.communicator().allgatherv(send, receive, exchange.receive_counts);
+    if (size == 2) return swap_weights(window, send);
+    exchange.received = first_of(exchange.receive, sum_of(exchange.receive_counts));
+    exchange.wait = agreement_.communicator().allgatherv(send, exchange.received, exchange.receive_counts);
+}
+
+/// The same between two ranks, of which none need copy its own, and each may receive straight into its variables.
+void Ranks::swap_weights(std::size_t window, std::span<const std::byte> send) {
+    const std::size_t rank = agreement_.rank(), other = 1 - rank;
+    Exchange& exchange = weight_exchanges_[window % 2];
+    exchange.send_counts.assign(2, 0);
+    exchange.send_counts[other] = std::exchange(exchange.receive_counts[rank], 0);
+    const std::int64_t all_received = exchange.receive_counts[other];
+    exchange.received = first_of(exchange.receive, all_received);
+    if (const std::vector<Piece>& parts = windows_[window][other]; parts.size() == 1) {
+        std::byte* const there = weights_at(parts.front(), parts.front().begin);
+        exchange.received = {there, static_cast<std::size_t>(all_received)};
+    }
+    exchange.wait =
+        agreement_.communicator().alltoallv(send, exchange.send_counts, exchange.received, exchange.receive_counts);
 }
 
 /// Takes a window of the other ranks' weights.
@@ -339,13 +357,14 @@ void Ranks::take_weights(std::size_t window) {
     Exchange& exchange = weight_exchanges_[window % 2];
     exchange.finish();
     const auto bytes_of = [&](const Piece& part) { return weight_bytes(part); };
-    const std::byte* received = exchange.receive.data();
+    const std::byte* received = exchange.received.data();
     for (std::size_t k = 0; k < agreement_.size(); ++k) {
         if (k != agreement_.rank()) {
             run_on(windows_[window][k], bytes_of,
                    [&](const Piece& part, std::int64_t offset, std::int64_t begin, std::int64_t end) {
                        std::byte* to = weights_at(part, begin);
                        const std::byte* from = received + offset + (to - weights_at(part, part.begin));
+                       if (from == to) return;  // received straight into the variable
                        std::memcpy(to, from, static_cast<std::size_t>(weights_at(part, end) - to));
                    });
         }
