@@ -23,6 +23,8 @@ pytestmark = [
     pytest.mark.maintainer,
 ]
 
+# CMake and Ninja may be those that pip put beside this interpreter.
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 IN_ONE_PIECE = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0")
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "cpp" / "examples"
@@ -52,11 +54,9 @@ PACKED = {
 
 
 def run(*command: Any, **environment: str) -> str:
-    # CMake and Ninja may be those that pip put beside this interpreter.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(
         [str(word) for word in command],
-        env={**os.environ, "PATH": path, **environment},
+        env={**os.environ, "PATH": PATH, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -451,13 +451,8 @@ def test_an_old_standard_is_one_clear_error(compiler: str, header: str, tmp_path
 
 
 def levels_of(build: Path) -> list[str]:
-    return sorted(
-        re.findall(
-            r"^build cpp/CMakeFiles/fusedopt_(\w+)\.dir/src/kernel/level",
-            (build / "build.ninja").read_text(),
-            re.MULTILINE,
-        )
-    )
+    pattern = r"^build cpp/CMakeFiles/fusedopt_(\w+)\.dir/src/kernel/level"
+    return sorted(re.findall(pattern, (build / "build.ninja").read_text(), re.MULTILINE))
 
 
 def test_unknown_levels_are_refused(tmp_path: Path) -> None:
@@ -467,10 +462,7 @@ def test_unknown_levels_are_refused(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            env={
-                **os.environ,
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            },
+            env={**os.environ, "PATH": PATH},
         )
         assert done.returncode != 0
         message = " ".join(done.stderr.split())
@@ -487,13 +479,8 @@ def test_one_level_alone(tmp_path: Path) -> None:
         assert levels_of(build) == [level]
         # Whatever the level, the code that chooses one compiles without a warning.
         run("cmake", "-B", build, "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON")
-        run(
-            "cmake",
-            "--build",
-            build,
-            "--target",
-            "cpp/CMakeFiles/fusedopt.dir/src/runtime/levels.cpp.o",
-        )
+        choice = "cpp/CMakeFiles/fusedopt.dir/src/runtime/levels.cpp.o"
+        run("cmake", "--build", build, "--target", choice)
     (tmp_path / "program.cpp").write_text("""
 #include <cstdio>
 #include <fusedopt/fusedopt.hpp>

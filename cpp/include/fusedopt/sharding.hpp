@@ -9,8 +9,8 @@
 //
 // Ranks must call build, apply, finalize_variable_values, begin_evaluation and end_evaluation alike, as each waits for
 // the others. What one of them refuses is a std::invalid_argument on all, and nothing is written. So are calls,
-// gradients' types, options and scalars that differ, and calls in another thread than the first one. If the communicator
-// throws after weights were written, later calls are refused.
+// gradients' types, options and scalars that differ, and calls in another thread than the first one. If the
+// communicator throws after weights were written, later calls are refused.
 //
 // Refused are RowUpdates::caught_up, gradients of rows, calls of the members of a sharded MultiOptimizer, and calls in
 // a forked child.

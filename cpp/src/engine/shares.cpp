@@ -1,3 +1,4 @@
+// Who gets which elements: variables that are not cut by what they cost, and then all others to level the ranks.
 #include "engine/shares.hpp"
 
 #include <algorithm>
