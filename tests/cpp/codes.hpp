@@ -59,8 +59,8 @@ inline std::uint16_t nearest_bfloat16(float x) {
 }
 
 inline std::uint16_t random_bfloat16(float x, std::uint32_t random) {
-    if (magnitude_of(x) > 0x7f7f0000u) return nearest_bfloat16(x);
-    return static_cast<std::uint16_t>((bits_of(x) + (random & 0xffffu)) >> 16);
+    const std::uint32_t added = magnitude_of(x) > 0x7f7f0000u ? 0 : random & 0xffffu;
+    return static_cast<std::uint16_t>((bits_of(x) + added) >> 16);
 }
 
 inline float from_bfloat16(std::uint16_t code) {

@@ -63,7 +63,7 @@ def flushed(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return np.where(bits < np.uint32(1 << 23), np.uint32(0), bits)
 
 
-# 16 bits. Beyond the largest finite number, and for a NaN, the nearest one is taken even at random.
+# 16 bits. At random, nothing is added beyond the largest finite number of bfloat16, and of float16 the nearest is taken.
 
 
 def bfloat16_nearest(x: Array) -> npt.NDArray[np.uint16]:
@@ -75,8 +75,9 @@ def bfloat16_nearest(x: Array) -> npt.NDArray[np.uint16]:
 
 def bfloat16_at_random(x: Array, random: Array) -> npt.NDArray[np.uint16]:
     bits = bits_of(x)
-    rounded = ((bits + (random & np.uint32(0xFFFF))) >> 16).astype(np.uint16)
-    return np.where((bits & MAGNITUDE) <= np.uint32(0x7F7F0000), rounded, bfloat16_nearest(x))
+    is_huge = (bits & MAGNITUDE) > np.uint32(0x7F7F0000)
+    added = np.where(is_huge, np.uint32(0), random & np.uint32(0xFFFF))
+    return ((bits + added) >> 16).astype(np.uint16)
 
 
 def float16_at_random(x: Array, random: Array) -> npt.NDArray[np.uint16]:

@@ -18,6 +18,7 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 /// on while codes are computed.
 inline constexpr std::int64_t coded_piece = 512;
 
+inline constexpr int group = coded_piece / slot_block;  // the blocks of a piece
 inline constexpr int block_words = 16;
 inline constexpr std::uint32_t sign_bit = 0x80000000u, infinity_bits = 0x7f800000u, nan_bits = 0x7fc00000u;
 inline constexpr int coarse = 20, fine = 19;  // bits cut off
@@ -62,50 +63,40 @@ struct Float8Memory {
     }
 };
 
-/// How far a code moves from each byte of a word to its place in a float, and where that is.
-struct Places {
-    int shifts[4];  // to the left, but the last one to the right
-    int from_top;   // to the right, from the upper byte
-    std::uint32_t unsigned_bits, signed_bits;
-};
-inline constexpr Places places_of_cut[] = {
-    // by cut - fine
-    {{19, 11, 3, 5}, 5, 0xffu << 19, sign_bit | 0x7fu << 19},
-    {{20, 12, 4, 4}, 4, 0xffu << 20, sign_bit | 0x7fu << 20},
-};
+/// A number with a sign, of whose code the highest bit is the highest one here. Bits below the code count for nothing.
+template <int cut>
+FUSEDOPT_INLINE float signed_number(std::uint32_t code, std::uint32_t base) {
+    const auto moved = static_cast<std::uint32_t>(static_cast<std::int32_t>(code) >> (24 - cut));
+    const std::uint32_t bits = (moved & (sign_bit | 0x7fu << cut)) + base;
+    return float_of(bits) - float_of((bits & sign_bit) | base);
+}
 
-FUSEDOPT_INLINE void decode_signed(const std::uint32_t* __restrict codes, const Places& places, std::uint32_t base,
-                                   float* __restrict out) {
-    const std::uint32_t bits = places.signed_bits;
-    const int down = places.from_top;
-    const auto number = [&](std::uint32_t code_on_top) __attribute__((always_inline)) {
-        const auto moved = (static_cast<std::uint32_t>(static_cast<std::int32_t>(code_on_top) >> down) & bits) + base;
-        return float_of(moved) - float_of((moved & sign_bit) | base);
-    };
-#pragma omp simd
-    for (int l = 0; l < block_words; ++l) {
-        const std::uint32_t word = codes[l];
-        out[l] = number(word << 24);
-        out[16 + l] = number(word << 16);
-        out[32 + l] = number(word << 8);
-        out[48 + l] = number(word);
+/// One without a sign, whose code has its place in a float. Other bits count for nothing.
+template <int cut>
+FUSEDOPT_INLINE float unsigned_number(std::uint32_t moved, std::uint32_t base) {
+    const std::uint32_t code = moved & 0xffu << cut;
+    return float_of(code != 0 ? code + base : 0);
+}
+
+/// The number of a word's byte j.
+template <bool is_signed, int cut, int j>
+FUSEDOPT_INLINE float number_in(std::uint32_t word, std::uint32_t base) {
+    if constexpr (is_signed) {
+        return signed_number<cut>(word << (24 - 8 * j), base);
+    } else {
+        return unsigned_number<cut>(j < 3 ? word << (cut - 8 * j) : word >> (24 - cut), base);
     }
 }
 
-FUSEDOPT_INLINE void decode_unsigned(const std::uint32_t* __restrict codes, const Places& places, std::uint32_t base,
-                                     float* __restrict out) {
-    const std::uint32_t bits = places.unsigned_bits;
-    const auto number = [&](std::uint32_t moved) __attribute__((always_inline)) {
-        const std::uint32_t code = moved & bits;
-        return float_of(code != 0 ? code + base : 0);
-    };
+template <bool is_signed, int cut>
+FUSEDOPT_INLINE void decode_block(const std::uint32_t* __restrict codes, std::uint32_t base, float* __restrict out) {
 #pragma omp simd
     for (int l = 0; l < block_words; ++l) {
         const std::uint32_t word = codes[l];
-        out[l] = number(word << places.shifts[0]);
-        out[16 + l] = number(word << places.shifts[1]);
-        out[32 + l] = number(word << places.shifts[2]);
-        out[48 + l] = number(word >> places.shifts[3]);
+        out[l] = number_in<is_signed, cut, 0>(word, base);
+        out[16 + l] = number_in<is_signed, cut, 1>(word, base);
+        out[32 + l] = number_in<is_signed, cut, 2>(word, base);
+        out[48 + l] = number_in<is_signed, cut, 3>(word, base);
     }
 }
 
@@ -131,13 +122,12 @@ FUSEDOPT_NOINLINE void decode_blocks(const Float8Memory& memory, std::int64_t bl
     for (std::int64_t b = 0; b < blocks; ++b, out += slot_block) {
         const unsigned scale = memory.scales[b];
         const std::uint32_t* const codes = memory.codes + b * block_words;
-        const Places& places = places_of_cut[(scale & Scale::fine_flag) == 0];
         const std::uint32_t base = scale << 23 & infinity_bits;
         prefetch_now(codes + blocks * block_words);
-        if constexpr (is_signed) {
-            decode_signed(codes, places, base, out);
+        if ((scale & Scale::fine_flag) != 0) {
+            decode_block<is_signed, fine>(codes, base, out);
         } else {
-            decode_unsigned(codes, places, base, out);
+            decode_block<is_signed, coarse>(codes, base, out);
         }
         if (__builtin_expect((scale & Scale::special_flag) != 0, false)) decode_special(codes, is_signed, out);
     }

@@ -141,16 +141,17 @@ struct Coding {
     RandomSource random;    // early, as it takes long, but waits for nothing
     bool huge[max_slots][group];
     alignas(64) std::int32_t distances[group];
-    BlockGroup slots[max_slots];
+    BlockGroup* slots;
 
     Coding(const Step& of_step, const Job& job, const CodeGuard& of_guard, bool rounds_at_random, std::int64_t begin,
-           int block_count, float* const* of_slots)
+           int block_count, float* const* of_slots, BlockGroup* groups)
         : step(of_step),
           guard(of_guard),
           at_random(rounds_at_random),
           blocks(block_count),
           numbers(of_slots),
-          random(of_step.seed, job.first_partial, begin) {}
+          random(of_step.seed, job.first_partial, begin),
+          slots(groups) {}
 };
 
 /// Finds the blocks in which not all numbers are finite and far from infinity, and makes them coarse.
@@ -227,8 +228,9 @@ FUSEDOPT_NOINLINE void guard_plain(const std::int32_t* distances, int blocks, co
     }
 }
 
+/// If it is measured, `slots` has what measure_blocks finds.
 FUSEDOPT_INLINE void encode_piece(const Step& step, const Job& job, std::int64_t begin, std::int64_t n,
-                                  float* const* numbers, bool at_random) {
+                                  float* const* numbers, bool at_random, BlockGroup* slots, bool is_measured) {
     const CodeGuard guard(step.guard, numbers);
     const auto blocks = static_cast<int>((n + slot_block - 1) / slot_block);
     if (n < blocks * slot_block) {
@@ -237,15 +239,15 @@ FUSEDOPT_INLINE void encode_piece(const Step& step, const Job& job, std::int64_t
             for (std::int64_t i = n; i < blocks * slot_block; ++i) numbers[k][i] = 0;
         }
     }
-    Coding coding(step, job, guard, at_random, begin, blocks, numbers);
+    Coding coding(step, job, guard, at_random, begin, blocks, numbers, slots);
     bool any_huge = false;
     for (int k = 0; k < max_slots; ++k) {
         if (!numbers[k]) continue;
-        if (step.is_signed[k]) {
-            measure_blocks<true>(numbers[k], blocks, coding.slots[k]);
-        } else {
-            measure_blocks<false>(numbers[k], blocks, coding.slots[k]);
+        if (!is_measured) {
+            const auto measure = step.is_signed[k] ? measure_blocks<true> : measure_blocks<false>;
+            measure(numbers[k], blocks, slots[k]);
         }
+        join_measures(step.is_signed[k], slots[k]);
         any_huge |= any_is_huge(coding.slots[k]);
     }
     const bool is_plain = at_random && !any_huge;
@@ -277,10 +279,11 @@ FUSEDOPT_INLINE void encode_piece(const Step& step, const Job& job, std::int64_t
 /// its block.
 inline void encode_float8(const Step& step, const Job& job, std::int64_t begin, std::int64_t n, float* const* numbers,
                           bool at_random) {
+    BlockGroup slots[max_slots];
     for (std::int64_t i = 0; i < n; i += coded_piece) {
         float* piece[max_slots];
         for (int k = 0; k < max_slots; ++k) piece[k] = numbers[k] ? numbers[k] + i : nullptr;
-        encode_piece(step, job, begin + i, n - i < coded_piece ? n - i : coded_piece, piece, at_random);
+        encode_piece(step, job, begin + i, n - i < coded_piece ? n - i : coded_piece, piece, at_random, slots, false);
     }
 }
 

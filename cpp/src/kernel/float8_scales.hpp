@@ -9,12 +9,12 @@ namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 /// From here on a block may hold what is not finite, or a code may round to infinity.
 inline constexpr std::uint32_t huge_bits = 0x7f600000u;
 
-inline constexpr int group = coded_piece / slot_block;  // blocks whose scales are chosen at a time
-
-/// What some blocks of a slot are like, and how they are coded.
+/// What the blocks of a piece of a slot are like, and how they are coded.
 struct BlockGroup {
-    alignas(64) std::int32_t largest[group];         // magnitudes
-    alignas(64) std::int32_t minus_smallest[group];  // but zeros
+    alignas(64) std::uint32_t most[group * block_words];   // the largest magnitude of each word's elements
+    alignas(64) std::uint32_t least[group * block_words];  // and minus the smallest one but zeros, without a sign
+    alignas(64) std::int32_t largest[group];               // magnitudes
+    alignas(64) std::int32_t minus_smallest[group];        // but zeros
     alignas(64) std::int32_t base[group];
     alignas(64) std::int32_t cut[group];
     alignas(64) std::uint32_t base_bits[group];
@@ -56,27 +56,29 @@ FUSEDOPT_INLINE void largest_of_rows(const std::uint32_t* rows, std::int32_t* la
     for (int b = 0; b < group; ++b) largest[b] = static_cast<std::int32_t>(ones[b]);
 }
 
+/// What there is to know of four numbers, given as bits.
+FUSEDOPT_INLINE std::uint32_t most_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
+    return larger_bits(larger_bits(a, b), larger_bits(c, d));
+}
+FUSEDOPT_INLINE std::uint32_t least_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
+    return most_of(0u - a, 0u - b, 0u - c, 0u - d);
+}
+
 template <bool is_signed>
 FUSEDOPT_INLINE void measure_some(const float* x, int blocks, BlockGroup& all) {
-    alignas(64) std::uint32_t most[group * block_words], least[group * block_words];
     for (int b = 0; b < blocks; ++b) {
         const float* const block = x + b * slot_block;
-        std::uint32_t* const high = most + b * block_words;
-        std::uint32_t* const low = least + b * block_words;
+        std::uint32_t* const most = all.most + b * block_words;
+        std::uint32_t* const least = all.least + b * block_words;
 #pragma omp simd
         for (int l = 0; l < block_words; ++l) {
             const auto bits = [&](int j) __attribute__((always_inline)) {
                 return bits_of(block[16 * j + l]) & (is_signed ? ~sign_bit : 0xffffffffu);
             };
-            high[l] = larger_bits(larger_bits(bits(0), bits(1)), larger_bits(bits(2), bits(3)));
-            if constexpr (!is_signed) {
-                low[l] = larger_bits(larger_bits(0u - bits(0), 0u - bits(1)), larger_bits(0u - bits(2), 0u - bits(3)));
-            }
+            most[l] = most_of(bits(0), bits(1), bits(2), bits(3));
+            if constexpr (!is_signed) least[l] = least_of(bits(0), bits(1), bits(2), bits(3));
         }
     }
-    for (int i = blocks * block_words; i < group * block_words; ++i) most[i] = least[i] = 0;
-    largest_of_rows(most, all.largest);
-    if constexpr (!is_signed) largest_of_rows(least, all.minus_smallest);
 }
 
 /// Nearly always of a whole group, for which the compiler unrolls all loops.
@@ -84,9 +86,15 @@ template <bool is_signed>
 FUSEDOPT_NOINLINE void measure_blocks(const float* x, int blocks, BlockGroup& all) {
     if (blocks == group) {
         measure_some<is_signed>(x, group, all);
-    } else {
-        measure_some<is_signed>(x, blocks, all);
+        return;
     }
+    measure_some<is_signed>(x, blocks, all);
+    for (int i = blocks * block_words; i < group * block_words; ++i) all.most[i] = all.least[i] = 0;
+}
+
+FUSEDOPT_NOINLINE void join_measures(bool is_signed, BlockGroup& all) {
+    largest_of_rows(all.most, all.largest);
+    if (!is_signed) largest_of_rows(all.least, all.minus_smallest);
 }
 
 /// The largest magnitude of a finite number.

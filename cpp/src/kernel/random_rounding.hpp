@@ -49,15 +49,16 @@ private:
     std::uint32_t place_;
 };
 
-/// Those of some elements side by side, one group after the other.
+/// Those of the first elements side by side, and how much is added to them from one group of elements to the next one.
+/// To move them on in place would take as many stores more.
 template <int lanes>
 struct RandomLanes {
-    alignas(64) std::uint32_t bits[lanes];
-    std::uint32_t step;  // from one group to the next
+    alignas(64) std::uint32_t first[lanes];
+    std::uint32_t step;
 
     FUSEDOPT_INLINE explicit RandomLanes(const RandomBits& random) : step(lanes * random.step()) {
 #pragma omp simd
-        for (int l = 0; l < lanes; ++l) bits[l] = random.at(l);
+        for (int l = 0; l < lanes; ++l) first[l] = random.at(l);
     }
 };
 
@@ -79,18 +80,20 @@ FUSEDOPT_INLINE std::uint32_t round_float16(std::uint32_t magnitude, std::uint32
 /// Elements of bfloat16 that are rounded at a time.
 inline constexpr int rounded_at_once = 32;
 
-/// False if an element is beyond the largest finite number. Then what has been written means nothing.
-FUSEDOPT_NOINLINE bool round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
-    alignas(64) std::uint32_t largest[rounded_at_once] = {};
-    RandomLanes<rounded_at_once> lanes(random);
+/// Beyond the largest finite number nothing is added.
+FUSEDOPT_INLINE std::uint16_t rounded_bfloat16(float x, std::uint32_t random) {
+    const std::uint32_t bits = bits_of(x);
+    const std::uint32_t added = (bits & 0x7fffffffu) <= largest_bfloat16 ? random & 0xffffu : 0;
+    return static_cast<std::uint16_t>((bits + added) >> 16);
+}
+
+FUSEDOPT_NOINLINE void round_bfloat16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
+    const RandomLanes<rounded_at_once> lanes(random);
+    std::uint32_t moved = 0;
     const auto round = [&](const float* __restrict x, std::uint16_t* __restrict codes) __attribute__((always_inline)) {
 #pragma omp simd
-        for (int l = 0; l < rounded_at_once; ++l) {
-            const std::uint32_t bits = bits_of(x[l]), magnitude = bits & 0x7fffffffu;
-            largest[l] = magnitude > largest[l] ? magnitude : largest[l];
-            codes[l] = static_cast<std::uint16_t>((bits + (lanes.bits[l] & 0xffffu)) >> 16);
-            lanes.bits[l] += lanes.step;
-        }
+        for (int l = 0; l < rounded_at_once; ++l) codes[l] = rounded_bfloat16(x[l], lanes.first[l] + moved);
+        moved += lanes.step;
     };
     std::int64_t i = 0;
     for (; i + rounded_at_once <= n; i += rounded_at_once) round(in + i, out + i);
@@ -101,10 +104,6 @@ FUSEDOPT_NOINLINE bool round_bfloat16(const float* in, std::int64_t n, const Ran
         round(rest, rounded);
         __builtin_memcpy(out + i, rounded, static_cast<unsigned long>(n - i) * sizeof(std::uint16_t));
     }
-    std::uint32_t most = 0;
-#pragma omp simd reduction(max : most)
-    for (int l = 0; l < rounded_at_once; ++l) most = largest[l] > most ? largest[l] : most;
-    return most <= largest_bfloat16;
 }
 
 FUSEDOPT_NOINLINE void round_float16(const float* in, std::int64_t n, const RandomBits& random, std::uint16_t* out) {
@@ -118,24 +117,13 @@ FUSEDOPT_NOINLINE void round_float16(const float* in, std::int64_t n, const Rand
     }
 }
 
-/// The same where an element may be beyond the largest finite number.
-FUSEDOPT_NOINLINE void round_huge_bfloat16(const float* in, std::int64_t n, const RandomBits& random,
-                                           std::uint16_t* out) {
-    narrow_bfloat16(in, n, out);
-    for (std::int64_t i = 0; i < n; ++i) {
-        const std::uint32_t bits = bits_of(in[i]);
-        if ((bits & 0x7fffffffu) > largest_bfloat16) continue;
-        out[i] = static_cast<std::uint16_t>((bits + (random.at(i) & 0xffffu)) >> 16);
-    }
-}
-
 /// All of these elements are of one tile.
 FUSEDOPT_INLINE void narrow_at_random(Element element, const float* in, std::int64_t n, const RandomBits& random,
                                       std::uint16_t* out) {
     if (element == Element::float16) {
         round_float16(in, n, random, out);
-    } else if (__builtin_expect(!round_bfloat16(in, n, random, out), false)) {
-        round_huge_bfloat16(in, n, random, out);
+    } else {
+        round_bfloat16(in, n, random, out);
     }
 }
 

@@ -7,9 +7,10 @@
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
-/// The numbers of a piece's slots.
+/// The numbers of a piece's slots, and what is known of their blocks, if there are any.
 struct OpenSlots {
     alignas(64) float numbers[max_slots][coded_piece];
+    BlockGroup groups[max_slots];
 };
 
 FUSEDOPT_INLINE bool is_coded(const Job& job) {

@@ -1,10 +1,9 @@
 // The sweep over variables: prepare the gradient, update, finish. The rule is its parameter.
 #pragma once
 
-#include "kernel/ahead.hpp"
 #include "kernel/finish.hpp"
+#include "kernel/fused_codes.hpp"
 #include "kernel/gradient.hpp"
-#include "kernel/slot_codes.hpp"
 
 namespace fusedopt::kernel::FUSEDOPT_LEVEL {
 
@@ -46,7 +45,8 @@ FUSEDOPT_INLINE void average_line(const Averaging<T>& averaging, std::int64_t n,
 /// Elements that `at` below widens at once, at most.
 inline constexpr std::int64_t widened_at_once = 128;
 
-/// A piece's gradient in the compute type: `at` gives `count` elements from i on, where `g` is, of `end` in all. If it
+/// A piece's gradient in the compute type: `at` gives `count` elements from i on, where `g` is, of `end` in all, and
+/// `all` gives the first n ones. If it
 /// is a common one, steps without a moving average have a loop of their own, as a branch per line costs a few per cent
 /// of the time while arrays lie in a cache. In every loop more there are as many as rules, and a build takes longer.
 template <class T>
@@ -55,6 +55,7 @@ struct WideGradient {
     const T* g;
 
     FUSEDOPT_INLINE const T* at(std::int64_t, std::int64_t, std::int64_t, T*) const { return g; }
+    FUSEDOPT_INLINE const T* all(std::int64_t, T*) const { return g; }
 };
 
 #if defined(__AVX512F__)
@@ -68,6 +69,10 @@ struct NarrowGradient {
     FUSEDOPT_INLINE const float* at(std::int64_t, std::int64_t count, std::int64_t, float* batch) const {
         widen_line<element>(g, count, batch);
         return batch;
+    }
+    FUSEDOPT_INLINE const float* all(std::int64_t n, float* buffer) const {
+        widen_here(element, g, n, buffer);
+        return buffer;
     }
 };
 
@@ -96,6 +101,10 @@ struct NarrowGradient {
             widen_here(element, g, end - i < widened_at_once ? end - i : widened_at_once, batch);
         }
         return batch + i % widened_at_once;
+    }
+    FUSEDOPT_INLINE const float* all(std::int64_t n, float* buffer) const {
+        widen_here(element, g, n, buffer);
+        return buffer;
     }
 };
 
@@ -164,40 +173,6 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
            is_representable<T>(scale_of(step, job)) && !clips_values(step);
 }
 
-/// Updates a piece of a variable. If the gradient is not direct, the piece is a tile at most, and its gradient is
-/// prepared first.
-template <class Rule, class T>
-FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
-                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source,
-                                  T* const (&slots)[max_slots], T* buffer, const Ahead& ahead) {
-    const T keep = keep_of<T>(step, job);
-    const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
-        if constexpr (decltype(gradient)::is_common) {
-            if (!averaging.average) {
-                return update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                                           averaging.average, ahead);
-            }
-        }
-        update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                           averaging.average ? averaging.average + begin : nullptr, ahead);
-    };
-    const T* g = static_cast<const T*>(source);
-    T scale = static_cast<T>(scale_of(step, job));
-    if constexpr (sizeof(T) == 4) {
-        if (direct && bytes_of(job.gradient_element) == 2) {
-            const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
-                update(scale, gradient);
-            };
-            return with_narrow_gradient(source, job.gradient_element, update_narrow);
-        }
-    }
-    if (!direct) {
-        scale = prepare(step, job, source, begin, n, g, buffer);
-        empty_accumulator<T>(job, begin, n);
-    }
-    update(scale, WideGradient<T>{g});
-}
-
 /// Slots of a rule that may be coded, from the first one on. What is behind them is never.
 template <class Rule>
 FUSEDOPT_INLINE constexpr int coded_slots_of() {
@@ -218,6 +193,57 @@ FUSEDOPT_NOINLINE void close_slots(const Step& step, const Job& job, int count, 
     float* numbers[max_slots] = {};
     for (int k = 0; k < count; ++k) numbers[k] = open.numbers[k];
     close_slots(step, job, begin, n, numbers, true);
+}
+
+/// Updates a piece of a variable. If the gradient is not direct, the piece is a tile at most, and its gradient is
+/// prepared first. Coded slots are opened and closed in `open`, where `slots` points to then. Null: they are not coded.
+template <class Rule, class T>
+FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job& job, bool direct, std::int64_t begin,
+                                  std::int64_t n, const Averaging<T>& averaging, T* w, const void* source,
+                                  T* const (&slots)[max_slots], OpenSlots* open, T* buffer, const Ahead& ahead) {
+    constexpr int coded_slots = sizeof(T) == 4 ? coded_slots_of<Rule>() : 0;
+    const T keep = keep_of<T>(step, job);
+    const auto update_numbers = [&](T scale, auto gradient) __attribute__((always_inline)) {
+        if constexpr (decltype(gradient)::is_common) {
+            if (!averaging.average) {
+                return update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                                           averaging.average, ahead);
+            }
+        }
+        update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                           averaging.average ? averaging.average + begin : nullptr, ahead);
+    };
+    const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
+        if constexpr (coded_slots > 0) {
+            if (open) {
+                if constexpr (opens_in_registers<Rule>) {
+                    if (!averaging.average && is_fused(step, job, begin, n)) {
+                        const T* g = gradient.all(n, buffer);
+                        return update_fused(rule, step, job, begin, n, scale, keep, w, g, *open, ahead);
+                    }
+                }
+                open_slots(step, job, coded_slots, begin, n, *open);
+                update_numbers(scale, gradient);
+                return close_slots(step, job, coded_slots, begin, n, *open);
+            }
+        }
+        update_numbers(scale, gradient);
+    };
+    const T* g = static_cast<const T*>(source);
+    T scale = static_cast<T>(scale_of(step, job));
+    if constexpr (sizeof(T) == 4) {
+        if (direct && bytes_of(job.gradient_element) == 2) {
+            const auto update_narrow = [&](auto gradient) __attribute__((always_inline)) {
+                update(scale, gradient);
+            };
+            return with_narrow_gradient(source, job.gradient_element, update_narrow);
+        }
+    }
+    if (!direct) {
+        scale = prepare(step, job, source, begin, n, g, buffer);
+        empty_accumulator<T>(job, begin, n);
+    }
+    update(scale, WideGradient<T>{g});
 }
 
 template <template <class> class Rule, class T>
@@ -245,15 +271,10 @@ void update(const Step& step, const Stretch& stretch) {
             for (int k = 0; k < max_slots; ++k)
                 slots[k] = k < Rule<T>::slot_count ? static_cast<T*>(job->slots[k]) + i : nullptr;
             if constexpr (coded_slots > 0) {
-                if (coded) {
-                    open_slots(step, *job, coded_slots, i, n, open);
-                    for (int k = 0; k < coded_slots; ++k) slots[k] = open.numbers[k];
-                }
+                for (int k = 0; coded && k < coded_slots; ++k) slots[k] = open.numbers[k];
             }
-            update_piece(rule, step, *job, direct, i, n, averaging, w, source, slots, buffer, ahead);
-            if constexpr (coded_slots > 0) {
-                if (coded) close_slots(step, *job, coded_slots, i, n, open);
-            }
+            update_piece(rule, step, *job, direct, i, n, averaging, w, source, slots, coded ? &open : nullptr, buffer,
+                         ahead);
             if (job->average || job->storage) {
                 store_tile(step, *job, i, n, w);
             }
