@@ -164,6 +164,7 @@ def test_conan_builds_the_library_and_a_program_against_it(tmp_path: Path) -> No
             *("create", str(PACKAGING / "conan"), "-s", "compiler.cppstd=20"),
             *("-s", "build_type=Debug"),
             *("-c", f"tools.cmake.cmaketoolchain:extra_variables={define}"),
+            *("-c", f"tools.cmake.cmake_layout:test_folder={tmp_path / 'consumer'}"),
         ],
     ):
         done = subprocess.run(

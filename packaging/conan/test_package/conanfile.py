@@ -28,4 +28,5 @@ class Consumer(ConanFile):
 
     def test(self) -> None:
         if can_run(self):
-            self.run(str(Path(self.cpp.build.bindir) / "consumer"), env="conanrun")
+            program = Path(self.build_folder) / self.cpp.build.bindir / "consumer"
+            self.run(str(program), env="conanrun")
