@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -272,27 +273,45 @@ def test_functions_have_no_place_in_the_file(tmp_path: Path) -> None:
     assert other.iterations == 1
 
 
-def test_files_written_before_are_read() -> None:
-    def make_old() -> tuple[fo.Optimizer, dict[str, Any]]:
-        weights = {
-            "kernel": np.linspace(-1, 1, 6).reshape(2, 3).astype(np.float16),
-            "bias": np.ones(3, np.float32),
-        }
-        optimizer = fo.LossScaleOptimizer(
-            fo.Adam(use_ema=True), initial_scale=64.0, dynamic_growth_steps=3
-        )
-        optimizer.build(weights)
-        return optimizer, weights
+def scaled_before() -> tuple[fo.Optimizer, dict[str, Any]]:
+    weights = {
+        "kernel": np.linspace(-1, 1, 6).reshape(2, 3).astype(np.float16),
+        "bias": np.ones(3, np.float32),
+    }
+    optimizer = fo.LossScaleOptimizer(
+        fo.Adam(use_ema=True), initial_scale=64.0, dynamic_growth_steps=3
+    )
+    return optimizer, weights
 
-    expected, weights = make_old()
+
+def coded_before() -> tuple[fo.Optimizer, dict[str, Any]]:
+    weights = {"table": np.linspace(-1, 1, 4096, dtype=np.float32), "bias": np.ones(3, np.float32)}
+    return fo.AdamW(slot_dtype="float8", seed=5, gradient_accumulation_steps=3), weights
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (scaled_before, "fusedopt-1.safetensors"),
+        (scaled_before, "fusedopt-2.safetensors"),
+        (coded_before, "fusedopt-2-coded.safetensors"),
+    ],
+    ids=["fusedopt-1", "fusedopt-2", "fusedopt-2-coded"],
+)
+def test_files_written_before_are_read(
+    make: Callable[[], tuple[fo.Optimizer, dict[str, Any]]], name: str
+) -> None:
+    expected, weights = make()
+    expected.build(weights)
     for step in range(4):
         expected.apply(
             {name: np.full(w.shape, 64.0 * (step + 1), np.float32) for name, w in weights.items()}
         )
-    found, _ = make_old()
-    found.load(Path(__file__).parent / "fusedopt-1.safetensors")
-    for (name, array), (_, same) in zip(expected._core.state(), found._core.state(), strict=True):
-        assert array.tobytes() == same.tobytes(), name
+    found, again = make()
+    found.build(again)
+    found.load(Path(__file__).parent / name)
+    for (entry, array), (_, same) in zip(expected._core.state(), found._core.state(), strict=True):
+        assert array.tobytes() == same.tobytes(), entry
 
 
 def test_a_counter_that_an_old_file_does_not_have_is_zero(tmp_path: Path) -> None:

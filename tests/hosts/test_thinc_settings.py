@@ -105,6 +105,13 @@ def test_a_configuration_with_a_slip_is_refused(wrong: dict[str, Any]) -> None:
         thinc.registry.resolve({"one": {"@optimizers": "fusedopt.Adam.v1", **wrong}})
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_registry_can_look_up_no_annotation_that_is_a_string(rule: str) -> None:
+    kinds = {type(annotation) for annotation in getattr(ft, rule).__annotations__.values()}
+    assert kinds
+    assert str not in kinds
+
+
 def test_a_configuration_needs_no_import() -> None:
     found = {
         one.name: one.value for one in importlib.metadata.entry_points(group="thinc_optimizers")

@@ -22,6 +22,7 @@ TEXTS = sorted(
         "docs/**/*.md",
         "bench/**/*.md",
         "cpp/**/*.md",
+        "packaging/**/*.md",
         "tests/**/*.md",
         "python/**/*.py",
         "bench/**/*.py",

@@ -1,6 +1,7 @@
-"""The functions that configurations name, with the signatures of thinc's."""
+"""The functions that configurations name, with the signatures of thinc's.
 
-from __future__ import annotations
+Their annotations are types and no strings, which the registry of thinc 9 cannot look up.
+"""
 
 import importlib
 import inspect
