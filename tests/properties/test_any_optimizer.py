@@ -295,9 +295,7 @@ class AnyCalls(RuleBasedStateMachine):
                 assert self._everything() == before
                 return
         # The version and the configuration are text that nothing depends on.
-        assert self._everything()[:2] == before[:2]
-        for each in (*self.references, self.joint):
-            each.global_norm = None
+        assert self._everything() == before
 
     @rule()
     def evaluation(self) -> None:
@@ -346,4 +344,4 @@ class AnyCalls(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("wrapper", ["alone", "scaled", "several", "scaled several"])
 def test_any_sequence_of_calls(wrapper: str) -> None:
-    run_calls(AnyCalls, examples=40, most_calls=12, wrapper=wrapper)
+    run_calls(AnyCalls, examples=80, most_calls=12, wrapper=wrapper)
