@@ -77,8 +77,9 @@ def iterations_in(path: Path) -> int:
 def test_a_killed_save_is_the_old_one_or_the_new_one(loop: str, tmp_path: Path) -> None:
     path = tmp_path / "state"
     rng = np.random.default_rng(1)
-    interrupted = last = 0
-    for _ in range(6 * TIMES):
+    kills = interrupted = last = 0
+    while kills < 6 * TIMES or (interrupted == 0 and kills < 100):
+        kills += 1
         with subprocess.Popen(
             [sys.executable, "-c", SAVING + loop, str(path)], stdout=subprocess.PIPE, text=True
         ) as process:
