@@ -78,6 +78,11 @@ def named(variables: Any) -> tuple[list[str], list[Any]]:
     return [], list(variables)
 
 
+def described(index: int, names: Sequence[str]) -> str:
+    """Say which variable is meant, by its name if there is one."""
+    return f"variable {index}" + (f" ({names[index]!r})" if index < len(names) else "")
+
+
 def require_iterable(name: str, value: Any, expected: str = "a sequence of arrays") -> None:
     """Refuse what has no arrays for items; an array itself would fall into its rows."""
     is_array = not isinstance(value, (str, bytes)) and (

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.arrays import address, as_array
+from fusedopt.arrays import address, as_array, described
 from fusedopt.configuration.objects import find_class
 from fusedopt.files.partial_loading import Rules
 from fusedopt.hyperparameters import Hyperparameter, flag, optional_real, required
@@ -175,7 +175,7 @@ class MultiOptimizer(Optimizer):
                 for array, k in zip(self._core.checked_arrays(), self._assignment, strict=True)
             }
             owners = [
-                old.get(address(as_array(array, f"build: variable {i}")), owner)
+                old.get(address(as_array(array, f"build: {described(i, names)}")), owner)
                 for i, (array, owner) in enumerate(zip(arrays, owners, strict=True))
             ]
         for key in self.optimizer_map:

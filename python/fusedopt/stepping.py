@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusedopt import arguments
-from fusedopt.arrays import Array, address, as_array, named, require_iterable
+from fusedopt.arrays import Array, address, as_array, described, named, require_iterable
 from fusedopt.catching_up import CatchingUp
 from fusedopt.state import copying
 
@@ -84,12 +84,13 @@ class Stepping(CatchingUp):
         """Whether these are the built variables, in their order and by their names."""
         if not self.built or (names and list(names) != self._core.names):
             return False
-        found = [address(as_array(w, f"build: variable {i}")) for i, w in enumerate(variables)]
+        found = [
+            address(as_array(w, f"build: {described(i, names)}")) for i, w in enumerate(variables)
+        ]
         return found == [address(array) for array in self._core.checked_arrays()]
 
     def _describe(self, index: int) -> str:
-        names = self._core.names
-        return f"variable {index}" + (f" ({names[index]!r})" if index < len(names) else "")
+        return described(index, self._core.names)
 
     def exclude_from_weight_decay(
         self,

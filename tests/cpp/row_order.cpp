@@ -78,7 +78,9 @@ std::vector<RowKey> sorted_keys(fusedopt::RowSorter& sorter, const Tensor& indic
 void check_orders(std::int64_t rows, std::int64_t count, int most_threads) {
     const RowKeyForm form = RowKeyForm::of(count, rows);
     CHECK(form.fits());
-    for (const auto& [name, given] : orders(rows, count)) {
+    for (const auto& order : orders(rows, count)) {
+        const auto& name = order.first;  // Clang 14 lets no lambda take a structured binding
+        const auto& given = order.second;
         const std::vector<RowKey> expected = expected_keys(given, form);
         Rows ascending = given;
         std::sort(ascending.begin(), ascending.end());

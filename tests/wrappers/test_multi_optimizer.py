@@ -244,3 +244,12 @@ def test_stateless_apply_equals_apply() -> None:
     optimizer.apply(make_gradients(1))
     assert [a.tobytes() for a in new] == [w.tobytes() for w in weights.values()]
     assert [a.tobytes() for a in state] == [v.tobytes() for v in optimizer.variables]
+
+
+def test_a_variable_that_is_refused_in_another_build_is_named() -> None:
+    weights: Any = make_weights()
+    optimizer = fo.MultiOptimizer(make_map())
+    optimizer.build(weights)
+    weights["odd"] = np.ma.masked_array(np.ones(2), mask=True)
+    with pytest.raises(TypeError, match=r"variable 4 \('odd'\): expected an array without a mask"):
+        optimizer.build(weights)

@@ -242,8 +242,8 @@ private:
 
 }  // namespace
 
-bool Muon::excludes_embeddings(const std::string& name) {
-    std::string lower = name;
+bool Muon::excludes_embeddings(const std::string& variable) {
+    std::string lower = variable;
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     return lower.find("embedding") != std::string::npos;
 }
