@@ -9,7 +9,7 @@ if(FUSEDOPT_HAS_OPENMP AND fusedopt_type STREQUAL "STATIC_LIBRARY")
 endif()
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/fusedopt)
-install(TARGETS fusedopt EXPORT fusedopt-targets
+install(TARGETS fusedopt fusedopt_own_rule EXPORT fusedopt-targets
         RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})

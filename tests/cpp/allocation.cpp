@@ -9,6 +9,7 @@
 #include "cases.hpp"
 #include "check.hpp"
 #include "hosted.hpp"
+#include "own_rules.hpp"
 #include "reference.hpp"
 #include "row_gradients.hpp"
 
@@ -96,7 +97,9 @@ void check_steps(std::int64_t size, const std::vector<OptionCase>& cases) {
     missing[2] = plain[2];
     const std::vector<Tensor> reversed_targets(targets.rbegin(), targets.rend()),
         reversed(plain.rbegin(), plain.rend());
-    for (const auto& [rule_name, rule] : rule_cases()) {
+    std::vector<RuleCase> rules = rule_cases();
+    for (const auto& [name, own, built_in] : own_rules) rules.push_back({name, own});
+    for (const auto& [rule_name, rule] : rules) {
         for (const auto& [option_name, options] : cases) {
             fusedopt::Optimizer optimizer(rule, options);
             optimizer.build(targets);
@@ -215,12 +218,17 @@ TEST(a_repeated_hosted_step_allocates_nothing) {
         kept.emplace_back(Array(all_dtypes[i % 4], shapes[i], numbers(all_dtypes[i % 4], count(shapes[i]), 1)));
         gradients.emplace_back(DType::float32, shapes[i], numbers(DType::float32, count(shapes[i]), 2));
     }
-    std::vector<fusedopt::HostedVariable> variables;
-    for (std::size_t i = 0; i < kept.size(); ++i) variables.push_back(kept[i].hosted(gradients[i].tensor(), 2));
-    variables[0].gradient = Tensor(static_cast<void*>(gradients[0].data()), DType::float32, shapes[0], Shape{4, 400});
     for (const int threads : alone_and_together()) {
         fusedopt::set_num_threads(threads);
-        for (const fusedopt::Rule& rule : {fusedopt::Rule(fusedopt::TorchAdamW{}), fusedopt::Rule(fusedopt::Nadam{})}) {
+        for (const auto& [rule, slot_count] :
+             {std::pair(fusedopt::Rule(fusedopt::TorchAdamW{}), 2u), std::pair(fusedopt::Rule(fusedopt::Nadam{}), 2u),
+              std::pair(fusedopt::Rule(OwnLion{}), 1u)}) {
+            std::vector<fusedopt::HostedVariable> variables;
+            for (std::size_t i = 0; i < kept.size(); ++i) {
+                variables.push_back(kept[i].hosted(gradients[i].tensor(), slot_count));
+            }
+            variables[0].gradient =
+                Tensor(static_cast<void*>(gradients[0].data()), DType::float32, shapes[0], Shape{4, 400});
             fusedopt::HostedStep step;
             fusedopt::HostedGroup groups[] = {{.rule = rule, .variables = std::span(variables).first(2)},
                                               {.rule = rule, .variables = std::span(variables).subspan(2)}};

@@ -6,6 +6,7 @@
 
 #include "check.hpp"
 #include "row_cases.hpp"
+#include "visit.hpp"
 
 namespace {
 
@@ -17,7 +18,7 @@ using fusedopt::RowUpdates;
 using fusedopt::Rule;
 
 const char* name_of(const Rule& rule) {
-    return std::visit([](const auto& kind) { return kind.name; }, rule);
+    return visit_rule([](const auto& kind) { return kind.name; }, rule);
 }
 
 /// Whether a step without a gradient is made up for in all it does; otherwise only in what it does to slots.
@@ -116,7 +117,7 @@ std::string difference_after(Twins& twins, DType dtype, bool with_variables) {
 
 /// The rule, with another of the numbers that may change while it trains.
 Rule changed(Rule rule, Draw& draw) {
-    std::visit(
+    visit_rule(
         [&](auto& kind) {
             const double share = 0.5 + 0.25 * draw.number();
             if constexpr (requires { kind.rho; }) kind.rho = share;

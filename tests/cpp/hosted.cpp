@@ -8,6 +8,7 @@
 #include "check.hpp"
 #include "problem.hpp"
 #include "torch_formulas.hpp"
+#include "visit.hpp"
 
 using fusedopt::HostedGroup;
 using fusedopt::HostedOptions;
@@ -25,7 +26,7 @@ bool is_formula(const fusedopt::Rule& rule) {
 }
 
 std::vector<std::string> slots_of(const fusedopt::Rule& rule) {
-    return std::visit([](const auto& r) { return reference::slot_names(r); }, rule);
+    return visit_rule([](const auto& r) { return reference::slot_names(r); }, rule);
 }
 
 Tensor state_of(const fusedopt::Optimizer& optimizer, const std::string& name, std::size_t i) {
@@ -136,7 +137,7 @@ TEST(a_hosted_step_has_the_bits_of_an_optimizer_with_options) {
     for (const auto& [name, rule] : rule_cases()) {
         if (!is_formula(rule)) continue;
         fusedopt::Options options{.learning_rate = 0.05, .clipnorm = 2.0, .use_ema = true, .ema_momentum = 0.9};
-        const bool decays = std::visit([](const auto& r) { return reference::decoupled_decay(r) != 0.0; }, rule);
+        const bool decays = visit_rule([](const auto& r) { return reference::decoupled_decay(r) != 0.0; }, rule);
         if (!decays && !std::holds_alternative<fusedopt::AdamW>(rule)) options.weight_decay = 0.02;
         const std::string found = Pair(problem, rule, options).run();
         CHECK_EQUAL(found.empty() ? "" : name + ": " + found, "");

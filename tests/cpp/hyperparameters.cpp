@@ -14,6 +14,7 @@
 #include "cases.hpp"
 #include "check.hpp"
 #include "steps.hpp"
+#include "visit.hpp"
 
 namespace {
 
@@ -164,7 +165,7 @@ TEST(every_member_has_a_field) {
             [[maybe_unused]] const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = made;
         }
     };
-    for (const RuleCase& rule_case : rule_cases()) std::visit(check, rule_case.rule);
+    for (const RuleCase& rule_case : rule_cases()) visit_rule(check, rule_case.rule);
     check(Options());
 }
 
@@ -191,7 +192,7 @@ TEST(every_hyperparameter_acts_from_the_next_step_on_or_is_refused) {
                 (result == "built" ? built : result == "acts" ? acting : unseen).insert(who);
             });
         };
-        std::visit(check, rule_case.rule);
+        visit_rule(check, rule_case.rule);
     }
     CHECK(built == needing_state);
     acting.merge(built);  // the centered RMSprop refuses rowwise at any time

@@ -10,6 +10,7 @@
 
 #include "formulas.hpp"
 #include "torch_formulas.hpp"
+#include "visit.hpp"
 
 namespace reference {
 namespace {
@@ -89,7 +90,7 @@ Optimizer::Optimizer(fusedopt::Rule rule, fusedopt::Options options)
         if constexpr (requires { r.rowwise; }) is_rowwise_ = r.rowwise;
         keeps_product_ = factor_of_product(r, 1.0).has_value();
     };
-    std::visit(ask, rule_);
+    visit_rule(ask, rule_);
     if (options_.learning_rate) learning_rate_ = *options_.learning_rate;
 }
 
@@ -111,7 +112,7 @@ void Optimizer::add(DType dtype, const Values& values, std::size_t row_size) {
             });
         }
     };
-    std::visit(start, rule_);
+    visit_rule(start, rule_);
 }
 
 void Optimizer::step(const std::vector<Gradient>& given) {
@@ -123,7 +124,7 @@ void Optimizer::step(const std::vector<Gradient>& given) {
     if (interval > 1) accumulate(gradients, is_update);
     if (is_update) {
         Now now{learning_rate_(calls_), static_cast<double>(iteration + 1)};
-        product_ *= std::visit([&](const auto& r) { return factor_of_product(r, now.t).value_or(1.0); }, rule_);
+        product_ *= visit_rule([&](const auto& r) { return factor_of_product(r, now.t).value_or(1.0); }, rule_);
         now.product = product_;
         update(gradients, now, interval);
     }
@@ -227,7 +228,7 @@ void Optimizer::update(Variable& variable, const Now& now, const Values& gradien
         const T keep = static_cast<T>(1.0 - weight_decay_ * now.rate);
         for (double& w : variable.weight) w = static_cast<double>(static_cast<T>(w) * keep);
         if (!has_rows(variable)) {
-            std::visit([&](const auto& r) { apply_rule<T>(r, now, variable.weight, gradient, variable.slots); }, rule_);
+            visit_rule([&](const auto& r) { apply_rule<T>(r, now, variable.weight, gradient, variable.slots); }, rule_);
             return;
         }
         for (std::size_t begin = 0; begin < gradient.size(); begin += variable.row_size) {
@@ -239,7 +240,7 @@ void Optimizer::update(Variable& variable, const Now& now, const Values& gradien
             Values slots[] = {row_of(variable.slots[0]), row_of(variable.slots[1]), row_of(variable.slots[2])};
             Now of_row = now;
             of_row.mean_square = sum_of_squares(g) / static_cast<double>(g.size());
-            std::visit([&](const auto& r) { apply_rule<T>(r, of_row, weight, g, slots); }, rule_);
+            visit_rule([&](const auto& r) { apply_rule<T>(r, of_row, weight, g, slots); }, rule_);
             const auto to = [&](Values& values) { return values.begin() + static_cast<std::ptrdiff_t>(begin); };
             std::ranges::copy(weight, to(variable.weight));
             for (std::size_t k = 0; k < 3; ++k) std::ranges::copy(slots[k], to(variable.slots[k]));

@@ -11,6 +11,7 @@
 #include "check.hpp"
 #include "matrices.hpp"
 #include "memory.hpp"
+#include "own_rules.hpp"
 
 namespace {
 
@@ -188,6 +189,8 @@ TEST(ranks_have_the_bits_of_one_optimizer) {
         const std::int64_t share = (large + small + matrix_size) / size + 1024;
         check_bits_of_one(fusedopt::Adam{}, common, size, share);
         check_bits_of_one(fusedopt::Adam{}, coded, size, share);
+        check_bits_of_one(OwnLion{}, common, size, share);
+        check_bits_of_one(OwnLion{}, coded, size, share);
         check_bits_of_one(fusedopt::Lamb{}, coded, size, large + small + matrix_size);
         check_bits_of_one(fusedopt::Muon{.matrix_product = multiply}, {.clipnorm = 1.0, .use_ema = true}, size, share);
         check_bits_of_one(fusedopt::RMSprop{.momentum = 0.9, .rowwise = true}, common, size, share);

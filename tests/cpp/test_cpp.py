@@ -16,6 +16,7 @@ from typing import Any
 import cases
 import mpi
 import pytest
+from cpp_library import PATH, ROOT, built, cmake, installed, run
 from once import Once, without_time_limit
 
 pytestmark = [
@@ -23,10 +24,7 @@ pytestmark = [
     pytest.mark.maintainer,
 ]
 
-# CMake and Ninja may be those that pip put beside this interpreter.
-PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 IN_ONE_PIECE = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0")
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "cpp" / "examples"
 PROGRAMS = sorted(
     source.stem
@@ -53,26 +51,6 @@ PACKED = {
 }
 
 
-def run(*command: Any, **environment: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        env={**os.environ, "PATH": PATH, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"{command} gave {done.returncode}:\n{done.stdout}", pytrace=False)
-    return done.stdout
-
-
-def cmake(source: Path, build: Path, *options: str, targets: tuple[str, ...] = ("all",)) -> None:
-    without_time_limit()
-    run("cmake", "-S", source, "-B", build, "-G", "Ninja", *options)
-    run("cmake", "--build", build, "--target", *targets)
-
-
 def compile_program(tree: Path, source: Path, program: Path, *flags: str) -> None:
     """Compile by the compiler of a tree."""
     without_time_limit()
@@ -87,24 +65,12 @@ def run_example(program: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tree(once: Once) -> Path:
-    """The library as it is by default, its tests and, where Google Benchmark is installed, its benchmarks."""
-
-    def make(folder: Path) -> None:
-        benchmarks = "ON" if has_package("benchmark", folder / "probe") else "OFF"
-        cmake(ROOT, folder, "-DFUSEDOPT_TESTS=ON", f"-DFUSEDOPT_BENCHMARKS={benchmarks}")
-
-    return once("tree", "the C++ library and its tests", make)
+    return built(once)
 
 
 @pytest.fixture(scope="session")
-def prefix(tree: Path, once: Once) -> Path:
-    """The library installed, and then moved to another place."""
-
-    def make(folder: Path) -> None:
-        run("cmake", "--install", tree, "--prefix", folder / "first")
-        (folder / "first").rename(folder / "second")
-
-    return once("prefix", "an installation of it", make) / "second"
+def prefix(once: Once) -> Path:
+    return installed(once)
 
 
 @pytest.fixture(scope="session")
@@ -162,6 +128,44 @@ def test_example_under_mpi(prefix: Path, tmp_path: Path) -> None:
         assert found == sorted(found, reverse=True)
         losses.add(found[0])
     assert len(losses) == 3  # each rank has batches of its own
+
+
+# An own rule is compiled by whoever writes it, and its bits must not depend on cuts whatever the flags are.
+OWN_RULE_FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+
+
+def test_own_rule_of_the_example(prefix: Path, tmp_path: Path) -> None:
+    cmake(EXAMPLE, tmp_path, f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    assert run(tmp_path / "own_rule") == "y = 3.00 x + -1.00\n"
+    commands = {
+        Path(one["file"]).stem: one["command"].split()
+        for one in json.loads((tmp_path / "compile_commands.json").read_text())
+    }
+    assert set(OWN_RULE_FLAGS) <= set(commands["own_rule"])
+    assert "-fno-math-errno" not in commands["iris"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "bits"),
+    [
+        (OWN_RULE_FLAGS, "the library's bits"),
+        ((*OWN_RULE_FLAGS, "-march=native"), "the library's bits"),
+        (("-O0",), None),
+        (("-O2", "-march=native", "-ffp-contract=fast"), None),
+        (("-O3", "-march=native", "-ffast-math"), None),
+    ],
+    ids=" ".join,
+)
+def test_own_rule_by_any_flags(
+    tree: Path, prefix: Path, tmp_path: Path, flags: tuple[str, ...], bits: str | None
+) -> None:
+    (file,) = prefix.glob("lib*/**/fusedopt.pc")
+    source = ROOT / "tests" / "cpp" / "own_rule_flags.cpp"
+    warnings = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror")
+    linked = pkg_config_flags(file)
+    compile_program(tree, source, tmp_path / "program", *flags, *warnings, *linked)
+    found = run(tmp_path / "program").strip()
+    assert found == bits or (bits is None and found in ("the library's bits", "bits of its own"))
 
 
 def test_add_subdirectory_shared_without_threads(embedding_tree: Path) -> None:
@@ -263,20 +267,6 @@ def test_matrix_product_of_the_readme(tree: Path, prefix: Path, tmp_path: Path) 
     run(tmp_path / "program")
 
 
-def has_package(name: str, folder: Path) -> bool:
-    folder.mkdir()
-    (folder / "CMakeLists.txt").write_text(f"""
-cmake_minimum_required(VERSION 3.21)
-project(probe LANGUAGES CXX)
-find_package({name} QUIET)
-if({name}_FOUND)
-  file(TOUCH {folder}/found)
-endif()
-""")
-    run("cmake", "-S", folder, "-B", folder / "build", "-G", "Ninja")
-    return (folder / "found").exists()
-
-
 @pytest.fixture(scope="session")
 def benchmarks(tree: Path) -> Path:
     """The folder of the C++ benchmarks."""
@@ -332,6 +322,14 @@ def test_benchmark_of_division(benchmarks: Path, tmp_path: Path) -> None:
     assert found.keys() == {f"{width}/{what}" for width in widths for what in timed}
     assert "256 bits" in widths
     assert all(one["s/element"] > 0 for one in found.values())
+
+
+@pytest.mark.parametrize("flags", ["", "_native"])
+def test_benchmark_of_an_own_rule(benchmarks: Path, flags: str) -> None:
+    head, *lines = run(benchmarks / f"fusedopt_bench_own_rule{flags}", "--quick").splitlines()
+    assert head.startswith("level ")
+    assert len(lines) == 3
+    assert all(float(line.rpartition("ratio ")[2]) > 0 for line in lines)
 
 
 def level_objects(tree: Path) -> dict[str, Path]:

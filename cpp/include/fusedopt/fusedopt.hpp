@@ -11,6 +11,7 @@
 #include <fusedopt/loss_scale_optimizer.hpp>
 #include <fusedopt/multi_optimizer.hpp>
 #include <fusedopt/optimizer.hpp>
+#include <fusedopt/own_rule.hpp>
 #include <fusedopt/rules.hpp>
 #include <fusedopt/runtime.hpp>
 #include <fusedopt/schedules.hpp>

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <fusedopt/fields.hpp>
+#include <fusedopt/own_rule.hpp>
 #include <fusedopt/tensor.hpp>
 
 namespace fusedopt {
@@ -465,6 +466,6 @@ struct TorchNAdam {
 
 using Rule = std::variant<SGD, RMSprop, Adam, AdamW, Adagrad, Adadelta, Adamax, Nadam, Lion, Ftrl, Lamb,
                           ScheduleFreeAdamW, Adafactor, Muon, Yogi, TorchSGD, TorchRMSprop, TorchAdam, TorchAdamW,
-                          TorchAdagrad, TorchAdadelta, TorchAdamax, TorchNAdam>;
+                          TorchAdagrad, TorchAdadelta, TorchAdamax, TorchNAdam, OwnRule>;
 
 }  // namespace fusedopt

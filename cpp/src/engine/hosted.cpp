@@ -360,6 +360,7 @@ void HostedStep::State::evaluate(std::span<const HostedGroup> groups, const Host
                       numbers,
                       kind.product_dtype};
         step.scalars = definition.scalars(group.rule, now, 0);
+        step.own = definition.own(group.rule);
     }
 }
 

@@ -25,11 +25,16 @@ bool is_same(const std::function<Signature>&, const std::function<Signature>&) {
 
 bool is_same(const Rule& a, const Rule& b) {
     const auto same_fields = [&]<class Kind>(const Kind& of_a) {
-        const Kind* of_b = std::get_if<Kind>(&b);
-        const auto all = [&](const auto&... field) {
-            return (is_same(of_a.*field.member, of_b->*field.member) && ...);
-        };
-        return of_b && std::apply(all, Kind::fields());
+        if constexpr (requires { Kind::fields(); }) {
+            const Kind* of_b = std::get_if<Kind>(&b);
+            const auto all = [&](const auto&... field) {
+                return (is_same(of_a.*field.member, of_b->*field.member) && ...);
+            };
+            return of_b && std::apply(all, Kind::fields());
+        } else {
+            const Kind* of_b = std::get_if<Kind>(&b);
+            return of_b && of_a == *of_b;
+        }
     };
     return std::visit(same_fields, a);
 }
@@ -45,7 +50,7 @@ RuleSpec describe(Rule rule) {
     const std::vector<RuleSpec> branches = definition.branches(rule);
     if (branches.size() != 1 || !branches[0].kernel) {
         throw std::invalid_argument(
-            std::string("rule: expected one that is a formula for each element, found ") + definition.name +
+            std::string("rule: expected one that is a formula for each element, found ") + name_of(rule) +
             (branches[0].kernel && branches.back().is_rowwise ? " with one second moment for each row"
                                                               : ", which keeps state of its own") +
             "; make a fusedopt optimizer with it");

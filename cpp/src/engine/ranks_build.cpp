@@ -66,7 +66,7 @@ void describe(const Rule& rule, const Options& options, Facts& facts) {
     facts.add("fusedopt " + std::string(version()));
     Rule copy_of_rule = rule;
     Options copy_of_options = options;
-    facts.add(std::string(definition_of(rule).name));
+    facts.add(name_of(rule));
     add_fields(definition_of(rule).fields(copy_of_rule), facts);
     add_fields(fields_of(copy_of_options), facts);
 }

@@ -47,8 +47,7 @@ void require_decoupled(Rule& rule, std::span<const RuleSpec> branches) {
             continue;
         }
         throw std::invalid_argument(
-            std::string("exclude_from_weight_decay: expected decoupled weight decay, found that of ") +
-            definition_of(rule).name +
+            std::string("exclude_from_weight_decay: expected decoupled weight decay, found that of ") + name_of(rule) +
             ", which the gradient takes in; give variables without it an optimizer of their own");
     }
 }
@@ -201,9 +200,9 @@ std::vector<RuleSpec> Optimizer::State::respecify(Rule& new_rule) const {
 
 void Optimizer::State::set_rule(Rule& new_rule) {
     require_not_stepping("set_rule");
-    if (new_rule.index() != rule.index()) {
-        throw std::invalid_argument("set_rule: expected hyperparameters of " + std::string(definition_of(rule).name) +
-                                    ", found those of " + definition_of(new_rule).name + "; make a new optimizer");
+    if (!is_same_kind(new_rule, rule)) {
+        throw std::invalid_argument("set_rule: expected hyperparameters of " + name_of(rule) + ", found those of " +
+                                    name_of(new_rule) + "; make a new optimizer");
     }
     std::vector<RuleSpec> new_branches = respecify(new_rule);
     require_one_decay(options, new_branches);

@@ -294,6 +294,7 @@ void Optimizer::State::evaluate(const Scaling& scaling) {
         const FloatEnvironment environment;
         for (std::size_t k = 0; k < common.size(); ++k) {
             common[k].scalars = branches[k].is_rowwise ? common[0].scalars : definition.scalars(rule, now, k);
+            common[k].own = definition.own(rule);
             set_signs(branches[k], common[k]);
             if (codes_slots && !branches[k].is_rowwise) common[k].guard = definition.guard(rule, now, k);
         }

@@ -23,7 +23,8 @@ enum class RuleId : std::uint8_t {
 #define FUSEDOPT_RULE_ID(name) Rowwise##name,
         FUSEDOPT_ROWWISE_RULES(FUSEDOPT_RULE_ID)
 #undef FUSEDOPT_RULE_ID
-            count
+            Own,  // one that the program brings along
+    count
 };
 
 enum class Element : std::uint8_t { float16, bfloat16, float32, float64 };
@@ -89,6 +90,17 @@ struct Guard {
     double floor;
 };
 
+/// Updates n elements that follow each other, by a rule that the program brings along, in code of the program's.
+template <class T>
+using OwnUpdate = void (*)(const double* scalars, T scale, T keep, std::int64_t n, T* w, const T* g,
+                           T* const* slots) noexcept;
+
+struct OwnFormula {
+    OwnUpdate<float> in_float;
+    OwnUpdate<double> in_double;
+    int slot_count;
+};
+
 /// What all variables of a branch share in a step.
 struct Step {
     Scalars scalars;
@@ -101,6 +113,7 @@ struct Step {
     std::uint64_t seed;         // of what is rounded at random; another one in each step
     bool is_signed[max_slots];  // whether a slot that is coded in 8 bits may be below zero
     Guard guard;
+    OwnFormula own;  // of RuleId::Own
 };
 
 /// Sums of squares of a part of a variable, and of the rule's update of it.

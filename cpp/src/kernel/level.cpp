@@ -4,6 +4,7 @@
 #include "kernel/adding.hpp"
 #include "kernel/catch_up.hpp"
 #include "kernel/measure.hpp"
+#include "kernel/own_rule.hpp"
 #include "kernel/plain_loop.hpp"
 #include "kernel/rowwise.hpp"
 #include "kernel/rules/adadelta.hpp"
@@ -37,6 +38,7 @@ const Kernels kernels = {
 #define FUSEDOPT_UPDATE(name) {update_rowwise<name, float>, update_rowwise<name, double>},
             FUSEDOPT_ROWWISE_RULES(FUSEDOPT_UPDATE)
 #undef FUSEDOPT_UPDATE
+                {update_own<float>, update_own<double>},
     },
     {other_work<float>, other_work<double>},
     decode_slot,

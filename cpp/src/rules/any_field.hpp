@@ -49,4 +49,12 @@ std::vector<AnyField> fields_of(Struct& object) {
     return std::apply(list, Struct::fields());
 }
 
+inline std::vector<AnyField> fields_of(OwnRule& rule) {
+    std::vector<AnyField> fields;
+    for (const OwnRule::Number& number : rule.numbers()) {
+        std::visit([&](auto* place) { fields.push_back({number.name, number.domain, place}); }, number.place);
+    }
+    return fields;
+}
+
 }  // namespace fusedopt

@@ -6,6 +6,7 @@
 //   guard_of(rule, now), or guard_of(rule, now, branch): if a slot bounds another one
 //   missed_of(rule, scalars), or missed_of(rule, scalars, branch) with packed ones: unless the spec says `only_lazy`
 //   restore_numbers(rule, calls, updates, numbers), make_procedure(rule, variables, jobs): if there is anything to do
+//   own_formula(rule): of OwnRule alone
 #pragma once
 
 #include <cstddef>
@@ -136,6 +137,15 @@ void Definition<AnyRule>::restore(const AnyRule& rule, std::int64_t calls, std::
                                   std::span<double> numbers) {
     if constexpr (requires { restore_numbers(rule, calls, updates, numbers); }) {
         restore_numbers(rule, calls, updates, numbers);
+    }
+}
+
+template <class AnyRule>
+kernel::OwnFormula Definition<AnyRule>::own(const AnyRule& rule) {
+    if constexpr (requires { own_formula(rule); }) {
+        return own_formula(rule);
+    } else {
+        return {};
     }
 }
 

@@ -11,9 +11,19 @@ namespace fusedopt {
 namespace {
 
 template <class Kind>
+constexpr const char* name_of_kind = Kind::name;
+template <>
+constexpr const char* name_of_kind<OwnRule> = nullptr;
+
+template <class Kind>
+constexpr auto make_of_kind = []() -> Rule { return Kind{}; };
+template <>
+constexpr Rule (*make_of_kind<OwnRule>)() = nullptr;
+
+template <class Kind>
 constexpr AnyDefinition definition_of_kind = {
-    .name = Kind::name,
-    .make = []() -> Rule { return Kind{}; },
+    .name = name_of_kind<Kind>,
+    .make = make_of_kind<Kind>,
     .fields = [](Rule& rule) { return fields_of(*std::get_if<Kind>(&rule)); },
     .betas = [](const Rule& rule) -> Betas {
         const Kind& kind = *std::get_if<Kind>(&rule);
@@ -42,6 +52,7 @@ constexpr AnyDefinition definition_of_kind = {
         [](const Rule& rule, std::span<const Variable> variables, std::span<const kernel::Job> jobs) {
             return Definition<Kind>::procedure(*std::get_if<Kind>(&rule), variables, jobs);
         },
+    .own = [](const Rule& rule) { return Definition<Kind>::own(*std::get_if<Kind>(&rule)); },
 };
 
 template <class... Kinds>
@@ -54,11 +65,23 @@ constexpr auto table = table_of(static_cast<const Rule*>(nullptr));
 }  // namespace
 
 std::span<const AnyDefinition> definitions() {
-    return table;
+    static_assert(std::is_same_v<std::variant_alternative_t<table.size() - 1, Rule>, OwnRule>);
+    return std::span(table).first(table.size() - 1);
 }
 
 const AnyDefinition& definition_of(const Rule& rule) {
     return table[rule.index()];
+}
+
+std::string name_of(const Rule& rule) {
+    const auto* own = std::get_if<OwnRule>(&rule);
+    return own ? own->name() : definition_of(rule).name;
+}
+
+bool is_same_kind(const Rule& a, const Rule& b) {
+    if (a.index() != b.index()) return false;
+    const auto *own_a = std::get_if<OwnRule>(&a), *own_b = std::get_if<OwnRule>(&b);
+    return !own_a || own_a->is_same_kind(*own_b);
 }
 
 }  // namespace fusedopt

@@ -117,6 +117,9 @@ struct Definition {
 
     static std::unique_ptr<Procedure> procedure(const AnyRule&, std::span<const Variable>,
                                                 std::span<const kernel::Job>);
+
+    /// The program's functions, if the rule is one that it brings along.
+    static kernel::OwnFormula own(const AnyRule&);
 };
 
 /// The betas of a rule, null if it has none.
@@ -127,8 +130,8 @@ struct Betas {
 
 /// The same for a rule of any kind: what the step asks. Each function is to be called with a rule of its kind.
 struct AnyDefinition {
-    const char* name;
-    Rule (*make)();  // with the defaults
+    const char* name;  // null for a rule that the program brings along, as each has its own
+    Rule (*make)();    // with the defaults
     std::vector<AnyField> (*fields)(Rule&);
     Betas (*betas)(const Rule&);
     std::vector<RuleSpec> (*branches)(const Rule&);
@@ -138,12 +141,18 @@ struct AnyDefinition {
     kernel::Missed (*missed)(const Rule&, const kernel::Scalars&, std::size_t branch);
     void (*restore)(const Rule&, std::int64_t calls, std::int64_t updates, std::span<double> numbers);
     std::unique_ptr<Procedure> (*procedure)(const Rule&, std::span<const Variable>, std::span<const kernel::Job>);
+    kernel::OwnFormula (*own)(const Rule&);
 };
 
-/// Of every kind, in the order of `Rule`.
+/// Of every kind in this library, in the order of `Rule`.
 std::span<const AnyDefinition> definitions();
 
 const AnyDefinition& definition_of(const Rule& rule);
+
+std::string name_of(const Rule& rule);
+
+/// Whether two rules differ in nothing but values of hyperparameters.
+bool is_same_kind(const Rule& a, const Rule& b);
 
 /// Betas that are functions are checked when they are called.
 inline void require_betas(const Now& now) {
