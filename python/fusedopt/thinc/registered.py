@@ -1,6 +1,6 @@
 """The functions that configurations name, with the signatures of thinc's."""
 
-from __future__ import annotations
+# Annotations are evaluated here: thinc makes models of arguments from them, and some versions take no text.
 
 import importlib
 import inspect
