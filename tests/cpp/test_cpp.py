@@ -16,6 +16,7 @@ from typing import Any
 import cases
 import mpi
 import pytest
+from cpp_library import PATH, ROOT, built, cmake, installed, run
 from once import Once, without_time_limit
 
 pytestmark = [
@@ -23,10 +24,7 @@ pytestmark = [
     pytest.mark.maintainer,
 ]
 
-# CMake and Ninja may be those that pip put beside this interpreter.
-PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 IN_ONE_PIECE = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0")
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "cpp" / "examples"
 PROGRAMS = sorted(
     source.stem
@@ -53,26 +51,6 @@ PACKED = {
 }
 
 
-def run(*command: Any, **environment: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        env={**os.environ, "PATH": PATH, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"{command} gave {done.returncode}:\n{done.stdout}", pytrace=False)
-    return done.stdout
-
-
-def cmake(source: Path, build: Path, *options: str, targets: tuple[str, ...] = ("all",)) -> None:
-    without_time_limit()
-    run("cmake", "-S", source, "-B", build, "-G", "Ninja", *options)
-    run("cmake", "--build", build, "--target", *targets)
-
-
 def compile_program(tree: Path, source: Path, program: Path, *flags: str) -> None:
     """Compile by the compiler of a tree."""
     without_time_limit()
@@ -87,24 +65,12 @@ def run_example(program: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tree(once: Once) -> Path:
-    """The library as it is by default, its tests and, where Google Benchmark is installed, its benchmarks."""
-
-    def make(folder: Path) -> None:
-        benchmarks = "ON" if has_package("benchmark", folder / "probe") else "OFF"
-        cmake(ROOT, folder, "-DFUSEDOPT_TESTS=ON", f"-DFUSEDOPT_BENCHMARKS={benchmarks}")
-
-    return once("tree", "the C++ library and its tests", make)
+    return built(once)
 
 
 @pytest.fixture(scope="session")
-def prefix(tree: Path, once: Once) -> Path:
-    """The library installed, and then moved to another place."""
-
-    def make(folder: Path) -> None:
-        run("cmake", "--install", tree, "--prefix", folder / "first")
-        (folder / "first").rename(folder / "second")
-
-    return once("prefix", "an installation of it", make) / "second"
+def prefix(once: Once) -> Path:
+    return installed(once)
 
 
 @pytest.fixture(scope="session")
@@ -261,20 +227,6 @@ def test_matrix_product_of_the_readme(tree: Path, prefix: Path, tmp_path: Path) 
     flags = (*folders, str(common), *pkg_config_flags(file))
     compile_program(tree, tmp_path / "program.cpp", tmp_path / "program", *flags)
     run(tmp_path / "program")
-
-
-def has_package(name: str, folder: Path) -> bool:
-    folder.mkdir()
-    (folder / "CMakeLists.txt").write_text(f"""
-cmake_minimum_required(VERSION 3.21)
-project(probe LANGUAGES CXX)
-find_package({name} QUIET)
-if({name}_FOUND)
-  file(TOUCH {folder}/found)
-endif()
-""")
-    run("cmake", "-S", folder, "-B", folder / "build", "-G", "Ninja")
-    return (folder / "found").exists()
 
 
 @pytest.fixture(scope="session")

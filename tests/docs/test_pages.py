@@ -24,7 +24,7 @@ def refuse_missing(page: Path) -> None:
 def test_page(page: Path, tmp_path: Path) -> None:
     refuse_missing(page)
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", pages.__file__, str(page)],
+        [sys.executable, "-W", "error:::__main__", pages.__file__, str(page)],
         cwd=tmp_path,
         # The processes of pytest share the processors already.
         env={**os.environ, "OMP_NUM_THREADS": "1"},
