@@ -66,7 +66,7 @@ def programs_of(text: str, language: str = "python") -> list[tuple[Block, Block 
     """The blocks that run, each with what it is said to print."""
     blocks = blocks_of(text)
     pairs = []
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, following in zip(blocks, [*blocks[1:], None], strict=False):
         if block.language == language and block.mark != "not run":
             is_output = following and following.language == "text" and following.follows
             pairs.append((block, following if is_output else None))
