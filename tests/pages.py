@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>not run|output varies): (?P<reason>[^\n]+) -->\n)?"
-    r"^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    r"^(?P<fence>```+)(?P<language>[^`\n]*)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 

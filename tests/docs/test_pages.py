@@ -89,6 +89,10 @@ print(x + 1)
 
 Words in between.
 
+```{{directive}} of Sphinx
+x
+```
+
 ```text
 no output of a block
 ```
@@ -119,7 +123,7 @@ def test_output_is_compared(tmp_path: Path) -> None:
 def test_error_names_the_line_of_the_page(tmp_path: Path) -> None:
     failed = ran(PAGE.format(1).replace("not run", "is run"), tmp_path)
     assert failed.returncode == 1
-    assert 'page.md", line 26' in failed.stderr
+    assert 'page.md", line 30' in failed.stderr
     assert "NameError" in failed.stderr
 
 
