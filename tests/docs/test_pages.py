@@ -56,6 +56,17 @@ def test_tutorials_run_whole() -> None:
         assert [block.code for block in blocks if block.mark == "not run"] == [], page
 
 
+@pytest.mark.parametrize("folder", ["tutorials", "how_to"])
+def test_an_index_has_every_page(folder: str) -> None:
+    index = pages.ROOT / "docs" / folder / "index.md"
+    text = index.read_text(encoding="utf-8")
+    names = [page.stem for page in pages.PAGES if page.parent == index.parent and page != index]
+    assert names
+    for name in names:
+        assert f"]({name}.md)" in text, "in the table"
+        assert f"\n{name}\n" in text, "in the toctree"
+
+
 # The rules themselves
 
 
