@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,20 @@ def test_an_index_has_every_page(folder: str) -> None:
     for name in names:
         assert f"]({name}.md)" in text, "in the table"
         assert f"\n{name}\n" in text, "in the toctree"
+
+
+def test_extras_that_are_to_be_installed_are_there() -> None:
+    project = (pages.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (section,) = re.findall(
+        r"^\[project.optional-dependencies\]\n(.*?)^\[", project, re.MULTILINE | re.DOTALL
+    )
+    known = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+    named = set()
+    for page in pages.PAGES:
+        for extras in re.findall(r'"\.\[([\w,]+)\]"', page.read_text(encoding="utf-8")):
+            named |= set(extras.split(","))
+    assert named - known == set()
+    assert named >= {"files", "torch"}
 
 
 # The rules themselves
