@@ -37,11 +37,13 @@ def run(
     *program: Any,
     mpiexec: str | None = MPIEXEC,
     timeout: float = 120,
+    folder: Path | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program on so many ranks of one thread each."""
     return subprocess.run(
         [str(mpiexec), "-n", str(size), *map(str, program)],
+        cwd=folder,
         env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,

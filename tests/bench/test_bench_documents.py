@@ -20,6 +20,7 @@ def test_the_manual_is_short() -> None:
         ("bench/results/results.md", ["results"]),
         ("bench/results/hosts.md", ["hosts"]),
         ("docs/hosts.md", ["hosts"]),
+        ("docs/who.md", ["shares"]),
         ("bench/results/rows.md", ["rows"]),
         ("docs/rows.md", ["row_goals"]),
         ("bench/results/low_bit.md", ["low_bit_results"]),
