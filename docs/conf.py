@@ -42,8 +42,6 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_fence_as_directive = ["eval-rst"]
-pygments_style = "sphinx"
-pygments_dark_style = "monokai"
 
 # The reference of Python
 
@@ -52,6 +50,10 @@ autodoc_member_order = "bysource"
 autosummary_generate = True
 numpydoc_show_class_members = False
 default_role = "py:obj"
+
+# The reference of C++: names that Sphinx's C++ domain cannot look up in templates' arguments and in front of names
+
+nitpick_ignore = [("cpp:identifier", name) for name in ("fusedopt", "Counts", "Wait")]
 
 # Looks
 

@@ -16,19 +16,40 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.config import Config
 
-# The tables of fields are for checks and bindings, and say again what the members say.
-FIELDS = re.compile(
+# What stands behind the namespace is no one's to read.
+FOR_COMPILERS = "\ntemplate <>\nstruct std::tuple_size<"
+NOT_SHOWN = re.compile(r" +// NOLINT.*|^    ArgumentsChecked check.*\n", re.MULTILINE)
+TABLE = re.compile(
     r"^    static constexpr const char\* name = .*?\n    static constexpr auto fields\(\) \{\n.*?^    \}\n",
     re.MULTILINE | re.DOTALL,
 )
+FIELD = re.compile(r'Field\("(\w+)",\s*&\w+::\w+,\s*domains::(\w+)\)')
+DOMAIN = re.compile(r'Domain (\w+)\{"([^"]+)"')
 # A remark at the end of a line is about what stands there.
 REMARK = re.compile(r"^( +[^/\n]*[;,{})] +)// ", re.MULTILINE)
 
 
-def shown(header: str) -> str:
-    """Return what of a header Doxygen is to see."""
-    header = header.partition("\ntemplate <>\nstruct std::tuple_size<")[0]
-    return REMARK.sub(r"\1///< ", FIELDS.sub("", header))
+def shown(header: str, domains: dict[str, str]) -> str:
+    """Return what of a header Doxygen is to see: a struct's table of fields as remarks on its members."""
+    header = NOT_SHOWN.sub("", header.partition(FOR_COMPILERS)[0])
+    header = REMARK.sub(r"\1///< ", header)
+    while table := TABLE.search(header):
+        begin = header.rfind("\nstruct ", 0, table.start())
+        members = header[begin : table.start()]
+        for name, domain in FIELD.findall(table[0]):
+            member = re.compile(
+                rf"^(    \S.* {name} =(?: .*|\n +.*);)(?: +///< (.*))?$", re.MULTILINE
+            )
+            members = member.sub(rf"\1  ///< {domains[domain]}; \2", members).replace("; \n", "\n")
+        header = header[:begin] + members + header[table.end() :]
+    return header
+
+
+def filtered(path: Path) -> str:
+    """Read a header as Doxygen is to see it."""
+    fields = path.with_name("fields.hpp").read_text(encoding="utf-8")
+    domains = {name: text[0].upper() + text[1:] for name, text in DOMAIN.findall(fields)}
+    return shown(path.read_text(encoding="utf-8"), domains)
 
 
 def run_doxygen(app: Sphinx, config: Config) -> None:
@@ -69,4 +90,4 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(shown(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    sys.stdout.write(filtered(Path(sys.argv[1])))

@@ -218,8 +218,9 @@ def display(block: list[str]) -> list[str]:
             try:
                 rows.append(Reader(piece).statement())
             except NoFormula:
-                rows[-1] += rf" && {text_of(piece)}"
-    return [f"    {row}" + (r" \\" if i < len(rows) else "") for i, row in enumerate(rows, 1)]
+                rows[-1] += rf" \quad {text_of(piece)}"
+    ended = [f"    {row}" + (r" \\" if i < len(rows) else "") for i, row in enumerate(rows, 1)]
+    return [r"    \begin{aligned}", *ended, r"    \end{aligned}"]
 
 
 def text_of(remark: str) -> str:
@@ -230,10 +231,8 @@ def text_of(remark: str) -> str:
             formula = Reader(" ".join(words[i:])).statement().replace("&", "")
         except NoFormula:
             continue
-        before = " ".join(words[:i]).replace("_", r"\_")
-        return rf"\text{{{before} }} {formula}"
-    escaped = remark.replace("_", r"\_")
-    return rf"\text{{{escaped}}}"
+        return rf"\text{{{' '.join(words[:i])} }} {formula}"
+    return rf"\text{{{remark}}}"
 
 
 def show_formulas(
