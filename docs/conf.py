@@ -6,10 +6,14 @@ which Doxygen must be installed. The folder `_extensions` has what Sphinx lacks.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import fusedopt
+
+# The one of Keras's backends for which fusedopt.keras is there; the extra has no other.
+os.environ["KERAS_BACKEND"] = "torch"
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
