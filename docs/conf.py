@@ -36,6 +36,7 @@ extensions = [
     "cpp_headers",
     "files_outside",
     "formulas",
+    "names_in_code",
     "python_reference",
 ]
 exclude_patterns = ["_*"]
@@ -61,6 +62,7 @@ nitpick_ignore = [("cpp:identifier", name) for name in ("fusedopt", "Counts", "W
 
 # Looks
 
+pygments_dark_style = "a11y-high-contrast-dark"
 html_theme = "furo"
 html_title = "fusedopt"
 html_static_path = ["_static"]

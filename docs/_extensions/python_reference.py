@@ -86,7 +86,7 @@ def found_elsewhere(
         if name in objects:
             page = objects[name].docname
             return make_refnode(app.builder, node["refdoc"], page, name, shown)
-    return None
+    return shown if node.get("optional") else None
 
 
 def _value(module: str | None, name: str | None) -> Any:

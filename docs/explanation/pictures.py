@@ -20,8 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-HERE = Path(__file__).parent
-
 # What is drawn in one of these colours gets the other one in the dark.
 PAPER, INK, FAINT, GREY = "#ffffff", "#1b1f24", "#eef0f3", "#8a929c"
 READ, WRITTEN = "#2f6db3", "#d9822b"
@@ -33,20 +31,18 @@ DARK = {
     READ: "#5b9be0",
     WRITTEN: "#eb9c4d",
 }
-mpl.rcParams.update(
-    {
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "figure.facecolor": PAPER,
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "fusedopt",
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-)
+STYLE = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fusedopt",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -253,11 +249,12 @@ def draw_bytes(path: Path) -> None:
 PICTURES = {"sweep.svg": draw_sweep, "levels.svg": draw_levels, "bytes.svg": draw_bytes}
 
 
-def main() -> None:
-    """Write the pictures next to this file."""
-    for name, draw in PICTURES.items():
-        draw(HERE / name)
+def draw_all(folder: Path) -> None:
+    """Write the pictures into a folder."""
+    with mpl.rc_context(STYLE):
+        for name, draw in PICTURES.items():
+            draw(folder / name)
 
 
 if __name__ == "__main__":
-    main()
+    draw_all(Path(__file__).parent)
