@@ -65,7 +65,8 @@ nitpick_ignore = [("cpp:identifier", name) for name in ("fusedopt", "Counts", "W
 
 pygments_dark_style = "a11y-high-contrast-dark"
 html_theme = "furo"
-html_title = "fusedopt"
+html_title = f"fusedopt {version}"
+html_baseurl = "https://fusedopt.github.io/fusedopt/"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {
