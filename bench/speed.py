@@ -1,4 +1,4 @@
-"""The picture for the README: everyone against the memory limit, and AdamW over sizes."""
+"""The picture for the first page: everyone against the memory limit, and AdamW over sizes."""
 
 from __future__ import annotations
 

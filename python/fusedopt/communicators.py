@@ -46,10 +46,26 @@ class Communicator(Protocol):
         receive: Bytes,
         receive_counts: Sequence[int],
     ) -> Exchange | None:
-        """Send a part of ``send`` to each rank, and receive a part of ``receive`` from each."""
+        """Send a part of ``send`` to each rank, and receive a part of ``receive`` from each.
+
+        Parameters
+        ----------
+        send, receive : numpy.ndarray
+            The parts, one behind the other, in the order of the ranks.
+        send_counts, receive_counts : sequence of int
+            Bytes for and from each rank.
+        """
 
     def allgatherv(self, send: Bytes, receive: Bytes, counts: Sequence[int]) -> Exchange | None:
-        """Send all of ``send`` to each rank, and receive a part of ``receive`` from each."""
+        """Send all of ``send`` to each rank, and receive a part of ``receive`` from each.
+
+        Parameters
+        ----------
+        send, receive : numpy.ndarray
+            The own part, and all parts, one behind the other, in the order of the ranks.
+        counts : sequence of int
+            Bytes from each rank.
+        """
 
 
 class _MPI:

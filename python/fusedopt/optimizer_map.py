@@ -132,7 +132,15 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
     def from_config(
         cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
     ) -> OptimizerMap:
-        """Make a map from what `get_config` returned."""
+        """Make a map from what `get_config` returned.
+
+        Parameters
+        ----------
+        config : dict
+            Arguments of the class, with configurations in the place of optimizers.
+        custom_objects : dict, optional
+            Classes by name, for schedules and optimizers of your own.
+        """
         own = arguments.configuration(config)
         optimizers = own.get("optimizer_map") or {}
         return cls(

@@ -305,9 +305,9 @@ class Sharded(Optimizer):
         needs memory for twice the whole state.
 
         With ``per_rank`` each rank writes its part into a file of its own. This takes no memory, and ranks write at the
-        same time. The files lie beside `path` and have the name of this save and of the rank in theirs, as
+        same time. The files lie beside ``path`` and have the name of this save and of the rank in theirs, as
         ``adam-0f3a59c2d1e8b764-00001-of-00004.safetensors`` for ``adam.safetensors``. Rank 0 then writes an index to
-        `path`. Only with it the save is there, and takes the place of the one before, whose files are removed. If a
+        ``path``. Only with it the save is there, and takes the place of the one before, whose files are removed. If a
         rank fails or is killed before that, the save before is as it was. What is left of others is removed by the next
         save to the same path.
 

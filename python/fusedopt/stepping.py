@@ -201,6 +201,11 @@ class Stepping(CatchingUp):
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> int:
         """Take one step with (gradient, variable) pairs.
 
+        Parameters
+        ----------
+        grads_and_vars : iterable of pairs
+            As Keras has them. `apply` says what each of the two may be.
+
         Returns
         -------
         int

@@ -1,6 +1,6 @@
 """PyTorch's matrix products for `fusedopt.Muon`.
 
-They need PyTorch, which `import fusedopt` never loads.
+They need PyTorch, which ``import fusedopt`` never loads.
 """
 
 from __future__ import annotations

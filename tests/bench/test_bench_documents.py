@@ -15,7 +15,7 @@ def test_the_manual_is_short() -> None:
 @pytest.mark.parametrize(
     ("name", "blocks"),
     [
-        ("README.md", ["rules"]),
+        ("docs/reference/rules.md", ["rules"]),
         ("docs/performance.md", ["measurements", "slot_instructions"]),
         ("bench/results/results.md", ["results"]),
         ("bench/results/hosts.md", ["hosts"]),

@@ -15,18 +15,18 @@ from fusedopt.bench.results import FUSEDOPT, load
 from fusedopt.bench.timing import QUICK
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
-def test_readmes_are_derived(name: str) -> None:
+@pytest.mark.parametrize("name", ["docs/reference/rules.md", "docs/performance.md"])
+def test_tables_are_derived(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     derived = report.with_blocks(load(RECORDED), text, name, costs.BLOCKS)
     assert text == derived, (
         "derive it again: python -m fusedopt.bench --load bench/results/rules.json "
-        "--markdown README.md docs/performance.md"
+        "--markdown docs/reference/rules.md docs/performance.md"
     )
 
 
-def test_readme_names_every_rule() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_names_every_rule() -> None:
+    text = (ROOT / "docs/reference/rules.md").read_text(encoding="utf-8")
     assert [one.label for one in rules.workloads(1) if f"| `{one.label}` |" not in text] == []
 
 

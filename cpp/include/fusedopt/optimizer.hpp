@@ -63,9 +63,9 @@ struct Options {
         false;  // not Keras's: a step with a NaN or infinity in a gradient changes nothing but a count
     RowUpdates row_updates = RowUpdates::lazy;  // not Keras's
 
-    // Not Keras's. Slots with one number for a row, averages, accumulators and all state of float64 variables stay as
-    // they are. SlotDType::float8 leaves variables of fewer than 4096 elements out, unless `slot_dtypes` names them.
-    // Gradients of rows then need rows of a multiple of 64 elements, and RowUpdates::caught_up full slots.
+    /// Not Keras's. Slots with one number for a row, averages, accumulators and all state of float64 variables stay as
+    /// they are. SlotDType::float8 leaves variables of fewer than 4096 elements out, unless `slot_dtypes` names them.
+    /// Gradients of rows then need rows of a multiple of 64 elements, and RowUpdates::caught_up full slots.
     SlotDType slot_dtype = SlotDType::float32;
     std::map<std::string, SlotDType> slot_dtypes = {};  // of single variables, by the names given to build
 

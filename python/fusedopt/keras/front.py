@@ -183,7 +183,13 @@ class Front(KerasOptimizer):
             self.fused.exclude_from_weight_decay([new[key] for key in chosen & new.keys()])
 
     def scale_loss(self, loss: Any) -> Any:
-        """Return the loss times the factor that `apply` divides the gradients by."""
+        """Return the loss times the factor that `apply` divides the gradients by.
+
+        Parameters
+        ----------
+        loss : float, array or tensor
+            What gradients are computed from.
+        """
         return self.fused.scale_loss(loss)
 
     # Configuration

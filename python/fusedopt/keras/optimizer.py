@@ -240,7 +240,7 @@ class Optimizer(State):
         return tensors, [keras.ops.convert_to_tensor(value, v.dtype) for value, v in pairs]
 
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
-        """Overwrite the variables with their moving averages, as `fit` does at its end.
+        """Overwrite the variables with their moving averages, as ``fit`` does at its end.
 
         Parameters
         ----------

@@ -103,7 +103,13 @@ class State(Front):
         self._set("set_weights", list(weights))
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Put the values of `variables` into a mapping under "0", "1" and so on, and master copies if there are any."""
+        """Put the values of `variables` into a mapping under "0", "1" and so on, and master copies if there are any.
+
+        Parameters
+        ----------
+        store : mutable mapping
+            Such as the HDF5 group that Keras hands over.
+        """
         for position, variable in enumerate(self.variables):
             store[str(position)] = np.array(memory.values(variable._value))
         for key, array in self._masters().items():
@@ -111,6 +117,11 @@ class State(Front):
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Take the values of `variables` from a mapping that this class or one of Keras's has filled.
+
+        Parameters
+        ----------
+        store : mapping
+            Arrays under "0", "1" and so on. An empty one leaves everything as it is, with a warning.
 
         Raises
         ------

@@ -76,7 +76,15 @@ class LossScaleOptimizer(Optimizer, KerasLossScaleOptimizer):
     def exclude_from_weight_decay(
         self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
     ) -> None:
-        """Let the inner optimizer leave variables out of weight decay."""
+        """Let the inner optimizer leave variables out of weight decay.
+
+        Parameters
+        ----------
+        var_list : sequence of keras.Variable, optional
+            These variables.
+        var_names : sequence of str, optional
+            Regular expressions. Variables in whose name one is found.
+        """
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     @property

@@ -33,8 +33,8 @@ class Saved(Stateful):
         The file is written next to the old one and takes its place when it is whole. A crash or a full disk leaves the
         old file as it was. What a killed process has left there (a file whose name begins with a dot and ends with
         ``.saving``) is removed by the next save to the same path; on Windows it stays. Otherwise the path is treated as
-        `open` treats it. Links are followed. A new file has the mode that the umask leaves; an old file's mode is kept,
-        and its owner if the system allows. Another hard link to the old file keeps the old contents.
+        ``open`` treats it. Links are followed. A new file has the mode that the umask leaves; an old file's mode is
+        kept, and its owner if the system allows. Another hard link to the old file keeps the old contents.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class Saved(Stateful):
             If safetensors is not installed.
         OSError
             If the file cannot be written. PermissionError also if the file could be written but its
-            folder takes no new one. The error names `path` and has the system's ``errno``.
+            folder takes no new one. The error names ``path`` and has the system's ``errno``.
 
         Examples
         --------

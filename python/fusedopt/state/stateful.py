@@ -140,6 +140,11 @@ class Stateful(ABC):
         """Put copies of `variables` into a mapping, under "0", "1" and so on, as Keras does.
 
         All of them are of one moment, even if another thread steps.
+
+        Parameters
+        ----------
+        store : mutable mapping
+            What Keras hands to such a method, such as an HDF5 group, or a dict.
         """
         copies = self._between_steps("save_own_variables", lambda: _core.copies(self.variables))
         for position, copy in enumerate(copies):
@@ -147,6 +152,11 @@ class Stateful(ABC):
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Take `variables` from a mapping that `save_own_variables` filled, here or in Keras.
+
+        Parameters
+        ----------
+        store : mapping
+            Arrays under "0", "1" and so on, no more and no fewer than `variables`.
 
         Raises
         ------

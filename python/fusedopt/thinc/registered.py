@@ -23,7 +23,7 @@ _COMMON = """
 Parameters
 ----------
 {arguments}
-    As ``Optimizer`` has them.
+    As `Optimizer` has them.
 
 Returns
 -------
@@ -60,7 +60,7 @@ def Adam(  # noqa: N802
 ) -> Optimizer:
     """Make thinc's ``Adam``, which a configuration calls ``fusedopt.Adam.v1``.
 
-    Its formula and its arguments are those of ``Optimizer``::
+    Its formula and its arguments are those of `Optimizer`::
 
         m <- m + (g - m) (1 - beta1)
         v <- v + (g^2 - v) (1 - beta2)
@@ -108,7 +108,7 @@ def RAdam(  # noqa: N802
 ) -> Optimizer:
     """Make thinc's ``RAdam``, which a configuration calls ``fusedopt.RAdam.v1``.
 
-    Its formula and its arguments are those of ``Optimizer``, but for ::
+    Its formula and its arguments are those of `Optimizer`, but for ::
 
         s = t + 1
         rho = rho_max - 2 s beta2^s / (1 - beta2^s),  rho_max = 2 / (1 - beta2) - 1
@@ -156,7 +156,7 @@ def SGD(  # noqa: N802
 ) -> Optimizer:
     """Make thinc's ``SGD``, which a configuration calls ``fusedopt.SGD.v1``.
 
-    Its formula and its arguments are those of ``Optimizer``::
+    Its formula and its arguments are those of `Optimizer`::
 
         w <- w - lr_scale learn_rate g
 

@@ -272,7 +272,7 @@ class FusedOptimizer(Stepping):
         Parameters
         ----------
         state_dict : dict
-            What `state_dict` returned.
+            What ``state_dict`` returned.
 
         Raises
         ------
