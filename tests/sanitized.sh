@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Python tests of what reads and writes the memory of others, on an extension module under the address sanitizer.
 #   bash tests/sanitized.sh [ARGUMENTS]   arguments are pytest's, for other tests than the usual ones
-# The module is built into build/sanitized and is found before an installed one, but not before an editable one.
+# The module is built into build/sanitized, and found before an installed one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tests=("$@")
@@ -17,6 +17,10 @@ python -m pip install --quiet --no-deps --target build/sanitized . \
   -C build-dir=build/sanitized-module -C cmake.build-type=RelWithDebInfo \
   -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1 -DNDEBUG" \
   -C cmake.define.FUSEDOPT_SANITIZE=address -C cmake.define.FUSEDOPT_LEVELS="$level"
+
+printf '%s\n' 'import sys' '# An editable installation would be found first.' \
+  'sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in type(each).__module__]' \
+  > build/sanitized/sitecustomize.py
 
 # The interpreter knows nothing of the sanitizer, so its library must be there first, with the C++ library whose
 # exceptions it watches. Python's own allocator would hide what is around an object. Python frees little at its end, so

@@ -140,7 +140,7 @@ def configuration_of(data: bytes) -> Any:
             place = inner[where % len(inner)] if inner else place
         value = copy.deepcopy(VALUES[what % len(VALUES)])
         if isinstance(place, dict):
-            keys = [*place, *NAMES] if which < 200 else list(place)
+            keys = [*place, *NAMES] if which < 200 else [*place, "x"]
             key = keys[which % len(keys)]
             if what == 255:
                 place.pop(key, None)
