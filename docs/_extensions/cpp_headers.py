@@ -25,6 +25,9 @@ TABLE = re.compile(
 )
 FIELD = re.compile(r'Field\("(\w+)",\s*&\w+::\w+,\s*domains::(\w+)\)')
 DOMAIN = re.compile(r'Domain (\w+)\{"([^"]+)"')
+CONSTANT = re.compile(
+    r"^(inline constexpr Domain \w+)\{\"([^\"]+)\".*?\}\};$", re.MULTILINE | re.DOTALL
+)
 # A remark at the end of a line is about what stands there.
 REMARK = re.compile(r"^( +[^/\n]*[;,{})] +)// ", re.MULTILINE)
 
@@ -32,7 +35,7 @@ REMARK = re.compile(r"^( +[^/\n]*[;,{})] +)// ", re.MULTILINE)
 def shown(header: str, domains: dict[str, str]) -> str:
     """Return what of a header Doxygen is to see: a struct's table of fields as remarks on its members."""
     header = NOT_SHOWN.sub("", header.partition(FOR_COMPILERS)[0])
-    header = REMARK.sub(r"\1///< ", header)
+    header = CONSTANT.sub(r"\1;  ///< \2", REMARK.sub(r"\1///< ", header))
     while table := TABLE.search(header):
         begin = header.rfind("\nstruct ", 0, table.start())
         members = header[begin : table.start()]
