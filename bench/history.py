@@ -145,6 +145,8 @@ def main(words: list[str] | None = None) -> int:
     if control["slower"] or control["faster"]:
         print("The control differs from itself: measure again on a quieter machine.")
         return 2
+    if control["unclear"] > control["same"]:
+        print("Most of the control is unclear: take more draws, or a quieter machine.")
     return int(any(counts["slower"] for counts in verdicts.values()))
 
 

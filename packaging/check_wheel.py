@@ -3,7 +3,7 @@
 auditwheel copies the libraries that not every Linux has into the wheel, here the OpenMP runtime, and names the oldest
 C library that will do. The repaired wheel goes into a new environment with no compiler in reach, where `smoke.py`
 steps every rule, with the newest NumPy and with the oldest that is supported. With `--peer torch` it does so again
-after an import of PyTorch, whose OpenMP runtime is another one.
+next to PyTorch, whose OpenMP runtime is another one.
 
     python -m build && python packaging/check_wheel.py dist/*.whl
 """
@@ -75,16 +75,14 @@ def check(wheel: Path, peer: str | None, folder: Path) -> None:
         print(run(python, SMOKE, env=env, cwd=folder), end="")
     if peer:
         (name,) = re.findall(r"^\w+", peer)
-        print(f"after import {name}:")
+        print(f"next to {name}:")
         print(run(python, SMOKE, "--import", name, env=env, cwd=folder), end="")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("wheel", type=Path)
-    parser.add_argument(
-        "--peer", help="a library that pip installs, and that is imported before fusedopt"
-    )
+    parser.add_argument("--peer", help="a library that pip installs, to be imported, too")
     parser.add_argument("--keep", type=Path, help="a folder for the repaired wheel")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

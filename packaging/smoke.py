@@ -5,14 +5,13 @@ on several. A result is the CRC-32 of all weights and state after some steps. Ev
 feel the last bit of a `pow`.
 
     python smoke.py                   compares; exits with 1 if a result has other bits
-    python smoke.py --import torch    imports another library first, which may bring an OpenMP of its own
+    python smoke.py --import torch    also imports another library, which may bring an OpenMP of its own
     python smoke.py --record          writes the results of this machine into bits.json
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import subprocess
@@ -108,26 +107,38 @@ def results() -> Iterator[tuple[str, int]]:
     yield "many elements", stepped(fo.AdamW(learning_rate=0.01), dense, numbers(MANY, 5))
 
 
-def on_every_level(first: str | None) -> Iterator[tuple[str, dict[str, int]]]:
+def programs(peer: str | None) -> dict[str, str]:
+    """Name the ways to get the results. What is imported first decides whose OpenMP runs the steps."""
+    steps = f"import runpy; runpy.run_path({__file__!r}, {{}}, 'steps')"
+    if peer is None:
+        return {"": steps}
+    return {
+        f", {peer} first": f"import {peer}; {steps}",
+        f", {peer} second": f"import fusedopt, {peer}; {steps}",
+    }
+
+
+def on_every_level(peer: str | None) -> Iterator[tuple[str, dict[str, int]]]:
     """Yield a name and the results of every level and number of threads, each in a process of its own."""
     levels = fo.show_config()["levels_supported"]
     for threads in ("1", "2") if fo.show_config()["openmp"] else ("1",):
         for level in levels:
-            done = subprocess.run(
-                [sys.executable, __file__, "--print", *(["--import", first] if first else [])],
-                env={**os.environ, "FUSEDOPT_ISA": level, "FUSEDOPT_NUM_THREADS": threads},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            yield f"{level}, threads: {threads}", json.loads(done.stdout)
+            for name, program in programs(peer).items():
+                done = subprocess.run(
+                    [sys.executable, "-c", program],
+                    env={**os.environ, "FUSEDOPT_ISA": level, "FUSEDOPT_NUM_THREADS": threads},
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                )
+                yield f"{level}, threads: {threads}{name}", json.loads(done.stdout)
 
 
-def compare(first: str | None) -> int:
+def compare(peer: str | None) -> int:
     """Print what differs from the recording, and return the exit status."""
     expected = json.loads(RECORDED.read_text(encoding="utf-8"))
     failed = False
-    for name, found in on_every_level(first):
+    for name, found in on_every_level(peer):
         wrong = [case for case in {**expected, **found} if expected.get(case) != found.get(case)]
         failed |= bool(wrong)
         print(f"{name}: {len(found)} results,", "DIFFERENT: " + ", ".join(wrong) if wrong else "ok")
@@ -138,20 +149,18 @@ def compare(first: str | None) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--import", dest="first", help="a library to import before the steps")
-    parser.add_argument("--print", action="store_true", help="print the results as JSON")
+    parser.add_argument(
+        "--import", dest="peer", help="a library to import before, and then after fusedopt"
+    )
     parser.add_argument("--record", action="store_true", help=f"write {RECORDED.name}")
     options = parser.parse_args()
-    if options.first:
-        importlib.import_module(options.first)
-    if options.print:
-        print(json.dumps(dict(results())))
-    elif options.record:
+    if options.record:
         RECORDED.write_text(json.dumps(dict(results()), indent=2) + "\n", encoding="utf-8")
-    else:
-        return compare(options.first)
-    return 0
+        return 0
+    return compare(options.peer)
 
 
-if __name__ == "__main__":
+if __name__ == "steps":
+    print(json.dumps(dict(results())))
+elif __name__ == "__main__":
     sys.exit(main())
