@@ -161,9 +161,7 @@ private:
     template <std::int64_t line, class Formula, class T, class... Slots>
     static void update_line(const Formula& formula, T scale, T keep, T* __restrict w, const T* __restrict g,
                             Slots* __restrict... slots) {
-#if defined(__clang__)
-#pragma clang loop vectorize(enable) interleave(enable)
-#elif defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC ivdep
 #endif
         for (std::int64_t i = 0; i < line; ++i) {
