@@ -1,4 +1,4 @@
-// A rule of one's own: a struct of the program's becomes a Rule like any other, and every option works with it. Its
+// A rule of one's own: a struct of the program's becomes a Rule like any other. Its
 // loops are compiled in the program, with the program's flags.
 #pragma once
 
