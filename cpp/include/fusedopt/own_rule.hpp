@@ -1,4 +1,4 @@
-// A rule of one's own: a struct of the program's becomes a Rule like any other, and every option works with it. Its
+// A rule of one's own: a struct of the program's becomes a Rule like any other. Its
 // loops are compiled in the program, with the program's flags.
 #pragma once
 
@@ -161,9 +161,7 @@ private:
     template <std::int64_t line, class Formula, class T, class... Slots>
     static void update_line(const Formula& formula, T scale, T keep, T* __restrict w, const T* __restrict g,
                             Slots* __restrict... slots) {
-#if defined(__clang__)
-#pragma clang loop vectorize(enable) interleave(enable)
-#elif defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC ivdep
 #endif
         for (std::int64_t i = 0; i < line; ++i) {
