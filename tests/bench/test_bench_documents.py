@@ -9,7 +9,7 @@ from bench_runs import CHECKOUT, ROOT
 
 
 def test_the_manual_is_short() -> None:
-    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 140
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize(
