@@ -154,7 +154,7 @@ def test_own_rule_of_the_example(prefix: Path, tmp_path: Path) -> None:
         (("-O2", "-march=native", "-ffp-contract=fast"), None),
         (("-O3", "-march=native", "-ffast-math"), None),
     ],
-    ids=" ".join,
+    ids=["as the package says", "this processor's", "plain", "contracted", "fast"],
 )
 def test_own_rule_by_any_flags(
     tree: Path, prefix: Path, tmp_path: Path, flags: tuple[str, ...], bits: str | None

@@ -63,7 +63,7 @@ def flushed(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return np.where(bits < np.uint32(1 << 23), np.uint32(0), bits)
 
 
-# 16 bits. At random, nothing is added beyond the largest finite number of bfloat16, and of float16 the nearest is taken.
+# 16 bits. At random, nothing is added beyond the largest finite number of bfloat16. Of float16 the nearest is taken.
 
 
 def bfloat16_nearest(x: Array) -> npt.NDArray[np.uint16]:

@@ -59,6 +59,28 @@ FUSEDOPT_NOINLINE void close_slots(const Step& step, const Job& job, std::int64_
     }
 }
 
+/// Slots of a rule that may be coded, from the first one on. What is behind them is never.
+template <class Rule>
+FUSEDOPT_INLINE constexpr int coded_slots_of() {
+    if constexpr (requires { Rule::coded_slots; }) {
+        return Rule::coded_slots;
+    } else {
+        return Rule::slot_count;
+    }
+}
+
+FUSEDOPT_NOINLINE void open_slots(const Step& step, const Job& job, int count, std::int64_t begin, std::int64_t n,
+                                  OpenSlots& open) {
+    for (int k = 0; k < count; ++k) open_slot(job, k, step.is_signed[k], begin, n, open.numbers[k]);
+}
+
+FUSEDOPT_NOINLINE void close_slots(const Step& step, const Job& job, int count, std::int64_t begin, std::int64_t n,
+                                   OpenSlots& open) {
+    float* numbers[max_slots] = {};
+    for (int k = 0; k < count; ++k) numbers[k] = open.numbers[k];
+    close_slots(step, job, begin, n, numbers, true);
+}
+
 /// The numbers of a slot: in its own memory, or opened into `buffer`, which holds a tile.
 template <class T>
 FUSEDOPT_INLINE T* open_numbers(const Step& step, const Job& job, int slot, std::int64_t begin, std::int64_t n,

@@ -173,28 +173,6 @@ FUSEDOPT_INLINE bool is_direct(const Step& step, const Job& job) {
            is_representable<T>(scale_of(step, job)) && !clips_values(step);
 }
 
-/// Slots of a rule that may be coded, from the first one on. What is behind them is never.
-template <class Rule>
-FUSEDOPT_INLINE constexpr int coded_slots_of() {
-    if constexpr (requires { Rule::coded_slots; }) {
-        return Rule::coded_slots;
-    } else {
-        return Rule::slot_count;
-    }
-}
-
-FUSEDOPT_NOINLINE void open_slots(const Step& step, const Job& job, int count, std::int64_t begin, std::int64_t n,
-                                  OpenSlots& open) {
-    for (int k = 0; k < count; ++k) open_slot(job, k, step.is_signed[k], begin, n, open.numbers[k]);
-}
-
-FUSEDOPT_NOINLINE void close_slots(const Step& step, const Job& job, int count, std::int64_t begin, std::int64_t n,
-                                   OpenSlots& open) {
-    float* numbers[max_slots] = {};
-    for (int k = 0; k < count; ++k) numbers[k] = open.numbers[k];
-    close_slots(step, job, begin, n, numbers, true);
-}
-
 /// Updates a piece of a variable. If the gradient is not direct, the piece is a tile at most, and its gradient is
 /// prepared first. Coded slots are opened and closed in `open`, where `slots` points to then. Null: they are not coded.
 template <class Rule, class T>
