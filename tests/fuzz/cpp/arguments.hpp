@@ -14,6 +14,7 @@
 
 #include "../../cpp/array.hpp"
 #include "../../cpp/cases.hpp"
+#include "../../cpp/visit.hpp"
 #include "bytes.hpp"
 
 inline const std::string names_of_variables[] = {"a", "b", "c/bias", "embedding", "e", "f", "g", "h"};
@@ -106,13 +107,13 @@ fusedopt::Rule rule_of(std::size_t number, std::index_sequence<I...>) {
 }
 
 inline void choose_fields(Bytes& bytes, fusedopt::Rule& rule) {
-    std::visit([&](auto& value) { choose_fields<std::remove_cvref_t<decltype(value)>>(bytes, value); }, rule);
+    visit_rule([&](auto& value) { choose_fields<std::remove_cvref_t<decltype(value)>>(bytes, value); }, rule);
     // A step takes as long as it is told to.
     if (auto* muon = std::get_if<fusedopt::Muon>(&rule)) muon->ns_steps = std::min<std::int64_t>(muon->ns_steps, 3);
 }
 
 inline fusedopt::Rule any_rule(Bytes& bytes) {
-    constexpr std::size_t count = std::variant_size_v<fusedopt::Rule>;
+    constexpr std::size_t count = std::variant_size_v<fusedopt::Rule> - 1;  // the last one is a program's own
     fusedopt::Rule rule = rule_of(bytes.below(count), std::make_index_sequence<count>());
     if (auto* muon = std::get_if<fusedopt::Muon>(&rule)) {
         muon->matrix_product = multiply;

@@ -88,7 +88,7 @@ struct Side {
     void make(const Setup& setup) {
         std::vector<std::shared_ptr<Optimizer>> made;
         for (const Member& member : setup.members) {
-            tell(std::visit([](const auto& rule) { return std::string(rule.name); }, member.rule));
+            tell(visit_rule([](const auto& rule) { return std::string(rule.name); }, member.rule));
             made.push_back(std::make_shared<Optimizer>(member.rule, member.options));
         }
         std::shared_ptr<MultiOptimizer> joint;
