@@ -181,31 +181,31 @@ FUSEDOPT_INLINE void update_piece(const Rule& rule, const Step& step, const Job&
                                   T* const (&slots)[max_slots], OpenSlots* open, T* buffer, const Ahead& ahead) {
     constexpr int coded_slots = sizeof(T) == 4 ? coded_slots_of<Rule>() : 0;
     const T keep = keep_of<T>(step, job);
-    const auto update_numbers = [&](T scale, auto gradient) __attribute__((always_inline)) {
+    const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
+        if constexpr (coded_slots > 0 && opens_in_registers<Rule>) {
+            if (open && !averaging.average && is_fused(step, job, begin, n)) {
+                const T* g = gradient.all(n, buffer);
+                return update_fused(rule, step, job, begin, n, scale, keep, w, g, *open, ahead);
+            }
+        }
+        if constexpr (coded_slots > 0) {
+            if (open) open_slots(step, job, coded_slots, begin, n, *open);
+        }
+        bool averages = true;
         if constexpr (decltype(gradient)::is_common) {
             if (!averaging.average) {
-                return update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                                           averaging.average, ahead);
+                averages = false;
+                update_lines<false>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                                    averaging.average, ahead);
             }
         }
-        update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
-                           averaging.average ? averaging.average + begin : nullptr, ahead);
-    };
-    const auto update = [&](T scale, auto gradient) __attribute__((always_inline)) {
+        if (averages) {
+            update_lines<true>(rule, scale, keep, averaging, n, w, gradient, slots[0], slots[1], slots[2],
+                               averaging.average ? averaging.average + begin : nullptr, ahead);
+        }
         if constexpr (coded_slots > 0) {
-            if (open) {
-                if constexpr (opens_in_registers<Rule>) {
-                    if (!averaging.average && is_fused(step, job, begin, n)) {
-                        const T* g = gradient.all(n, buffer);
-                        return update_fused(rule, step, job, begin, n, scale, keep, w, g, *open, ahead);
-                    }
-                }
-                open_slots(step, job, coded_slots, begin, n, *open);
-                update_numbers(scale, gradient);
-                return close_slots(step, job, coded_slots, begin, n, *open);
-            }
+            if (open) close_slots(step, job, coded_slots, begin, n, *open);
         }
-        update_numbers(scale, gradient);
     };
     const T* g = static_cast<const T*>(source);
     T scale = static_cast<T>(scale_of(step, job));
