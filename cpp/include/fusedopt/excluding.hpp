@@ -1,4 +1,4 @@
-// Muon's exclusions by regular expressions. A header, so that only a program that has such expressions compiles them.
+// Muon's exclusions by regular expressions. A template, so that only a program that has such expressions compiles them.
 #pragma once
 
 #include <fusedopt/language.hpp>
@@ -14,8 +14,9 @@
 
 namespace fusedopt {
 
-inline Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings) {
-    std::vector<std::regex> patterns;
+template <class Char>
+Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings) {
+    std::vector<std::basic_regex<Char>> patterns;
     for (const std::string& layer : exclude_layers) {
         try {
             patterns.emplace_back(layer);
@@ -26,7 +27,7 @@ inline Muon::Exclusion Muon::excluding(const std::vector<std::string>& exclude_l
     }
     return [patterns = std::move(patterns), exclude_embeddings](const std::string& name) {
         return (exclude_embeddings && excludes_embeddings(name)) ||
-               std::ranges::any_of(patterns, [&](const std::regex& p) { return std::regex_search(name, p); });
+               std::ranges::any_of(patterns, [&](const auto& p) { return std::regex_search(name, p); });
     };
 }
 

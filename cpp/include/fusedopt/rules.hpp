@@ -259,7 +259,8 @@ struct Muon {
 
     /// Keras's choice: names in which one of these regular expressions (ECMAScript's) is found, and names that contain
     /// "embedding" in any case. <fusedopt/excluding.hpp> defines it.
-    static inline Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
+    template <class Char = char>
+    static Exclusion excluding(const std::vector<std::string>& exclude_layers, bool exclude_embeddings = true);
 
     /// Keras's default: names that contain "embedding" in any case.
     static bool excludes_embeddings(const std::string& name);
