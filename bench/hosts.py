@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,9 @@ import fusedopt.torch
 import numpy as np
 import thinc.api
 import torch
-from fusedopt.bench import environment, report
-from fusedopt.bench.tables import Table, console
+from fusedopt.bench import environment
 from fusedopt.bench.timing import BRIEF, QUICK, Effort, Participant, Step, race
-from fusedopt.bench.watch import Watch
+from host_report import Report
 
 OURS = "fusedopt"
 # A step with the same sweep without what is asked about.
@@ -65,29 +64,6 @@ class Case:
 
     def said_goal(self) -> str:
         return f"{'at most' if self.pieces else 'at least'} {self.goal:g} {self.unit}"
-
-
-@dataclass
-class Report:
-    """The table of a run, and what a reader must know about it."""
-
-    environment: dict[str, str]
-    rows: list[list[str]] = field(default_factory=list)
-    busy: float = 0.0
-
-    def table(self) -> Table:
-        columns = ["step", "threads", OURS, "others", "measured", "goal", "met"]
-        return Table("Optimizers in their hosts", columns, self.rows, texts=1)
-
-    def notes(self) -> str:
-        return (
-            "Times are the shortest of all rounds. Measured by `python bench/hosts.py` on "
-            + "; ".join(self.environment.values())
-            + f". Other programs kept {self.busy:.1f} processors busy meanwhile, on average."
-        )
-
-    def markdown(self) -> str:
-        return self.table().markdown() + "\n" + report.paragraph(self.notes())
 
 
 def parameters(shapes: Shapes) -> list[torch.nn.Parameter]:
@@ -248,17 +224,18 @@ def main() -> None:
 
     environment.prepare()
     torch.set_grad_enabled(False)
-    made = Report(environment.describe(["numpy", "torch", "thinc"]))
-    watch = Watch()
+    made = Report(
+        name="hosts",
+        title="Optimizers in their hosts",
+        columns=["step", "threads", OURS, "others", "measured", "goal", "met"],
+        reading="Times are the shortest of all rounds.",
+        packages=["numpy", "torch", "thinc"],
+    )
     for case in cases(quick=arguments.quick):
         if any(text in case.name for text in arguments.only):
             print(case.name, flush=True)
             made.rows += run(case, QUICK if arguments.quick else BRIEF)
-    made.busy = watch.others()
-    console().print(made.table().rich())
-    print(made.notes())
-    for path in arguments.markdown:
-        report.write(made, path, {"hosts": Report.markdown})
+    made.show(arguments.markdown)
 
 
 if __name__ == "__main__":

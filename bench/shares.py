@@ -13,7 +13,6 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -25,39 +24,14 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_paralleli
 import fusedopt as fo
 import fusedopt.torch
 import torch
-from fusedopt.bench import environment, report
-from fusedopt.bench.tables import Table, console
-from fusedopt.bench.watch import Watch
+from fusedopt.bench import environment
+from host_report import Report
 from torch import nn
 
 WIDTH, CLASSES = 512, 10
 
 # One step of a training: it returns the seconds of the whole, and those until the gradients are there.
 Step = Callable[[], tuple[float, float]]
-
-
-@dataclass
-class Report:
-    """The table of a run, and what a reader must know about it."""
-
-    environment: dict[str, str]
-    rows: list[list[str]] = field(default_factory=list)
-    busy: float = 0.0
-
-    def table(self) -> Table:
-        columns = ["training", "parameters", "host's share", "fusedopt's share", "step"]
-        return Table("The optimizer's share of a training step", columns, self.rows)
-
-    def notes(self) -> str:
-        return (
-            "*Step* is how many times faster the whole step is with fusedopt. Times are the shortest of all rounds, on "
-            "one thread. Measured by `python bench/shares.py` on "
-            + "; ".join(self.environment.values())
-            + f". Other programs kept {self.busy:.1f} processors busy meanwhile, on average."
-        )
-
-    def markdown(self) -> str:
-        return self.table().markdown() + "\n" + report.paragraph(self.notes())
 
 
 def layers() -> nn.Module:
@@ -223,16 +197,18 @@ def main() -> None:
     arguments = parser.parse_args()
     environment.prepare()
     torch.set_num_threads(1)
-    made = Report(environment.describe(["torch", "jax", "optax"]))
-    watch = Watch()
+    made = Report(
+        name="shares",
+        title="The optimizer's share of a training step",
+        columns=["training", "parameters", "host's share", "fusedopt's share", "step"],
+        reading="*Step* is how many times faster the whole step is with fusedopt. Times are the shortest of all "
+        "rounds, on one thread.",
+        packages=["torch", "jax", "optax"],
+    )
     for name, make in trainings(quick=arguments.quick):
         print(name, flush=True)
         made.rows.append([name, *measured(make, 0.1 if arguments.quick else 8.0)])
-    made.busy = watch.others()
-    console().print(made.table().rich())
-    print(made.notes())
-    for path in arguments.markdown:
-        report.write(made, path, {"shares": Report.markdown})
+    made.show(arguments.markdown)
 
 
 if __name__ == "__main__":
