@@ -33,6 +33,7 @@ extensions = [
     "sphinx.ext.linkcode",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
+    "breaks_in_names",
     "contents",
     "cpp_headers",
     "files_outside",

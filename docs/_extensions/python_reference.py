@@ -111,10 +111,19 @@ def without_sections(
         lines[:] = text.split("\n")
 
 
+def without_docstring_of_type(
+    _app: Sphinx, what: str, _name: str, value: Any, _options: Any, lines: list[str]
+) -> None:
+    """Leave out what Python says of a constant that has no docstring: that of its type."""
+    if what == "data" and inspect.getdoc(value) == inspect.getdoc(type(value)):
+        lines.clear()
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Join Sphinx."""
     app.connect("config-inited", show_sources)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", without_sections)
+    app.connect("autodoc-process-docstring", without_docstring_of_type)
     app.connect("missing-reference", found_elsewhere)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
