@@ -8,9 +8,9 @@ from dataclasses import replace
 from figures import ABOUT_GOALS, compared, goal_table, page_of, with_goals
 from fusedopt.bench.report import paragraph
 from fusedopt.bench.results import LIMIT, Measurement, Results
-from fusedopt.bench.tables import Table, thread_count
+from fusedopt.bench.tables import MISSING, Table, thread_count
 from goals import Goal, by_threads, ratios
-from row_steps import DENSE, PEERS, PLAIN_LOOP
+from row_steps import DENSE, PEERS, PLAIN_LOOP, row_size_of, rows_of, touched_of
 
 SECTIONS = {
     "row sizes": "Rows of several sizes",
@@ -18,6 +18,7 @@ SECTIONS = {
     "order": "Ascending indices, and a Zipf law with duplicates",
     "tables": "Tables of several sizes",
     "nearly all": "Nearly all rows, beside the dense step",
+    "shares": "Some of all rows, beside the dense step",
     "meanings": "Lazy, caught up, and one second moment a row",
 }
 LOOPS = "The plain loops that the limit is chosen from"
@@ -67,9 +68,28 @@ def page(results: Results) -> str:
 
 def goals_and_source(results: Results) -> str:
     """Write the goals alone, and where they were measured."""
-    source = "Measured by `python bench/rows.py` on " + "; ".join(results.environment.values())
     table = goal_table(goals(results), results.threads)
-    return "\n".join([table.markdown(), *map(paragraph, (ABOUT_GOALS, f"{source}."))])
+    return "\n".join([table.markdown(), *map(paragraph, (ABOUT_GOALS, _source(results)))])
+
+
+def shares_and_source(results: Results) -> str:
+    """Write what steps on rows take of the dense step's time, on the fewest threads."""
+    found: dict[int, dict[str, str]] = {}
+    for one in results.of("shares"):
+        share = f"{touched_of(one) / rows_of(one):.0%} of the rows".replace("%", " %")
+        ratio = by_threads(results, ratios([one]))[results.threads[0]]
+        found.setdefault(row_size_of(one), {})[share] = f"{ratio.median:.2f}"
+    columns = list(next(iter(found.values()), {}))
+    rows = [
+        [str(size), *(cells.get(share, MISSING) for share in columns)]
+        for size, cells in found.items()
+    ]
+    table = Table("Shares", ["elements of a row", *columns], rows)
+    return table.markdown() + "\n" + paragraph(_source(results))
+
+
+def _source(results: Results) -> str:
+    return f"Measured by `python bench/rows.py` on {'; '.join(results.environment.values())}."
 
 
 def _measured(results: Results) -> Iterator[tuple[str, list[Table]]]:

@@ -97,6 +97,11 @@ def rows_of(one: Measurement) -> int:
     return _numbers_of(one)[1]
 
 
+def row_size_of(one: Measurement) -> int:
+    """Read from a measurement's name how many elements a row has."""
+    return _numbers_of(one)[2]
+
+
 def _numbers_of(one: Measurement) -> list[int]:
     return [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", one.name)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,12 @@ ROW_SIZES = (16, 64, 256)
 TOUCHES = (16, 256, 4096, 65_536, 10**6)
 TABLES = (10**4, 10**5, 10**6, 3_162_278)
 NEARLY_ALL = 0.95
+# Of tables of as many elements, whatever their rows.
+ELEMENTS, SHORT_AND_LONG = 2**24, (8, 16, 64, 256)
+SHARES = (0.05, 0.1, 0.2, 0.4)
 QUICK_ROWS, QUICK_TOUCHED, QUICK_ROW_SIZES = 1000, 100, (16, 20)
 QUICK_TOUCHES, QUICK_TABLES = (16, 1000), (200, 1000)
+QUICK_ELEMENTS = 2**18
 # More rows than this make other libraries' copies of them large.
 MOST_OF_PEERS = 65_536
 
@@ -66,6 +71,11 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
     for kind in (SORTED, UNIFORM):
         one = workload_of("nearly all", RULE, rows, ROW_SIZE, int(NEARLY_ALL * rows), kind)
         yield Task(one.section, one.name, partial(measure_dense, workload=one))
+    elements = QUICK_ELEMENTS if quick else ELEMENTS
+    for row_size, share in product(SHORT_AND_LONG, SHARES):
+        count = elements // row_size
+        one = workload_of("shares", RULE, count, row_size, round(share * count))
+        yield Task(one.section, one.name, partial(measure_dense, workload=one))
     for rule in ("AdamW", "Adagrad"):
         for kind in (UNIFORM, ZIPF):
             one = workload_of("meanings", rule, rows, ROW_SIZE, touched, kind)
@@ -92,6 +102,10 @@ ROW_SUITE = Suite(
     sections=list(row_figures.SECTIONS),
     tasks=tasks,
     tables=row_figures.tables,
-    blocks={"rows": row_figures.page, "row_goals": row_figures.goals_and_source},
+    blocks={
+        "rows": row_figures.page,
+        "row_goals": row_figures.goals_and_source,
+        "row_shares": row_figures.shares_and_source,
+    },
     draw=draw,
 )

@@ -153,7 +153,8 @@ def test_a_quick_run_measures_every_section(run: Path) -> None:
             assert limit.median == min(entry.median for entry in found if entry)
     (variants,) = {tuple(one.names) for one in results.of("meanings")}
     assert variants == (LIMIT, *loops, *row_suite.VARIANTS)
-    assert all(one.baseline == DENSE for one in results.of("nearly all"))
+    for section in ("nearly all", "shares"):
+        assert all(one.baseline == DENSE for one in results.of(section))
     assert all("lazy NumPy" in one.names for one in results.of("order"))
     assert (run / "run.png").read_bytes().startswith(PNG)
 
@@ -163,6 +164,10 @@ def test_a_quick_run_writes_every_table(run: Path) -> None:
     for title in (*row_figures.SECTIONS.values(), row_figures.LOOPS, "Goals"):
         assert f"## {title}\n" in text
     assert "<!-- row_goals: begin -->" in text
+    header = "| elements of a row | 5 % of the rows | 10 % of the rows | 20 % of the rows | 40 % of the rows |"
+    rows = text.partition(header)[2].splitlines()[2:6]
+    assert [row.split(" | ")[0] for row in rows] == ["| 8", "| 16", "| 64", "| 256"]
+    assert all(float(cell) > 0 for row in rows for cell in row.strip("| ").split(" | ")[1:])
     page = text.partition("<!-- rows: begin -->")[2].partition("<!-- rows: end -->")[0]
     tables, _, loops = page.partition(row_figures.LOOPS)
     assert PLAIN_LOOP not in tables
