@@ -24,7 +24,7 @@ printf '%s\n' 'import sys' '# An editable installation would be found first.' \
 
 # The interpreter knows nothing of the sanitizer, so its library must be there first, with the C++ library whose
 # exceptions it watches. Python's own allocator would hide what is around an object. Python frees little at its end, so
-# leaks are left to the C++ tests.
+# tests/processes/test_leaks.py looks for leaks.
 preloaded="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"
 export PYTHONPATH="$PWD/build/sanitized" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0
 LD_PRELOAD="$preloaded" python - <<'PYTHON'
