@@ -155,8 +155,8 @@ class Stepping(CatchingUp):
             ``__array_interface__``, ``__array__``, ``__dlpack__``). They may require a gradient.
             Nobody may free or move their memory during the call. A gradient that is not
             C-contiguous is gathered element by element, which is slower. A masked array is refused,
-            even if no element is masked; give its ``.filled(0)`` or ``.data``. An empty sequence
-            without variables changes nothing, as in Keras.
+            even if no element is masked; give its ``.filled(0)`` or ``.data``. An empty sequence or dict
+            without variables changes nothing, as in Keras, and is no step.
 
             A `RowGradient` stands for some rows of a variable, such as an embedding's. So do PyTorch's sparse tensors
             with one sparse dimension, TensorFlow's ``IndexedSlices``, JAX's ``BCOO`` with ``n_sparse`` 1 and SciPy's
@@ -232,7 +232,10 @@ class Stepping(CatchingUp):
             require_iterable("grads", grads)
             return list(grads), None
         if isinstance(grads, Mapping):
-            raise TypeError("grads: expected a sequence, as for trainable_variables, found a dict")
+            raise TypeError(
+                "grads: expected a sequence, as for trainable_variables, found a dict; "
+                "give gradients by name alone, and the variables as a dict to build"
+            )
         require_iterable("grads", grads)
         require_iterable("trainable_variables", variables)
         gradients, variables = list(grads), list(variables)

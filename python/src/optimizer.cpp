@@ -168,7 +168,7 @@ public:
         for (std::size_t i = 0; i < objects.size(); ++i) {
             const std::string who = "exclude_from_weight_decay: variable " + std::to_string(i);
             excluded.push_back(variable_array(objects[i], who));
-            tensors.push_back(view(excluded.back(), who));
+            tensors.push_back(view(excluded.back(), who, Elements::variable));
         }
         const Unlocked unlocked;
         core->exclude_from_weight_decay(tensors);
@@ -351,7 +351,7 @@ void finalize_variable_values(Common& held, const py::sequence& objects) {
     for (std::size_t i = 0; i < objects.size(); ++i) {
         const std::string who = "finalize_variable_values: variable " + std::to_string(i);
         arrays.push_back(variable_array(objects[i], who));
-        tensors.push_back(view(arrays.back(), who));
+        tensors.push_back(view(arrays.back(), who, Elements::variable));
     }
     const Unlocked unlocked;
     held.finalize_variable_values(tensors);
