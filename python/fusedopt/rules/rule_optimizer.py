@@ -61,10 +61,11 @@ class RuleOptimizer(Optimizer):
         """,
         shapes_state=True,
     )
-    ema_momentum: float = real(0.99, "Weight of the old average, in [0, 1].")
+    ema_momentum: float = real(0.99, "Weight of the old average, in [0, 1].", needs="use_ema")
     ema_overwrite_frequency: int | None = optional_integer(
         None,
         "Every so many updates the variables are overwritten with their averages. None or 0: never.",
+        needs="use_ema",
     )
     loss_scale_factor: float | None = optional_real(
         None, "`scale_loss` multiplies the loss by it, and a step divides the gradients by it, > 0."

@@ -41,9 +41,9 @@ class Numbers(Hyperparameter):
 # The results are Any, so that a class can give each attribute its own type.
 
 
-def numeric(text: str, *, default: float = _REQUIRED) -> Any:  # type: ignore[assignment]
+def numeric(text: str, *, default: float = _REQUIRED, **how: Any) -> Any:  # type: ignore[assignment]
     """Declare a number, which stays an integer if it is one."""
-    return Hyperparameter(default, number, "float", text)
+    return Hyperparameter(default, number, "float", text, **how)
 
 
 def optional_numeric(text: str, *, default: float | None) -> Any:
