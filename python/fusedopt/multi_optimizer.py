@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
-from fusedopt import arguments
+from fusedopt import arguments, exclusions
 from fusedopt.arrays import address, as_array, described
 from fusedopt.configuration.objects import find_class
 from fusedopt.files.partial_loading import Rules
@@ -155,8 +155,11 @@ class MultiOptimizer(Optimizer):
             for k in range(len(self.optimizers))
         ]
         own_names = [[names[i] for i in part] if names else [] for part in parts]
-        for optimizer, part, own in zip(self._optimizers, parts, own_names, strict=True):
-            optimizer._pass_exclusions(own, [arrays[i] for i in part], names)
+        own_arrays = [[arrays[i] for i in part] for part in parts]
+        members = list(zip(self._optimizers, own_names, own_arrays, strict=True))
+        for member, *own in members:
+            member._pass_exclusions(*own)
+        exclusions.warn_of_misses([member._exclusions(*own) for member, *own in members])
         self._core.build(arrays, names, assignment)
         self._assignment = assignment
         for optimizer in self._optimizers:
@@ -189,10 +192,11 @@ class MultiOptimizer(Optimizer):
             for owner in owners
         ]
 
-    def _exclude(self, variables: list[Any], patterns: list[str]) -> None:  # noqa: ARG002
-        raise TypeError(
-            "exclude_from_weight_decay: expected on an optimizer of the map, found on MultiOptimizer"
-        )
+    def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
+        for optimizer in self._optimizers:
+            optimizer._require_excludable(variables, patterns)
+        for optimizer in self._optimizers:
+            optimizer._exclude(variables, patterns)
 
     def _set_learning_rate(self, new: LearningRate) -> None:  # noqa: ARG002
         raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")

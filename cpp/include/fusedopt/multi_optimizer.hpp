@@ -22,6 +22,9 @@ namespace fusedopt {
 ///
 /// All step or none does: if an optimizer with skip_nonfinite finds a gradient that is not finite, no optimizer steps.
 /// Each optimizer with skip_nonfinite that takes part in the call then counts the step in its skipped_steps().
+///
+/// exclude_from_weight_decay is called on each optimizer, before build. It may name variables of the others, which it
+/// does not exclude.
 class MultiOptimizer {
 public:
     /// `loss_scale_factor` replaces that of every optimizer, even if it is none.
