@@ -29,6 +29,8 @@ class Declared(ABC):
     """
 
     _hyperparameters: ClassVar[Mapping[str, Hyperparameter]] = {}
+    _inside: ClassVar[tuple[Mapping[str, Hyperparameter], str]] = ({}, "")
+    """What optimizers inside this one have, and how messages call these."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the constructor and the documentation of a class that declares hyperparameters."""
@@ -55,7 +57,7 @@ class Declared(ABC):
         """Refuse arguments that were not declared, or leave out those without effect."""
         known = {name: value for name, value in given.items() if name in cls._hyperparameters}
         foreign = {name: value for name, value in given.items() if name not in known}
-        arguments.none_left(foreign, cls._hyperparameters)
+        arguments.none_left(foreign, cls._hyperparameters, *cls._inside, cls.__name__)
         return known
 
     @abstractmethod

@@ -110,6 +110,8 @@ class Hyperparameter:
 
     def is_default(self, instance: Any) -> bool:
         """Whether the value is what the constructor takes if nothing is given."""
+        if self.default is inspect.Parameter.empty:
+            return False
         return bool(self.configured(instance) == self.checked(instance, self.default))
 
     def parameter(self) -> inspect.Parameter:

@@ -15,12 +15,17 @@ from fusedopt.hyperparameters import Hyperparameter, flag, optional_real, requir
 from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.optimizer_map import OptimizerMap
 from fusedopt.rules.rate import Name
+from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.runtime import _core
 
 
 def _checked_map(name: str, value: Any) -> OptimizerMap:
     if not isinstance(value, OptimizerMap):
-        raise TypeError(f"{name}: expected an OptimizerMap, found {value!r}")
+        are_several = isinstance(value, (Mapping, Sequence)) and not isinstance(value, str)
+        advice = arguments.make_one(value, OptimizerMap)
+        if are_several or isinstance(value, Optimizer):
+            advice = "; give OptimizerMap(default_optimizer, {name or pattern: optimizer})"
+        raise TypeError(f"{name}: expected an OptimizerMap, found {value!r}{advice}")
     return value
 
 
@@ -52,6 +57,10 @@ class MultiOptimizer(Optimizer):
     no optimizer steps. `skipped_steps` here then grows, and so does that of each optimizer with ``skip_nonfinite``
     that has a variable in the call.
 
+    A member can be stepped alone, too, and then counts a step that the others and this optimizer do not. As in Keras,
+    `variables` begins with an iteration and a ``learning_rate`` of this optimizer, which stays 0: each member has its
+    own.
+
     Raises
     ------
     ValueError, TypeError
@@ -79,6 +88,8 @@ class MultiOptimizer(Optimizer):
     ----------
     Keras 3, ``keras.optimizers.MultiOptimizer``, which can fail after some of its optimizers have written.
     """
+
+    _inside = RuleOptimizer._of_rules, "the optimizers of the map"
 
     optimizer_map: OptimizerMap = required(
         _checked_map,

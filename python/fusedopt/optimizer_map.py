@@ -8,7 +8,7 @@ from typing import Any
 
 from fusedopt import arguments
 from fusedopt.configuration.optimizers import deserialize, serialize
-from fusedopt.optimizer import Optimizer
+from fusedopt.optimizer import Optimizer, checked_optimizer
 
 
 class OptimizerMap(MutableMapping[str, Optimizer]):
@@ -119,6 +119,10 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
         copied._optimizers = {key: replaced(value) for key, value in self._optimizers.items()}
         return copied
 
+    def __repr__(self) -> str:
+        """Show the optimizers."""
+        return f"OptimizerMap({self.default_optimizer!r}, {self._optimizers!r})"
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal map."""
         return {
@@ -150,12 +154,11 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
 
 
 def _checked(optimizer: Any, name: str) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{name}: expected an Optimizer, found {optimizer!r}")
-    if optimizer._parts():
-        found = type(optimizer).__name__
+    checked = checked_optimizer(name, optimizer)
+    if checked._parts():
+        found = type(checked).__name__
         raise ValueError(f"{name}: expected another kind, found a {found}")
-    return optimizer
+    return checked
 
 
 def _deserialized(config: Any, custom_objects: Mapping[str, Any] | None) -> Optimizer:

@@ -92,14 +92,17 @@ class DeclaredSchedule(LearningRateSchedule, Declared):
     @classmethod
     def _without_foreign(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := given.keys() - cls._hyperparameters.keys():
-            refused = arguments.unknown_arguments(unknown, cls._hyperparameters)
-            raise TypeError(f"{cls.__name__}: {refused}")
+            raise arguments.unknown_arguments(unknown, cls._hyperparameters)
         return dict(given)
 
     def __call__(self, step: Steps) -> Steps:
         """Return the learning rate after so many steps, or an array of them for an array of steps."""
         rate: Steps = self._formula(steps(step), **self._fields)
         return rate
+
+    def __repr__(self) -> str:
+        """Show the arguments that are not the defaults."""
+        return f"{type(self).__name__}({', '.join(self._repr_arguments())})"
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal schedule."""
