@@ -218,11 +218,6 @@ def is_slip(name: str) -> bool:
 
 
 def make_one(value: Any, base: type) -> str:
-    """Say what to do with a class, a name or a configuration in the place of an object."""
-    if isinstance(value, type) and issubclass(value, base):
-        return f"; make one, {value.__name__}(...)"
-    if base.__name__ == "Optimizer" and isinstance(value, str):
-        return f"; make one, fusedopt.get({value!r})"
-    if base.__name__ == "Optimizer" and isinstance(value, Mapping) and "class_name" in value:
-        return "; make one of the configuration, fusedopt.deserialize(...)"
-    return ""
+    """Say what to do with a class in the place of an object."""
+    is_class = isinstance(value, type) and issubclass(value, base)
+    return f"; make one, {value.__name__}(...)" if is_class else ""

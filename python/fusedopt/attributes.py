@@ -53,17 +53,20 @@ class Attributes(metaclass=_Listed):
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Refuse a name that means nothing; subclasses may have attributes of their own."""
-            is_own = type(self).__module__.split(".")[0] == "fusedopt"
-            is_known = name.startswith("_") or hasattr(type(self), name)
-            if not is_known and (is_own or arguments.is_slip(name)):
-                raise AttributeError(self._no_attribute(name))
-            found = getattr(type(self), name, None)
-            if isinstance(found, property) and found.fset is None:
-                advice = f"; {READ_ONLY[name]}" if name in READ_ONLY else ""
-                raise AttributeError(
-                    f"{name}: expected no assignment, as it can only be read, found one{advice}"
-                )
+            if not name.startswith("_"):
+                self._require_assignable(name)
             super().__setattr__(name, value)
+
+    def _require_assignable(self, name: str) -> None:
+        is_own = type(self).__module__.split(".")[0] == "fusedopt"
+        if not hasattr(type(self), name) and (is_own or arguments.is_slip(name)):
+            raise AttributeError(self._no_attribute(name))
+        found = getattr(type(self), name, None)
+        if isinstance(found, property) and found.fset is None:
+            advice = f"; {READ_ONLY[name]}" if name in READ_ONLY else ""
+            raise AttributeError(
+                f"{name}: expected no assignment, as it can only be read, found one{advice}"
+            )
 
     @classmethod
     def _no_attribute(cls, name: str) -> str:

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.configuration.optimizers import deserialize, serialize
+from fusedopt.configuration.optimizers import checked, deserialize, serialize
 from fusedopt.files.partial_loading import Rules
 from fusedopt.hyperparameters import Hyperparameter, integer, real, required
 from fusedopt.multi_optimizer import MultiOptimizer
-from fusedopt.optimizer import LearningRate, Optimizer, checked_optimizer
+from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.rules.rate import Name
 from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.runtime import _core
 
 
 def _checked_inner(name: str, given: Any) -> Optimizer:
-    value = checked_optimizer(name, given)
+    value = checked(name, given)
     if isinstance(value, LossScaleOptimizer):
         raise TypeError(f"{name}: expected another kind, found a LossScaleOptimizer")
     if not isinstance(value, (RuleOptimizer, MultiOptimizer)):

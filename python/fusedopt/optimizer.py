@@ -22,14 +22,6 @@ LearningRate = float | LearningRateSchedule | Callable[[], float]
 Self = TypeVar("Self", bound="Optimizer")
 
 
-def checked_optimizer(name: str, value: Any) -> Optimizer:
-    """Return what is an optimizer; TypeError for everything else."""
-    if not isinstance(value, Optimizer):
-        advice = arguments.make_one(value, Optimizer)
-        raise TypeError(f"{name}: expected an Optimizer, found {value!r}{advice}")
-    return value
-
-
 class Optimizer(Stepping, Declared, Attributes):
     """The base of all optimizers. Use one of its subclasses.
 

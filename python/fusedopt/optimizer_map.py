@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.configuration.optimizers import deserialize, serialize
-from fusedopt.optimizer import Optimizer, checked_optimizer
+from fusedopt.configuration.optimizers import checked, deserialize, serialize
+from fusedopt.optimizer import Optimizer
 
 
 class OptimizerMap(MutableMapping[str, Optimizer]):
@@ -153,12 +153,12 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
         )
 
 
-def _checked(optimizer: Any, name: str) -> Optimizer:
-    checked = checked_optimizer(name, optimizer)
-    if checked._parts():
-        found = type(checked).__name__
+def _checked(given: Any, name: str) -> Optimizer:
+    optimizer = checked(name, given)
+    if optimizer._parts():
+        found = type(optimizer).__name__
         raise ValueError(f"{name}: expected another kind, found a {found}")
-    return checked
+    return optimizer
 
 
 def _deserialized(config: Any, custom_objects: Mapping[str, Any] | None) -> Optimizer:

@@ -14,13 +14,13 @@ from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from fusedopt import arguments, communicators, sharded_state
 from fusedopt.arrays import Array
-from fusedopt.configuration.optimizers import serialize
+from fusedopt.configuration.optimizers import checked, serialize
 from fusedopt.files import rank_saving
 from fusedopt.files.partial_loading import LoadReport, Rules
 from fusedopt.hyperparameters import Hyperparameter, flag, required
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
 from fusedopt.multi_optimizer import MultiOptimizer
-from fusedopt.optimizer import LearningRate, Optimizer, checked_optimizer
+from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.rules.rate import Name
 from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.runtime import _core
@@ -31,7 +31,7 @@ _Result = TypeVar("_Result")
 
 
 def _checked_inner(name: str, given: Any) -> Optimizer:
-    value = checked_optimizer(name, given)
+    value = checked(name, given)
     _sharable(name, value)
     if value.built:
         raise ValueError(f"{name}: expected before build, found the optimizer built")

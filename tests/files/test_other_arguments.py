@@ -73,6 +73,29 @@ def test_an_option_that_only_configurations_with_it_have(tmp_path: Path) -> None
     ]
 
 
+class Mine(fo.Adam):
+    """An optimizer of one's own."""
+
+
+class Constant(fo.schedules.LearningRateSchedule):
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+
+    def __call__(self, step: int) -> float:
+        return self.learning_rate
+
+    def get_config(self) -> dict[str, Any]:
+        return {"learning_rate": self.learning_rate}
+
+
+def test_classes_of_your_own(tmp_path: Path) -> None:
+    first, second = Mine(Constant(0.1)), Mine(Constant(0.5), clipnorm=0.5)
+    assert moved(tmp_path / "s", first, second) == [
+        "learning_rate.learning_rate 0.5 (in the file 0.1)",
+        "clipnorm 0.5 (in the file None)",
+    ]
+
+
 def test_inside_wrappers(tmp_path: Path) -> None:
     path = tmp_path / "s"
     assert moved(path, multi(), multi(0.8, 0.2)) == [

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusedopt.configuration.objects import known_classes
 from fusedopt.declared import Declared
 from fusedopt.hyperparameters import Hyperparameter
 
@@ -31,8 +30,7 @@ def _of_objects(here: Mapping[str, Any], there: Mapping[str, Any], place: str) -
     if here["class_name"] != there["class_name"]:
         yield _said(place.rstrip("."), here["class_name"], there["class_name"])
         return
-    found = known_classes(Declared).get(here["class_name"].lower())
-    known: Mapping[str, Hyperparameter] = getattr(found, "_hyperparameters", {})
+    known = _declared_by(Declared, here["class_name"])
     own, other = here["config"], there["config"]
     for name in dict.fromkeys([*own, *other]):
         each = known.get(name)
@@ -40,6 +38,14 @@ def _of_objects(here: Mapping[str, Any], there: Mapping[str, Any], place: str) -
         values = own.get(name, default), other.get(name, default)
         if name not in _IGNORED and not any(value is _MISSING for value in values):
             yield from _of_values(*values, place + name, each)
+
+
+def _declared_by(base: Any, name: str) -> Mapping[str, Hyperparameter]:
+    """Return what a class of this name declares, which may be the user's own."""
+    for cls in base.__subclasses__():
+        if found := cls._hyperparameters if cls.__name__ == name else _declared_by(cls, name):
+            return found
+    return {}
 
 
 def _of_values(here: Any, there: Any, name: str, declared: Hyperparameter | None) -> Iterator[str]:
@@ -53,7 +59,8 @@ def _of_values(here: Any, there: Any, name: str, declared: Hyperparameter | None
         elif here != there:
             yield _said(name, here, there)
         return
-    is_rate = name.rpartition(".")[2] == "learning_rate"  # of which a number is state
+    *outer, last = name.split(".")
+    is_rate = last == "learning_rate" and last not in outer  # an optimizer's, whose number is state
     may_be_function = declared is None or "callable" in declared.kind
     if (may_be_function and (here is None or there is None)) or is_rate:
         return

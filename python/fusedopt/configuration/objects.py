@@ -69,7 +69,8 @@ def known_classes(base: type) -> dict[str, type]:
     cls: type
     for cls in base.__subclasses__():
         if cls.__module__.split(".")[0] == "fusedopt":
-            if not isabstract(cls) and vars(cls).get("_rule_name") != "":
+            has_no_rule = vars(cls).get("_rule_name") == ""  # the base of all rules
+            if not isabstract(cls) and not has_no_rule:
                 classes[cls.__name__.lower()] = cls
             classes |= known_classes(cls)
     return classes

@@ -7,7 +7,19 @@ from typing import Any
 
 from fusedopt import arguments
 from fusedopt.configuration.objects import find_class, serialized
-from fusedopt.optimizer import Optimizer, checked_optimizer
+from fusedopt.optimizer import Optimizer
+
+
+def checked(name: str, value: Any) -> Optimizer:
+    """Return what is an optimizer; TypeError for everything else."""
+    if isinstance(value, Optimizer):
+        return value
+    advice = arguments.make_one(value, Optimizer)
+    if isinstance(value, str):
+        advice = f"; make one, fusedopt.get({value!r})"
+    elif isinstance(value, Mapping) and "class_name" in value:
+        advice = "; make one of the configuration, fusedopt.deserialize(...)"
+    raise TypeError(f"{name}: expected an Optimizer, found {value!r}{advice}")
 
 
 def serialize(optimizer: Optimizer) -> dict[str, Any]:
@@ -35,7 +47,7 @@ def serialize(optimizer: Optimizer) -> dict[str, Any]:
     >>> fo.serialize(fo.SGD(momentum=0.9))["class_name"]
     'SGD'
     """
-    return serialized(checked_optimizer("optimizer", optimizer), "keras.optimizers")
+    return serialized(checked("optimizer", optimizer), "keras.optimizers")
 
 
 def deserialize(
