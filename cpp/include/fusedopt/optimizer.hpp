@@ -1,4 +1,5 @@
 // One optimizer: a rule, the options every rule shares, and all state between steps.
+// One file, though long: it is the documentation of one class.
 #pragma once
 
 #include <fusedopt/language.hpp>
