@@ -114,7 +114,7 @@ def multi(**arguments: Any) -> Any:
     embedding = fo.Nadam(use_ema=True, weight_decay=0.1, skip_nonfinite=True)
     embedding.exclude_from_weight_decay(var_names=["scale"])
     default = fo.Adam(gradient_accumulation_steps=2, weight_decay=0.1)
-    default.exclude_from_weight_decay(var_names=["bias"])
+    default.exclude_from_weight_decay(var_names=["head"])
     members = fo.OptimizerMap(default, {"(dense|norm)/.*": embedding, "head/bias": fo.SGD(0.5)})
     return fo.MultiOptimizer(members, **arguments)
 

@@ -14,7 +14,7 @@ Examples
 array([0.5, 1. , 1.5], dtype=float32)
 """
 
-from fusedopt import schedules
+from fusedopt import runtime, schedules
 from fusedopt.configuration.optimizers import deserialize, get, serialize
 from fusedopt.loss_scale_optimizer import LossScaleOptimizer
 from fusedopt.multi_optimizer import MultiOptimizer
@@ -36,8 +36,11 @@ from fusedopt.rules.rmsprop import RMSprop
 from fusedopt.rules.schedule_free_adamw import ScheduleFreeAdamW
 from fusedopt.rules.sgd import SGD
 from fusedopt.rules.yogi import Yogi
-from fusedopt.runtime import __version__, get_num_threads, set_num_threads, show_config
+from fusedopt.runtime import get_num_threads, set_num_threads, show_config
 from fusedopt.sharded import Sharded
+
+__version__: str = runtime.__version__
+"""The version of this package, such as ``"0.2.0"``."""
 
 __all__ = [
     "SGD",

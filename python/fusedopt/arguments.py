@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from fusedopt.elsewhere import INSTEAD, MEANT, MEANT_IN_SCHEDULES
 
-def real(name: str, value: Any) -> float:
+
+def real(name: str, value: Any, expected: str = "a real number") -> float:
     """Any real number as a float; TypeError for everything else."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         way_out = "; leave the argument out if it has a default" if value is None else ""
-        raise TypeError(f"{name}: expected a real number, found {value!r}{way_out}")
+        raise TypeError(f"{name}: expected {expected}, found {value!r}{way_out}")
     try:
         return float(value)
     except OverflowError:
@@ -42,10 +44,13 @@ def single(value: Any) -> Any:
     return array.item()
 
 
-def number_or_function(name: str, value: Any) -> Any:
-    """Check a real number, or a callable without arguments; TypeError for everything else."""
+def number_or_function(name: str, value: Any, others: str = "") -> Any:
+    """Check a real number, or a callable without arguments; TypeError for everything else.
+
+    `others` are what may be given besides.
+    """
     if not callable(value):
-        return real(name, value)
+        return real(name, value, f"a real number{others} or callable")
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):  # of some built-in functions it is not known
@@ -64,8 +69,11 @@ def number_or_function(name: str, value: Any) -> Any:
 def integer(name: str, value: Any) -> int:
     """Any integer as an int; ValueError for a number that is none, as in Keras, else TypeError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        is_whole = is_number and math.isfinite(value) and value == int(value)
+        way_out = f"; give {int(value)}" if is_whole else ""
         kind = ValueError if isinstance(value, numbers.Real) else TypeError
-        raise kind(f"{name}: expected an integer, found {value!r}")
+        raise kind(f"{name}: expected an integer, found {value!r}{way_out}")
     number = int(value)
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name}: expected an integer of 64 bits, found {value!r}")
@@ -137,16 +145,27 @@ def configuration(config: Any) -> dict[str, Any]:
     return dict(config)
 
 
-def none_left(kwargs: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Refuse arguments that no optimizer has; warn of Keras 2's decay, which Keras 3 ignores."""
+def none_left(
+    kwargs: Mapping[str, Any],
+    known: Iterable[str],
+    inside: Iterable[str] = (),
+    place: str = "",
+    owner: str = "",
+) -> None:
+    """Refuse arguments that no optimizer has; warn of Keras 2's decay, which Keras 3 ignores.
+
+    The arguments `inside` belong to another place than the owner.
+    """
     unknown = dict(kwargs)
-    if unknown.pop("decay", None):
+    for name in unknown.keys() & set(inside):
+        raise ValueError(f"{name}: expected on {place}, found {unknown[name]!r} on {owner}")
+    if not place and unknown.pop("decay", None):
         warn(
             "decay: no longer supported, as in Keras 3, and ignored; for the same effect give "
             "schedules.InverseTimeDecay(learning_rate, decay_steps=1, decay_rate=decay) as learning_rate"
         )
     if unknown:
-        raise unknown_arguments(unknown, known)
+        raise unknown_arguments(unknown, known, inside, place)
 
 
 def warn(message: str) -> None:
@@ -157,81 +176,48 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def unknown_arguments(names: Iterable[str], known: Iterable[str]) -> ValueError:
-    """Return the error that names arguments, with those that were meant."""
-    known = list(known)
+def unknown_arguments(
+    names: Iterable[str], known: Iterable[str], inside: Iterable[str] = (), place: str = ""
+) -> ValueError:
+    """Return the error that names arguments, with those that were meant.
+
+    `inside` are the arguments of what stands at another place.
+    """
     ordered = sorted(names)
-    ways_out = "".join(f"; {way_out}" for name in ordered if (way_out := _way_out(name, known)))
+    found = [_way_out(name, list(known), list(inside), place) for name in ordered]
+    ways_out = "".join(f"; {way_out}" for way_out in found if way_out)
     return ValueError(f"unknown argument(s): {', '.join(ordered)}{ways_out}")
 
 
-def _way_out(name: str, known: Iterable[str]) -> str:
-    meant = hint(name, known)
-    return f"{name}: {meant}" if meant else _GONE.get(name, "")
+def _way_out(name: str, known: Sequence[str], inside: Sequence[str], place: str) -> str:
+    meant = _meant(name, known)
+    if not meant and (there := _meant(name, inside)):
+        return f"{name}: did you mean {' and '.join(there)} on {place}?"
+    return f"{name}: did you mean {' and '.join(meant)}?" if meant else INSTEAD.get(name, "")
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """Ask for the name that was meant; empty if none comes near."""
-    known = list(known)
-    meant = [each for each in _MEANT.get(name, ()) if each in known]
-    meant = meant or difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    meant = _meant(name, list(known))
     return f"did you mean {' and '.join(meant)}?" if meant else ""
+
+
+def _meant(name: str, known: Sequence[str]) -> list[str]:
+    table = (
+        MEANT_IN_SCHEDULES if "initial_learning_rate" in known or "boundaries" in known else MEANT
+    )
+    listed = [each for each in table.get(name, ()) if each in known]
+    if listed or (name in INSTEAD and table is MEANT):
+        return listed
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.75)
 
 
 def is_slip(name: str) -> bool:
     """Whether this is what another library calls a hyperparameter."""
-    return name in _MEANT
+    return name in MEANT
 
 
-_GONE = {
-    "decay": "instead of decay give the inner optimizer a schedule",
-    "is_legacy_optimizer": "leave is_legacy_optimizer out, as it changes nothing",
-    "jit_compile": "leave jit_compile out, as nothing is compiled at run time",
-    "momentum_decay": "leave momentum_decay out, as the momentum follows Keras's schedule",
-    "lr_decay": "instead of lr_decay give a schedule",
-    "maximize": "instead of maximize negate the gradients",
-}
-
-# The names of other libraries, and Keras's for the same.
-_MEANT = {
-    "lr": ("learning_rate",),
-    "betas": ("beta_1", "beta_2", "adam_beta_1", "adam_beta_2"),
-    "beta1": ("beta_1", "adam_beta_1"),
-    "beta2": ("beta_2", "adam_beta_2"),
-    "b1": ("beta_1", "adam_beta_1"),
-    "b2": ("beta_2", "adam_beta_2"),
-    "momentum": ("beta_1",),
-    "eps": ("epsilon", "epsilon_1", "epsilon_2"),
-    "alpha": ("rho",),
-    "decay_rate": ("beta_2_decay",),
-    "beta2_decay": ("beta_2_decay",),
-    "wd": ("weight_decay",),
-    "ns_coefficients": ("muon_a", "muon_b", "muon_c"),
-    "lr_power": ("learning_rate_power",),
-    "initial_accumulator": ("initial_accumulator_value",),
-    "l1": ("l1_regularization_strength",),
-    "l2": ("l2_regularization_strength", "weight_decay"),
-    "d": ("clip_threshold",),
-    "clip_norm": ("clipnorm",),
-    "clip_value": ("clipvalue",),
-    "global_clip_norm": ("global_clipnorm",),
-    "max_grad_norm": ("global_clipnorm",),
-    "ema": ("use_ema",),
-    "ema_decay": ("ema_momentum",),
-    "loss_scale": ("loss_scale_factor",),
-    "accumulation_steps": ("gradient_accumulation_steps",),
-    "lazy": ("row_updates",),
-    "caught_up": ("row_updates",),
-    "optim_bits": ("slot_dtype",),
-    "state_dtype": ("slot_dtype",),
-    "slot_type": ("slot_dtype",),
-    "mu_dtype": ("slot_dtype",),
-    "moments_dtype": ("slot_dtype",),
-    "fp32_optimizer_states": ("slot_dtype",),
-    "min_8bit_size": ("slot_dtypes",),
-    "stochastic_rounding": ("slot_dtype", "master"),
-    "bf16_stochastic_round": ("master",),
-    "master_weights": ("master",),
-    "random_seed": ("seed",),
-    "rounding_seed": ("seed",),
-}
+def make_one(value: Any, base: type) -> str:
+    """Say what to do with a class in the place of an object."""
+    is_class = isinstance(value, type) and issubclass(value, base)
+    return f"; make one, {value.__name__}(...)" if is_class else ""

@@ -29,6 +29,8 @@ class Declared(ABC):
     """
 
     _hyperparameters: ClassVar[Mapping[str, Hyperparameter]] = {}
+    _inside: ClassVar[tuple[Mapping[str, Hyperparameter], str]] = ({}, "")
+    """What optimizers inside this one have, and how messages call these."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the constructor and the documentation of a class that declares hyperparameters."""
@@ -55,7 +57,7 @@ class Declared(ABC):
         """Refuse arguments that were not declared, or leave out those without effect."""
         known = {name: value for name, value in given.items() if name in cls._hyperparameters}
         foreign = {name: value for name, value in given.items() if name not in known}
-        arguments.none_left(foreign, cls._hyperparameters)
+        arguments.none_left(foreign, cls._hyperparameters, *cls._inside, cls.__name__)
         return known
 
     @abstractmethod
@@ -79,6 +81,14 @@ class Declared(ABC):
         ]
 
 
+def _warn_of_no_effect(known: Mapping[str, Hyperparameter], values: Mapping[str, Any]) -> None:
+    for name, each in known.items():
+        value = values[name]
+        is_off = value == each.default or (each.default is None and not value)
+        if each.needs and not is_off and values[each.needs] == known[each.needs].default:
+            arguments.warn(f"{name}: no effect without {each.needs}, found {value!r}")
+
+
 def _constructor(cls: type[Declared]) -> Callable[..., None]:
     parameters = [each.parameter() for each in cls._hyperparameters.values()]
     signature = inspect.Signature(parameters)
@@ -90,12 +100,12 @@ def _constructor(cls: type[Declared]) -> Callable[..., None]:
         except TypeError as error:
             raise TypeError(f"{cls.__name__}: {error}") from None
         bound.apply_defaults()
-        self._construct(
-            {
-                name: self._hyperparameters[name].checked(self, value)
-                for name, value in bound.arguments.items()
-            }
-        )
+        values = {
+            name: self._hyperparameters[name].checked(self, value)
+            for name, value in bound.arguments.items()
+        }
+        self._construct(values)
+        _warn_of_no_effect(cls._hyperparameters, values)
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     __init__.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
@@ -110,9 +120,15 @@ Raises
 ------
 ValueError
     If an argument is out of its range, if more than one of the three clip arguments is given, or for an argument
-    that does not exist.
+    that does not exist. Keras 2's ``decay`` only warns, and is ignored, as in Keras 3.
 TypeError
     If an argument is of another type.
+"""
+_WARNS = """
+Warns
+-----
+UserWarning
+    For an argument that has no effect without another one.
 """
 
 
@@ -125,4 +141,7 @@ def _documentation(cls: type[Declared]) -> str | None:
     raises = _RAISES if "\nRaises\n------\n" not in head else ""
     head, own_raises, cause = head.partition("\nRaises\n------\n")
     entries = "\n".join(each.documented() for each in cls._hyperparameters.values())
-    return f"{head}\nParameters\n----------\n{entries}\n{raises}{own_raises}{cause}{examples}{tail}"
+    needs = any(each.needs for each in cls._hyperparameters.values())
+    warns = _WARNS if needs and "\nWarns\n-----\n" not in cause else ""
+    own = f"{own_raises}{cause.rstrip()}" + ("\n" if cause else "")
+    return f"{head}\nParameters\n----------\n{entries}\n{raises}{own}{warns}{examples}{tail}"

@@ -40,6 +40,8 @@ class Hyperparameter:
         not the default.
     reaches_core : bool
         It is a field of the core's rule.
+    needs : str
+        The hyperparameter without which it has no effect: the constructor then warns.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Hyperparameter:
         is_last: bool = False,
         is_keyword: bool = False,
         reaches_core: bool = True,
+        needs: str = "",
     ) -> None:
         self.default = default
         self.check = check
@@ -62,6 +65,7 @@ class Hyperparameter:
         self.is_last = is_last
         self.is_keyword = is_keyword
         self.reaches_core = reaches_core
+        self.needs = needs
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -106,6 +110,8 @@ class Hyperparameter:
 
     def is_default(self, instance: Any) -> bool:
         """Whether the value is what the constructor takes if nothing is given."""
+        if self.default is inspect.Parameter.empty:
+            return False
         return bool(self.configured(instance) == self.checked(instance, self.default))
 
     def parameter(self) -> inspect.Parameter:

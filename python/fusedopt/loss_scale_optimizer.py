@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.configuration.optimizers import deserialize, serialize
+from fusedopt.configuration.optimizers import checked, deserialize, serialize
 from fusedopt.files.partial_loading import Rules
 from fusedopt.hyperparameters import Hyperparameter, integer, real, required
 from fusedopt.multi_optimizer import MultiOptimizer
@@ -16,9 +16,8 @@ from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.runtime import _core
 
 
-def _checked_inner(name: str, value: Any) -> Optimizer:
-    if not isinstance(value, Optimizer):
-        raise TypeError(f"{name}: expected an Optimizer, found {value!r}")
+def _checked_inner(name: str, given: Any) -> Optimizer:
+    value = checked(name, given)
     if isinstance(value, LossScaleOptimizer):
         raise TypeError(f"{name}: expected another kind, found a LossScaleOptimizer")
     if not isinstance(value, (RuleOptimizer, MultiOptimizer)):
@@ -33,11 +32,11 @@ class LossScaleOptimizer(Optimizer):
     """An optimizer whose gradients come from a loss multiplied by a scale that adapts.
 
     Multiply the loss by the scale (`scale_loss`), so that small gradients survive float16, and give
-    the scaled gradients to `apply`. All of them are checked before anything is written. If one
-    element is infinite or NaN, the step is skipped and the scale halves; only the scale and its
-    counters change. After ``dynamic_growth_steps`` good steps in a row the scale doubles. If a norm
-    is clipped, unscaling and the check cost no sweep of their own. Otherwise they cost one reading
-    sweep.
+    the scaled gradients to `apply`. The ``apply`` of the optimizer inside does not unscale, so call it
+    of this one only. All gradients are checked before anything is written. If one element is infinite
+    or NaN, the step is skipped and the scale halves; only the scale and its counters change. After
+    ``dynamic_growth_steps`` good steps in a row the scale doubles. If a norm is clipped, unscaling and
+    the check cost no sweep of their own. Otherwise they cost one reading sweep.
 
     A finite float64 gradient counts as infinite if its variable is not float64 and float32 cannot hold it after
     unscaling.
@@ -77,6 +76,9 @@ class LossScaleOptimizer(Optimizer):
     whose scale can reach 0 and then writes NaN, and whose ``set_weights`` leaves the inner optimizer out.
     """
 
+    _inside = RuleOptimizer._of_rules, "the inner optimizer"
+    _came_built = False
+
     inner_optimizer: Optimizer = required(
         _checked_inner,
         "Optimizer",
@@ -97,6 +99,7 @@ class LossScaleOptimizer(Optimizer):
 
     def _construct(self, values: Mapping[str, Any]) -> None:
         vars(self).update(values)
+        self._came_built = self.inner_optimizer.built
         self._connect()
 
     def _connect(self) -> None:
@@ -114,18 +117,13 @@ class LossScaleOptimizer(Optimizer):
                 "dynamic: expected True, found False; for a scale that does not adapt, set "
                 "loss_scale_factor on the optimizer itself"
             )
-        options = RuleOptimizer._hyperparameters
-        unknown = known.keys() - cls._hyperparameters.keys() - options.keys()
-        if unknown:
-            meant = [*cls._hyperparameters, "learning_rate", *options]
-            raise arguments.unknown_arguments(unknown, meant)
-        for name in known.keys() - cls._hyperparameters.keys():
-            value = known.pop(name)
-            if value is not None and value != options[name].default:
-                raise ValueError(
-                    f"{name}: expected on the inner optimizer, found {value!r} on LossScaleOptimizer"
-                )
-        return known
+        options = (
+            RuleOptimizer._hyperparameters
+        )  # which Keras gives here, too, if they are the defaults
+        for name in known.keys() & options.keys() - cls._hyperparameters.keys():
+            if known[name] is None or known[name] == options[name].default:
+                del known[name]
+        return super()._without_foreign(known)
 
     def _assign(self, hyperparameter: Hyperparameter, value: Any) -> None:
         name = hyperparameter.name
@@ -172,7 +170,14 @@ class LossScaleOptimizer(Optimizer):
     # What is the inner optimizer's
 
     def _build_on(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
-        self.inner_optimizer._build_on(names, arrays)
+        try:
+            self.inner_optimizer._build_on(names, arrays)
+        except ValueError as error:
+            if not self._came_built:
+                raise
+            raise ValueError(
+                f"{error}; the inner optimizer was built before LossScaleOptimizer was put around it"
+            ) from None
 
     def _build_copy(self, objects: Sequence[Any], names: Sequence[str]) -> None:
         self.inner_optimizer._build_copy(objects, names)

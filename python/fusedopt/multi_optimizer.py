@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
-from fusedopt import arguments
+from fusedopt import arguments, exclusions
 from fusedopt.arrays import address, as_array, described
 from fusedopt.configuration.objects import find_class
 from fusedopt.files.partial_loading import Rules
@@ -15,12 +15,17 @@ from fusedopt.hyperparameters import Hyperparameter, flag, optional_real, requir
 from fusedopt.optimizer import LearningRate, Optimizer
 from fusedopt.optimizer_map import OptimizerMap
 from fusedopt.rules.rate import Name
+from fusedopt.rules.rule_optimizer import RuleOptimizer
 from fusedopt.runtime import _core
 
 
 def _checked_map(name: str, value: Any) -> OptimizerMap:
     if not isinstance(value, OptimizerMap):
-        raise TypeError(f"{name}: expected an OptimizerMap, found {value!r}")
+        are_several = isinstance(value, (Mapping, Sequence)) and not isinstance(value, str)
+        advice = arguments.make_one(value, OptimizerMap)
+        if are_several or isinstance(value, Optimizer):
+            advice = "; give OptimizerMap(default_optimizer, {name or pattern: optimizer})"
+        raise TypeError(f"{name}: expected an OptimizerMap, found {value!r}{advice}")
     return value
 
 
@@ -52,6 +57,10 @@ class MultiOptimizer(Optimizer):
     no optimizer steps. `skipped_steps` here then grows, and so does that of each optimizer with ``skip_nonfinite``
     that has a variable in the call.
 
+    A member can be stepped alone, too, and then counts a step that the others and this optimizer do not. As in Keras,
+    `variables` begins with an iteration and a ``learning_rate`` of this optimizer, which stays 0: each member has its
+    own.
+
     Raises
     ------
     ValueError, TypeError
@@ -79,6 +88,8 @@ class MultiOptimizer(Optimizer):
     ----------
     Keras 3, ``keras.optimizers.MultiOptimizer``, which can fail after some of its optimizers have written.
     """
+
+    _inside = RuleOptimizer._of_rules, "the optimizers of the map"
 
     optimizer_map: OptimizerMap = required(
         _checked_map,
@@ -155,8 +166,11 @@ class MultiOptimizer(Optimizer):
             for k in range(len(self.optimizers))
         ]
         own_names = [[names[i] for i in part] if names else [] for part in parts]
-        for optimizer, part, own in zip(self._optimizers, parts, own_names, strict=True):
-            optimizer._pass_exclusions(own, [arrays[i] for i in part], names)
+        own_arrays = [[arrays[i] for i in part] for part in parts]
+        members = list(zip(self._optimizers, own_names, own_arrays, strict=True))
+        for member, *own in members:
+            member._pass_exclusions(*own)
+        exclusions.warn_of_misses([member._exclusions(*own) for member, *own in members])
         self._core.build(arrays, names, assignment)
         self._assignment = assignment
         for optimizer in self._optimizers:
@@ -189,10 +203,11 @@ class MultiOptimizer(Optimizer):
             for owner in owners
         ]
 
-    def _exclude(self, variables: list[Any], patterns: list[str]) -> None:  # noqa: ARG002
-        raise TypeError(
-            "exclude_from_weight_decay: expected on an optimizer of the map, found on MultiOptimizer"
-        )
+    def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
+        for optimizer in self._optimizers:
+            optimizer._require_excludable(variables, patterns)
+        for optimizer in self._optimizers:
+            optimizer._exclude(variables, patterns)
 
     def _set_learning_rate(self, new: LearningRate) -> None:  # noqa: ARG002
         raise AttributeError("MultiOptimizer has no learning rate; its optimizers have")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusedopt import arguments
 from fusedopt.arrays import Array, require_iterable
+from fusedopt.attributes import Attributes
 from fusedopt.declared import Declared
 from fusedopt.losses import scaled
 from fusedopt.schedules import LearningRateSchedule
@@ -21,7 +22,7 @@ LearningRate = float | LearningRateSchedule | Callable[[], float]
 Self = TypeVar("Self", bound="Optimizer")
 
 
-class Optimizer(Stepping, Declared):
+class Optimizer(Stepping, Declared, Attributes):
     """The base of all optimizers. Use one of its subclasses.
 
     A step runs in this order, in one sweep over memory: unscale the gradient, accumulate and average
@@ -41,7 +42,8 @@ class Optimizer(Stepping, Declared):
 
     - ``copy.deepcopy`` and ``pickle`` copy the variables, too. If they copy an object that holds both a model and its
       optimizer, the new optimizer updates the arrays of the new model. Each must hold the same array object that was
-      given to `build`: NumPy copies another view of it as an array of its own.
+      given to `build`: NumPy copies another view of it as an array of its own. If the optimizer is copied without the
+      model, its copy updates arrays that no model has.
     - joblib hands arrays of more than a megabyte to its workers as read-only memory maps. Such a copy updates arrays of
       its own, and warns. With ``mmap_mode="c"`` or ``max_nbytes=None`` it stays tied to the model that came along.
     - ``copy.copy`` makes an optimizer with state of its own on the same variables.
@@ -72,20 +74,6 @@ class Optimizer(Stepping, Declared):
             if inspect.isabstract(cls):
                 raise TypeError(f"{cls.__name__}: expected one of its subclasses")
             return super().__new__(cls)
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            """Refuse a name that means nothing; subclasses may have attributes of their own."""
-            is_own = type(self).__module__.split(".")[0] == "fusedopt"
-            is_known = name.startswith("_") or hasattr(type(self), name)
-            if not is_known and (is_own or arguments.is_slip(name)):
-                raise AttributeError(self._no_attribute(name))
-            super().__setattr__(name, value)
-
-    def _no_attribute(self, name: str) -> str:
-        known = [each for each in dir(type(self)) if not each.startswith("_")]
-        meant = arguments.hint(name, known)
-        advice = f"; {meant}" if meant else ""
-        return f"{type(self).__name__!r} object has no attribute {name!r}{advice}"
 
     @classmethod
     def _name_or_default(cls, name: str | None) -> str:
@@ -244,7 +232,7 @@ class Optimizer(Stepping, Declared):
 
         Parameters
         ----------
-        var_list : sequence of numpy.ndarray
+        var_list : sequence or dict of numpy.ndarray
             All built variables, in their order. Without ``use_ema`` and ``row_updates="caught_up"`` nothing happens.
 
         Raises

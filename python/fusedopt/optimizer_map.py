@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from fusedopt import arguments
-from fusedopt.configuration.optimizers import deserialize, serialize
+from fusedopt.configuration.optimizers import checked, deserialize, serialize
 from fusedopt.optimizer import Optimizer
 
 
@@ -119,6 +119,10 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
         copied._optimizers = {key: replaced(value) for key, value in self._optimizers.items()}
         return copied
 
+    def __repr__(self) -> str:
+        """Show the optimizers."""
+        return f"OptimizerMap({self.default_optimizer!r}, {self._optimizers!r})"
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal map."""
         return {
@@ -149,9 +153,8 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
         )
 
 
-def _checked(optimizer: Any, name: str) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{name}: expected an Optimizer, found {optimizer!r}")
+def _checked(given: Any, name: str) -> Optimizer:
+    optimizer = checked(name, given)
     if optimizer._parts():
         found = type(optimizer).__name__
         raise ValueError(f"{name}: expected another kind, found a {found}")

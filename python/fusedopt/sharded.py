@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from fusedopt import arguments, communicators, sharded_state
 from fusedopt.arrays import Array
-from fusedopt.configuration.optimizers import serialize
+from fusedopt.configuration.optimizers import checked, serialize
 from fusedopt.files import rank_saving
 from fusedopt.files.partial_loading import LoadReport, Rules
 from fusedopt.hyperparameters import Hyperparameter, flag, required
@@ -30,9 +30,8 @@ from fusedopt.state.pieces import Piece
 _Result = TypeVar("_Result")
 
 
-def _checked_inner(name: str, value: Any) -> Optimizer:
-    if not isinstance(value, Optimizer):
-        raise TypeError(f"{name}: expected an Optimizer, found {value!r}")
+def _checked_inner(name: str, given: Any) -> Optimizer:
+    value = checked(name, given)
     _sharable(name, value)
     if value.built:
         raise ValueError(f"{name}: expected before build, found the optimizer built")
@@ -135,6 +134,8 @@ class Sharded(Optimizer):
     ----------
     Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, SC 2020, stage 1.
     """
+
+    _inside = RuleOptimizer._of_rules, "the inner optimizer"
 
     inner_optimizer: Optimizer = required(
         _checked_inner,
@@ -253,7 +254,7 @@ class Sharded(Optimizer):
 
         Parameters
         ----------
-        var_list : sequence of numpy.ndarray
+        var_list : sequence or dict of numpy.ndarray
             All built variables, in their order. Without ``use_ema`` nothing happens.
 
         Raises

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fusedopt import arguments
+from fusedopt import exclusions
 from fusedopt.arrays import Array, address, as_array, described, named, require_iterable
 from fusedopt.catching_up import CatchingUp
 from fusedopt.state import copying
@@ -100,12 +100,13 @@ class Stepping(CatchingUp):
         """Leave variables out of weight decay. Call it before `build`; a second call replaces the first.
 
         Before building again with more variables, ``var_list`` can name new ones. ``var_names`` stay those of before
-        the first build.
+        the first build. A `MultiOptimizer` passes the call on to each of its optimizers. `build` warns if a pattern or
+        a ``var_list`` names no variable of any optimizer that it was given to.
 
         Parameters
         ----------
         var_list : sequence of numpy.ndarray, optional
-            Variables, recognised by their memory. In a `MultiOptimizer` another optimizer may update them.
+            Variables, recognised by their memory.
         var_names : sequence of str, optional
             Regular expressions, searched for in the names given to `build`.
 
@@ -113,8 +114,7 @@ class Stepping(CatchingUp):
         ------
         ValueError
             If the optimizer is built and the call names anything but new variables. `build` raises it if a variable of
-            ``var_list`` is not among its variables, or among those of the `MultiOptimizer` around it. A pattern that
-            matches none of their names only warns.
+            ``var_list`` is not among its variables, or among those of the `MultiOptimizer` around it.
         TypeError
             If an argument is of another kind.
 
@@ -126,11 +126,7 @@ class Stepping(CatchingUp):
         >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
         >>> optimizer.build({"kernel": np.ones(3), "bias": np.ones(3)})
         """
-        names = arguments.patterns("var_names", var_names)
-        if var_list is not None:
-            require_iterable("var_list", var_list)
-        variables = [] if var_list is None else list(var_list)
-        self._exclude(variables, names)
+        self._exclude(*exclusions.checked(var_list, var_names))
 
     @abstractmethod
     def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
@@ -155,8 +151,8 @@ class Stepping(CatchingUp):
             ``__array_interface__``, ``__array__``, ``__dlpack__``). They may require a gradient.
             Nobody may free or move their memory during the call. A gradient that is not
             C-contiguous is gathered element by element, which is slower. A masked array is refused,
-            even if no element is masked; give its ``.filled(0)`` or ``.data``. An empty sequence
-            without variables changes nothing, as in Keras.
+            even if no element is masked; give its ``.filled(0)`` or ``.data``. An empty sequence or dict
+            without variables changes nothing, as in Keras, and is no step.
 
             A `RowGradient` stands for some rows of a variable, such as an embedding's. So do PyTorch's sparse tensors
             with one sparse dimension, TensorFlow's ``IndexedSlices``, JAX's ``BCOO`` with ``n_sparse`` 1 and SciPy's
@@ -232,7 +228,10 @@ class Stepping(CatchingUp):
             require_iterable("grads", grads)
             return list(grads), None
         if isinstance(grads, Mapping):
-            raise TypeError("grads: expected a sequence, as for trainable_variables, found a dict")
+            raise TypeError(
+                "grads: expected a sequence, as for trainable_variables, found a dict; "
+                "give gradients by name alone, and the variables as a dict to build"
+            )
         require_iterable("grads", grads)
         require_iterable("trainable_variables", variables)
         gradients, variables = list(grads), list(variables)

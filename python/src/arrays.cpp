@@ -6,6 +6,7 @@
 #include <atomic>
 #include <bit>
 
+#include "engine/given.hpp"
 #include "gil.hpp"
 
 namespace fusedopt::python {
@@ -136,9 +137,10 @@ std::optional<DType> index_dtype_of(py::handle array) {
 
 void refuse_dtype(py::handle array, const std::string& who, Elements elements) {
     const py::dtype dtype = array.attr("dtype");
-    throw py::type_error(who + ": expected " + words_of(elements).types + " in native byte order, found dtype " +
-                         py::str(dtype).cast<std::string>() + "; " +
-                         (elements == Elements::indices ? advice_on_indices(dtype) : advice_on_dtype(dtype)));
+    throw py::type_error(
+        who + ": expected " + words_of(elements).types + " in native byte order, found dtype " +
+        py::str(dtype).cast<std::string>() + "; " +
+        advice_for(elements, elements == Elements::indices ? advice_on_indices(dtype) : advice_on_dtype(dtype)));
 }
 
 void renew(Tensor& tensor, py::handle array, DType dtype) {
@@ -164,9 +166,9 @@ Tensor state_view(const py::array& array, const std::string& who) {
     return view_as(array, *dtype);
 }
 
-Tensor view(const py::array& array, const std::string& who) {
+Tensor view(const py::array& array, const std::string& who, Elements elements) {
     const std::optional<DType> dtype = KnownDTypes().of(array);
-    if (!dtype) refuse_dtype(array, who);
+    if (!dtype) refuse_dtype(array, who, elements);
     return view_as(array, *dtype);
 }
 
@@ -181,6 +183,10 @@ py::array array_over(const Exchange::Memory& memory, py::handle tensor) {
     std::vector<py::ssize_t> strides(memory.strides, memory.strides + shape.size());
     for (py::ssize_t& stride : strides) stride *= static_cast<py::ssize_t>(item_size(memory.dtype));
     return py::array(dtype_for(memory.dtype), shape, strides, memory.data, owner);
+}
+
+std::string advice_for(Elements elements, const std::string& advice) {
+    return elements == Elements::variable ? for_a_variable(advice) : advice;
 }
 
 std::string shape_text(std::span<const std::int64_t> shape) {

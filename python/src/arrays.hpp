@@ -45,7 +45,7 @@ std::optional<DType> index_dtype_of(py::handle array);
 std::optional<DType> state_dtype_of(py::handle array);
 
 /// A view of an array. TypeError, naming `who`, if its element type is not known.
-Tensor view(const py::array& array, const std::string& who);
+Tensor view(const py::array& array, const std::string& who, Elements elements = Elements::numbers);
 
 /// The same for a value that state is to have.
 Tensor state_view(const py::array& array, const std::string& who);
@@ -63,6 +63,9 @@ inline bool is_plain_array(py::handle object) {
 
 /// An array over the memory of a tensor. That of bfloat16 has the bits as elements, and says so.
 py::array array_over(const Exchange::Memory& memory, py::handle tensor);
+
+/// Advice to give another array, as it is to be said of these elements.
+std::string advice_for(Elements elements, const std::string& advice);
 
 /// A shape as Python writes it.
 std::string shape_text(std::span<const std::int64_t> shape);

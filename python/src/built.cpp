@@ -31,7 +31,7 @@ Built::Built(const Built& old, std::vector<py::object> objects, std::vector<std:
     for (std::size_t i = 0; i < objects.size(); ++i) {
         const std::string who = "variable " + std::to_string(i) + (names.empty() ? "" : " ('" + names[i] + "')");
         arrays.push_back(variable_array(objects[i], who));
-        const Tensor tensor = view(arrays.back(), who);
+        const Tensor tensor = view(arrays.back(), who, Elements::variable);
         const std::optional<std::size_t> index = old.find(tensor);
         if (!index) continue;
         const Tensor& known = old.tensors_[*index];
@@ -75,7 +75,7 @@ void Built::keep(std::vector<py::object> objects, std::vector<py::array> arrays,
 
 void Built::keep_array(std::size_t index, py::array array) {
     const auto* fields = py::detail::array_proxy(array.ptr());
-    tensors_[index] = view(array, describe(index));
+    tensors_[index] = view(array, describe(index), Elements::variable);
     memory_[index] = {fields->data, fields->dimensions, array.dtype()};
     locks_[index] = py::weakref(py::handle(array));
     arrays_[index] = std::move(array);
@@ -105,7 +105,7 @@ void Built::check_array(std::size_t index, const py::array& array) const {
                shape_text(std::vector<std::int64_t>(shape.begin(), shape.end())) +
                "; assign its shape back, or build a new optimizer on it");
     }
-    if (!view(array, describe(index)).is_contiguous()) {
+    if (!view(array, describe(index), Elements::variable).is_contiguous()) {
         refuse("expected C-contiguous memory as at build, found it strided; assign its strides back");
     }
     if (!array.writeable()) {
@@ -142,7 +142,7 @@ void Built::look_at(const Shared& variable, std::vector<Moved>& found) const {
         return;
     }
     array = variable_array(variable.object, describe(i));
-    found.push_back({i, array, view(array, describe(i))});
+    found.push_back({i, array, view(array, describe(i), Elements::variable)});
 }
 
 std::optional<std::size_t> Built::find(const Tensor& tensor) const {
@@ -194,7 +194,9 @@ void Built::give_back(std::unique_ptr<Names> names) const {
 py::tuple Built::by_name(const py::dict& gradients, Names& names) const {
     if (builds_ == 0) throw std::invalid_argument("apply: the optimizer is not built; call build first");
     if (names_.empty()) {
-        throw std::invalid_argument("grads: expected a sequence, as build was given one, found a dict");
+        throw std::invalid_argument(
+            "grads: expected a sequence, as build was given one, found a dict; give build a dict of variables by "
+            "name, too");
     }
     py::tuple held;
     py::object unknown;
@@ -256,7 +258,8 @@ void Built::read_indices(py::handle object, Tensor& tensor, std::vector<py::obje
 std::size_t Built::place_of(const py::object& variable, const std::string& who) const {
     if (!py::isinstance<py::str>(variable)) {
         const std::string subject = who + ": variable";
-        if (const auto place = find(view(variable_array(variable, subject), subject))) return *place;
+        if (const auto place = find(view(variable_array(variable, subject), subject, Elements::variable)))
+            return *place;
         throw std::invalid_argument(subject + ": expected one that was given to build, found another");
     }
     if (names_.empty()) {

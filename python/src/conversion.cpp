@@ -63,15 +63,21 @@ void refuse_mask(py::handle object, const std::string& who, Elements elements) {
         who + ": expected an array without a mask, found " + type_name(object) +
         (elements == Elements::indices
              ? "; give .data to use every index, or .compressed() with the values of these indices only"
-             : "; give .data to use every element, or .filled(0) for a copy with zeros under the mask"));
+             : "; " + advice_for(elements,
+                                 "give .data to use every element, or .filled(0) for a copy with zeros under the "
+                                 "mask")));
 }
 
-std::string advice(py::handle object, Elements elements) {
-    if (PyDict_Check(object.ptr())) return "give one array here, in a flat dict if there are names";
+// Values and row indices, as other libraries put them into a tuple.
+bool is_pair_of_arrays(py::handle object) {
+    if (!PyTuple_Check(object.ptr()) || PyTuple_GET_SIZE(object.ptr()) != 2) return false;
+    return offers_memory(PyTuple_GET_ITEM(object.ptr(), 0)) && offers_memory(PyTuple_GET_ITEM(object.ptr(), 1));
+}
+
+std::string other_array(py::handle object, Elements elements) {
     if (py::hasattr(object, "toarray")) return "give its .toarray(), which is dense";
     if (py::hasattr(object, "todense")) return "give its .todense(), which is dense";
     if (py::hasattr(object, "__cuda_array_interface__")) return "copy it to the CPU";
-    if (PyUnicode_Check(object.ptr())) return "give the array itself";
     if (PyIter_Check(object.ptr())) return "collect its items into a numpy.ndarray";
     if (PySequence_Check(object.ptr()) || PyNumber_Check(object.ptr())) {
         return std::string("give numpy.array of it, with dtype=numpy.") + words_of(elements).dtype;
@@ -79,12 +85,21 @@ std::string advice(py::handle object, Elements elements) {
     return "give a numpy.ndarray";
 }
 
+std::string advice(py::handle object, Elements elements) {
+    if (PyDict_Check(object.ptr())) return "give one array here, in a flat dict if there are names";
+    if (PyUnicode_Check(object.ptr())) return "give the array itself";
+    if (elements == Elements::numbers && is_pair_of_arrays(object)) {
+        return "give fusedopt.RowGradient(values, indices) for a gradient of rows";
+    }
+    return advice_for(elements, other_array(object, elements));
+}
+
 // Keeps what another library says of the cause, which mostly says what to do as well.
 [[noreturn]] void refuse_conversion(py::error_already_set& error, py::handle object, const std::string& who,
                                     Elements elements) {
     if (const std::string found = explained(object); !found.empty()) {
-        const std::string message =
-            who + ": expected a dense array of " + words_of(elements).kind + " in CPU memory, found " + found;
+        const std::string message = who + ": expected a dense array of " + words_of(elements).kind +
+                                    " in CPU memory, found " + advice_for(elements, found);
         py::raise_from(error, PyExc_TypeError, message.c_str());
         throw py::error_already_set();
     }
@@ -92,7 +107,8 @@ std::string advice(py::handle object, Elements elements) {
     while (!cause.empty() && (cause.back() == '.' || cause.back() == '\n')) cause.pop_back();
     const std::string message = who + ": expected an array in CPU memory, found " + type_name(object) +
                                 " that cannot give one (" + type_name(error.value()) +
-                                (cause.empty() ? "" : ": " + cause) + "); convert it to a numpy.ndarray yourself";
+                                (cause.empty() ? "" : ": " + cause) + "); " +
+                                advice_for(elements, "convert it to a numpy.ndarray yourself");
     py::raise_from(error, PyExc_TypeError, message.c_str());
     throw py::error_already_set();
 }
@@ -148,10 +164,10 @@ py::array as_array(py::handle object, const std::string& who, Elements elements)
     if (!dtype && py::hasattr(object, protocols().dtype) && !py::hasattr(object, "astype")) {
         const std::string found = explained(object);
         throw py::type_error(who + ": expected " + words_of(elements).types + ", found " +
-                             (found.empty()
-                                  ? type_name(object) + " of dtype " + py::str(array.dtype()).cast<std::string>() +
-                                        "; convert it to " + words_of(elements).dtype
-                                  : found));
+                             advice_for(elements, found.empty() ? type_name(object) + " of dtype " +
+                                                                      py::str(array.dtype()).cast<std::string>() +
+                                                                      "; convert it to " + words_of(elements).dtype
+                                                                : found));
     }
     return array;
 }
@@ -182,21 +198,24 @@ py::array value_array(py::handle object, const std::string& who) {
 }
 
 py::array variable_array(py::handle object, const std::string& who) {
-    if (py::isinstance<py::array>(object) || Exchange().values(object)) return gradient_array(object, who);
+    constexpr Elements elements = Elements::variable;
+    if (is_plain_array(object)) return py::reinterpret_borrow<py::array>(object);
+    if (const auto memory = Exchange().values(object)) return array_over(*memory, object);
+    if (py::isinstance<py::array>(object)) return as_array(object, who, elements);
     // Two arrays of shared memory have one address; two copies, both alive, have two.
-    py::array first = as_array(object, who, Elements::numbers);
-    py::array second = as_array(object, who, Elements::numbers);
+    py::array first = as_array(object, who, elements);
+    py::array second = as_array(object, who, elements);
     if (first.data() != second.data() && offers_dlpack(object)) {
-        first = exchanged(object, who, Elements::numbers);
-        second = exchanged(object, who, Elements::numbers);
+        first = exchanged(object, who, elements);
+        second = exchanged(object, who, elements);
     }
     if (first.data() != second.data()) {
         throw py::type_error(who + ": expected an object that shares its memory, but this " + type_name(object) +
-                             " gives a new copy each time; give a numpy.ndarray");
+                             " gives a new copy each time; " + advice_for(elements, "give a numpy.ndarray"));
     }
     if (!first.writeable()) {
         throw py::value_error(who + ": expected writable memory, found that of " + type_name(object) +
-                              ", which is read-only; give numpy.array of it, and read the updated values there");
+                              ", which is read-only; " + advice_for(elements, "give numpy.array of it"));
     }
     return first;
 }

@@ -29,8 +29,8 @@ struct Described {
     std::uint64_t byte_offset;
 };
 
-/// What the elements of an array are for, which decides what types they may have.
-enum class Elements : std::uint8_t { numbers, indices };
+/// What the elements of an array are for, which decides what types they may have, and what to do about others.
+enum class Elements : std::uint8_t { numbers, indices, variable };
 
 /// What messages say of them.
 struct Words {

@@ -67,7 +67,7 @@ bool offers_dlpack(py::handle object) {
 py::array dlpack_array(py::handle object, const std::string& who, Elements elements) {
     const auto refuse = [&](const std::string& what) {
         throw py::type_error(who + ": expected " + words_of(elements).types + " in CPU memory, found " +
-                             type_of(object) + " " + what);
+                             type_of(object) + " " + advice_for(elements, what));
     };
     const auto device = py::sequence(object.attr("__dlpack_device__")())[0].cast<std::int32_t>();
     if (!is_in_memory(device))

@@ -112,6 +112,7 @@ public:
     virtual bool evaluating() const = 0;
     virtual std::int64_t iterations() const = 0;
     virtual std::int64_t calls() const = 0;
+    virtual std::int64_t state_bytes() const = 0;
     virtual std::optional<double> global_norm() const = 0;
     virtual void set_global_norm(std::optional<double> global_norm) = 0;
     virtual double learning_rate() const = 0;
@@ -150,6 +151,7 @@ public:
     bool evaluating() const final { return core->evaluating(); }
     std::int64_t iterations() const final { return core->iterations(); }
     std::int64_t calls() const final { return core->calls(); }
+    std::int64_t state_bytes() const final { return core->state_bytes(); }
     std::optional<double> global_norm() const final { return core->global_norm(); }
     void set_global_norm(std::optional<double> global_norm) final { core->set_global_norm(global_norm); }
 
@@ -166,7 +168,7 @@ public:
         for (std::size_t i = 0; i < objects.size(); ++i) {
             const std::string who = "exclude_from_weight_decay: variable " + std::to_string(i);
             excluded.push_back(variable_array(objects[i], who));
-            tensors.push_back(view(excluded.back(), who));
+            tensors.push_back(view(excluded.back(), who, Elements::variable));
         }
         const Unlocked unlocked;
         core->exclude_from_weight_decay(tensors);
@@ -349,7 +351,7 @@ void finalize_variable_values(Common& held, const py::sequence& objects) {
     for (std::size_t i = 0; i < objects.size(); ++i) {
         const std::string who = "finalize_variable_values: variable " + std::to_string(i);
         arrays.push_back(variable_array(objects[i], who));
-        tensors.push_back(view(arrays.back(), who));
+        tensors.push_back(view(arrays.back(), who, Elements::variable));
     }
     const Unlocked unlocked;
     held.finalize_variable_values(tensors);
@@ -429,6 +431,7 @@ void register_optimizers(py::module_& module) {
         .def_property_readonly("evaluating", unlocked(&Common::evaluating))
         .def_property_readonly("iterations", unlocked(&Common::iterations))
         .def_property_readonly("calls", unlocked(&Common::calls))
+        .def_property_readonly("state_bytes", unlocked(&Common::state_bytes))
         .def_property_readonly("global_norm", unlocked(&Common::global_norm))
         .def_property_readonly("learning_rate", unlocked(&Common::learning_rate))
         .def_property_readonly("skipped_steps", unlocked(&Common::skipped_steps));

@@ -44,7 +44,7 @@ public:
         for (std::size_t i = 0; i < objects.size(); ++i) {
             const std::string who = describe_variable(i);
             const py::array array = variable_array(objects[i], who);
-            staging_.variables.push_back(view(array, who));
+            staging_.variables.push_back(view(array, who, Elements::variable));
             staging_.held.push_back(array);
         }
     }
@@ -142,6 +142,7 @@ private:
         staging_.held.push_back(rows.indices);
         Gradient& gradient = mixed(i, count);
         constexpr const char* part = ", values";
+        refuse_swapped(i, rows);
         if (is_plain_array(rows.values)) {
             read_array(i, rows.values, gradient.values, part);
         } else if (!read_tensor(i, rows.values, gradient.values)) {
@@ -149,6 +150,15 @@ private:
         }
         built_.read_indices(rows.indices, gradient.indices, staging_.held, [&] { return describe(i) + ", indices"; });
         if (!rows.shape.is_none()) check_shape(i, rows.shape.cast<std::vector<std::int64_t>>());
+    }
+
+    void refuse_swapped(std::size_t i, const Rows& rows) const {
+        if (!is_plain_array(rows.values) || !is_plain_array(rows.indices)) return;
+        if (python::index_dtype_of(rows.values) && KnownDTypes().of(rows.indices)) {
+            throw py::type_error(describe(i) +
+                                 ": expected RowGradient(values, indices), found indices in the place of the values; "
+                                 "swap the two");
+        }
     }
 
     void check_shape(std::size_t i, const std::vector<std::int64_t>& found) const {

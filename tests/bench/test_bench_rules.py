@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from cases import RULES
 from fusedopt.bench import rules
 from fusedopt.bench.limit import slots_of
@@ -16,6 +17,7 @@ def slots(rule: str, arguments: dict[str, object]) -> list[str]:
     return slots_of(Workload("", "", rule, arguments, ((8, 8),)))
 
 
+@pytest.mark.filterwarnings("ignore:nesterov. no effect")
 def test_every_argument_that_keeps_more_state_is_measured() -> None:
     measured = {workload.label for workload in rules.workloads(1)}
     for rule, variants in RULES.items():

@@ -413,3 +413,31 @@ TEST(exceptional_gradients_stay_visible) {
     // A sum of squares beyond float32 is no infinity.
     CHECK_EQUAL(difference(after({.learning_rate = 1.0, .clipnorm = 1.0}, {0x1p127, 0}), {-1, 0}), "");
 }
+
+TEST(the_bytes_of_the_state) {
+    using fusedopt::Adam, fusedopt::Options, fusedopt::SlotDType;
+    const auto bytes = [](const Options& options, DType dtype) {
+        const Array variable(dtype, Values(6400, 1.0));
+        fusedopt::Optimizer optimizer(Adam{}, options);
+        CHECK(optimizer.state_bytes() == 0);
+        optimizer.build({variable.tensor()});
+        return optimizer.state_bytes();
+    };
+    CHECK(bytes({}, DType::float32) == 8 * 6400);
+    CHECK(bytes({}, DType::float64) == 16 * 6400);
+    CHECK(bytes({}, DType::float16) == 12 * 6400);
+    CHECK(bytes({.master = false}, DType::float16) == 8 * 6400);
+    CHECK(bytes({.use_ema = true, .gradient_accumulation_steps = 2}, DType::float32) == 16 * 6400);
+    CHECK(bytes({.slot_dtype = SlotDType::bfloat16}, DType::float32) == 4 * 6400);
+    CHECK(bytes({.slot_dtype = SlotDType::float8}, DType::float32) == 2 * (6400 + 2 * 100));
+    CHECK(bytes({.row_updates = fusedopt::RowUpdates::caught_up}, DType::float32) >= (8 + 4) * 6400);
+}
+
+TEST(the_bytes_of_several) {
+    const Array one(DType::float32, Values(10, 1.0)), other(DType::float32, Values(3, 1.0));
+    const auto member = [] { return std::make_shared<fusedopt::Optimizer>(fusedopt::Adam{}, fusedopt::Options{}); };
+    const auto several = std::make_shared<fusedopt::MultiOptimizer>(std::vector{member(), member()});
+    several->build(std::vector{one.tensor(), other.tensor()}, std::vector<std::size_t>{0, 1});
+    CHECK(several->state_bytes() == 8 * 13);
+    CHECK(fusedopt::LossScaleOptimizer(several).state_bytes() == 8 * 13);
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -58,15 +59,66 @@ def test_every_rule_has_a_row() -> None:
     assert set(re.findall(r"^\| `fo\.(\w+)`", TEXT, re.MULTILINE)) >= RULES.keys()
 
 
+def words_in(table: str, column: int) -> set[str]:
+    cells = [row.split("|")[column] for row in table.splitlines()[2:]]
+    return {word for cell in cells for word in re.findall(r"`([a-zA-Z]\w*)`", cell)}
+
+
 def arguments_in(column: int) -> set[str]:
     (table,) = re.findall(r"^## Arguments\n\n(.*?)\n\n", TEXT, re.MULTILINE | re.DOTALL)
-    cells = [row.split("|")[column] for row in table.splitlines()[2:]]
-    return {word for cell in cells for word in re.findall(r"`([a-z]\w*)`", cell)}
+    return {word for word in words_in(table, column) if word[0].islower()}
+
+
+def schedule_arguments_in(column: int) -> set[str]:
+    (table,) = re.findall(r"^\| argument here.*?(?=\n\n)", TEXT, re.MULTILINE | re.DOTALL)
+    return words_in(table, column)
+
+
+SCHEDULES = [getattr(fo.schedules, name) for name in fo.schedules.__all__ if "Decay" in name]
+KNOWN = {name for rule in RULES for name in inspect.signature(getattr(fo, rule)).parameters}
+
+
+def is_known_to(classes: list[Any], name: str) -> bool:
+    """Whether an error of one of them says what to write instead."""
+    found = []
+    for cls in classes:
+        with contextlib.suppress(TypeError):
+            try:
+                cls(**{name: 1})
+            except ValueError as error:
+                found.append(str(error))
+    return any(re.search(f"; ({name}: did you mean|instead of|leave) ", text) for text in found)
+
+
+def test_every_foreign_argument_is_known_to_the_errors() -> None:
+    rules = [getattr(fo, rule) for rule in RULES]
+    foreign = (arguments_in(2) | arguments_in(3)) - KNOWN - {"decay"}  # Keras 2's, which warns
+    assert len(foreign) > 15
+    assert [name for name in sorted(foreign) if not is_known_to(rules, name)] == []
+
+
+def test_every_foreign_argument_of_a_schedule_is_known_to_the_errors() -> None:
+    known = {name for each in SCHEDULES for name in inspect.signature(each).parameters}
+    assert schedule_arguments_in(1) <= known
+    foreign = (schedule_arguments_in(2) | schedule_arguments_in(3)) - known
+    assert len(foreign) > 10
+    assert [name for name in sorted(foreign) if not is_known_to(SCHEDULES, name)] == []
+
+
+def test_arguments_of_schedules_elsewhere() -> None:
+    torch = pytest.importorskip("torch")
+    optax = pytest.importorskip("optax")
+    found = vars(torch.optim.lr_scheduler)
+    classes = [found[name] for name in found["__all__"]]
+    known = {name for each in classes for name in inspect.signature(each).parameters}
+    assert schedule_arguments_in(2) - known == {"lr"}
+    functions = [each for each in vars(optax).values() if inspect.isfunction(each)]
+    known = {name for each in functions for name in inspect.signature(each).parameters}
+    assert schedule_arguments_in(3) <= known
 
 
 def test_arguments_here() -> None:
-    known = {name for rule in RULES for name in inspect.signature(getattr(fo, rule)).parameters}
-    assert arguments_in(1) - known == {"exclude_from_weight_decay"}
+    assert arguments_in(1) - KNOWN == {"exclude_from_weight_decay"}
 
 
 def test_arguments_of_pytorch() -> None:

@@ -345,6 +345,7 @@ def loading(optimizer: fo.Optimizer, path: Path, saved: Any, before: Any) -> boo
     return refusal is None
 
 
+@pytest.mark.filterwarnings("ignore:load")  # a digit of an argument has changed
 def test_every_flipped_byte_and_every_cut_is_found(tmp_path: Path) -> None:
     path = tmp_path / "state"
     optimizer = fo.SGD(momentum=0.9)
@@ -368,6 +369,7 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path: Path) -> None:
     assert not loading(optimizer, path, saved, before)
 
 
+@pytest.mark.filterwarnings("ignore:load")
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_is_refused_or_does_no_harm(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "state"
@@ -413,7 +415,8 @@ def test_load_replaces_numbers_that_change_and_no_others(tmp_path: Path) -> None
     first.save(tmp_path / "state")
     second = fo.SGD(learning_rate=0.1, momentum=0.5, weight_decay=0.2)
     second.build([np.zeros(3)])
-    second.load(tmp_path / "state")
+    with pytest.warns(UserWarning, match=r"momentum 0\.5 .*0\.9.*, weight_decay 0\.2 .*0\.1"):
+        second.load(tmp_path / "state")
     assert (second.learning_rate, second.momentum, second.weight_decay) == (0.5, 0.5, 0.2)
     assert second.get_config()["learning_rate"] == 0.5
 

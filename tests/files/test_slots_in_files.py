@@ -246,7 +246,8 @@ def test_a_momentum_that_rests_keeps_its_sign(path: Path) -> None:
     coded.apply({"w": np.linspace(-1, 1, 5000, dtype=np.float32)})
     coded.save(path)
     whole.momentum = 0.0
-    whole.load(path, convert_slots=True)
+    with pytest.warns(UserWarning, match="momentum 0.0"):
+        whole.load(path, convert_slots=True)
     found, expected = (each.named_variables()["momentum/w"] for each in (whole, coded))
     assert (expected < 0).any()
     np.testing.assert_array_equal(found, expected)

@@ -163,6 +163,17 @@ def test_gradients_by_name_where_variables_have_none() -> None:
     w = np.ones(2)
     optimizer = fo.SGD()
     optimizer.build([w])
-    with pytest.raises(ValueError, match="expected a sequence, as build was given one"):
+    with pytest.raises(ValueError, match="a dict; give build a dict of variables by name, too"):
         optimizer.apply({"0": np.ones(2)})
     assert w.tolist() == [1.0, 1.0]
+
+
+def test_gradients_by_name_next_to_variables() -> None:
+    w = {"w": np.ones(2)}
+    optimizer = fo.SGD()
+    for variables in (w, list(w.values())):
+        with pytest.raises(
+            TypeError, match="^grads: .* give gradients by name alone, and the vari"
+        ):
+            optimizer.apply({"w": np.ones(2)}, variables)
+    assert not optimizer.built

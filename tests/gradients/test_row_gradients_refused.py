@@ -197,6 +197,15 @@ def test_parts_that_are_no_arrays(part: Any, found: str) -> None:
     refuse(subject, VALUES, part, TypeError, f"{WHO}, indices: expected ", found_in_indices)
 
 
+def test_parts_that_are_put_together_otherwise() -> None:
+    subject = Subject("adamw")
+    with pytest.raises(TypeError, match=r"; give fusedopt\.RowGradient\(values, indices\) for"):
+        subject.optimizer.apply([(VALUES, ONE), *[None] * (len(subject.variables) - 1)])
+    refuse(subject, ONE, VALUES, TypeError, f"{WHO}: expected RowGradient(values, indices), found")
+    batches = np.zeros((2, 3), np.int64)
+    refuse(subject, VALUES, batches, ValueError, "found shape (2, 3); give indices.reshape(-1)")
+
+
 def test_masked_parts() -> None:
     subject = Subject("loss_scale")
     expected = "expected an array without a mask, found MaskedArray; give .data"

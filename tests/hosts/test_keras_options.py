@@ -235,10 +235,25 @@ def test_exclusions_of_the_wrapped_optimizer_stay() -> None:
 def test_members_exclude_their_own() -> None:
     own = variables(*[np.ones(2, "float32")] * 3)
     several = fused("MultiOptimizer", fo.OptimizerMap(fo.AdamW(0.1), {"v2": fo.AdamW(0.1)}))
-    with pytest.raises(TypeError, match="expected on an optimizer of the map"):
-        several.exclude_from_weight_decay(var_names=["v0"])
     several.optimizers[1].exclude_from_weight_decay(var_names=["v0"])
     assert decayed(several, own) == [False, True, True]
+
+
+def test_the_whole_excludes_for_its_members() -> None:
+    def make() -> Any:
+        return fused("MultiOptimizer", fo.OptimizerMap(fo.AdamW(0.1), {"v2": fo.AdamW(0.1)}))
+
+    own = variables(*[np.ones(2, "float32")] * 3)
+    several = make()
+    several.optimizers[0].exclude_from_weight_decay(var_names=["v2"])
+    several.exclude_from_weight_decay(var_names=["v0", "v2"])  # replaces the call before
+    assert decayed(several, own) == [False, True, False]
+    own, several = variables(*[np.ones(2, "float32")] * 3), make()
+    several.exclude_from_weight_decay(var_list=own[:1])
+    several.optimizers[0].exclude_from_weight_decay(var_names=["v2"])  # and so does a later one
+    assert decayed(several, own) == [False, True, False]
+    with pytest.raises(TypeError, match="give var_names"):
+        make().exclude_from_weight_decay(["v0"])
 
 
 # Configurations

@@ -89,6 +89,7 @@ OTHER_THAN_DEFAULT = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*no effect without")
 @pytest.mark.parametrize(("rule", "name"), OTHER_THAN_DEFAULT)
 def test_argument_in_the_configuration(rule: str, name: str) -> None:
     cls = getattr(fo, rule)

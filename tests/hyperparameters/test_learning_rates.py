@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -108,7 +109,9 @@ def test_whole_numbers(way: Way, rate: Any) -> None:
     ids=described,
 )
 def test_of_another_type(way: Way, rate: Any) -> None:
-    with pytest.raises(TypeError, match="^learning_rate: expected a real number, found "):
+    with pytest.raises(
+        TypeError, match="^learning_rate: expected a real number, (schedule or callable, )?found "
+    ):
         way(rate)
 
 
@@ -133,7 +136,6 @@ class OfTheStep:
         lambda step: 0.1,
         OfTheStep(),
         functools.partial(pow, 0.5),
-        fo.schedules.CosineDecay,
         lambda step, *, scale: 0.1,
     ],
 )
@@ -281,3 +283,18 @@ def test_number_onto_a_callable_is_allowed(wrap: Callable[[Any], Any]) -> None:
     assert len(optimizer.variables) == count + 1
     optimizer.apply([np.full(1, optimizer.scale_loss(1.0))])
     assert w.tolist() == [-1.5]
+
+
+@pytest.mark.parametrize(
+    ("rate", "advice"),
+    [
+        ("0.1", "expected a real number, schedule or callable, found '0.1'"),
+        ([0.1], r"found \[0.1\]; give one number or a schedule; build takes the variables"),
+        ([np.ones(2)], r"found \[array.*\]; build takes the variables"),
+        (fo.schedules.CosineDecay, r"; make one, CosineDecay\(\.\.\.\)"),
+        (Decimal, "schedule or callable, found <class .*>"),
+    ],
+)
+def test_what_to_give_instead(rate: Any, advice: str) -> None:
+    with pytest.raises(TypeError, match=f"^learning_rate: .*{advice}$"):
+        fo.SGD(rate)

@@ -167,7 +167,7 @@ def test_assigned_after_build(name: str) -> None:
 def test_on_a_wrapper_they_are_the_inner_optimizers(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected on the inner optimizer"):
         fo.LossScaleOptimizer(fo.Adam(), **{name: value})
-    with pytest.raises(ValueError, match="unknown argument"):
+    with pytest.raises(ValueError, match=f"{name}: expected on the optimizers of the map"):
         fo.MultiOptimizer(fo.OptimizerMap(fo.Adam()), **{name: value})
     made: Any = fo.deserialize(fo.serialize(fo.LossScaleOptimizer(fo.Adam(**{name: value}))))
     assert getattr(made.inner_optimizer, name) == value

@@ -26,3 +26,32 @@ def test_repr_calls_no_function() -> None:
     optimizer.build([np.zeros(1)])
     assert "SGD" in repr(optimizer)
     assert len(optimizer.variables) == 1
+
+
+def test_schedules_and_maps_show_their_arguments() -> None:
+    schedule = fo.schedules.CosineDecay(0.1, 10, alpha=0.5)
+    assert repr(schedule) == ("CosineDecay(initial_learning_rate=0.1, decay_steps=10, alpha=0.5)")
+    pieces = fo.schedules.PiecewiseConstantDecay([5], [0.1, 0.01])
+    assert repr(pieces) == "PiecewiseConstantDecay(boundaries=[5], values=[0.1, 0.01])"
+    optimizers = fo.OptimizerMap(fo.SGD(schedule), {"b": fo.Adam(beta_1=0.5)})
+    assert repr(fo.MultiOptimizer(optimizers)) == (
+        f"<MultiOptimizer(optimizer_map=OptimizerMap(<SGD(learning_rate={schedule!r}), not built>, "
+        "{'b': <Adam(beta_1=0.5), not built>})), not built>"
+    )
+
+
+def test_schedules_of_your_own() -> None:
+    class Halving(fo.schedules.LearningRateSchedule):
+        def __call__(self, step: int) -> float:
+            return 0.5**step
+
+    class Named(Halving):
+        start = 3
+
+        def get_config(self) -> dict[str, int]:
+            return {"start": self.start}
+
+    assert "Halving object at" in repr(Halving())
+    assert repr(Named()) == "Named(start=3)"
+    del Named.start
+    assert "object at" in repr(Named())

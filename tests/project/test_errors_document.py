@@ -83,6 +83,12 @@ def larger() -> Any:
     return optimizer
 
 
+def exclude_nothing() -> None:
+    optimizer = fo.AdamW()
+    optimizer.exclude_from_weight_decay(var_names=["gamma"])
+    optimizer.build({"dense/kernel": array()})
+
+
 CASES: list[Callable[[], Any]] = [
     lambda: build(array()[:, ::2]),
     lambda: build(read_only()),
@@ -102,6 +108,10 @@ CASES: list[Callable[[], Any]] = [
     lambda: assign(built(), "use_ema", True),
     step_in_evaluation,
     lambda: fo.Adam(lr=0.1),
+    lambda: fo.LossScaleOptimizer(fo.Adam(), learning_rate=0.1),
+    lambda: fo.Adam(gradient_accumulation_steps=1),
+    lambda: fo.AdamW().exclude_from_weight_decay(["bias"]),
+    lambda: fo.Adam().step(),  # type: ignore[attr-defined]
     lambda: fo.Adam(beta_1=1.5),
     lambda: fo.Adam(clipnorm=1.0, clipvalue=1.0),
     lambda: assign(fo.SGD(fo.schedules.ExponentialDecay(0.1, 10, 0.9)), "learning_rate", 0.1),
@@ -109,6 +119,13 @@ CASES: list[Callable[[], Any]] = [
     lambda: built(fo.Ftrl, slot_dtype="float8"),
     lambda: load(built(), "adam.safetensors"),
     lambda: load(larger(), "adam.safetensors"),
+    lambda: load(built(fo.Adam, use_ema=True), "adam.safetensors"),
+    lambda: load(
+        built(fo.Adam, learning_rate=fo.schedules.CosineDecay(0.1, 9)), "adam.safetensors"
+    ),
+    lambda: load(built(fo.Adam, beta_1=0.5), "adam.safetensors"),
+    lambda: fo.SGD(nesterov=True),
+    exclude_nothing,
     lambda: load(built(fo.Adam), "bad.safetensors"),
 ]
 SETTINGS = {"FUSEDOPT_ISA": "avx9", "FUSEDOPT_NUM_THREADS": "many"}
@@ -119,7 +136,7 @@ def test_message_is_on_the_page(
     case: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((ValueError, TypeError, AttributeError)) as caught:
+    with pytest.raises((ValueError, TypeError, AttributeError, UserWarning)) as caught:
         case()
     assert f"{caught.type.__name__}: {caught.value}" in MESSAGES
 

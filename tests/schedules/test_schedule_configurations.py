@@ -16,6 +16,9 @@ from fusedopt.schedules import LearningRateSchedule
 from schedule_cases import CLASSES, RECORDING, combinations, make
 from training import Halving
 
+# Some combinations have warmup_steps that do nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps. no effect")
+
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_configuration_round_trip(name: str) -> None:
@@ -142,7 +145,7 @@ def test_serialize_of_no_schedule(value: Any) -> None:
         ),
         ({"class_name": "Nope", "config": {}}, ValueError, "found 'Nope'"),
         ({"class_name": "SGD", "config": {}}, ValueError, "found 'SGD'"),
-        ({"class_name": "CosineDecay", "config": {"first": 1}}, TypeError, "first"),
+        ({"class_name": "CosineDecay", "config": {"first": 1}}, ValueError, "first"),
         (
             {
                 "class_name": "CosineDecay",

@@ -12,6 +12,9 @@ import fusedopt as fo
 import pytest
 from schedule_cases import ARGUMENTS, CLASSES, RECORDING, combinations, make
 
+# Some combinations have warmup_steps that do nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps. no effect")
+
 FAR = [10**6, 10**9, 10**12]
 
 

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from schedule_cases import CLASSES, RECORDING, STEPS, make
 
+# Some combinations have warmup_steps that do nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps. no effect")
+
 
 def _recorded() -> list[Any]:
     return [

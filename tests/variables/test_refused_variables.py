@@ -68,6 +68,8 @@ def test_variable_at_build(
         optimizer.build(bad)
     who = "variable 1 ('odd'): expected" if named else "variable 1: expected"
     assert [part for part in [who, *parts] if part not in str(caught.value)] == [], caught.value
+    if not isinstance(variable, str):  # else the array is there, and was not given
+        assert str(caught.value).endswith(", and use that array in the model, too")
     assert not optimizer.built
     if not named:
         with pytest.raises(error, match="variable 1: expected"):

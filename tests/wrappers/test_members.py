@@ -87,7 +87,15 @@ def test_exclusions_may_name_variables_of_another_member(wrap: Any) -> None:
     first.exclude_from_weight_decay([weights["a/bias"], weights["b/bias"]])
     second.exclude_from_weight_decay([weights["a/kernel"]], ["^a/"])
     optimizer = wrap(fo.MultiOptimizer(fo.OptimizerMap(second, {"a/.*": first})))
-    found = decayed(optimizer, weights)
+    with pytest.warns(UserWarning) as caught:
+        found = decayed(optimizer, weights)
+    assert [str(each.message).partition(": ")[2] for each in caught] == [
+        "no variable's name matches '^a/'; 'a/kernel' belongs to another optimizer",
+        (
+            "expected variables of the optimizer that it was called on, found only those of others; call it on the "
+            "MultiOptimizer, or on the one that updates them"
+        ),
+    ]
     # Each member's exclusions are about its own variables.
     assert found == {"a/kernel": True, "a/bias": False, "b/kernel": True, "b/bias": True}
     new, _ = optimizer.stateless_apply(

@@ -194,8 +194,6 @@ def test_what_belongs_to_each_optimizer_is_refused_here() -> None:
     optimizer = fo.MultiOptimizer(make_map())
     with pytest.raises(AttributeError, match="no learning rate"):
         _ = optimizer.learning_rate
-    with pytest.raises(TypeError, match="expected on an optimizer of the map"):
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
     built = fo.SGD()
     built.build([np.zeros(2)])
     with pytest.raises(ValueError, match="expected unbuilt ones"):

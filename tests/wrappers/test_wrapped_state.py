@@ -88,8 +88,6 @@ def test_what_a_wrapper_has_not() -> None:
             _ = each.learning_rate
         with pytest.raises(AttributeError, match="MultiOptimizer has no learning rate"):
             each.learning_rate = 0.1
-        with pytest.raises(TypeError, match="expected on an optimizer of the map"):
-            each.exclude_from_weight_decay(var_names=["a"])
     with pytest.raises(AttributeError, match="LossScaleOptimizer has no skipped_steps"):
         _ = optimizer.skipped_steps
 

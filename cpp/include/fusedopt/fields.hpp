@@ -12,6 +12,7 @@ namespace fusedopt {
 struct Domain {
     const char* description;  // as messages say it
     bool (*contains)(double);
+    const char* advice = "";  // what to do instead
 };
 
 namespace domains {
@@ -36,7 +37,8 @@ inline constexpr Domain above_0_below_1{"a number in (0, 1)", [](double x) { ret
 
 inline constexpr Domain integer_from_0{"an integer >= 0", [](double x) { return x >= 0.0; }};
 inline constexpr Domain integer_from_1{"an integer >= 1", [](double x) { return x >= 1.0; }};
-inline constexpr Domain integer_from_2{"an integer >= 2", [](double x) { return x >= 2.0; }};
+inline constexpr Domain integer_from_2{"an integer >= 2", [](double x) { return x >= 2.0; },
+                                       "leave it out to update in every call"};
 
 }  // namespace domains
 

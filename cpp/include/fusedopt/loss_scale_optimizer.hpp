@@ -91,6 +91,9 @@ public:
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
 
+    /// As of one Optimizer, of all inside.
+    std::int64_t state_bytes() const;
+
     /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the variables
     /// themselves is then all of one moment. Steps on other threads wait. It may call this object, but must not wait
     /// for another thread that does.

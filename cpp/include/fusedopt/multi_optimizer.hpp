@@ -22,6 +22,9 @@ namespace fusedopt {
 ///
 /// All step or none does: if an optimizer with skip_nonfinite finds a gradient that is not finite, no optimizer steps.
 /// Each optimizer with skip_nonfinite that takes part in the call then counts the step in its skipped_steps().
+///
+/// exclude_from_weight_decay is called on each optimizer, before build. It may name variables of the others, which it
+/// does not exclude.
 class MultiOptimizer {
 public:
     /// `loss_scale_factor` replaces that of every optimizer, even if it is none.
@@ -100,6 +103,9 @@ public:
     /// set_weights. An empty Tensor in it keeps what is there. Slots in 16 or 8 bits are listed as by an Optimizer.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
+
+    /// As of one Optimizer, of all inside.
+    std::int64_t state_bytes() const;
 
     /// Calls `function` while no step of any of these optimizers runs. What it copies from `variables()`, from
     /// `state()` and from the variables themselves is then all of one moment. Steps on other threads wait. It may call

@@ -1,4 +1,5 @@
 // One optimizer: a rule, the options every rule shares, and all state between steps.
+// One file, though long: it is the documentation of one class.
 #pragma once
 
 #include <fusedopt/language.hpp>
@@ -253,6 +254,11 @@ public:
     /// scales must be empty then.
     std::vector<NamedTensor> state() const;
     void set_state(std::span<const Tensor> values);
+
+    /// The bytes of what it keeps beside the variables: slots with their scales, averages, accumulators, master copies,
+    /// and what RowUpdates::caught_up notes of rows. Numbers of the whole optimizer and the working memory of a step
+    /// are not among them. 0 before build; a sharded optimizer has its own rank's.
+    std::int64_t state_bytes() const;
 
     /// Calls `function` while no step runs. What it copies from `variables()`, from `state()` and from the variables
     /// themselves is then all of one moment. Steps on other threads wait. It may call this object, but must not wait

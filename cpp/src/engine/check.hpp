@@ -18,10 +18,11 @@
 namespace fusedopt {
 
 template <class Number>
-[[noreturn]] void refuse(const std::string& name, const std::string& expected, Number found) {
+[[noreturn]] void refuse(const std::string& name, const std::string& expected, Number found,
+                         const std::string& advice = {}) {
     std::ostringstream message;
     message.precision(std::numeric_limits<double>::max_digits10);
-    message << name << ": expected " << expected << ", found " << found;
+    message << name << ": expected " << expected << ", found " << found << (advice.empty() ? "" : "; ") << advice;
     throw std::invalid_argument(message.str());
 }
 
@@ -34,7 +35,7 @@ void require_choice(const std::string& name, Choice value, Choice last) {
 
 template <class Number>
 void require(const char* name, Number value, const Domain& domain) {
-    if (!domain.contains(static_cast<double>(value))) refuse(name, domain.description, value);
+    if (!domain.contains(static_cast<double>(value))) refuse(name, domain.description, value, domain.advice);
 }
 
 inline void require_not_negative(const char* name, double value) {

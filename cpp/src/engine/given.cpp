@@ -18,16 +18,18 @@ void check_variable(const Tensor& tensor, const std::string& who) {
                                     std::string(to_string(tensor.dtype())));
     }
     if (!tensor.is_writable()) {
-        throw std::invalid_argument(who + ": expected writable memory, found a read-only array; pass a writable copy");
+        throw std::invalid_argument(who + ": expected writable memory, found a read-only array; " +
+                                    for_a_variable("pass a writable copy"));
     }
     if (!tensor.is_contiguous()) {
         throw std::invalid_argument(who + ": expected C-contiguous memory, found a strided array of shape " +
-                                    to_string(tensor.shape()) + "; pass numpy.ascontiguousarray(...) of it");
+                                    to_string(tensor.shape()) + "; " +
+                                    for_a_variable("pass numpy.ascontiguousarray(...) of it"));
     }
     if (!tensor.is_aligned()) {
         throw std::invalid_argument(who + ": expected memory aligned to its element size (" +
-                                    std::to_string(item_size(tensor.dtype())) +
-                                    " bytes), found a misaligned array; pass a copy");
+                                    std::to_string(item_size(tensor.dtype())) + " bytes), found a misaligned array; " +
+                                    for_a_variable("pass a copy"));
     }
 }
 
@@ -123,6 +125,10 @@ void require_unique_positions(const std::vector<Name>& names) {
 
 std::string who_is(std::size_t index, const std::string& name) {
     return "variable " + std::to_string(index) + (name == std::to_string(index) ? "" : " ('" + name + "')");
+}
+
+std::string for_a_variable(const std::string& advice) {
+    return advice + ", and use that array in the model, too";
 }
 
 std::string to_string(std::span<const std::int64_t> shape) {

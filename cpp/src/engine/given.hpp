@@ -74,6 +74,9 @@ std::size_t overlapped_by(const Tensor& gradient, std::span<const Range> ranges)
 /// A variable, as messages name it.
 std::string who_is(std::size_t index, const std::string& name);
 
+/// Advice to take a new array in the place of a variable, which is of no use if the model keeps the old one.
+std::string for_a_variable(const std::string& advice);
+
 /// A shape as Python writes it.
 std::string to_string(std::span<const std::int64_t> shape);
 

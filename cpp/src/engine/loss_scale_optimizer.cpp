@@ -158,6 +158,10 @@ std::int64_t LossScaleOptimizer::consecutive_skipped_steps() const {
     return with_inner([&](auto&) { return counters_->consecutive_skipped_steps; });
 }
 
+std::int64_t LossScaleOptimizer::state_bytes() const {
+    return std::visit([](const auto& inner) { return inner->state_bytes(); }, inner_);
+}
+
 std::int64_t LossScaleOptimizer::iterations() const {
     return std::visit([](const auto& inner) { return inner->iterations(); }, inner_);
 }

@@ -74,6 +74,14 @@ History::History(std::int64_t rows, Mover mover) : rows_(rows), mover_(mover) {
     signed_sizes_ = std::make_unique_for_overwrite<double[]>(entries);
 }
 
+std::int64_t History::size_bytes() const {
+    if (!is_kept()) return 0;
+    const std::int64_t entries = std::int64_t{capacity_} + 1;
+    const auto missed = static_cast<std::int64_t>(sizeof(Missed)), size = static_cast<std::int64_t>(sizeof(double));
+    return rows_ * static_cast<std::int64_t>(sizeof(std::int32_t)) + (entries + (entries >> block_bits_) + 1) * missed +
+           (mover_.is_sign ? 2 * entries * size : 0);
+}
+
 void History::begin_step() {
     if (!is_empty()) return;
     std::fill_n(entries_.get(), rows_, 0);

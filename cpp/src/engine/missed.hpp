@@ -35,6 +35,7 @@ public:
     explicit History(std::int64_t rows, Mover mover);
 
     bool is_kept() const { return rows_ > 0; }
+    std::int64_t size_bytes() const;
     bool is_empty() const { return count_ == 0; }  // then no row is behind
     bool is_full() const { return count_ == capacity_; }
 

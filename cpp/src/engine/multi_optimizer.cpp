@@ -84,6 +84,13 @@ std::span<const std::shared_ptr<Optimizer>> MultiOptimizer::optimizers() const {
     return state_->optimizers;
 }
 
+std::int64_t MultiOptimizer::state_bytes() const {
+    const std::lock_guard lock(state_->mutex);
+    std::int64_t bytes = 0;
+    for (const auto& optimizer : state_->optimizers) bytes += optimizer->state_bytes();
+    return bytes;
+}
+
 std::int64_t MultiOptimizer::iterations() const {
     const std::lock_guard lock(state_->mutex);
     return state_->calls;

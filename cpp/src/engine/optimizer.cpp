@@ -86,6 +86,11 @@ bool Optimizer::apply(Gradients gradients, std::span<const std::size_t> indices,
     return state_->step(gradients, {indices, builds}, {reciprocal(state_->loss_scale_factor), false});
 }
 
+std::int64_t Optimizer::state_bytes() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->state_bytes();
+}
+
 std::int64_t Optimizer::iterations() const {
     const std::lock_guard lock(state_->mutex);
     return state_->iterations();

@@ -35,7 +35,8 @@ void check_indices(const Tensor& table, const Tensor& indices, const Rows::Who& 
         refuse("expected indices of int32 or int64, found " + name(indices));
     }
     if (indices.rank() != 1) {
-        refuse("expected indices of one dimension, found shape " + to_string(indices.shape()));
+        refuse("expected indices of one dimension, found shape " + to_string(indices.shape()) +
+               "; give indices.reshape(-1)");
     }
     if (indices.dtype() == DType::int32 && table.shape()[0] > std::int64_t{1} << 31) {
         refuse("expected int64 indices, as the variable has " + std::to_string(table.shape()[0]) +

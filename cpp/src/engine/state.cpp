@@ -176,6 +176,22 @@ void Optimizer::State::append_to(Listing& listing) {
     if (options.skip_nonfinite && extent == Extent::complete) listing.add_counter("skipped_steps", skipped_steps);
 }
 
+std::int64_t Optimizer::State::state_bytes() const {
+    std::int64_t bytes = 0;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        const kernel::Job& job = jobs[i];
+        for (const Slot& slot : branch_of(job).slots) {
+            if (has_array(slot)) bytes += static_cast<std::int64_t>(bytes_of(slot, job, variables[i].tensor));
+        }
+        const bool has_master = job.storage && job.weight;
+        const int arrays =
+            has_master + (job.average != nullptr) + (job.accumulator != nullptr) + derived[i].is_allocated();
+        bytes += arrays * job.size * static_cast<std::int64_t>(item_size(compute_type(job)));
+        bytes += histories[i].size_bytes();
+    }
+    return bytes;
+}
+
 void Optimizer::State::require_loadable() const {
     require_built("set_weights");
     require_not_stepping("set_weights");

@@ -161,6 +161,9 @@ struct Optimizer::State {
     std::vector<NamedTensor> listed(Listing listing);
 
     void append_to(Listing& listing);
+
+    /// Of all arrays that it keeps.
+    std::int64_t state_bytes() const;
     void load(Listing listing, std::span<const Tensor> values) { fusedopt::load(*this, std::move(listing), values); }
     void require_loadable() const;
 

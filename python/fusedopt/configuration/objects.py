@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,7 +69,8 @@ def known_classes(base: type) -> dict[str, type]:
     cls: type
     for cls in base.__subclasses__():
         if cls.__module__.split(".")[0] == "fusedopt":
-            if not isabstract(cls):
+            has_no_rule = vars(cls).get("_rule_name") == ""  # the base of all rules
+            if not isabstract(cls) and not has_no_rule:
                 classes[cls.__name__.lower()] = cls
             classes |= known_classes(cls)
     return classes
@@ -86,9 +88,11 @@ def find_class(
     cls = _known_objects(custom_objects).get(name) or known_classes(base).get(name.lower())
     if cls is None:
         known = ", ".join(sorted(found.__name__ for found in known_classes(base).values()))
+        near = difflib.get_close_matches(name.lower(), known_classes(base), n=1)
+        meant = f"did you mean {known_classes(base)[near[0]].__name__!r}? " if near else ""
         raise ValueError(
             f"class_name: expected one of {known or 'custom_objects'}, found {name!r}; "
-            "pass classes of your own in custom_objects"
+            f"{meant}pass classes of your own in custom_objects"
         )
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise TypeError(f"{name}: expected a subclass of {base.__name__}, found {cls!r}")

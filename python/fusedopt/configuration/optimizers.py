@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusedopt import arguments
 from fusedopt.configuration.objects import find_class, serialized
 from fusedopt.optimizer import Optimizer
+
+
+def checked(name: str, value: Any) -> Optimizer:
+    """Return what is an optimizer; TypeError for everything else."""
+    if isinstance(value, Optimizer):
+        return value
+    advice = arguments.make_one(value, Optimizer)
+    if isinstance(value, str):
+        advice = f"; make one, fusedopt.get({value!r})"
+    elif isinstance(value, Mapping) and "class_name" in value:
+        advice = "; make one of the configuration, fusedopt.deserialize(...)"
+    raise TypeError(f"{name}: expected an Optimizer, found {value!r}{advice}")
 
 
 def serialize(optimizer: Optimizer) -> dict[str, Any]:
@@ -34,9 +47,7 @@ def serialize(optimizer: Optimizer) -> dict[str, Any]:
     >>> fo.serialize(fo.SGD(momentum=0.9))["class_name"]
     'SGD'
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected an Optimizer, found {optimizer!r}")
-    return serialized(optimizer, "keras.optimizers")
+    return serialized(checked("optimizer", optimizer), "keras.optimizers")
 
 
 def deserialize(
@@ -64,8 +75,8 @@ def deserialize(
     >>> fo.deserialize(fo.serialize(fo.SGD(momentum=0.9))).get_config()["momentum"]
     0.9
     """
-    cls, arguments = find_class(config, custom_objects, Optimizer)
-    optimizer: Optimizer = cls.from_config(arguments, custom_objects=custom_objects)
+    cls, own = find_class(config, custom_objects, Optimizer)
+    optimizer: Optimizer = cls.from_config(own, custom_objects=custom_objects)
     return optimizer
 
 
@@ -97,4 +108,7 @@ def get(identifier: Optimizer | str | Mapping[str, Any]) -> Optimizer:
         return deserialize({"class_name": identifier, "config": {}})
     if isinstance(identifier, Mapping):
         return deserialize(identifier)
-    raise TypeError(f"identifier: expected an Optimizer, a name or a dict, found {identifier!r}")
+    advice = arguments.make_one(identifier, Optimizer)
+    raise TypeError(
+        f"identifier: expected an Optimizer, a name or a dict, found {identifier!r}{advice}"
+    )

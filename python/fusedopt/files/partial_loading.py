@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusedopt.arrays import Array, widened
-from fusedopt.files.names import VARIABLE, Name, without_scale
+from fusedopt.files.names import ALIKE, VARIABLE, Name, without_scale
 from fusedopt.files.saved_file import SavedFile
 from fusedopt.files.slot_dtypes import Conversions
 
@@ -29,9 +29,6 @@ _COMMON = {
     "seed",
     VARIABLE.rstrip("/"),
 }
-
-# Rules whose slots mean the same.
-_ALIKE = {"Adam", "AdamW", "Nadam"}
 
 # Slots that an option adds. The others are complete without them, and an added slot may start late.
 _OPTIONAL = {
@@ -130,7 +127,7 @@ def _set_slot(set_slot: Callable[[str, Array], None], name: str, variable: Array
 
 
 def _is_same_rule(classes: Collection[str], stored: str) -> bool:
-    return stored in classes or (stored in _ALIKE and not _ALIKE.isdisjoint(classes))
+    return stored in classes or (stored in ALIKE and not ALIKE.isdisjoint(classes))
 
 
 def _stored_rules(file: SavedFile) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusedopt.arrays import Array
-from fusedopt.files.names import VARIABLE, difference
+from fusedopt.files.names import VARIABLE, WHAT_FITS, another_rule, difference, options_of
 from fusedopt.files.rank_files import INDEX_FORMAT, RankFiles
 from fusedopt.files.tensor_file import TensorFile
 from fusedopt.files.tensors import FORMAT, OF_DTYPES, OLD_FORMAT, type_of
@@ -60,7 +60,7 @@ class SavedFile(TensorFile):
                 f"expected a description of the optimizer, found another ({error!r})"
             ) from None
         if class_name is not None and stored != class_name:
-            raise self.error(f"expected the state of {class_name}, found that of {stored}")
+            raise self.error(another_rule(class_name, stored))
 
     @property
     def has_variables(self) -> bool:
@@ -85,14 +85,15 @@ class SavedFile(TensorFile):
             if not name.startswith(VARIABLE)
         )
         if missing or unknown:
-            raise self.error(difference(missing, unknown))
+            here = expected | set(besides)
+            raise self.error(difference(missing, unknown, options_of(here, self.types)))
         for name, array in state:
             wanted = (type_of(array), array.shape)
             found = self.types.get(name, wanted)
             if found != wanted:
                 raise self.error(
                     f"{name}: expected {wanted[0]} of shape {wanted[1]}, "
-                    f"found {found[0]} of shape {found[1]}"
+                    f"found {found[0]} of shape {found[1]}{WHAT_FITS}"
                 )
 
     def _is_later(self, name: str, array: Array) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import fusedopt
-from fusedopt import arguments
+from fusedopt import arguments, exclusions
 from fusedopt.keras.host import KerasOptimizer, keras, known_objects, require_backend
 from fusedopt.keras.rates import learning_rate_of
 from fusedopt.keras.sharing import Sharing
@@ -156,14 +156,19 @@ class Front(KerasOptimizer):
         ValueError
             If the optimizer is built. `build` raises it if it is not given a variable of ``var_list``.
         """
-        patterns = arguments.patterns("var_names", var_names)
+        given = exclusions.checked(var_list, var_names)
         self.fused.exclude_from_weight_decay()
-        self._sharing.excluded = (list(var_list or ()), patterns)
+        for part in self._every_part():
+            part._sharing.excluded = None
+        self._sharing.excluded = given
 
     def _exclude(self, new: Mapping[int, Any], variables: Sequence[Any]) -> None:
         """Tell the optimizer which of the new variables are excluded from weight decay."""
-        for part in self._parts():
+        self._exclude_own(new, variables)
+        for part in self._parts():  # whose calls are later ones
             part._exclude(new, variables)
+
+    def _exclude_own(self, new: Mapping[int, Any], variables: Sequence[Any]) -> None:
         if self._sharing.excluded is None:
             return
         listed, patterns = self._sharing.excluded
@@ -176,8 +181,7 @@ class Front(KerasOptimizer):
         chosen = {id(v) for v in listed}
         for pattern in patterns:
             found = {id(v) for v in variables if re.search(pattern, v.name)}
-            if not found:
-                arguments.warn(f"exclude_from_weight_decay: no variable's name matches {pattern!r}")
+            exclusions.warn_of_pattern(pattern, [v.name for v in variables])
             chosen |= found
         if not chosen.isdisjoint(new):
             self.fused.exclude_from_weight_decay([new[key] for key in chosen & new.keys()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,8 +98,17 @@ def _checked_learning_rate(name: str, value: Any) -> LearningRate:
         )
     number = arguments.single(value)
     if isinstance(number, (list, tuple, dict)) or getattr(number, "shape", ()) != ():
-        raise TypeError(
-            f"{name}: expected a real number, found {value!r}; build takes the variables"
+        are_rates = isinstance(number, (list, tuple)) and all(
+            isinstance(each, numbers.Real) for each in number
         )
-    checked: LearningRate = arguments.number_or_function(name, number)
+        advice = "give one number or a schedule; " if are_rates else ""
+        raise TypeError(
+            f"{name}: expected a real number, found {value!r}; {advice}build takes the variables"
+        )
+    if isinstance(number, type):
+        advice = arguments.make_one(number, LearningRateSchedule)
+        raise TypeError(
+            f"{name}: expected a real number, schedule or callable, found {value!r}{advice}"
+        )
+    checked: LearningRate = arguments.number_or_function(name, number, ", schedule")
     return checked

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from fusedopt import arguments
-from fusedopt.arrays import address, as_array
+from fusedopt import exclusions
+from fusedopt.arrays import address
 from fusedopt.hyperparameters import (
     Hyperparameter,
     choice,
@@ -33,6 +32,7 @@ class RuleOptimizer(Optimizer):
     """An optimizer with one update rule."""
 
     _rule_name = ""
+    _of_rules: ClassVar[dict[str, Hyperparameter]] = {}  # all that any of this package's has
     _slot_momentum = 0.0  # what it was before it was set to zero, if there is a slot for it
 
     # For type checkers what follows is by keyword. Keras's order, which the constructor has, ends with it.
@@ -61,10 +61,11 @@ class RuleOptimizer(Optimizer):
         """,
         shapes_state=True,
     )
-    ema_momentum: float = real(0.99, "Weight of the old average, in [0, 1].")
+    ema_momentum: float = real(0.99, "Weight of the old average, in [0, 1].", needs="use_ema")
     ema_overwrite_frequency: int | None = optional_integer(
         None,
         "Every so many updates the variables are overwritten with their averages. None or 0: never.",
+        needs="use_ema",
     )
     loss_scale_factor: float | None = optional_real(
         None, "`scale_loss` multiplies the loss by it, and a step divides the gradients by it, > 0."
@@ -113,6 +114,8 @@ class RuleOptimizer(Optimizer):
         declared = {name for name, value in vars(cls).items() if isinstance(value, Hyperparameter)}
         if declared - set(RuleOptimizer._hyperparameters) - {"learning_rate"}:
             cls._rule_name = cls.__name__
+        if cls.__module__.split(".")[0] == "fusedopt":
+            RuleOptimizer._of_rules.update(cls._hyperparameters)
 
     def _construct(self, values: Mapping[str, Any]) -> None:
         if not self._rule_name:
@@ -122,7 +125,7 @@ class RuleOptimizer(Optimizer):
         vars(self).update(kept)
         self._excluded_variables: list[Any] = []
         self._excluded_names: list[str] = []
-        self._excluded_addresses: set[tuple[int, int]] = set()
+        self._excluded_addresses: frozenset[exclusions.Place] = frozenset()
         self._excluded_indices: list[int] = []
         self._connect()
 
@@ -221,47 +224,43 @@ class RuleOptimizer(Optimizer):
     # Building
 
     def _build_on(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
-        self._pass_exclusions(names, arrays, names)
+        self._pass_exclusions(names, arrays)
+        exclusions.warn_of_misses([self._exclusions(names, arrays)])
         self._core.build(arrays, names)
         self._note_built()
 
     def _exclude(self, variables: list[Any], patterns: list[str]) -> None:
-        if self.built:
-            built = {address(array) for array in self._core.checked_arrays()}
-            found = {address(as_array(w, "exclude_from_weight_decay")) for w in variables}
-            if patterns or not variables or not built.isdisjoint(found):
-                raise ValueError(
-                    "exclude_from_weight_decay: expected before build, found the optimizer built; "
-                    "from now on give only variables that a later build adds"
-                )
-        else:
+        self._require_excludable(variables, patterns)
+        if not self.built:
             self._excluded_names = patterns
         self._excluded_variables = variables
 
-    def _pass_exclusions(
-        self, names: Sequence[str], arrays: Sequence[Any], all_names: Sequence[str]
-    ) -> None:
+    def _require_excludable(self, variables: list[Any], patterns: list[str]) -> None:
+        if not self.built:
+            return
+        built = {address(array) for array in self._core.checked_arrays()}
+        if patterns or not variables or not built.isdisjoint(exclusions.places_of(variables)):
+            raise ValueError(
+                "exclude_from_weight_decay: expected before build, found the optimizer built; "
+                "from now on give only variables that a later build adds"
+            )
+
+    def _exclusions(self, names: Sequence[str], arrays: Sequence[Any]) -> exclusions.Member:
+        """Return what the next build leaves out, next to the variables that it gives to this optimizer."""
+        return exclusions.Member(self._excluded_variables, self._excluded_names, names, arrays)
+
+    def _pass_exclusions(self, names: Sequence[str], arrays: Sequence[Any]) -> None:
         """Tell the core which of these variables weight decay leaves out.
 
-        Variables that are built already stay as they are. Warn of a pattern that finds nothing in `all_names`, which
-        are those of all optimizers that are built together.
+        Variables that are built already stay as they are.
         """
-        excluded = list(self._excluded_variables)
         built = [address(array) for array in self._core.checked_arrays()]
-        known = set(built)
-        for pattern in self._excluded_names:
-            excluded += [
-                array
-                for name, array in zip(names, arrays, strict=False)
-                if re.search(pattern, name)
-                and not (known and address(as_array(array, f"variable {name!r}")) in known)
-            ]
-            if not any(re.search(pattern, name) for name in all_names):
-                arguments.warn(f"exclude_from_weight_decay: no variable's name matches {pattern!r}")
+        matching = exclusions.matching(self._excluded_names, names, arrays, set(built))
+        excluded = [*self._excluded_variables, *matching]
         self._core.exclude_from_weight_decay(excluded)
-        self._excluded_addresses = {
-            address(as_array(variable, "exclude_from_weight_decay")) for variable in excluded
-        } | {built[i] for i in self._excluded_indices}
+        self._excluded_addresses = exclusions.places_of(excluded) | {
+            built[i] for i in self._excluded_indices
+        }
 
     def _note_built(self) -> None:
         self._excluded_variables = []

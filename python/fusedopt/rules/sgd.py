@@ -45,4 +45,6 @@ class SGD(RuleOptimizer):
         momentum stays 0.
         """,
     )
-    nesterov: bool = flag(False, "Look ahead along the momentum. No effect without momentum.")
+    nesterov: bool = flag(
+        False, "Look ahead along the momentum. No effect without momentum.", needs="momentum"
+    )

@@ -53,6 +53,8 @@ class CosineDecay(DeclaredSchedule):
     )
     name: str | None = schedule_name(default="CosineDecay")
     warmup_target: float | None = optional_numeric(">= 0. None: no warm-up.", default=None)
-    warmup_steps: float = numeric(">= 0; without a ``warmup_target`` it has no effect.", default=0)
+    warmup_steps: float = numeric(
+        ">= 0; without a ``warmup_target`` it has no effect.", default=0, needs="warmup_target"
+    )
 
     _formula = staticmethod(_core.cosine_decay)

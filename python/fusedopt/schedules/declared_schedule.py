@@ -41,9 +41,9 @@ class Numbers(Hyperparameter):
 # The results are Any, so that a class can give each attribute its own type.
 
 
-def numeric(text: str, *, default: float = _REQUIRED) -> Any:  # type: ignore[assignment]
+def numeric(text: str, *, default: float = _REQUIRED, **how: Any) -> Any:  # type: ignore[assignment]
     """Declare a number, which stays an integer if it is one."""
-    return Hyperparameter(default, number, "float", text)
+    return Hyperparameter(default, number, "float", text, **how)
 
 
 def optional_numeric(text: str, *, default: float | None) -> Any:
@@ -92,14 +92,17 @@ class DeclaredSchedule(LearningRateSchedule, Declared):
     @classmethod
     def _without_foreign(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := given.keys() - cls._hyperparameters.keys():
-            refused = arguments.unknown_arguments(unknown, cls._hyperparameters)
-            raise TypeError(f"{cls.__name__}: {refused}")
+            raise arguments.unknown_arguments(unknown, cls._hyperparameters)
         return dict(given)
 
     def __call__(self, step: Steps) -> Steps:
         """Return the learning rate after so many steps, or an array of them for an array of steps."""
         rate: Steps = self._formula(steps(step), **self._fields)
         return rate
+
+    def __repr__(self) -> str:
+        """Show the arguments that are not the defaults."""
+        return f"{type(self).__name__}({', '.join(self._repr_arguments())})"
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal schedule."""

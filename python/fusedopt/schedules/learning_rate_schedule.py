@@ -48,6 +48,15 @@ class LearningRateSchedule(ABC):
     def __call__(self, step: int) -> float:
         """Return the learning rate for this step: a finite number >= 0."""
 
+    def __repr__(self) -> str:
+        """Show the configuration, if there is one."""
+        try:
+            config = self.get_config()
+        except Exception:  # noqa: BLE001, which must not hide the message that shows this
+            return object.__repr__(self)
+        shown = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        return f"{type(self).__name__}({shown})"
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal schedule."""
         raise TypeError(

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 from fusedopt import arguments, files
 from fusedopt.arrays import Array
+from fusedopt.configuration.differences import differences
 from fusedopt.configuration.objects import serialized
 from fusedopt.files.partial_loading import LoadReport, Rules
 from fusedopt.runtime import _core
@@ -129,8 +130,10 @@ class Saved(Stateful):
 
         It replaces everything in `variables`: the counters, averages, accumulators and slots, and the learning rate if
         it is a number. It also replaces master copies of 16-bit variables, loss scales, and the seed if anything is
-        rounded at random. The other hyperparameters stay as they are, and so does a schedule or callable. If the
-        learning rate is a number here, it must be one in the file, and the reverse.
+        rounded at random. The other hyperparameters stay as they are, and so does a schedule or callable: make the
+        optimizer with the same arguments. If the learning rate is a number here, it must be one in the file, and the
+        reverse. The variables are only in files that `save` wrote with ``variables=True``; from others they keep the
+        values that they have, without a word.
 
         The file is read twice in small pieces, so that loading takes hardly any memory. The first time all
         of it is checked, and nothing has changed. If reading fails only the second time (a broken
@@ -166,6 +169,12 @@ class Saved(Stateful):
             If safetensors is not installed.
         OSError
             If the file cannot be read: FileNotFoundError, PermissionError, IsADirectoryError and so on.
+
+        Warns
+        -----
+        UserWarning
+            If ``strict``, and the file was saved by an optimizer with other hyperparameters. Those here act. Names,
+            functions, and what the file restores or converts are not compared.
 
         Notes
         -----
@@ -210,6 +219,11 @@ class Saved(Stateful):
             loading = Loading(self, file, variables, strict=strict, convert=convert)
             loading.match()
             file.verify(loading.wanted())
+            if strict and (found := differences(self._description(), file.description)):
+                arguments.warn(
+                    f"load: {path!r} was saved with other arguments; those of this optimizer stay in force: "
+                    + ", ".join(found)
+                )
             report: LoadReport = self._between_steps("load", loading.take)
         return None if strict else report
 

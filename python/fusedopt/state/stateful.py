@@ -57,6 +57,25 @@ class Stateful(ABC):
         """
         return self._core.skipped_steps
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it holds beside the variables: slots, averages, accumulators and master copies.
+
+        Slots count in their own ``slot_dtype``, with their scales, and so does what ``row_updates="caught_up"`` notes
+        of rows. Single numbers such as `iterations`, and memory that a step works in, do not count. Before `build` it
+        is 0. In `Sharded` it is what this rank holds.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fusedopt as fo
+        >>> optimizer = fo.Adam(slot_dtype="bfloat16", use_ema=True)
+        >>> optimizer.build([np.zeros(1000, dtype=np.float32)])
+        >>> optimizer.nbytes  # two slots of 2 bytes, an average of 4
+        8000
+        """
+        return self._core.state_bytes
+
     # Values
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from fusedopt import exclusions
 from fusedopt.arrays import Array, address, as_array
 from fusedopt.hyperparameters import Hyperparameter
 from fusedopt.optimizer import Optimizer
@@ -145,11 +146,13 @@ class Joint:
     ) -> None:
         """Take variables, of which some may be built already, each for the group that owns it."""
         excluded = self._excluded_among(variables)
+        for pattern in self._template._excluded_names:
+            exclusions.warn_of_pattern(pattern, all_names)
         for group, optimizer in enumerate(self.optimizers):
             own = [i for i, owner in enumerate(owners) if owner == group]
             optimizer._excluded_variables = excluded
             own_names = [names[i] for i in own] if names else []
-            optimizer._pass_exclusions(own_names, [variables[i] for i in own], all_names)
+            optimizer._pass_exclusions(own_names, [variables[i] for i in own])
         self._core.build(variables, names, owners)
         for optimizer in self.optimizers:
             optimizer._note_built()

@@ -1,0 +1,168 @@
+"""What other libraries call things, and what they are here. `arguments` makes messages of it, docs/names.md tables."""
+
+from __future__ import annotations
+
+
+def _same(advice: str, *names: str) -> dict[str, str]:
+    return {name: advice.format(name) for name in names}
+
+
+# Arguments of optimizers, and those here for the same, of which each optimizer has some.
+MEANT = {
+    "lr": ("learning_rate", "initial_learning_rate"),
+    "betas": ("beta_1", "beta_2", "adam_beta_1", "adam_beta_2"),
+    "beta": ("beta_1", "beta_2", "adam_beta_1", "adam_beta_2"),
+    "beta1": ("beta_1", "adam_beta_1"),
+    "beta2": ("beta_2", "adam_beta_2"),
+    "b1": ("beta_1", "adam_beta_1"),
+    "b2": ("beta_2", "adam_beta_2"),
+    "momentum": ("beta_1",),
+    "eps": ("epsilon", "epsilon_1", "epsilon_2"),
+    "alpha": ("rho",),
+    "decay_rate": ("beta_2_decay", "rho"),
+    "beta2_decay": ("beta_2_decay",),
+    "wd": ("weight_decay",),
+    "ns_coefficients": ("muon_a", "muon_b", "muon_c"),
+    "ns_coeffs": ("muon_a", "muon_b", "muon_c"),
+    "lr_power": ("learning_rate_power",),
+    "initial_accumulator": ("initial_accumulator_value",),
+    "l1": ("l1_regularization_strength",),
+    "l2": ("l2_regularization_strength", "weight_decay"),
+    "d": ("clip_threshold",),
+    "clipping_threshold": ("clip_threshold",),
+    "clip_norm": ("clipnorm",),
+    "clip_value": ("clipvalue",),
+    "global_clip_norm": ("global_clipnorm",),
+    "max_grad_norm": ("global_clipnorm",),
+    "ema": ("use_ema",),
+    "ema_decay": ("ema_momentum",),
+    "loss_scale": ("loss_scale_factor",),
+    "init_scale": ("initial_scale",),
+    "growth_interval": ("dynamic_growth_steps",),
+    "accumulation_steps": ("gradient_accumulation_steps",),
+    "accumulate_steps": ("gradient_accumulation_steps",),
+    "accumulate_grad_batches": ("gradient_accumulation_steps",),
+    "grad_accum": ("gradient_accumulation_steps",),
+    "grad_accum_steps": ("gradient_accumulation_steps",),
+    "skip_nan": ("skip_nonfinite",),
+    "lazy": ("row_updates",),
+    "caught_up": ("row_updates",),
+    "optim_bits": ("slot_dtype",),
+    "state_dtype": ("slot_dtype",),
+    "slot_type": ("slot_dtype",),
+    "mu_dtype": ("slot_dtype",),
+    "moments_dtype": ("slot_dtype",),
+    "accumulator_dtype": ("slot_dtype",),
+    "fp32_optimizer_states": ("slot_dtype",),
+    "min_8bit_size": ("slot_dtypes",),
+    "stochastic_rounding": ("slot_dtype", "master"),
+    "bf16_stochastic_round": ("master",),
+    "master_weights": ("master",),
+    "random_seed": ("seed",),
+    "rounding_seed": ("seed",),
+}
+
+# Those of schedules.
+MEANT_IN_SCHEDULES = {
+    "lr": ("initial_learning_rate",),
+    "learning_rate": ("initial_learning_rate",),
+    "base_lr": ("initial_learning_rate",),
+    "init_value": ("initial_learning_rate",),
+    "peak_value": ("warmup_target",),
+    "max_lr": ("warmup_target",),
+    "end_value": ("end_learning_rate",),
+    "end_lr": ("end_learning_rate",),
+    "eta_min": ("end_learning_rate",),
+    "min_lr": ("end_learning_rate",),
+    "gamma": ("decay_rate",),
+    "T_max": ("decay_steps",),
+    "T_0": ("first_decay_steps",),
+    "T_mult": ("t_mul",),
+    "step_size": ("decay_steps",),
+    "total_steps": ("decay_steps",),
+    "total_iters": ("decay_steps",),
+    "transition_steps": ("decay_steps",),
+    "milestones": ("boundaries",),
+    "boundaries_and_scales": ("boundaries", "values"),
+    "warmup": ("warmup_steps",),
+}
+
+# Arguments that nothing here has, and what to do instead.
+INSTEAD = {
+    "decay": "instead of decay give the inner optimizer a schedule",
+    "is_legacy_optimizer": "leave is_legacy_optimizer out, as it changes nothing",
+    "jit_compile": "leave jit_compile out, as nothing is compiled at run time",
+    "momentum_decay": "leave momentum_decay out, as the momentum follows Keras's schedule",
+    "lr_decay": "instead of lr_decay give a schedule",
+    "maximize": "instead of maximize negate the gradients",
+    "dampening": "leave dampening out, as the momentum takes the whole gradient",
+    "decoupled_weight_decay": "leave decoupled_weight_decay out, as weight_decay is always decoupled",
+    "eps_root": "leave eps_root out, as nothing is added inside the root",
+    "differentiable": "leave differentiable out, as no gradient passes through a step",
+    "capturable": "leave capturable out, as a step runs on the processor",
+    "dtype": "leave dtype out, as each variable has its own; slot_dtype is that of the slots",
+    "growth_factor": "leave growth_factor out, as it is 2",
+    "backoff_factor": "leave backoff_factor out, as it is 1/2",
+    "enabled": "leave enabled out, and use the inner optimizer by itself if the loss is not to be scaled",
+    "param_groups": "give MultiOptimizer an optimizer for each group of variables",
+    "last_epoch": "leave last_epoch out, as the optimizer counts the steps and saves the count",
+    "optimizer": "leave optimizer out, and give the schedule to the optimizer as learning_rate",
+    **_same("leave {} out, as every step is fused", "foreach", "fused"),
+    **_same("instead of {} give the variables to build", "params", "parameters", "variables"),
+    **_same(
+        "instead of {} call exclude_from_weight_decay",
+        *("exclude", "exclude_from_weight_decay", "mask", "no_decay"),
+    ),
+    **_same(
+        "instead of {} give global_clipnorm, clipnorm or clipvalue",
+        *("clip", "clip_grad", "clip_grad_norm", "grad_clip", "grad_clip_norm", "gradient_clip"),
+        *("gradient_clip_val", "gradient_clipping", "max_norm"),
+    ),
+    **_same(
+        "instead of {} give a schedule of fusedopt.schedules as learning_rate",
+        *("lr_schedule", "lr_scheduler", "schedule", "scheduler", "warmup", "warmup_steps"),
+    ),
+    **_same(
+        "instead of {} give alpha, the last rate as a fraction of the first",
+        *("end_value", "eta_min", "min_lr"),
+    ),
+    **_same("instead of {} call fusedopt.set_num_threads", "n_threads", "num_threads", "threads"),
+}
+
+# What is asked of an optimizer, and what to do here.
+ATTRIBUTES = {
+    "step": "call apply(gradients)",
+    "update": "call apply(gradients)",
+    "minimize": "compute the gradients, and call apply(gradients)",
+    "compute_gradients": "compute the gradients with what made the loss, and call apply(gradients)",
+    "zero_grad": "leave it out, as each call of apply is given its gradients",
+    "init": "call build(variables)",
+    "state_dict": "call save(path), or read named_variables() and get_config()",
+    "load_state_dict": "call load(path), or set_weights(values)",
+    "state": "read named_variables()",
+    "weights": "read variables",
+    "get_weights": "read variables",
+    "param_groups": "assign hyperparameters such as learning_rate; MultiOptimizer has groups",
+    "add_param_group": "call build again, with all variables and the new ones",
+    "defaults": "call get_config()",
+    "scale": "call scale_loss(loss)",
+    "get_scaled_loss": "call scale_loss(loss)",
+    "get_unscaled_gradients": "leave it out, as apply takes the scaled gradients",
+    "unscale_": "leave it out, as apply takes the scaled gradients",
+    "get_scale": "read dynamic_scale of a LossScaleOptimizer",
+    "train": "leave it out; evaluation_weights() is for evaluations",
+    "eval": "use evaluation_weights()",
+    **_same("read learning_rate", "get_last_lr", "get_lr"),
+    **_same("assign learning_rate", "set_lr"),
+    **_same("read iterations", "count", "global_step", "step_count"),
+    **_same("leave it out, as everything stays in CPU memory", "cpu", "cuda", "to"),
+}
+
+# Attributes that can only be read, and how to change what they show.
+READ_ONLY = {
+    "iterations": "write into named_variables()['iteration'], which counts calls, or load a file",
+    "variables": "call set_weights(values)",
+    "averages": "write into its arrays",
+    "built": "call build(variables)",
+    "skipped_steps": "load a file, which has the count",
+}
