@@ -26,7 +26,7 @@ TABLE = re.compile(
 FIELD = re.compile(r'Field\("(\w+)",\s*&\w+::\w+,\s*domains::(\w+)\)')
 DOMAIN = re.compile(r'Domain (\w+)\{"([^"]+)"')
 CONSTANT = re.compile(
-    r"^(inline constexpr Domain \w+)\{\"([^\"]+)\".*?\}\};$", re.MULTILINE | re.DOTALL
+    r"^(inline constexpr Domain \w+)\{\"([^\"]+)\".*?\};$", re.MULTILINE | re.DOTALL
 )
 # A remark at the end of a line is about what stands there.
 REMARK = re.compile(r"^( +[^/\n]*[;,{})] +)// ", re.MULTILINE)

@@ -93,7 +93,7 @@ def test_other_names_on_a_wrapper() -> None:
     ],
 )
 def test_argument_of_a_schedule(name: str, argument: str, advice: str) -> None:
-    with pytest.raises(ValueError, match=r"^unknown argument\(s\)") as caught:
+    with pytest.raises(TypeError, match=rf"^{name}: unknown argument\(s\)") as caught:
         getattr(fo.schedules, name)(**{argument: 1})
     assert advice in str(caught.value)
 

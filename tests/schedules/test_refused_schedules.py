@@ -136,5 +136,5 @@ def test_arguments_missing_or_unknown(name: str) -> None:
     for argument in GOOD[name]:
         with pytest.raises(TypeError, match=argument):
             make(name, **{k: v for k, v in GOOD[name].items() if k != argument})
-    with pytest.raises(ValueError, match=r"^unknown argument\(s\): unknown$"):
+    with pytest.raises(TypeError, match=rf"^{name}: unknown argument\(s\): unknown$"):
         make(name, **GOOD[name], unknown=1)

@@ -145,7 +145,7 @@ def test_serialize_of_no_schedule(value: Any) -> None:
         ),
         ({"class_name": "Nope", "config": {}}, ValueError, "found 'Nope'"),
         ({"class_name": "SGD", "config": {}}, ValueError, "found 'SGD'"),
-        ({"class_name": "CosineDecay", "config": {"first": 1}}, ValueError, "first"),
+        ({"class_name": "CosineDecay", "config": {"first": 1}}, TypeError, "first"),
         (
             {
                 "class_name": "CosineDecay",

@@ -92,7 +92,8 @@ class DeclaredSchedule(LearningRateSchedule, Declared):
     @classmethod
     def _without_foreign(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := given.keys() - cls._hyperparameters.keys():
-            raise arguments.unknown_arguments(unknown, cls._hyperparameters)
+            refused = arguments.unknown_arguments(unknown, cls._hyperparameters)
+            raise TypeError(f"{cls.__name__}: {refused}")
         return dict(given)
 
     def __call__(self, step: Steps) -> Steps:
