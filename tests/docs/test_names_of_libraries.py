@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import re
@@ -82,11 +81,10 @@ def is_known_to(classes: list[Any], name: str) -> bool:
     """Whether an error of one of them says what to write instead."""
     found = []
     for cls in classes:
-        with contextlib.suppress(TypeError):
-            try:
-                cls(**{name: 1})
-            except ValueError as error:
-                found.append(str(error))
+        try:
+            cls(**{name: 1})
+        except (TypeError, ValueError) as error:
+            found.append(str(error))
     return any(re.search(f"; ({name}: did you mean|instead of|leave) ", text) for text in found)
 
 
