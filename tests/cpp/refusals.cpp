@@ -141,6 +141,25 @@ TEST(variables) {
     CHECK_REFUSED(optimizer.build(good), "built already, on 3 variables");
 }
 
+TEST(slots_that_are_larger_than_any_memory) {
+    constexpr std::int64_t largest = std::numeric_limits<std::int64_t>::max();
+    const Array none(fusedopt::DType::float32, {});
+    const auto build = [&](const Rule& rule, const Shape& shape) {
+        Optimizer optimizer(rule);
+        optimizer.build(std::vector<Tensor>{view(none, 0, shape)});
+        return optimizer.state_bytes();
+    };
+    const char* const message = "variable 0: expected a shape whose slots fit into memory, found (";
+    for (const Shape& shape : {Shape{largest, 0, 7}, Shape{largest, 0, 1}, Shape{largest / 3, 0, 2}}) {
+        CHECK_REFUSED(build(fusedopt::Adafactor{}, shape), message);
+        CHECK_REFUSED(build(fusedopt::Adagrad{.rowwise = true}, shape), message);
+        CHECK(build(fusedopt::Adam{}, shape) == 0);
+    }
+    CHECK(build(fusedopt::Adafactor{}, {largest, 0, 7, 0}) == 0);
+    CHECK(build(fusedopt::Adafactor{}, {3, 0, 7}) == 4 * 3 * 7);
+    CHECK(build(fusedopt::Adagrad{.rowwise = true}, {3, 0}) == 4 * 3);
+}
+
 TEST(excluded_variables) {
     const Array a(DType::float32, Values(10)), b(DType::float32, Values(10));
     Optimizer optimizer(fusedopt::AdamW{});

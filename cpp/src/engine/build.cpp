@@ -239,7 +239,11 @@ Arena Optimizer::State::allocate(const Layout& layout, std::vector<kernel::Job>&
         // A piece's tiles have the numbers that they have in the whole variable.
         job.first_partial = tiles + static_cast<std::size_t>(variable.begin / kernel::tile);
         tiles += tiles_of(variable.whole_size);
-        if (built == unknown) set_slot_code(layout.variables[new_jobs.size()], new_jobs.size(), job);
+        if (built == unknown) set_slot_code(variable, new_jobs.size(), job);
+        if (built == unknown && job.size == 0) {
+            const std::string who = who_is(new_jobs.size(), variable.name);
+            for (const Slot& slot : branch_of(job).slots) check_slot_size(slot, job, variable.tensor, who);
+        }
         new_jobs.push_back(job);
     }
     // Arrays of a kind lie together. A sweep over many small variables then reads as few streams as one over a large

@@ -117,6 +117,17 @@ std::size_t bytes_of(const Slot& slot, const kernel::Job& job, const Tensor& var
     return bytes;
 }
 
+void check_slot_size(const Slot& slot, const kernel::Job& job, const Tensor& variable, const std::string& who) {
+    if (!has_array(slot)) return;
+    const std::vector<std::int64_t> shape = shape_of(slot, variable);
+    if (std::ranges::count(shape, 0) > 0) return;
+    std::int64_t left = std::numeric_limits<std::int64_t>::max() / item_bytes(slot, job);
+    for (const std::int64_t extent : shape) left /= extent;
+    if (left > 0) return;
+    throw std::invalid_argument(who + ": expected a shape whose slots fit into memory, found " +
+                                to_string(variable.shape()));
+}
+
 std::int64_t item_bytes(const Slot& slot, const kernel::Job& job) {
     if (is_coded(slot, job)) return job.slot_code == kernel::SlotCode::bfloat16 ? 2 : 1;
     return static_cast<std::int64_t>(item_size(compute_type(job)));

@@ -55,6 +55,9 @@ inline std::int64_t blocks_of(std::int64_t elements) {
 /// All that a slot takes, its scales too.
 std::size_t bytes_of(const Slot& slot, const kernel::Job& job, const Tensor& variable);
 
+/// Of a variable without elements, as only its slots can be larger than itself.
+void check_slot_size(const Slot& slot, const kernel::Job& job, const Tensor& variable, const std::string& who);
+
 /// Bytes from one element to the next, without scales.
 std::int64_t item_bytes(const Slot& slot, const kernel::Job& job);
 

@@ -1,6 +1,7 @@
 // Where arrays of the state lie: staggered, and on huge pages if the system has some.
 #include "runtime/memory.hpp"
 
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -47,7 +48,8 @@ Arena::~Arena() {
 }
 
 std::size_t Arena::reserve(std::size_t size_bytes) {
-    const std::size_t offset = size_;
+    const std::size_t offset = size_, most = std::numeric_limits<std::size_t>::max() / 2;
+    if (size_bytes > most - size_) throw std::bad_alloc();
     size_ += round_up(size_bytes, cache_line) + stagger_after(size_bytes);
     return offset;
 }

@@ -15,7 +15,7 @@ public:
     Arena& operator=(Arena&& other) noexcept;
     ~Arena();
 
-    /// Reserves `size_bytes` for a later `allocate` and returns their offset.
+    /// Reserves `size_bytes` for a later `allocate` and returns their offset, or throws std::bad_alloc.
     std::size_t reserve(std::size_t size_bytes);
 
     /// Begins what is reserved next at another place of a page than what was reserved since the last separation.
