@@ -392,7 +392,8 @@ private:
         if (!places.empty() && bytes_.once_in(2)) {
             Place& moved = places[bytes_.below(places.size())];
             const std::int64_t offset = static_cast<std::int64_t>(bytes_.below(16)) * part;
-            const auto [low, high] = moved.strides.empty() ? std::array<std::int64_t, 2>{0, part} : span_of(moved);
+            const std::int64_t dense = moved.in(sides_[0].memory.data()).size_bytes();
+            const auto [low, high] = moved.strides.empty() ? std::array<std::int64_t, 2>{0, dense} : span_of(moved);
             if (offset + low >= 0 && offset + high <= memory_size) moved.offset = offset;
         }
         const std::string outcome =
