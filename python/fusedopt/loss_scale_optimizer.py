@@ -117,9 +117,8 @@ class LossScaleOptimizer(Optimizer):
                 "dynamic: expected True, found False; for a scale that does not adapt, set "
                 "loss_scale_factor on the optimizer itself"
             )
-        options = (
-            RuleOptimizer._hyperparameters
-        )  # which Keras gives here, too, if they are the defaults
+        # Keras gives those of the inner optimizer here, too, if they are the defaults.
+        options = RuleOptimizer._hyperparameters
         for name in known.keys() & options.keys() - cls._hyperparameters.keys():
             if known[name] is None or known[name] == options[name].default:
                 del known[name]
